@@ -1,0 +1,28 @@
+// Package registry knows which endpoints exist when all is well.
+//
+// Its source is one YAML file, the mesh file. It names services and, below
+// each, the endpoints that offer it; it says nothing of their health, which is
+// for others to find out. A [Registry] reads the file, looks at it again each
+// second, and tells whoever listens that there is another [Mesh].
+//
+// # Words
+//
+// A service is what callers name. An endpoint is one address that offers it.
+// An instance is the identity of an endpoint: a restarted instance on another
+// port is the same endpoint, another instance on a reused port is not. Without
+// an instance id the address is the identity.
+//
+// Draining and removal are different news. A draining endpoint is known, gets
+// no new request, finishes what it has, and its failures count for nothing. A
+// removed one is forgotten, together with everything that anyone learned of it.
+// Whoever takes an endpoint down in peace first sets draining, and removes it
+// later.
+//
+// # Reload
+//
+// A mesh file that cannot be read, decoded or validated changes nothing: the
+// mesh of before stays current, [Registry.Status] holds every problem of the
+// file with line and column, and the count of failed reloads goes up. An
+// endpoint list that became empty by accident would take a service down, so a
+// file is believed as a whole or not at all.
+package registry
