@@ -29,12 +29,16 @@ func Load(path string, into any) error {
 // Decode decodes one YAML document into the struct that into points to, then
 // validates it. name stands for the file in problems. The error is Problems; into
 // is written only if there is none.
-func Decode(name string, data []byte, into any) error {
+//
+// Each of fresh is called with a pointer to every list element, map value and
+// optional value that the file makes, before the file is decoded over it: the
+// place to give such a value its defaults, by a type switch.
+func Decode(name string, data []byte, into any, fresh ...func(value any)) error {
 	target := reflect.ValueOf(into)
 	if target.Kind() != reflect.Pointer || target.IsNil() || target.Elem().Kind() != reflect.Struct {
 		panic("strictyaml: Decode wants a pointer to a struct")
 	}
-	d := decoder{file: name, lines: map[string]*token.Token{}}
+	d := decoder{file: name, lines: map[string]*token.Token{}, fresh: fresh}
 	work := reflect.New(target.Elem().Type())
 	work.Elem().Set(deepCopy(target.Elem()))
 
@@ -94,6 +98,14 @@ type decoder struct {
 	file     string
 	problems Problems
 	lines    map[string]*token.Token // field path → where it stands
+	fresh    []func(value any)
+}
+
+// made gives a value that the file made its defaults.
+func (d *decoder) made(v reflect.Value) {
+	for _, f := range d.fresh {
+		f(v.Addr().Interface())
+	}
 }
 
 func (d *decoder) problem(at *token.Token, field, format string, args ...any) {
@@ -123,6 +135,7 @@ func (d *decoder) node(n ast.Node, v reflect.Value, path string) {
 	if v.Kind() == reflect.Pointer {
 		if v.IsNil() {
 			v.Set(reflect.New(v.Type().Elem()))
+			d.made(v.Elem())
 		}
 		d.node(n, v.Elem(), path)
 		return
@@ -140,6 +153,7 @@ func (d *decoder) node(n ast.Node, v reflect.Value, path string) {
 		}
 		list := reflect.MakeSlice(v.Type(), len(n.Values), len(n.Values))
 		for i, item := range n.Values {
+			d.made(list.Index(i))
 			d.node(item, list.Index(i), path+"["+strconv.Itoa(i)+"]")
 		}
 		v.Set(list)
@@ -181,6 +195,7 @@ func (d *decoder) mapping(entries []*ast.MappingValueNode, at *token.Token, v re
 		d.lines[field] = keyToken
 		if fields == nil {
 			value := reflect.New(v.Type().Elem()).Elem()
+			d.made(value)
 			d.node(entry.Value, value, field)
 			v.SetMapIndex(reflect.ValueOf(key).Convert(v.Type().Key()), value)
 			continue

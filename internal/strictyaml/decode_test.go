@@ -101,6 +101,26 @@ optional:
 	}
 }
 
+func TestValuesThatTheFileMakesCanHaveDefaults(t *testing.T) {
+	var got file
+	err := strictyaml.Decode("f.yaml", []byte(`
+backends: [{address: a}, {address: b, weight: 2}]
+by_name: {x: {address: c}}
+optional: {address: d}
+`), &got, func(value any) {
+		if b, ok := value.(*backend); ok {
+			b.Weight = 7
+		}
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := file{Backends: []backend{{"a", 7}, {"b", 2}}, ByName: map[string]backend{"x": {"c", 7}}, Optional: &backend{"d", 7}}
+	if diff := cmp.Diff(want, got, cmp.AllowUnexported(file{})); diff != "" {
+		t.Errorf("decoded file differs (-want +got):\n%s", diff)
+	}
+}
+
 func TestEveryProblemIsReportedAtOnceWithItsPlace(t *testing.T) {
 	for _, tc := range []struct {
 		name, in string
