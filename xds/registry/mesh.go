@@ -86,3 +86,12 @@ func (e Endpoint) ID() string {
 	}
 	return e.Address.String()
 }
+
+// Len is the number of endpoints of all services.
+func (m *Mesh) Len() int {
+	n := 0
+	for i := range m.Services {
+		n += len(m.Services[i].Endpoints)
+	}
+	return n
+}
