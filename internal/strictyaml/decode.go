@@ -1,9 +1,11 @@
 package strictyaml
 
 import (
+	"cmp"
 	"encoding"
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"reflect"
 	"slices"
@@ -32,7 +34,8 @@ func Load(path string, into any) error {
 //
 // Each of fresh is called with a pointer to every list element, map value and
 // optional value that the file makes, before the file is decoded over it: the
-// place to give such a value its defaults, by a type switch.
+// place to give such a value its defaults, by a type switch. Lists are decoded
+// after everything that stands beside them.
 func Decode(name string, data []byte, into any, fresh ...func(value any)) error {
 	target := reflect.ValueOf(into)
 	if target.Kind() != reflect.Pointer || target.IsNil() || target.Elem().Kind() != reflect.Struct {
@@ -183,39 +186,52 @@ func (d *decoder) mapping(entries []*ast.MappingValueNode, at *token.Token, v re
 		return
 	}
 	seen := map[string]*token.Token{}
+	var known []*ast.MappingValueNode
 	for _, entry := range entries {
 		key := keyText(entry.Key)
-		keyToken := entry.Key.GetToken()
-		field := join(path, key)
 		if first := seen[key]; first != nil {
-			d.problem(keyToken, field, "stands here a second time, first on line %d", first.Position.Line)
+			d.problem(entry.Key.GetToken(), join(path, key), "stands here a second time, first on line %d", first.Position.Line)
 			continue
 		}
-		seen[key] = keyToken
-		d.lines[field] = keyToken
-		if fields == nil {
-			value := reflect.New(v.Type().Elem()).Elem()
-			d.made(value)
-			d.node(entry.Value, value, field)
-			v.SetMapIndex(reflect.ValueOf(key).Convert(v.Type().Key()), value)
-			continue
+		seen[key] = entry.Key.GetToken()
+		d.lines[join(path, key)] = entry.Key.GetToken()
+		if _, ok := fields[key]; fields == nil || ok {
+			known = append(known, entry)
+		} else {
+			d.unknown(entry.Key.GetToken(), path, key, slices.Sorted(maps.Keys(fields)))
 		}
-		into, ok := fields[key]
-		if !ok {
-			known := make([]string, 0, len(fields))
-			for name := range fields {
-				known = append(known, name)
-			}
-			slices.Sort(known)
-			if near := nearest(key, known); near != "" {
-				d.problem(keyToken, field, "unknown field: did you mean %q?", near)
-			} else {
-				d.problem(keyToken, field, "unknown field: known here are %s", strings.Join(known, ", "))
-			}
-			continue
-		}
-		d.node(entry.Value, into, field)
 	}
+	// Lists come last: what stands beside a list may be a default of its
+	// elements, wherever the file has it.
+	slices.SortStableFunc(known, func(a, b *ast.MappingValueNode) int {
+		return cmp.Compare(listRank(a.Value), listRank(b.Value))
+	})
+	for _, entry := range known {
+		key := keyText(entry.Key)
+		if fields != nil {
+			d.node(entry.Value, fields[key], join(path, key))
+			continue
+		}
+		value := reflect.New(v.Type().Elem()).Elem()
+		d.made(value)
+		d.node(entry.Value, value, join(path, key))
+		v.SetMapIndex(reflect.ValueOf(key).Convert(v.Type().Key()), value)
+	}
+}
+
+func (d *decoder) unknown(at *token.Token, path, key string, known []string) {
+	if near := nearest(key, known); near != "" {
+		d.problem(at, join(path, key), "unknown field: did you mean %q?", near)
+	} else {
+		d.problem(at, join(path, key), "unknown field: known here are %s", strings.Join(known, ", "))
+	}
+}
+
+func listRank(n ast.Node) int {
+	if _, ok := n.(*ast.SequenceNode); ok {
+		return 1
+	}
+	return 0
 }
 
 // validate asks v and then everything inside it.

@@ -121,6 +121,25 @@ optional: {address: d}
 	}
 }
 
+func TestAListIsDecodedAfterWhatStandsBesideIt(t *testing.T) {
+	var base *backend
+	var got file
+	err := strictyaml.Decode("f.yaml", []byte("backends: [{address: a}]\noptional: {weight: 9}\n"), &got, func(value any) {
+		if b, ok := value.(*backend); ok && base == nil {
+			base = b
+			base.Address = "default"
+		} else if ok {
+			*b = *base
+		}
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff([]backend{{"a", 9}}, got.Backends); diff != "" {
+		t.Errorf("the list's element did not start from the optional value (-want +got):\n%s", diff)
+	}
+}
+
 func TestEveryProblemIsReportedAtOnceWithItsPlace(t *testing.T) {
 	for _, tc := range []struct {
 		name, in string
