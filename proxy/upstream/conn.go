@@ -1,0 +1,79 @@
+package upstream
+
+import (
+	"net"
+	"sync/atomic"
+	"syscall"
+	"time"
+)
+
+// Conn is a connection to an endpoint. It belongs to one goroutine at a time:
+// to whoever got it from Get or Fresh, until Put, Discard or Close.
+type Conn struct {
+	net.Conn
+
+	// Buf belongs to the protocol that uses the connection and stays with it
+	// while it is idle.
+	Buf []byte
+
+	endpoint  *Endpoint
+	hash      uint32
+	idleSince time.Duration // when it was put back
+	idleFor   time.Duration // how long it was idle before its present use
+	closed    atomic.Bool
+
+	raw    syscall.RawConn // nil if the connection is no socket
+	peek   func(fd uintptr) bool
+	peeked bool // what peek found
+}
+
+// readinessTeller is a connection without a descriptor that knows whether a
+// Read would return at once.
+type readinessTeller interface{ Readable() bool }
+
+func newConn(raw net.Conn, e *Endpoint, serial uint32) *Conn {
+	// Multiplying by an odd constant is a bijection: different connections of
+	// an endpoint never share a hash (Knuth, TAOCP 3, section 6.4).
+	c := &Conn{Conn: raw, endpoint: e, hash: serial * 2654435769}
+	if socket, ok := raw.(syscall.Conn); ok {
+		if rc, err := socket.SyscallConn(); err == nil {
+			c.raw = rc
+			c.peek = c.peekFD // made once: a method value allocates
+		}
+	}
+	return c
+}
+
+// Hash tells the connections of one endpoint apart, for outlier.Outcome.
+func (c *Conn) Hash() uint32 { return c.hash }
+
+// IdleFor is how long the connection was idle before its present use; 0 if it
+// is fresh.
+func (c *Conn) IdleFor() time.Duration { return c.idleFor }
+
+// Discard closes the connection: it cannot be used for another request.
+func (c *Conn) Discard() { _ = c.Close() }
+
+// Close is Discard for whoever takes c as a net.Conn. Later calls do nothing.
+func (c *Conn) Close() error {
+	if c.closed.Swap(true) {
+		return nil
+	}
+	c.endpoint.open.Add(-1)
+	return c.Conn.Close()
+}
+
+// readable reports whether a read would return at once. Of an idle connection
+// that means that its peer has closed it, or has said something that nobody
+// asked for; neither can carry another request.
+func (c *Conn) readable() bool {
+	if c.raw != nil {
+		c.peeked = true
+		// An error means that the connection is closed or its deadline over.
+		return c.raw.Read(c.peek) != nil || c.peeked
+	}
+	if teller, ok := c.Conn.(readinessTeller); ok {
+		return teller.Readable()
+	}
+	return false
+}

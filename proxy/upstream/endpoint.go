@@ -1,0 +1,247 @@
+package upstream
+
+import (
+	"context"
+	"net"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/overhear-mesh/overhear/outlier"
+)
+
+const (
+	// peekAfter is how long a connection may have been idle and still be used
+	// unseen. It is above the gap between two requests on a busy connection and
+	// below what anybody notices.
+	peekAfter = time.Millisecond
+
+	// raceAfter is how long a connection must have been idle for its death to
+	// be the server's idle time-out, and raceWindow is how soon a second such
+	// death is no coincidence any more.
+	raceAfter  = time.Second
+	raceWindow = time.Second
+
+	never = time.Duration(-1 << 62)
+)
+
+// Endpoint is one server of a cluster: identity, counters, connections. Its
+// methods may be called from any goroutine.
+type Endpoint struct {
+	ID       string // instance id if the registry knows one, else the address
+	Address  string // host:port
+	Zone     string
+	Priority uint32
+	Inbound  bool              // a sidecar stands in front of it
+	Stats    *outlier.Endpoint // what the detector reads
+
+	wake     func()
+	options  atomic.Pointer[Options]
+	open     atomic.Int32  // connections, also those being opened
+	serial   atomic.Uint32 // of the last connection
+	lastHard atomic.Int64  // instant of the last attempt that ended in outlier.Conn
+	lastRace atomic.Int64  // instant of the last keep-alive race
+
+	mu      sync.Mutex // guards what follows; held for a few instructions
+	idle    []*Conn    // the youngest is last
+	retired bool
+}
+
+// NewEndpoint makes an endpoint without connections. wake is called when an
+// outcome needs the detector at once; it must neither block nor allocate, and
+// may be nil. opts is shared and must not be changed afterwards; see SetOptions.
+func NewEndpoint(id, address, zone string, priority uint32, inbound bool, stats *outlier.Endpoint, wake func(), opts *Options) *Endpoint {
+	if wake == nil {
+		wake = func() {}
+	}
+	e := &Endpoint{ID: id, Address: address, Zone: zone, Priority: priority, Inbound: inbound, Stats: stats, wake: wake}
+	e.options.Store(opts)
+	e.lastHard.Store(int64(never))
+	e.lastRace.Store(int64(never))
+	return e
+}
+
+// SetOptions replaces the options for whatever happens from now on. Connections
+// that are open keep the socket options that they were opened with.
+func (e *Endpoint) SetOptions(opts *Options) { e.options.Store(opts) }
+
+// Begin starts an attempt. deadlined says that somebody will give up on it one
+// day: only such an attempt can be overdue.
+func (e *Endpoint) Begin(now time.Duration, deadlined bool) Attempt {
+	return Attempt{Attempt: e.Stats.Start(now, deadlined), endpoint: e}
+}
+
+// Get hands out an idle connection, the one used last, or opens one. The error
+// is a *ConnectError.
+func (e *Endpoint) Get(ctx context.Context, now time.Duration) (c *Conn, reused bool, err error) {
+	for c := e.take(now); c != nil; c = e.take(now) {
+		if !e.doubtful(c) || !c.readable() {
+			return c, true, nil
+		}
+		c.Discard()
+	}
+	c, err = e.Fresh(ctx)
+	return c, false, err
+}
+
+// Fresh opens a connection, also when idle ones are there. The error is a
+// *ConnectError.
+func (e *Endpoint) Fresh(ctx context.Context) (*Conn, error) {
+	opts := e.options.Load()
+	if n := e.open.Add(1); opts.MaxConns > 0 && int(n) > opts.MaxConns {
+		e.open.Add(-1)
+		return nil, &ConnectError{Ending: outlier.EndLocalLimit, Err: ErrTooManyConnections}
+	}
+	raw, err := e.dial(ctx, opts)
+	if err != nil {
+		e.open.Add(-1)
+		return nil, err
+	}
+	tune(raw, opts)
+	return newConn(raw, e, e.serial.Add(1)), nil
+}
+
+// dial opens a connection within the connect time-out and tells the ends apart:
+// the client left, the caller's time was up, or the endpoint did not answer.
+func (e *Endpoint) dial(ctx context.Context, opts *Options) (net.Conn, error) {
+	dialing := ctx
+	if opts.ConnectTimeout > 0 {
+		var cancel context.CancelFunc
+		dialing, cancel = context.WithTimeoutCause(ctx, opts.ConnectTimeout, errConnectTimeout)
+		defer cancel()
+	}
+	raw, err := opts.Dial(dialing, "tcp", e.Address)
+	switch {
+	case err == nil:
+		return raw, nil
+	case ctx.Err() != nil:
+		return nil, given(ctx, err)
+	case dialing.Err() != nil:
+		return nil, &ConnectError{Ending: outlier.EndConnectTimeout, Err: err}
+	}
+	return nil, &ConnectError{Ending: Ending(err), Err: err}
+}
+
+// Put gives a connection back after a complete exchange, for the next request.
+// It closes the connection instead if the endpoint has enough of them or has
+// been retired.
+func (e *Endpoint) Put(c *Conn, now time.Duration) {
+	opts := e.options.Load()
+	c.idleSince = now
+	e.mu.Lock()
+	keep := !e.retired && len(e.idle) < opts.MaxIdle
+	if keep {
+		e.idle = append(e.idle, c)
+	}
+	e.mu.Unlock()
+	if !keep {
+		c.Discard()
+	}
+}
+
+// Expire closes what has been idle for too long. Somebody must call it now and
+// then, else an endpoint that gets no more requests keeps its connections.
+func (e *Endpoint) Expire(now time.Duration) {
+	timeout := e.options.Load().IdleTimeout
+	if timeout <= 0 {
+		return
+	}
+	e.mu.Lock()
+	n := 0
+	for n < len(e.idle) && now-e.idle[n].idleSince >= timeout {
+		n++
+	}
+	old := e.cutLocked(0, n)
+	e.mu.Unlock()
+	discard(old)
+}
+
+// CloseIdle closes every idle connection.
+func (e *Endpoint) CloseIdle() {
+	e.mu.Lock()
+	all := e.cutLocked(0, len(e.idle))
+	e.mu.Unlock()
+	discard(all)
+}
+
+// Retire closes every idle connection, and from then on whatever is given back:
+// the endpoint has left its cluster. Attempts that are under way finish.
+func (e *Endpoint) Retire() {
+	e.mu.Lock()
+	e.retired = true
+	all := e.cutLocked(0, len(e.idle))
+	e.mu.Unlock()
+	discard(all)
+}
+
+// Lost says what it means that c died before the first byte of an answer.
+//
+// A server that closes a connection because it was idle may do so at the very
+// moment when a request is on the way (RFC 9112, section 9.3.1 and 9.6): that is
+// nobody's fault. But it is rare, so a second one within a second is a server
+// that drops its connections.
+func (e *Endpoint) Lost(c *Conn, now time.Duration) outlier.Ending {
+	if c.idleFor < raceAfter {
+		return outlier.EndResetBeforeHeaders
+	}
+	last := time.Duration(e.lastRace.Swap(int64(now)))
+	if now-last < raceWindow {
+		return outlier.EndResetBeforeHeaders
+	}
+	return outlier.EndKeepAliveRace
+}
+
+// Idle is the number of idle connections.
+func (e *Endpoint) Idle() int {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return len(e.idle)
+}
+
+// Open is the number of connections, idle ones and those being opened included.
+func (e *Endpoint) Open() int { return int(e.open.Load()) }
+
+// take removes the youngest idle connection from the pool. If that one is too
+// old, all are.
+func (e *Endpoint) take(now time.Duration) *Conn {
+	timeout := e.options.Load().IdleTimeout
+	e.mu.Lock()
+	n := len(e.idle)
+	if n == 0 {
+		e.mu.Unlock()
+		return nil
+	}
+	c := e.idle[n-1]
+	if timeout > 0 && now-c.idleSince >= timeout {
+		all := e.cutLocked(0, n)
+		e.mu.Unlock()
+		discard(all)
+		return nil
+	}
+	e.idle[n-1] = nil
+	e.idle = e.idle[:n-1]
+	e.mu.Unlock()
+	c.idleFor = max(0, now-c.idleSince)
+	return c
+}
+
+// doubtful reports whether news of the connection's death may have arrived
+// while it was idle.
+func (e *Endpoint) doubtful(c *Conn) bool {
+	return c.idleFor >= peekAfter || c.idleSince <= time.Duration(e.lastHard.Load())
+}
+
+// cutLocked removes idle[from:to] and returns it.
+func (e *Endpoint) cutLocked(from, to int) []*Conn {
+	cut := append([]*Conn(nil), e.idle[from:to]...)
+	kept := append(e.idle[:from], e.idle[to:]...)
+	clear(e.idle[len(kept):])
+	e.idle = kept
+	return cut
+}
+
+func discard(conns []*Conn) {
+	for _, c := range conns {
+		c.Discard()
+	}
+}

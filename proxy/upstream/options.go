@@ -1,0 +1,41 @@
+package upstream
+
+import (
+	"context"
+	"net"
+	"time"
+)
+
+// Options is how the connections of a cluster's endpoints are opened and kept.
+type Options struct {
+	// Dial opens a connection; nil is not allowed.
+	Dial func(ctx context.Context, network, address string) (net.Conn, error)
+	// ConnectTimeout bounds the opening of one connection; default 1s, 0 is
+	// none.
+	ConnectTimeout time.Duration
+	// IdleTimeout is how long a connection is kept without a request; default
+	// 30s, 0 is for ever. Below the server's own, it avoids the race between a
+	// request and the server's close.
+	IdleTimeout time.Duration
+	// MaxIdle is how many connections may lie idle; default 256, 0 is none.
+	MaxIdle int
+	// MaxConns is how many connections may be open at once; default 4096, 0 is
+	// no limit. One more is refused with ErrTooManyConnections.
+	MaxConns int
+	// KeepAlive is after what silence the kernel asks the peer whether it is
+	// still there; it gives up after twice as long. Default 15s, 0 leaves it to
+	// Dial.
+	KeepAlive time.Duration
+}
+
+// DefaultOptions dials by the standard library.
+func DefaultOptions() Options {
+	return Options{
+		Dial:           new(net.Dialer).DialContext,
+		ConnectTimeout: time.Second,
+		IdleTimeout:    30 * time.Second,
+		MaxIdle:        256,
+		MaxConns:       4096,
+		KeepAlive:      15 * time.Second,
+	}
+}
