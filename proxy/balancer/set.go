@@ -1,0 +1,248 @@
+package balancer
+
+import (
+	"math"
+	"math/bits"
+	"sync/atomic"
+	"time"
+
+	"github.com/overhear-mesh/overhear/outlier"
+)
+
+// Entry is one endpoint as the balancer sees it.
+type Entry struct {
+	// Stats are the counters of the endpoint; they give its cost and are its
+	// identity for Tried. Never nil.
+	Stats *outlier.Endpoint
+	// Weight is the endpoint's part of the traffic, relative to the others'.
+	// 0 (or less, or no number): never picked.
+	Weight float64
+	// Held marks an endpoint kept below its base weight: it gets exactly its
+	// part, whatever its cost.
+	Held bool
+	// Gate, if set, must let each pick pass; such an endpoint is also the last
+	// choice of a retry. A gated entry is held.
+	Gate *Gate
+}
+
+// Set is an immutable set of endpoints to pick from. All methods may be called
+// by any number of goroutines.
+type Set struct {
+	policy  Policy
+	entries []Entry
+	all     sampler // every entry with a weight
+	full    sampler // those in full service: the second draw of P2C
+	uneven  []float64
+	gated   []int32
+	turn    *atomic.Uint64 // of RoundRobin; shared with the sets that follow
+}
+
+// blind is how many of 256 picks skip the comparison (see the package comment).
+const blind = 256 / 8
+
+// NewSet builds a set over the entries, which it copies. Indices returned by
+// Pick are indices into entries.
+func NewSet(entries []Entry, cfg Config) *Set {
+	return build(entries, cfg.Policy, new(atomic.Uint64))
+}
+
+// With builds the set that takes the place of s; a round robin goes on where s
+// stood.
+func (s *Set) With(entries []Entry) *Set { return build(entries, s.policy, s.turn) }
+
+func build(entries []Entry, policy Policy, turn *atomic.Uint64) *Set {
+	s := &Set{policy: policy, entries: append([]Entry(nil), entries...), turn: turn}
+	var all, full []int32
+	even, sum := true, 0.0
+	for i := range s.entries {
+		e := &s.entries[i]
+		if !(e.Weight > 0) || math.IsInf(e.Weight, 1) {
+			e.Weight = 0
+			continue
+		}
+		all = append(all, int32(i))
+		if e.Gate != nil {
+			e.Held = true
+			s.gated = append(s.gated, int32(i))
+		}
+		if e.Held {
+			continue
+		}
+		full = append(full, int32(i))
+		sum += e.Weight
+		even = even && e.Weight == s.entries[full[0]].Weight
+	}
+	s.all = newSampler(s.entries, all)
+	s.full = newSampler(s.entries, full)
+	if !even {
+		// Base weights differ: an endpoint of twice the weight should carry
+		// twice the requests in flight at the same cost.
+		s.uneven = make([]float64, len(s.entries))
+		for _, i := range full {
+			s.uneven[i] = sum / float64(len(full)) / s.entries[i].Weight
+		}
+	}
+	return s
+}
+
+// Policy is the rule by which s picks.
+func (s *Set) Policy() Policy { return s.policy }
+
+// Len is the number of entries, those of weight 0 included.
+func (s *Set) Len() int { return len(s.entries) }
+
+// Pick chooses an entry: its index, or -1 if no entry has a weight. rng is 64
+// fresh random bits; now is the caller's time; tried, which may be nil, holds
+// the endpoints that this request has already been to: they are avoided while
+// another one is left.
+func (s *Set) Pick(rng uint64, now time.Duration, tried *Tried) int {
+	if s.all.len() == 0 {
+		return -1
+	}
+	if tried != nil && tried.n > 0 {
+		return s.pickUntried(rng, now, tried)
+	}
+	d := dice(rng)
+	for _, i := range s.gated {
+		// A gate that is due may take a pick out of turn, but never makes its
+		// endpoint's part larger than a fair one.
+		if g := s.entries[i].Gate; g.isDue(now) && d.below(s.all.len()) == 0 && g.enter(now, s.entries[i].Stats) {
+			return int(i)
+		}
+	}
+	i := s.draw(&s.all, &d)
+	e := &s.entries[i]
+	switch {
+	case e.Gate != nil:
+		if e.Gate.enter(now, e.Stats) {
+			return int(i)
+		}
+		return s.instead(i, &d, now)
+	case e.Held, s.policy != P2C:
+		return int(i)
+	}
+	return int(s.cheaper(i, &d, now))
+}
+
+// draw takes one entry by weight, or the next in turn.
+func (s *Set) draw(from *sampler, d *dice) int32 {
+	if s.policy == RoundRobin {
+		return from.nth(s.turn.Add(1))
+	}
+	return from.at(d.next())
+}
+
+// cheaper compares i with a second draw and returns the one that costs less.
+func (s *Set) cheaper(i int32, d *dice, now time.Duration) int32 {
+	n := s.full.len()
+	if n < 2 || d.below(256) < blind {
+		return i
+	}
+	j := s.full.at(d.next())
+	if j == i && s.uneven == nil {
+		// Of equal weights take two different ones. (Drawing again with unequal
+		// weights would favour the lighter ones.)
+		j = s.full.other(i, d)
+	}
+	if j != i && s.cost(j, now) < s.cost(i, now) {
+		return j
+	}
+	return i
+}
+
+// cost of an entry in full service.
+func (s *Set) cost(i int32, now time.Duration) float64 {
+	e := s.entries[i].Stats
+	c := e.Cost(now)
+	if s.uneven == nil {
+		return c
+	}
+	f := float64(max(e.Inflight(), 0))
+	return c / (f + 1) * (f*s.uneven[i] + 1)
+}
+
+// instead finds a pick for a request whose draw i was shut by its gate.
+func (s *Set) instead(i int32, d *dice, now time.Duration) int {
+	if s.full.len() > 0 {
+		j := s.draw(&s.full, d)
+		if s.policy == P2C {
+			j = s.cheaper(j, d, now)
+		}
+		return int(j)
+	}
+	// Nothing in full service: by weight among the held, gates permitting.
+	if j := s.scan(d, now, nil); j >= 0 {
+		return j
+	}
+	// Every gate is shut, and a request without an endpoint fails for certain.
+	return int(i)
+}
+
+// pickUntried serves retries: rare, so it walks the entries.
+func (s *Set) pickUntried(rng uint64, now time.Duration, tried *Tried) int {
+	d := dice(rng)
+	if i := s.scan(&d, now, tried); i >= 0 {
+		j := s.scan(&d, now, tried)
+		a, b := &s.entries[i], &s.entries[max(j, 0)]
+		if j >= 0 && s.policy == P2C && !a.Held && !b.Held && s.cost(int32(j), now) < s.cost(int32(i), now) {
+			return j
+		}
+		return i
+	}
+	return s.Pick(rng, now, nil) // all have been tried
+}
+
+// scan draws by weight among the entries not tried: those without a gate
+// first, then those whose gate lets the pick pass. -1: none.
+func (s *Set) scan(d *dice, now time.Duration, tried *Tried) int {
+	sum := 0.0
+	for i := range s.entries {
+		if e := &s.entries[i]; e.Weight > 0 && e.Gate == nil && !tried.Has(e.Stats) {
+			sum += e.Weight
+		}
+	}
+	last := -1
+	for r, i := d.unit()*sum, 0; sum > 0 && i < len(s.entries); i++ {
+		e := &s.entries[i]
+		if !(e.Weight > 0) || e.Gate != nil || tried.Has(e.Stats) {
+			continue
+		}
+		if last, r = i, r-e.Weight; r < 0 {
+			break
+		}
+	}
+	if last >= 0 {
+		return last
+	}
+	if len(s.gated) == 0 {
+		return -1
+	}
+	for k, first := 0, d.below(len(s.gated)); k < len(s.gated); k++ {
+		i := s.gated[(first+k)%len(s.gated)]
+		if e := &s.entries[i]; !tried.Has(e.Stats) && e.Gate.enter(now, e.Stats) {
+			return int(i)
+		}
+	}
+	return -1
+}
+
+// dice deals out random numbers from one 64-bit word (SplitMix64, Steele et
+// al. 2014), so that a pick asks its caller for one word only.
+type dice uint64
+
+func (d *dice) next() uint64 {
+	*d += 0x9e3779b97f4a7c15
+	z := uint64(*d)
+	z = (z ^ z>>30) * 0xbf58476d1ce4e5b9
+	z = (z ^ z>>27) * 0x94d049bb133111eb
+	return z ^ z>>31
+}
+
+// below is uniform in [0, n), n > 0 (Lemire 2019; the bias of 2^-64 n is nothing here).
+func (d *dice) below(n int) int {
+	hi, _ := bits.Mul64(d.next(), uint64(n))
+	return int(hi)
+}
+
+// unit is uniform in [0, 1).
+func (d *dice) unit() float64 { return float64(d.next()>>11) / (1 << 53) }

@@ -1,0 +1,139 @@
+package cluster
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"strings"
+	"time"
+
+	"github.com/overhear-mesh/overhear/internal/strictyaml"
+	"github.com/overhear-mesh/overhear/outlier"
+	"github.com/overhear-mesh/overhear/proxy/balancer"
+	"github.com/overhear-mesh/overhear/proxy/ping"
+	"github.com/overhear-mesh/overhear/proxy/resilience"
+	"github.com/overhear-mesh/overhear/proxy/upstream"
+)
+
+// Protocol is what a cluster's endpoints speak.
+type Protocol uint8
+
+const (
+	HTTP1 Protocol = iota // HTTP/1.1; the default
+	TCP                   // bytes
+)
+
+var protocols = [...]string{HTTP1: "http1", TCP: "tcp"}
+
+// String is the protocol's name in configuration files.
+func (p Protocol) String() string {
+	if int(p) < len(protocols) {
+		return protocols[p]
+	}
+	return fmt.Sprintf("protocol(%d)", uint8(p))
+}
+
+// MarshalText writes the name that UnmarshalText reads.
+func (p Protocol) MarshalText() ([]byte, error) { return []byte(p.String()), nil }
+
+// UnmarshalText reads a protocol from a configuration file.
+func (p *Protocol) UnmarshalText(text []byte) error {
+	for i, name := range protocols {
+		if string(text) == name {
+			*p = Protocol(i)
+			return nil
+		}
+	}
+	return fmt.Errorf("want one of %s", strings.Join(protocols[:], ", "))
+}
+
+// Config is the policy of one cluster.
+type Config struct {
+	// Name by which routes and listeners call the cluster.
+	Name string `yaml:"name"`
+	// Protocol of its endpoints. Default http1.
+	Protocol Protocol `yaml:"protocol"`
+	// ConnectTimeout of a new connection. Default 1s.
+	ConnectTimeout time.Duration `yaml:"connect_timeout"`
+	// IdleTimeout after which an unused connection is closed. Default 30s.
+	IdleTimeout time.Duration `yaml:"idle_timeout"`
+	// MaxIdle is how many idle connections are kept per endpoint. Default 256.
+	MaxIdle int `yaml:"max_idle"`
+	// MaxConns per endpoint; 0 is no limit. Default 4096.
+	MaxConns int `yaml:"max_connections"`
+
+	Balancer balancer.Config          `yaml:"balancer"`
+	Outlier  outlier.Config           `yaml:"outlier"`
+	Ping     ping.Config              `yaml:"ping"`
+	Limits   resilience.LimitsConfig  `yaml:"limits"`
+	Breaker  resilience.BreakerConfig `yaml:"breaker"`
+	Budget   resilience.BudgetConfig  `yaml:"retry_budget"`
+}
+
+// DefaultConfig is the policy of a cluster of which only the name is known.
+func DefaultConfig() Config {
+	connections := upstream.DefaultOptions()
+	return Config{
+		ConnectTimeout: connections.ConnectTimeout,
+		IdleTimeout:    connections.IdleTimeout,
+		MaxIdle:        connections.MaxIdle,
+		MaxConns:       connections.MaxConns,
+		Balancer:       balancer.DefaultConfig(),
+		Outlier:        outlier.DefaultConfig(),
+		Ping:           ping.DefaultConfig(),
+		Limits:         resilience.DefaultLimitsConfig(),
+		Breaker:        resilience.DefaultBreakerConfig(),
+		Budget:         resilience.DefaultBudgetConfig(),
+	}
+}
+
+// Validate speaks of the cluster's own fields, as the blocks within do of theirs.
+func (c Config) Validate() error {
+	return errors.Join(
+		check(c.Name != "", "name", "want the name that routes use"),
+		check(int(c.Protocol) < len(protocols), "protocol", "want one of %s", strings.Join(protocols[:], ", ")),
+		check(c.ConnectTimeout >= time.Millisecond && c.ConnectTimeout <= time.Minute, "connect_timeout", "want 1ms to 1m, have %s", c.ConnectTimeout),
+		check(c.IdleTimeout >= 0 && c.IdleTimeout <= time.Hour, "idle_timeout", "want 0 (never) to 1h, have %s", c.IdleTimeout),
+		check(c.MaxIdle >= 0, "max_idle", "want 0 or more, have %d", c.MaxIdle),
+		check(c.MaxConns >= 0, "max_connections", "want 0 (no limit) or more, have %d", c.MaxConns),
+		check(c.Protocol == HTTP1 || c.Ping.Kind != ping.HTTP, "ping", "an http ping needs protocol http1"),
+	)
+}
+
+// Spec is one endpoint as discovery knows it.
+type Spec struct {
+	// ID is the identity: the instance that the registry names, else the address.
+	ID string
+	// Address is host:port.
+	Address string
+	// Zone and Node are where the endpoint runs, if known.
+	Zone, Node string
+	// Priority 0 is used first.
+	Priority uint32
+	// Weight relative to the other endpoints; 0 counts as 1.
+	Weight uint32
+	// Inbound: a sidecar stands in front of the application.
+	Inbound bool
+	// Draining: no new attempts.
+	Draining bool
+	// Labels are for people.
+	Labels map[string]string
+	// Verdict is what the control plane says; zero: nothing.
+	Verdict outlier.Verdict
+}
+
+// Validate checks one endpoint.
+func (s Spec) Validate() error {
+	_, port, err := net.SplitHostPort(s.Address)
+	return errors.Join(
+		check(s.ID != "", "id", "want an instance or an address"),
+		check(err == nil && port != "", "address", "want host:port, have %q", s.Address),
+	)
+}
+
+func check(ok bool, field, format string, args ...any) error {
+	if ok {
+		return nil
+	}
+	return strictyaml.Invalid(field, format, args...)
+}

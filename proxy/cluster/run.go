@@ -1,0 +1,318 @@
+package cluster
+
+import (
+	"context"
+	"hash/fnv"
+	"maps"
+	"math/rand/v2"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/overhear-mesh/overhear/outlier"
+	"github.com/overhear-mesh/overhear/proxy/balancer"
+	"github.com/overhear-mesh/overhear/proxy/upstream"
+)
+
+const (
+	tick     = 100 * time.Millisecond // the longest time between two steps
+	minGap   = time.Millisecond       // the shortest
+	tidyGap  = time.Second            // between two looks for connections to close
+	forever  = time.Duration(1<<63 - 1)
+	longLast = -time.Duration(1 << 62)
+)
+
+// loop is what belongs to Run's goroutine alone.
+type loop struct {
+	c        *Cluster
+	ctx      context.Context // ends all that Run has started
+	wg       sync.WaitGroup  // counts it
+	cfg      Config
+	timeout  time.Duration // of the routes
+	options  *upstream.Options
+	detector *outlier.Detector
+	rng      *rand.Rand
+
+	records []*record // in the order of the specs
+	byID    map[string]*record
+	settled bool // a set of endpoints has been there before: who comes is new
+	links   map[Link]bool
+	alone   bool // no control plane is heard
+
+	views []outlier.Admission // what the picker was made of
+	last  time.Duration       // the latest step
+	next  time.Duration       // the next one at the latest
+	dirty bool                // a step is wanted as soon as the gap allows
+	tidy  time.Duration       // the next look for old connections
+	event Event               // what to tell after the step
+
+	probes probes
+	idle   idle
+}
+
+// record is one endpoint.
+type record struct {
+	spec     Spec
+	endpoint *upstream.Endpoint
+	gate     *balancer.Gate
+	change   outlier.Change // the latest
+}
+
+// Run keeps the cluster's picker current until ctx ends, and returns nil when
+// all that it started has ended. It may be called once.
+func (c *Cluster) Run(ctx context.Context) error {
+	defer close(c.done)
+	ctx, cancel := context.WithCancel(ctx)
+	l := newLoop(ctx, c)
+	defer l.close(cancel)
+	timer := time.NewTimer(0)
+	defer timer.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-c.wake:
+			l.dirty = true
+		case <-c.mail:
+			l.collect(c.deps.Clock.Now())
+		case fn := <-c.asks:
+			fn(l)
+			l.dirty = true // fn may have told the detector something
+		case r := <-l.probes.results:
+			r()
+			l.dirty = true
+		case <-timer.C:
+		}
+		now := c.deps.Clock.Now()
+		l.work(now)
+		timer.Reset(l.due() - now)
+	}
+}
+
+func newLoop(ctx context.Context, c *Cluster) *loop {
+	rng := rand.New(rand.NewPCG(c.deps.Seed, seed(c.name)))
+	l := &loop{
+		c:     c,
+		ctx:   ctx,
+		rng:   rng,
+		byID:  make(map[string]*record),
+		links: make(map[Link]bool),
+		last:  longLast,
+	}
+	l.probes.results = make(chan func())
+	l.collect(c.deps.Clock.Now())
+	return l
+}
+
+// close ends what Run started and leaves nothing to pick connections from.
+func (l *loop) close(cancel context.CancelFunc) {
+	cancel()
+	l.wg.Wait()
+	for _, r := range l.records {
+		r.endpoint.Retire()
+	}
+}
+
+// due is when there is something to do next without being called.
+func (l *loop) due() time.Duration {
+	if l.dirty {
+		return l.last + minGap
+	}
+	return min(l.next, l.idle.next)
+}
+
+// work does what is due at now.
+func (l *loop) work(now time.Duration) {
+	if now >= l.idle.next {
+		l.ping(now)
+	}
+	if now >= l.tidy {
+		l.tidy = now + tidyGap
+		for _, r := range l.records {
+			r.endpoint.Expire(now)
+		}
+	}
+	if now < l.next && !(l.dirty && now-l.last >= minGap) {
+		return
+	}
+	l.step(now)
+}
+
+// step asks the detector what to believe, and acts on it.
+func (l *loop) step(now time.Duration) {
+	result := l.detector.Step(now)
+	l.last, l.dirty = now, false
+	l.next = now + tick
+	if result.Next > now {
+		l.next = min(l.next, max(result.Next, now+minGap))
+	}
+	l.c.overdue.Store(int64(l.detector.Overdue()))
+	l.publish(now, result.Changes)
+	for _, p := range result.Probes {
+		l.selfProbe(p, now)
+	}
+	l.event.Changes, l.event.Urgency = result.Changes, result.Urgency
+	l.tell(now)
+}
+
+// publish makes the new belief visible to requests, then to people.
+func (l *loop) publish(now time.Duration, changes []outlier.Change) {
+	views := l.detector.View()
+	if len(changes) == 0 && !l.event.Members && slices.Equal(views, l.views) {
+		return
+	}
+	l.views = append(l.views[:0], views...)
+	all := make([]choice, len(views))
+	for i, a := range views {
+		r := l.records[i]
+		all[i] = choice{endpoint: r.endpoint, gate: r.gate, priority: r.spec.Priority, weight: max(r.spec.Weight, 1), admission: a}
+	}
+	p := newPicker(all, l.cfg.Balancer, l.c.picker.Load())
+	l.c.picker.Store(p)
+	for _, change := range changes {
+		l.note(change)
+	}
+	l.c.status.Store(l.newStatus(p))
+}
+
+// tell gives the subscribers what has happened.
+func (l *loop) tell(now time.Duration) {
+	e := l.event
+	l.event = Event{}
+	if len(e.Changes) == 0 && len(e.Pings) == 0 && !e.Members && e.Urgency == outlier.UrgencyNone {
+		return
+	}
+	e.Cluster, e.At = l.c, now
+	l.c.mu.Lock()
+	subscribers := l.c.subscribers
+	l.c.mu.Unlock()
+	for _, fn := range subscribers {
+		fn(e)
+	}
+}
+
+// collect applies what has been posted.
+func (l *loop) collect(now time.Duration) {
+	l.c.mu.Lock()
+	news := l.c.box
+	l.c.box = letter{}
+	l.c.mu.Unlock()
+	if news.timeout != nil {
+		l.timeout = *news.timeout
+	}
+	if news.cfg != nil || news.timeout != nil {
+		cfg := l.cfg
+		if news.cfg != nil {
+			cfg = *news.cfg
+		}
+		l.configure(cfg)
+	}
+	if news.links != nil {
+		l.setLinks(news.links, now)
+	}
+	if news.update {
+		l.setMembers(news.specs, now)
+	}
+	for id, s := range news.shares {
+		if l.byID[id] != nil {
+			l.detector.Share(id, s.epoch, s.weight, s.until)
+		}
+	}
+	for id, lease := range news.leases {
+		if l.byID[id] != nil {
+			l.idle.lease(id, lease, now)
+		}
+	}
+	l.dirty, l.next = true, now // at once, whatever the gap
+}
+
+func (l *loop) configure(cfg Config) {
+	cfg.Outlier.Timeout = l.timeout
+	if cfg.Ping != l.cfg.Ping {
+		l.idle.path = pathCheck{}
+	}
+	l.cfg = cfg
+	options := upstream.DefaultOptions()
+	options.Dial = l.c.deps.Dial
+	options.ConnectTimeout, options.IdleTimeout = cfg.ConnectTimeout, cfg.IdleTimeout
+	options.MaxIdle, options.MaxConns = cfg.MaxIdle, cfg.MaxConns
+	l.options = &options
+	l.c.limits.SetConfig(cfg.Limits)
+	l.c.breaker.SetConfig(cfg.Breaker)
+	l.c.budget.SetConfig(cfg.Budget)
+	for _, r := range l.records {
+		r.endpoint.SetOptions(l.options)
+	}
+	if l.detector == nil {
+		l.detector = outlier.New(cfg.Outlier, l.rng)
+		return
+	}
+	l.detector.SetConfig(cfg.Outlier)
+}
+
+func (l *loop) setLinks(links map[Link]bool, now time.Duration) {
+	maps.Copy(l.links, links)
+	alone := slices.Contains(slices.Collect(maps.Values(l.links)), false)
+	switch {
+	case alone && !l.alone:
+		l.detector.CentralGone(now)
+	case !alone && l.alone:
+		l.detector.CentralBack(now)
+	}
+	l.alone = alone
+}
+
+// setMembers makes the endpoints those of specs.
+func (l *loop) setMembers(specs []Spec, now time.Duration) {
+	before := l.byID
+	l.records, l.byID = make([]*record, 0, len(specs)), make(map[string]*record, len(specs))
+	members := make([]outlier.Member, 0, len(specs))
+	for _, s := range specs {
+		if l.byID[s.ID] != nil {
+			l.c.deps.Log.Warn("endpoint listed twice, the first counts", "cluster", l.c.name, "endpoint", s.ID)
+			continue
+		}
+		r := &record{spec: s}
+		l.records = append(l.records, r)
+		l.byID[s.ID] = r
+		members = append(members, outlier.Member{
+			ID: s.ID, Zone: s.Zone, Priority: s.Priority, Weight: s.Weight,
+			Draining: s.Draining, Inbound: s.Inbound, Fleet: s.Verdict,
+			New: l.settled && before[s.ID] == nil,
+		})
+	}
+	l.detector.SetMembers(members, now)
+	for _, r := range l.records {
+		l.connect(r, before[r.spec.ID])
+		delete(before, r.spec.ID)
+	}
+	for _, gone := range before {
+		gone.endpoint.Retire()
+	}
+	l.settled = l.settled || len(l.records) > 0
+	l.event.Members = true
+	l.idle.keep(l.byID, now)
+}
+
+// connect gives r its connections: those of the record before, if that is the
+// same endpoint in the same place.
+func (l *loop) connect(r, before *record) {
+	s := r.spec
+	if before != nil {
+		r.gate, r.change, r.endpoint = before.gate, before.change, before.endpoint
+		if e := r.endpoint; e.Address == s.Address && e.Zone == s.Zone && e.Priority == s.Priority && e.Inbound == s.Inbound {
+			return
+		}
+		before.endpoint.Retire()
+	} else {
+		r.gate = balancer.NewGate(0, 0, false)
+	}
+	r.endpoint = upstream.NewEndpoint(s.ID, s.Address, s.Zone, s.Priority, s.Inbound, l.detector.Endpoint(s.ID), l.c.Wake, l.options)
+}
+
+// seed makes the dice of clusters differ that were given the same seed.
+func seed(name string) uint64 {
+	h := fnv.New64a()
+	h.Write([]byte(name))
+	return h.Sum64()
+}

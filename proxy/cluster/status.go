@@ -1,0 +1,93 @@
+package cluster
+
+import (
+	"log/slog"
+	"time"
+
+	"github.com/overhear-mesh/overhear/outlier"
+	"github.com/overhear-mesh/overhear/proxy/upstream"
+)
+
+// Snapshot is what a cluster believes at one time, for operators.
+type Snapshot struct {
+	Name     string
+	Protocol Protocol
+	// Panic: none of the endpoints in use is believed to be well.
+	Panic     bool
+	Overdue   time.Duration
+	Endpoints []EndpointStatus
+}
+
+// EndpointStatus is one endpoint in a Snapshot.
+type EndpointStatus struct {
+	Spec
+	State outlier.State
+	// Share of its base weight that the endpoint gets; 0 if it is not picked.
+	Share float64
+	// Change is the latest change of belief; its At is 0 if there was none.
+	Change   outlier.Change
+	Counts   outlier.Counts
+	Inflight int
+	// Open and Idle connections.
+	Open, Idle int
+}
+
+// status is the part of a Snapshot that only Run can know. It is immutable.
+type status struct {
+	protocol  Protocol
+	panicking bool
+	endpoints []EndpointStatus
+	live      []*upstream.Endpoint
+}
+
+// newStatus tells what p and the latest views say.
+func (l *loop) newStatus(p *picker) *status {
+	s := &status{protocol: l.cfg.Protocol, panicking: p.panicking}
+	share := make(map[string]float64, len(p.choices))
+	for _, c := range p.choices {
+		share[c.admission.ID] = c.admission.Weight
+	}
+	for i, r := range l.records {
+		s.endpoints = append(s.endpoints, EndpointStatus{
+			Spec: r.spec, State: l.views[i].State, Share: share[r.spec.ID], Change: r.change,
+		})
+		s.live = append(s.live, r.endpoint)
+	}
+	return s
+}
+
+// Snapshot is what the cluster believes now; nil before Run has begun.
+func (c *Cluster) Snapshot() *Snapshot {
+	s := c.status.Load()
+	if s == nil {
+		return nil
+	}
+	out := &Snapshot{Name: c.name, Protocol: s.protocol, Panic: s.panicking, Overdue: c.Overdue()}
+	out.Endpoints = append(out.Endpoints, s.endpoints...)
+	for i, e := range s.live {
+		o := &out.Endpoints[i]
+		o.Counts, o.Inflight = e.Stats.Counts(), e.Stats.Inflight()
+		o.Open, o.Idle = e.Open(), e.Idle()
+	}
+	return out
+}
+
+// note remembers, counts and logs a change of belief.
+func (l *loop) note(change outlier.Change) {
+	l.c.metrics.changed(change)
+	if r := l.byID[change.ID]; r != nil && change.Refused == "" {
+		r.change = change
+	}
+	level, message := slog.LevelInfo, "endpoint "+change.To.String()
+	switch {
+	case change.Refused != "":
+		message = "endpoint kept"
+	case change.To == outlier.Ejected, change.To == outlier.Suspended:
+		level = slog.LevelWarn
+	}
+	l.c.deps.Log.LogAttrs(l.ctx, level, message,
+		slog.String("cluster", l.c.name), slog.String("endpoint", change.ID),
+		slog.String("from", change.From.String()), slog.String("to", change.To.String()),
+		slog.String("rule", change.Rule.String()), slog.String("refused", change.Refused),
+		slog.Any("why", change.Explain))
+}
