@@ -1,0 +1,424 @@
+package outlier
+
+import (
+	"math"
+	"sync/atomic"
+	"time"
+)
+
+// Attempts that await headers are counted by the 125 ms in which they began:
+// 16 slots, 2 s in all. Step moves a slot into Endpoint.old when the next
+// epoch is about to use it again, so 15 slots, 1.875 s, are told apart.
+const (
+	ringSlots = 16
+	ringWidth = 125 * time.Millisecond
+	ringOld   = ringSlots - 1 // age in epochs from which an attempt is in old
+
+	// overdueLimit is the most that overdue_max may be; overdueLimitDoubted
+	// the most that it may become under self-doubt or after long stalls: old
+	// attempts must always be overdue attempts.
+	overdueLimit        = 1500 * time.Millisecond
+	overdueLimitDoubted = 1750 * time.Millisecond
+)
+
+// costDecay is the time constant of the peak EWMA.
+const costDecay = 10 * time.Second
+
+// retryAfterMax bounds what a Retry-After may cost an endpoint.
+const retryAfterMax = 300 * time.Second
+
+// Endpoint holds what the hot path writes about one endpoint. All of it is
+// atomic: any goroutine may start and end attempts at any time, no lock, no
+// allocation, no clock. Only a [Detector] makes one. 192 bytes, in whole
+// cache lines: one for the ring, one for what both ends of an attempt touch,
+// one for the counters.
+type Endpoint struct {
+	ring [ringSlots]atomic.Int32 // attempts that await headers, by epoch of their start
+
+	inflight atomic.Int32
+	old      atomic.Int32 // attempts that await headers and left the ring
+	score    atomic.Int64 // s1, milli-nats
+	answer   atomic.Uint64
+	hard     atomic.Uint64
+	cost     atomic.Uint64
+	conf     atomic.Pointer[conf]
+	run      atomic.Uint32 // failures in a row
+	watched  atomic.Uint32 // not 0: wake on every counted outcome
+	lastFail atomic.Int64
+
+	n, conn, timeout, server, over, cens, n90, n99 atomic.Uint32
+
+	slot uint32 // the name under which failures enter the cluster's ring; immutable
+	_    [28]byte
+}
+
+// conf is what the slow path hands to the hot path; immutable.
+type conf struct {
+	steps      Steps
+	h          int64         // alarm threshold of score
+	ceiling    int64         // score never exceeds it: what was refused long ago must not take hours to forget
+	t90, t99   time.Duration // slow, very slow; 0: unknown
+	p50        time.Duration // never 0: what an endpoint without news is taken to cost
+	p90, p99   time.Duration
+	stall      time.Duration // an answer later than this ends a stall
+	penalty    time.Duration // what a hard failure is booked as
+	sampleMask uint32        // of every sampleMask+1 OKs one enters the histogram
+	shared     *shared
+}
+
+// shared is what all endpoints of a cluster write into.
+type shared struct {
+	failures [256]atomic.Uint64 // the newest failures: see failureWord
+	head     atomic.Uint32      // how many were ever written
+	longest  atomic.Int64       // longest stall recovered from since the last Step
+	latency  [histBuckets]atomic.Uint32
+}
+
+// Attempt is one try on one endpoint. It lives in its caller's state; the
+// zero Attempt was never started.
+type Attempt struct {
+	start, head time.Duration
+	flags       uint8
+}
+
+const (
+	attemptStarted uint8 = 1 << iota
+	attemptAwaited       // counted in the ring
+	attemptAnswered
+)
+
+// Started is when the attempt began.
+func (a *Attempt) Started() time.Duration { return a.start }
+
+// Outcome is how an attempt ended.
+type Outcome struct {
+	Class Class
+	// Now is the instant of the end.
+	Now time.Duration
+	// Level is the depth of a Conn failure; none is taken as LevelConnect.
+	Level Level
+	// Route is the id of the route that the request took.
+	Route uint16
+	// Conn is a hash of the connection, 0 if there was none.
+	Conn uint32
+	// RetryAfter is what an Overload asked for, 0 if nothing.
+	RetryAfter time.Duration
+}
+
+// Counts are an endpoint's cumulative counters. They wrap; only differences
+// mean something.
+type Counts struct {
+	// N is OK + Conn + Timeout + Server.
+	N       uint32 `json:"n"`
+	Conn    uint32 `json:"conn"`
+	Timeout uint32 `json:"timeout"`
+	Server  uint32 `json:"server"`
+	Over    uint32 `json:"over"`
+	Cens    uint32 `json:"cens"`
+	// N90 and N99 are OKs whose headers took longer than t90 and t99 of the group.
+	N90 uint32 `json:"n90"`
+	N99 uint32 `json:"n99"`
+}
+
+// K is the number of failures.
+func (c Counts) K() uint32 { return c.Conn + c.Timeout + c.Server }
+
+// Sub is the change from an earlier reading; right across a wrap.
+func (c Counts) Sub(o Counts) Counts {
+	return Counts{
+		N: c.N - o.N, Conn: c.Conn - o.Conn, Timeout: c.Timeout - o.Timeout, Server: c.Server - o.Server,
+		Over: c.Over - o.Over, Cens: c.Cens - o.Cens, N90: c.N90 - o.N90, N99: c.N99 - o.N99,
+	}
+}
+
+// Tally is the counts as attempts and failures.
+func (c Counts) Tally() Tally { return Tally{N: int64(c.N), K: int64(c.K())} }
+
+func newEndpoint(slot uint32, c *conf) *Endpoint {
+	e := &Endpoint{slot: slot}
+	e.conf.Store(c)
+	return e
+}
+
+// Start counts an attempt in. deadlined says that it has a deadline, and may
+// therefore be called overdue one day: long polls and streams have none.
+func (e *Endpoint) Start(now time.Duration, deadlined bool) Attempt {
+	a := Attempt{start: now, flags: attemptStarted}
+	if deadlined {
+		a.flags |= attemptAwaited
+		e.ring[epoch(now)%ringSlots].Add(1)
+	}
+	e.inflight.Add(1)
+	return a
+}
+
+// Headers notes that the endpoint began to answer: final response headers,
+// or the first byte over TCP.
+func (e *Endpoint) Headers(a *Attempt, now time.Duration) {
+	if a.flags&(attemptStarted|attemptAnswered) != attemptStarted {
+		return
+	}
+	a.flags |= attemptAnswered
+	a.head = now
+	e.leaveRing(a, now)
+}
+
+// End counts the attempt out, once: a second End of the same attempt does
+// nothing. wake says that Step should run now, not at its next turn.
+func (e *Endpoint) End(a *Attempt, o Outcome) (wake bool) {
+	if a.flags&attemptStarted == 0 {
+		return false
+	}
+	deadlined := a.flags&attemptAwaited != 0
+	if a.flags&attemptAnswered == 0 {
+		a.head = o.Now
+		e.leaveRing(a, o.Now)
+	}
+	a.flags = 0
+	e.inflight.Add(-1)
+	latency := a.head - a.start
+	switch o.Class {
+	case OK:
+		return e.endOK(a, o, latency, deadlined)
+	case Conn, Timeout, Server:
+		return e.endFailure(a, o, latency)
+	case Overload:
+		e.over.Add(1)
+		e.answer.Store(span(a.start, o.Now))
+		c := e.conf.Load()
+		sample := c.p99
+		if o.RetryAfter > 0 {
+			sample = min(o.RetryAfter, retryAfterMax)
+		}
+		e.observe(c, o.Now, sample, true)
+		return e.watched.Load() != 0
+	case Censored:
+		e.cens.Add(1)
+	}
+	return false
+}
+
+func (e *Endpoint) endOK(a *Attempt, o Outcome, latency time.Duration, deadlined bool) bool {
+	n := e.n.Add(1)
+	c := e.conf.Load()
+	if e.run.Load() != 0 {
+		e.run.Store(0)
+	}
+	for {
+		s := e.score.Load()
+		if s <= 0 || e.score.CompareAndSwap(s, max(0, s+c.steps.OK)) {
+			break
+		}
+	}
+	e.answer.Store(span(a.start, o.Now))
+	if c.t90 > 0 && latency > c.t90 {
+		e.n90.Add(1)
+		if latency > c.t99 {
+			e.n99.Add(1)
+		}
+	}
+	if n&c.sampleMask == 0 {
+		c.shared.latency[bucket(latency)].Add(1)
+	}
+	if deadlined && latency >= c.stall {
+		storeMax(&c.shared.longest, int64(latency))
+	}
+	e.observe(c, o.Now, latency, true)
+	return e.watched.Load() != 0
+}
+
+func (e *Endpoint) endFailure(a *Attempt, o Outcome, latency time.Duration) bool {
+	c := e.conf.Load()
+	// n first: a reader that takes the kinds first never sees k > n.
+	e.n.Add(1)
+	switch o.Class {
+	case Conn:
+		e.conn.Add(1)
+		level := o.Level
+		if level == LevelNone {
+			level = LevelConnect
+		}
+		e.hard.Store(span(a.start, o.Now)&^3 | uint64(level))
+		e.penalise(c, o.Now)
+	case Timeout:
+		e.timeout.Add(1)
+		e.observe(c, o.Now, max(latency, c.p90), false)
+	default:
+		e.server.Add(1)
+		e.observe(c, o.Now, max(latency, c.p90), false)
+	}
+	e.run.Add(1)
+	storeMax(&e.lastFail, int64(o.Now))
+	at := c.shared.head.Add(1) - 1
+	c.shared.failures[at%uint32(len(c.shared.failures))].Store(failureWord(e.slot, o))
+	before, after := e.charge(c)
+	return o.Class == Conn || before == 0 || (before < c.h && after >= c.h) || e.watched.Load() != 0
+}
+
+// charge adds one failure to the score.
+func (e *Endpoint) charge(c *conf) (before, after int64) {
+	for {
+		before = e.score.Load()
+		after = min(before+c.steps.Fail, c.ceiling)
+		if e.score.CompareAndSwap(before, after) {
+			return before, after
+		}
+	}
+}
+
+// leaveRing takes the attempt out of those that await headers. Its slot may
+// have been moved while it waited; an attempt that leaves in the very moment
+// of the move is booked on the wrong side, and evens out at the next move:
+// readers take negative numbers as 0.
+func (e *Endpoint) leaveRing(a *Attempt, now time.Duration) {
+	if a.flags&attemptAwaited == 0 {
+		return
+	}
+	began := epoch(a.start)
+	if epoch(now)-began >= ringOld {
+		e.old.Add(-1)
+		return
+	}
+	e.ring[began%ringSlots].Add(-1)
+}
+
+// Inflight is how many attempts have begun and not ended.
+func (e *Endpoint) Inflight() int { return max(0, int(e.inflight.Load())) }
+
+// Counts reads the counters; the kinds of failure before N, so that N is
+// never less than their sum.
+func (e *Endpoint) Counts() Counts {
+	c := Counts{
+		Conn: e.conn.Load(), Timeout: e.timeout.Load(), Server: e.server.Load(),
+		Over: e.over.Load(), Cens: e.cens.Load(), N90: e.n90.Load(), N99: e.n99.Load(),
+	}
+	c.N = e.n.Load()
+	return c
+}
+
+// Cost is what one more attempt on the endpoint may be expected to cost, in
+// seconds: peak EWMA of the time to headers, times one more than are in
+// flight (Finagle's P2C load metric). It drifts to the group's median while
+// there is no news. Failures are booked so that they do not look fast, and so
+// that a half-broken endpoint keeps the traffic that shows it up: only a hard
+// failure is booked as a long latency.
+func (e *Endpoint) Cost(now time.Duration) float64 {
+	c := e.conf.Load()
+	value, stamp := uncost(e.cost.Load())
+	rest := float32(c.p50.Seconds())
+	value = rest + (abs32(value)-rest)*decay(now, stamp)
+	return float64(value) * float64(1+max(0, e.inflight.Load()))
+}
+
+// observe adds a latency to the peak EWMA. Only an answer ends the penalty of
+// a hard failure.
+func (e *Endpoint) observe(c *conf, now, latency time.Duration, answer bool) {
+	sample := float32(latency.Seconds())
+	for {
+		word := e.cost.Load()
+		value, stamp := uncost(word)
+		switch {
+		case value < 0 && !answer:
+			return
+		case word == 0 || value < 0:
+			value = sample // the first news, or the end of a penalty
+		case sample >= value:
+			value = sample
+		default:
+			value = sample + (value-sample)*decay(now, stamp)
+		}
+		if e.cost.CompareAndSwap(word, cost(value, now)) {
+			return
+		}
+	}
+}
+
+// penalise books a hard failure; a negative cost marks it, so that the next
+// news can put an end to it instead of averaging it away.
+func (e *Endpoint) penalise(c *conf, now time.Duration) {
+	e.cost.Store(cost(-float32(c.penalty.Seconds()), now))
+}
+
+// forgive ends the penalty of a hard failure: a probe was answered.
+func (e *Endpoint) forgive(now time.Duration) {
+	word := e.cost.Load()
+	if value, _ := uncost(word); value < 0 {
+		e.cost.CompareAndSwap(word, cost(float32(e.conf.Load().p50.Seconds()), now))
+	}
+}
+
+// cost packs a latency in seconds and the millisecond in which it was noted.
+func cost(value float32, now time.Duration) uint64 {
+	return uint64(uint32(now/time.Millisecond))<<32 | uint64(math.Float32bits(value))
+}
+
+func uncost(word uint64) (value float32, stamp uint32) {
+	return math.Float32frombits(uint32(word)), uint32(word >> 32)
+}
+
+// decay is e^(-t/10s), by its first terms while t is small: the hot path
+// spends two multiplications on it.
+func decay(now time.Duration, stamp uint32) float32 {
+	ms := int32(uint32(now/time.Millisecond) - stamp)
+	if ms <= 0 {
+		return 1
+	}
+	x := float32(ms) / float32(costDecay/time.Millisecond)
+	if x < 0.05 {
+		return 1 - x*(1-x/2)
+	}
+	return float32(math.Exp(-float64(x)))
+}
+
+func abs32(x float32) float32 {
+	if x < 0 {
+		return -x
+	}
+	return x
+}
+
+func storeMax(to *atomic.Int64, v int64) {
+	for {
+		was := to.Load()
+		if was >= v || to.CompareAndSwap(was, v) {
+			return
+		}
+	}
+}
+
+func epoch(now time.Duration) uint64 { return uint64(now / ringWidth) }
+
+// span packs start and end of an attempt into one word, so that a reader
+// never mixes two attempts: the end in ms + 1 above, the length in ms and two
+// free bits below. 0 is never.
+func span(start, end time.Duration) uint64 {
+	endMS := uint64(max(0, end) / time.Millisecond)
+	length := endMS - min(endMS, uint64(max(0, start)/time.Millisecond))
+	return (endMS+1)<<24 | min(length, 1<<22-1)<<2
+}
+
+// unspan answers Never, Never for the zero word.
+func unspan(word uint64) (start, end time.Duration) {
+	if word == 0 {
+		return Never, Never
+	}
+	end = time.Duration(word>>24-1) * time.Millisecond
+	return end - time.Duration(word>>2&(1<<22-1))*time.Millisecond, end
+}
+
+// failureWord packs a failure for the cluster's ring: who (20 bits), class
+// (4), route (16), connection (24). Never 0.
+func failureWord(slot uint32, o Outcome) uint64 {
+	return uint64(slot)<<44 | uint64(o.Class)<<40 | uint64(o.Route)<<24 | uint64(o.Conn&(1<<24-1))
+}
+
+type failure struct {
+	slot  uint32
+	class Class
+	route uint16
+	conn  uint32
+}
+
+func unfailure(word uint64) failure {
+	return failure{slot: uint32(word >> 44), class: Class(word >> 40 & 15), route: uint16(word >> 24), conn: uint32(word & (1<<24 - 1))}
+}

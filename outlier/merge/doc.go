@@ -1,0 +1,77 @@
+// Package merge turns what many observers counted into one verdict per endpoint
+// per scope.
+//
+// # Model
+//
+// A reporter is a sidecar that calls endpoints and says, again and again, how
+// many of its attempts on each of them ended in which way: cumulative counters,
+// no opinions. A [Table] keeps the newest counters of each reporter and endpoint
+// (a cell), compares them with what they were when the trouble began, and
+// decides which endpoints the whole fleet, or the callers of one zone, should
+// leave alone.
+//
+// Everything here is pure: the caller brings reports, answers and the time in,
+// and takes changes and orders out of [Table.Step]. The package starts no
+// goroutine, reads no clock, holds no lock and knows no wire. One goroutine owns
+// a Table.
+//
+// # Words
+//
+// An excursion is the time while the merged score of an endpoint is above zero.
+// A suspicion is a question that a hard failure or an attempt that is overdue
+// opens, and that other reporters answer by one probe each. A verdict is the
+// state of an endpoint in a scope: the fleet, or one zone of observers. To
+// suspend is to stop traffic reversibly and without a record; to eject is to
+// stop it with a record, and to let it come back only in steps.
+//
+// A fault domain is what one broken observer may be: all reporters of one node,
+// or, where nodes are unknown, all reporters of one principal. Whatever needs
+// several opinions counts fault domains and not reporters: two sidecars on one
+// machine whose network is cut are one broken observer that speaks twice.
+//
+// # Two ways to a verdict
+//
+// The hard way asks. A refused, reset or unreachable connection opens a
+// suspicion; up to three reporters of other zones and fault domains are ordered
+// to probe the endpoint now. If three of them (fewer where there are fewer) are
+// witnesses of the failure, and nobody's success began after it, the endpoint is
+// ejected at once. If only attempts hang, it is suspended. This is the indirect
+// probe of SWIM (Das, Gupta, Motivala 2002), started by real traffic. Probes
+// only confirm: a good probe clears nobody, because a gray failure answers
+// probes (Huang et al. 2017).
+//
+// The statistical way counts. Per fault domain d, c_d is the log likelihood
+// ratio of its counts since the excursion began: failing at rate p1 against
+// failing at rate p0. The statistic is
+//
+//	T = sum of all c_d, less the f largest positive ones
+//
+// with f = 1 by default. T at the threshold implies that without any one domain
+// the CUSUM (Page 1954) of the others is over the threshold as well, so no single
+// broken observer, however loud, gives a verdict. Before it decides, the table
+// polls those who have been silent: successes are reported late and failures at
+// once, and T without the poll is too high.
+//
+// A verdict must then pass the group guard (if everybody fails alike, the
+// endpoint is not the cause), the gathering of neighbours (so that a zone leaves
+// in one push), the choice of scope, and the caps.
+//
+// # Recovery
+//
+// No timer alone restores traffic. An ejected endpoint waits (the wait doubles
+// with each ejection on its record), is probed by three fault domains, then gets
+// a small share from chosen sidecars until a sequential probability ratio test
+// (Wald 1945) accepts or rejects it, then rises to its full share.
+//
+// # Idle endpoints
+//
+// An endpoint that no traffic speaks of is pinged by three assigned reporters;
+// a belief in the manner of Trinocular (Quan, Heidemann, Pradkin 2013) decides.
+// As soon as traffic speaks the leases end.
+//
+// # Order does not matter
+//
+// Reports that arrive between two Steps may be permuted or doubled: the table
+// and the next changes are the same. Counters are cumulative, so a lost report
+// costs delay only. A restart of the owner readmits nobody: see [Table.Restore].
+package merge
