@@ -1,6 +1,9 @@
 package outlier
 
-import "fmt"
+import (
+	"fmt"
+	"slices"
+)
 
 // Class is what one attempt says about the endpoint that it was made on.
 // The zero Class is Ignore: an attempt nobody classified says nothing.
@@ -64,6 +67,13 @@ func (s State) String() string { return name(stateNames[:], "state", uint8(s)) }
 // MarshalText makes the state a word in JSON.
 func (s State) MarshalText() ([]byte, error) { return []byte(s.String()), nil }
 
+// UnmarshalText reads the word.
+func (s *State) UnmarshalText(text []byte) error {
+	i, err := unname(stateNames[:], "state", text)
+	*s = State(i)
+	return err
+}
+
 // Out says whether an endpoint in this state counts as taken out: against
 // the cap, and out of the baseline.
 func (s State) Out() bool {
@@ -91,6 +101,13 @@ func (r Rule) String() string { return name(ruleNames[:], "rule", uint8(r)) }
 
 // MarshalText makes the rule a word in JSON.
 func (r Rule) MarshalText() ([]byte, error) { return []byte(r.String()), nil }
+
+// UnmarshalText reads the word.
+func (r *Rule) UnmarshalText(text []byte) error {
+	i, err := unname(ruleNames[:], "rule", text)
+	*r = Rule(i)
+	return err
+}
 
 // Level is how deep into an endpoint a failure or a probe reached.
 type Level uint8
@@ -183,4 +200,12 @@ func name(names []string, kind string, i uint8) string {
 		return names[i]
 	}
 	return fmt.Sprintf("%s(%d)", kind, i)
+}
+
+// unname is the inverse of name; an unknown word is the zero value and an error.
+func unname(names []string, kind string, text []byte) (uint8, error) {
+	if i := slices.Index(names, string(text)); i >= 0 {
+		return uint8(i), nil
+	}
+	return 0, fmt.Errorf("%q is no %s", text, kind)
 }
