@@ -14,8 +14,7 @@
 //     all: it gets Weight / (sum of weights) of the picks, no more because its
 //     queue is short, no less because its record is bad. Comparing it would
 //     give a ramp of 10 % anything between nothing and 20 %.
-//   - A share can be gated: [Gate] admits one pick per gap, or one at a time,
-//     or makes a pick due after a while without any.
+//   - A share can be a trickle or one attempt at a time: see [Gate].
 //   - Nobody is starved. One pick in eight takes the first draw without
 //     comparing, because an endpoint that always loses the comparison is one
 //     of which nothing is overheard any more, good or bad.

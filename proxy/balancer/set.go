@@ -20,21 +20,25 @@ type Entry struct {
 	// Held marks an endpoint kept below its base weight: it gets exactly its
 	// part, whatever its cost.
 	Held bool
-	// Gate, if set, must let each pick pass; such an endpoint is also the last
-	// choice of a retry. A gated entry is held.
+	// Gate, if set, must let each pick pass; such an endpoint is held, and the
+	// last choice of a retry.
 	Gate *Gate
 }
+
+// trickles reports whether the gate alone says when the entry is picked.
+func (e *Entry) trickles() bool { return e.Gate != nil && e.Gate.every > 0 }
 
 // Set is an immutable set of endpoints to pick from. All methods may be called
 // by any number of goroutines.
 type Set struct {
 	policy  Policy
 	entries []Entry
-	all     sampler // every entry with a weight
-	full    sampler // those in full service: the second draw of P2C
-	uneven  []float64
-	gated   []int32
-	turn    *atomic.Uint64 // of RoundRobin; shared with the sets that follow
+	all     sampler   // every entry with a weight
+	full    sampler   // those of them in full service: the second draw of P2C
+	uneven  []float64 // mean weight / own weight, of those; nil: all the same
+	gated   []int32   // every entry with a gate
+	trickle []int32   // those of them that trickle
+	turn    *atomic.Uint64
 }
 
 // blind is how many of 256 picks skip the comparison (see the package comment).
@@ -55,20 +59,24 @@ func build(entries []Entry, policy Policy, turn *atomic.Uint64) *Set {
 	var all, full []int32
 	even, sum := true, 0.0
 	for i := range s.entries {
-		e := &s.entries[i]
+		e, i := &s.entries[i], int32(i)
+		if e.trickles() {
+			s.gated, s.trickle = append(s.gated, i), append(s.trickle, i)
+			continue
+		}
 		if !(e.Weight > 0) || math.IsInf(e.Weight, 1) {
 			e.Weight = 0
 			continue
 		}
-		all = append(all, int32(i))
+		all = append(all, i)
 		if e.Gate != nil {
 			e.Held = true
-			s.gated = append(s.gated, int32(i))
+			s.gated = append(s.gated, i)
 		}
 		if e.Held {
 			continue
 		}
-		full = append(full, int32(i))
+		full = append(full, i)
 		sum += e.Weight
 		even = even && e.Weight == s.entries[full[0]].Weight
 	}
@@ -91,34 +99,34 @@ func (s *Set) Policy() Policy { return s.policy }
 // Len is the number of entries, those of weight 0 included.
 func (s *Set) Len() int { return len(s.entries) }
 
-// Pick chooses an entry: its index, or -1 if no entry has a weight. rng is 64
+// Pick chooses an entry: its index, or -1 if there is none to choose. rng is 64
 // fresh random bits; now is the caller's time; tried, which may be nil, holds
 // the endpoints that this request has already been to: they are avoided while
 // another one is left.
 func (s *Set) Pick(rng uint64, now time.Duration, tried *Tried) int {
-	if s.all.len() == 0 {
-		return -1
-	}
-	if tried != nil && tried.n > 0 {
-		return s.pickUntried(rng, now, tried)
-	}
 	d := dice(rng)
-	for _, i := range s.gated {
-		// A gate that is due may take a pick out of turn, but never makes its
-		// endpoint's part larger than a fair one.
-		if g := s.entries[i].Gate; g.isDue(now) && d.below(s.all.len()) == 0 && g.enter(now, s.entries[i].Stats) {
+	if tried != nil && tried.n > 0 {
+		if i := s.scan(&d, now, tried); i >= 0 {
+			return i
+		}
+	}
+	for _, i := range s.trickle {
+		// A trickle is due on demand; where there is little demand, it is no
+		// more than an endpoint's fair part of it.
+		e := &s.entries[i]
+		if e.Gate.open(now, e.Stats) && d.below(s.all.len()+len(s.trickle)) == 0 && e.Gate.enter(now, e.Stats) {
 			return int(i)
 		}
+	}
+	if s.all.len() == 0 {
+		return s.scan(&d, now, nil)
 	}
 	i := s.draw(&s.all, &d)
 	e := &s.entries[i]
 	switch {
-	case e.Gate != nil:
-		if e.Gate.enter(now, e.Stats) {
-			return int(i)
-		}
-		return s.instead(i, &d, now)
-	case e.Held, s.policy != P2C:
+	case e.Gate != nil && !e.Gate.enter(now, e.Stats):
+		return s.scan(&d, now, nil)
+	case e.Held || s.policy != P2C:
 		return int(i)
 	}
 	return int(s.cheaper(i, &d, now))
@@ -161,69 +169,56 @@ func (s *Set) cost(i int32, now time.Duration) float64 {
 	return c / (f + 1) * (f*s.uneven[i] + 1)
 }
 
-// instead finds a pick for a request whose draw i was shut by its gate.
-func (s *Set) instead(i int32, d *dice, now time.Duration) int {
-	if s.full.len() > 0 {
-		j := s.draw(&s.full, d)
-		if s.policy == P2C {
-			j = s.cheaper(j, d, now)
-		}
-		return int(j)
-	}
-	// Nothing in full service: by weight among the held, gates permitting.
-	if j := s.scan(d, now, nil); j >= 0 {
-		return j
-	}
-	// Every gate is shut, and a request without an endpoint fails for certain.
-	return int(i)
-}
-
-// pickUntried serves retries: rare, so it walks the entries.
-func (s *Set) pickUntried(rng uint64, now time.Duration, tried *Tried) int {
-	d := dice(rng)
-	if i := s.scan(&d, now, tried); i >= 0 {
-		j := s.scan(&d, now, tried)
-		a, b := &s.entries[i], &s.entries[max(j, 0)]
-		if j >= 0 && s.policy == P2C && !a.Held && !b.Held && s.cost(int32(j), now) < s.cost(int32(i), now) {
+// scan serves retries and shut gates: rare, so it walks the entries. It draws
+// by weight among those not tried that have no gate; if there are none, it takes
+// one whose gate lets it pass; if a first attempt would be left with nothing,
+// because all gates are shut, any of them.
+func (s *Set) scan(d *dice, now time.Duration, tried *Tried) int {
+	i := s.weighted(d, tried)
+	if i >= 0 {
+		j := s.weighted(d, tried)
+		if s.policy == P2C && !s.entries[i].Held && !s.entries[j].Held && s.cost(int32(j), now) < s.cost(int32(i), now) {
 			return j
 		}
 		return i
 	}
-	return s.Pick(rng, now, nil) // all have been tried
-}
-
-// scan draws by weight among the entries not tried: those without a gate
-// first, then those whose gate lets the pick pass. -1: none.
-func (s *Set) scan(d *dice, now time.Duration, tried *Tried) int {
-	sum := 0.0
-	for i := range s.entries {
-		if e := &s.entries[i]; e.Weight > 0 && e.Gate == nil && !tried.Has(e.Stats) {
-			sum += e.Weight
-		}
-	}
-	last := -1
-	for r, i := d.unit()*sum, 0; sum > 0 && i < len(s.entries); i++ {
-		e := &s.entries[i]
-		if !(e.Weight > 0) || e.Gate != nil || tried.Has(e.Stats) {
-			continue
-		}
-		if last, r = i, r-e.Weight; r < 0 {
-			break
-		}
-	}
-	if last >= 0 {
-		return last
-	}
 	if len(s.gated) == 0 {
 		return -1
 	}
-	for k, first := 0, d.below(len(s.gated)); k < len(s.gated); k++ {
+	first := d.below(len(s.gated))
+	for k := range s.gated {
 		i := s.gated[(first+k)%len(s.gated)]
 		if e := &s.entries[i]; !tried.Has(e.Stats) && e.Gate.enter(now, e.Stats) {
 			return int(i)
 		}
 	}
+	if tried == nil {
+		return int(s.gated[first])
+	}
 	return -1
+}
+
+// weighted draws by weight among the entries without a gate that were not
+// tried; -1: there is none.
+func (s *Set) weighted(d *dice, tried *Tried) int {
+	eligible := func(e *Entry) bool { return e.Weight > 0 && e.Gate == nil && !tried.Has(e.Stats) }
+	sum := 0.0
+	for i := range s.entries {
+		if e := &s.entries[i]; eligible(e) {
+			sum += e.Weight
+		}
+	}
+	last, left := -1, d.unit()*sum
+	for i := range s.entries {
+		e := &s.entries[i]
+		if !eligible(e) {
+			continue
+		}
+		if last, left = i, left-e.Weight; left < 0 {
+			break
+		}
+	}
+	return last
 }
 
 // dice deals out random numbers from one 64-bit word (SplitMix64, Steele et

@@ -23,50 +23,42 @@ type Lease struct {
 // idle pings those of whom no traffic tells.
 type idle struct {
 	next   time.Duration // when there is something to do
-	leases map[string]*turn
-	own    map[string]*turn // of a sidecar without a control plane
+	leases map[string]*lease
+	busy   map[string]bool // a ping is under way
 	path   pathCheck
 }
 
-// turn is when one endpoint is pinged next.
-type turn struct {
-	lease Lease
-	at    time.Duration
-	busy  bool // a ping is under way
-	miss  int  // in a row
+// lease is a Lease that was taken.
+type lease struct {
+	Lease
+	at time.Duration // of the next ping
 }
 
-// again is how soon after a miss an own ping is repeated (Quan et al., Trinocular,
-// 2013, probes adaptively for the same reason: one miss is little, a row is much).
-var again = [...]time.Duration{250 * time.Millisecond, 500 * time.Millisecond, time.Second, 2 * time.Second}
-
-// ownGap is between two looks for endpoints that an own ping is due for.
+// ownGap is between two looks for endpoints that this sidecar pings on its own.
 const ownGap = 250 * time.Millisecond
 
-func (i *idle) lease(id string, lease Lease, now time.Duration) {
+func (i *idle) lease(id string, l Lease, now time.Duration) {
 	i.next = now
-	if lease.Until <= now {
+	if l.Until <= now {
 		delete(i.leases, id)
 		return
 	}
-	if t := i.leases[id]; t != nil {
-		t.lease = lease // a renewal keeps the turn
+	if held := i.leases[id]; held != nil {
+		held.Lease = l // a renewal keeps the turn
 		return
 	}
 	if i.leases == nil {
-		i.leases = make(map[string]*turn)
+		i.leases = make(map[string]*lease)
 	}
-	i.leases[id] = &turn{lease: lease, at: now + lease.Phase}
+	i.leases[id] = &lease{Lease: l, at: now + l.Phase}
 }
 
-// keep forgets the turns of endpoints that have left.
+// keep forgets the endpoints that have left.
 func (i *idle) keep(byID map[string]*record, now time.Duration) {
 	i.next = now
-	for _, turns := range []map[string]*turn{i.leases, i.own} {
-		for id := range turns {
-			if byID[id] == nil {
-				delete(turns, id)
-			}
+	for id := range i.leases {
+		if byID[id] == nil {
+			delete(i.leases, id)
 		}
 	}
 }
@@ -79,119 +71,87 @@ func (l *loop) ping(now time.Duration) {
 		return
 	}
 	l.checkPath(now)
-	silence := l.silence(now)
+	if len(i.leases) > 0 {
+		l.pingLeased(now)
+	}
+	if l.standalone() {
+		i.next = min(i.next, now+ownGap)
+		l.pingOwn(now)
+	}
+}
+
+// standalone reports whether nobody tells this sidecar whom to ping.
+func (l *loop) standalone() bool { return l.alone || len(l.links) == 0 }
+
+// pingLeased pings for the fleet. Traffic of this sidecar's own puts a ping off:
+// it tells more, and the fleet hears it too.
+func (l *loop) pingLeased(now time.Duration) {
+	i := &l.idle
+	silent := make(map[string]time.Duration, len(l.records))
+	for _, m := range l.detector.Idle(now) {
+		silent[m.ID] = m.Silent
+	}
 	for _, r := range l.records { // in the order of the set, not of a map
 		id := r.spec.ID
 		t := i.leases[id]
-		switch {
-		case t == nil:
-		case t.lease.Until <= now:
-			delete(i.leases, id)
-		case !l.spoken(t, silence[id], now) && now >= t.at && !t.busy:
-			l.sendPing(r, t, t.lease.Level, true)
-			fallthrough
-		default:
-			i.next = min(i.next, max(t.at, now+minGap), t.lease.Until)
-		}
-	}
-	if l.standalone() {
-		l.pingOwn(silence, now)
-	}
-}
-
-// standalone: nobody tells this sidecar whom to ping.
-func (l *loop) standalone() bool { return l.alone || len(l.links) == 0 }
-
-// silence is for how long each endpoint has given no sign of life.
-func (l *loop) silence(now time.Duration) map[string]time.Duration {
-	out := make(map[string]time.Duration, len(l.records))
-	for _, m := range l.detector.Idle(now) {
-		out[m.ID] = m.Silence
-	}
-	return out
-}
-
-// spoken puts the turn off when traffic has told of the endpoint since.
-func (l *loop) spoken(t *turn, silence, now time.Duration) bool {
-	quiet := l.jittered(l.cfg.Outlier.IdleAfter)
-	if silence >= l.cfg.Outlier.IdleAfter || t.miss > 0 {
-		return false
-	}
-	t.at = max(t.at, now-silence+quiet)
-	return true
-}
-
-// pingOwn pings one endpoint that could be picked, the one whose turn it is, if
-// the sidecar may ping at all.
-func (l *loop) pingOwn(silence map[string]time.Duration, now time.Duration) {
-	i := &l.idle
-	if i.own == nil {
-		i.own = make(map[string]*turn)
-	}
-	var first *record
-	for _, e := range l.c.picker.Load().endpoints {
-		t := i.own[e.ID]
 		if t == nil {
-			t = &turn{at: now}
-			i.own[e.ID] = t
-		}
-		if t.busy || l.spoken(t, silence[e.ID], now) {
 			continue
 		}
-		if first == nil || t.at < i.own[first.spec.ID].at {
-			first = l.byID[e.ID]
+		if t.Until <= now {
+			delete(i.leases, id)
+			continue
 		}
-	}
-	i.next = min(i.next, now+ownGap)
-	if first == nil {
-		return
-	}
-	if t := i.own[first.spec.ID]; now >= t.at && l.c.deps.Pacing.Idle.Allow(now) {
-		l.sendPing(first, t, outlier.LevelApp, false)
+		if now >= t.at && !i.busy[id] {
+			every := t.Every
+			if every <= 0 {
+				every = l.cfg.Outlier.IdleAfter
+			}
+			t.at = now + l.jittered(every)
+			if _, idle := silent[id]; idle {
+				l.sendPing(r, t.Level, true)
+			}
+		}
+		i.next = min(i.next, max(t.at, now+minGap), t.Until)
 	}
 }
 
-// sendPing starts a ping of r whose turn is t.
-func (l *loop) sendPing(r *record, t *turn, level outlier.Level, leased bool) {
+// pingOwn pings one endpoint that could be picked, the one in greatest need of
+// it, if the sidecar may ping at all.
+func (l *loop) pingOwn(now time.Duration) {
+	for _, m := range l.detector.Idle(now) {
+		if m.Due > now || l.idle.busy[m.ID] || !l.picked[m.ID] {
+			continue
+		}
+		if l.c.deps.Pacing.Idle.Allow(now) {
+			l.sendPing(l.byID[m.ID], outlier.LevelApp, false)
+		}
+		return
+	}
+}
+
+// sendPing starts a ping.
+func (l *loop) sendPing(r *record, level outlier.Level, leased bool) {
 	if l.probes.running >= maxProbes {
 		return
 	}
-	t.busy = true
+	i, id := &l.idle, r.spec.ID
+	if i.busy == nil {
+		i.busy = make(map[string]bool)
+	}
+	i.busy[id] = true
 	target, level := l.target(r, level)
 	l.send(l.ctx, target, l.cfg.Ping.Timeout, func(result outlier.ProbeResult, start, end time.Duration) {
-		t.busy = false
-		t.next(result, end, l)
-		l.idle.next = end
+		delete(i.busy, id)
 		l.c.metrics.pings.add(result)
-		if result == outlier.NotRun || l.byID[r.spec.ID] == nil {
+		if result == outlier.NotRun {
 			return
 		}
-		l.detector.Pinged(r.spec.ID, result == outlier.ProbeOK, result, end)
+		l.detector.Pinged(id, result == outlier.ProbeOK, result, end)
 		l.event.Pings = append(l.event.Pings, Pinged{
-			Probed: Probed{ID: r.spec.ID, Level: level, Result: result, Start: start, End: end},
+			Probed: Probed{ID: id, Level: level, Result: result, Start: start, End: end},
 			Leased: leased,
 		})
 	})
-}
-
-// next sets when the turn comes again after a ping that ended at now.
-func (t *turn) next(result outlier.ProbeResult, now time.Duration, l *loop) {
-	every := t.lease.Every
-	if every <= 0 {
-		every = l.cfg.Outlier.IdleAfter
-	}
-	t.at = now + l.jittered(every)
-	switch {
-	case result == outlier.NotRun:
-	case result == outlier.ProbeOK:
-		t.miss = 0
-	default:
-		if t.lease == (Lease{}) {
-			// On its own a sidecar is its own second pinger.
-			t.at = now + again[min(t.miss, len(again)-1)]
-		}
-		t.miss++
-	}
 }
 
 // jittered spreads d, so that sidecars do not act in step.

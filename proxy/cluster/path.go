@@ -86,7 +86,6 @@ func (l *loop) checked(id string, result outlier.ProbeResult, now time.Duration)
 
 // well reports whether what an endpoint did between two samples was well.
 func well(old, now outlier.Counts) bool {
-	n := now.N - old.N
-	bad := now.Conn - old.Conn + now.Timeout - old.Timeout + now.Server - old.Server
-	return n-bad >= pathOKs && float64(bad) <= pathErrors*float64(n)
+	c := now.Sub(old)
+	return c.N-c.K() >= pathOKs && float64(c.K()) <= pathErrors*float64(c.N)
 }

@@ -1,7 +1,7 @@
 package cluster
 
 import (
-	"cmp"
+	"maps"
 	"slices"
 
 	"github.com/overhear-mesh/overhear/outlier"
@@ -21,7 +21,8 @@ type picker struct {
 // picker whose place it takes: if nothing has changed it stays.
 func newPicker(all []choice, cfg balancer.Config, before *picker) *picker {
 	p := &picker{choices: choose(all)}
-	if before != nil && slices.Equal(p.choices, before.choices) {
+	same := before != nil && before.set.Policy() == cfg.Policy
+	if same && slices.Equal(p.choices, before.choices) {
 		return before
 	}
 	entries := make([]balancer.Entry, len(p.choices))
@@ -30,7 +31,7 @@ func newPicker(all []choice, cfg balancer.Config, before *picker) *picker {
 		entries[i], p.endpoints[i] = c.entry(), c.endpoint
 		p.panicking = p.panicking || c.admission.Panic
 	}
-	if before != nil && before.set.Policy() == cfg.Policy {
+	if same {
 		p.set = before.set.With(entries)
 	} else {
 		p.set = balancer.NewSet(entries, cfg)
@@ -47,41 +48,36 @@ type choice struct {
 	admission outlier.Admission
 }
 
-// choose returns those that may be picked: the first priority that has anything
-// to offer, before the first one that is in panic, before the least bad of all.
-// It never returns nothing, unless there is nothing.
+// choose returns those that may be picked: of the first priority that has an
+// endpoint which is believed to be well; else what the detector offers of the
+// first priority that has anything; else the least bad. It returns nothing only
+// if there is nothing.
 func choose(all []choice) []choice {
-	var panicking []choice
+	var fallback []choice
 	for _, level := range levels(all) {
-		usable := slices.DeleteFunc(level, func(c choice) bool { return !(c.admission.Weight > 0) })
-		switch {
-		case len(usable) == 0:
-		case !usable[0].admission.Panic:
-			return usable
-		case panicking == nil:
-			panicking = usable
+		offered := slices.DeleteFunc(level, func(c choice) bool { return !c.offered() })
+		if slices.ContainsFunc(offered, choice.sound) {
+			return offered
+		}
+		if fallback == nil && len(offered) > 0 {
+			fallback = offered
 		}
 	}
-	if panicking != nil {
-		return panicking
+	if fallback != nil {
+		return fallback
 	}
 	return leastBad(all)
 }
 
 // levels groups by priority, the first one first, and keeps the order within.
 func levels(all []choice) [][]choice {
-	sorted := slices.SortedStableFunc(slices.Values(all), func(a, b choice) int {
-		return cmp.Compare(a.priority, b.priority)
-	})
+	byPriority := make(map[uint32][]choice)
+	for _, c := range all {
+		byPriority[c.priority] = append(byPriority[c.priority], c)
+	}
 	var out [][]choice
-	for len(sorted) > 0 {
-		first := sorted[0].record.spec.Priority
-		n := slices.IndexFunc(sorted, func(c choice) bool { return c.priority != first })
-		if n < 0 {
-			n = len(sorted)
-		}
-		out = append(out, sorted[:n:n])
-		sorted = sorted[n:]
+	for _, p := range slices.Sorted(maps.Keys(byPriority)) {
+		out = append(out, byPriority[p])
 	}
 	return out
 }
@@ -115,24 +111,29 @@ func badness(c choice) int {
 	return 4
 }
 
+// offered reports whether the detector lets c be picked.
+func (c choice) offered() bool { return c.admission.Weight > 0 || c.admission.Trickle > 0 }
+
+// sound reports whether the detector believes that c can carry traffic.
+func (c choice) sound() bool {
+	return c.admission.Weight > 0 && c.admission.Trickle == 0 && !c.admission.Panic
+}
+
 // entry is how the balancer sees a choice.
 func (c choice) entry() balancer.Entry {
 	a := c.admission
 	e := balancer.Entry{
 		Stats:  c.endpoint.Stats,
 		Weight: a.Weight * float64(c.weight),
-		Held:   a.Weight < 1,
+		Held:   a.Weight != 1,
 	}
 	if a.Panic {
 		return e
 	}
-	switch a.State {
-	case outlier.Suspended:
-		// A share of what it would get, and one attempt now and then however
-		// small that is: the first answer ends the suspension.
-		e.Gate = c.gate.With(0, a.Trickle, false)
-	case outlier.Probation:
-		e.Gate = c.gate.With(a.Trickle, 0, true)
+	// A trickle is an attempt now and then; a probation one at a time, so that
+	// an endpoint that still fails costs one request before it is known.
+	if on := a.State == outlier.Probation; on || a.Trickle > 0 {
+		e.Gate = c.gate.With(a.Trickle, on)
 	}
 	return e
 }

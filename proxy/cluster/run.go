@@ -39,12 +39,13 @@ type loop struct {
 	links   map[Link]bool
 	alone   bool // no control plane is heard
 
-	views []outlier.Admission // what the picker was made of
-	last  time.Duration       // the latest step
-	next  time.Duration       // the next one at the latest
-	dirty bool                // a step is wanted as soon as the gap allows
-	tidy  time.Duration       // the next look for old connections
-	event Event               // what to tell after the step
+	rebuild bool            // the picker is out of date whatever the detector says
+	picked  map[string]bool // who is in the picker
+	last    time.Duration   // the latest step
+	next    time.Duration   // the next one at the latest
+	dirty   bool            // a step is wanted as soon as the gap allows
+	tidy    time.Duration   // the next look for old connections
+	event   Event           // what to tell after the step
 
 	probes probes
 	idle   idle
@@ -92,12 +93,13 @@ func (c *Cluster) Run(ctx context.Context) error {
 func newLoop(ctx context.Context, c *Cluster) *loop {
 	rng := rand.New(rand.NewPCG(c.deps.Seed, seed(c.name)))
 	l := &loop{
-		c:     c,
-		ctx:   ctx,
-		rng:   rng,
-		byID:  make(map[string]*record),
-		links: make(map[Link]bool),
-		last:  longLast,
+		c:      c,
+		ctx:    ctx,
+		rng:    rng,
+		byID:   make(map[string]*record),
+		links:  make(map[Link]bool),
+		picked: make(map[string]bool),
+		last:   longLast,
 	}
 	l.probes.results = make(chan func())
 	l.collect(c.deps.Clock.Now())
@@ -147,7 +149,7 @@ func (l *loop) step(now time.Duration) {
 		l.next = min(l.next, max(result.Next, now+minGap))
 	}
 	l.c.overdue.Store(int64(l.detector.Overdue()))
-	l.publish(now, result.Changes)
+	l.publish(result)
 	for _, p := range result.Probes {
 		l.selfProbe(p, now)
 	}
@@ -156,12 +158,12 @@ func (l *loop) step(now time.Duration) {
 }
 
 // publish makes the new belief visible to requests, then to people.
-func (l *loop) publish(now time.Duration, changes []outlier.Change) {
-	views := l.detector.View()
-	if len(changes) == 0 && !l.event.Members && slices.Equal(views, l.views) {
+func (l *loop) publish(result outlier.Result) {
+	if !result.Changed && len(result.Changes) == 0 && !l.rebuild {
 		return
 	}
-	l.views = append(l.views[:0], views...)
+	l.rebuild = false
+	views := l.detector.View()
 	all := make([]choice, len(views))
 	for i, a := range views {
 		r := l.records[i]
@@ -169,10 +171,14 @@ func (l *loop) publish(now time.Duration, changes []outlier.Change) {
 	}
 	p := newPicker(all, l.cfg.Balancer, l.c.picker.Load())
 	l.c.picker.Store(p)
-	for _, change := range changes {
+	clear(l.picked)
+	for _, c := range p.choices {
+		l.picked[c.admission.ID] = true
+	}
+	for _, change := range result.Changes {
 		l.note(change)
 	}
-	l.c.status.Store(l.newStatus(p))
+	l.c.status.Store(l.newStatus(p, views))
 }
 
 // tell gives the subscribers what has happened.
@@ -236,7 +242,7 @@ func (l *loop) configure(cfg Config) {
 	options.Dial = l.c.deps.Dial
 	options.ConnectTimeout, options.IdleTimeout = cfg.ConnectTimeout, cfg.IdleTimeout
 	options.MaxIdle, options.MaxConns = cfg.MaxIdle, cfg.MaxConns
-	l.options = &options
+	l.options, l.rebuild = &options, true
 	l.c.limits.SetConfig(cfg.Limits)
 	l.c.breaker.SetConfig(cfg.Breaker)
 	l.c.budget.SetConfig(cfg.Budget)
@@ -290,7 +296,7 @@ func (l *loop) setMembers(specs []Spec, now time.Duration) {
 		gone.endpoint.Retire()
 	}
 	l.settled = l.settled || len(l.records) > 0
-	l.event.Members = true
+	l.event.Members, l.rebuild = true, true
 	l.idle.keep(l.byID, now)
 }
 
@@ -305,7 +311,7 @@ func (l *loop) connect(r, before *record) {
 		}
 		before.endpoint.Retire()
 	} else {
-		r.gate = balancer.NewGate(0, 0, false)
+		r.gate = balancer.NewGate(0, false)
 	}
 	r.endpoint = upstream.NewEndpoint(s.ID, s.Address, s.Zone, s.Priority, s.Inbound, l.detector.Endpoint(s.ID), l.c.Wake, l.options)
 }

@@ -40,8 +40,8 @@ type status struct {
 	live      []*upstream.Endpoint
 }
 
-// newStatus tells what p and the latest views say.
-func (l *loop) newStatus(p *picker) *status {
+// newStatus tells what p and the views that it was made of say.
+func (l *loop) newStatus(p *picker, views []outlier.Admission) *status {
 	s := &status{protocol: l.cfg.Protocol, panicking: p.panicking}
 	share := make(map[string]float64, len(p.choices))
 	for _, c := range p.choices {
@@ -49,7 +49,7 @@ func (l *loop) newStatus(p *picker) *status {
 	}
 	for i, r := range l.records {
 		s.endpoints = append(s.endpoints, EndpointStatus{
-			Spec: r.spec, State: l.views[i].State, Share: share[r.spec.ID], Change: r.change,
+			Spec: r.spec, State: views[i].State, Share: share[r.spec.ID], Change: r.change,
 		})
 		s.live = append(s.live, r.endpoint)
 	}
