@@ -1,0 +1,145 @@
+package tcp
+
+import (
+	"errors"
+	"io"
+	"net"
+	"os"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"time"
+)
+
+const (
+	smallBuffer = 2 << 10
+	largeBuffer = 32 << 10
+
+	// bulkReads full reads in a row make a direction bulk.
+	bulkReads = 8
+	// spliceChunk is how much the kernel moves between two looks at how far it
+	// has come, and spliceWait is how long it may wait for the next bytes: a
+	// source that is slower is not bulk any more.
+	spliceChunk = 256 << 10
+	spliceWait  = time.Second
+)
+
+var largeBuffers = sync.Pool{New: func() any { return new([largeBuffer]byte) }}
+
+// end is how a direction came to its end.
+type end uint8
+
+const (
+	endOfStream end = iota
+	readFailed
+	writeFailed
+)
+
+// direction copies bytes one way. It is used by one goroutine; moved may be read
+// by any.
+type direction struct {
+	src, dst net.Conn
+	spliced  bool         // the kernel can move data from src to dst
+	first    func()       // called before the first bytes are passed on; may be nil
+	moved    atomic.Int64 // bytes that dst has taken
+	small    [smallBuffer]byte
+}
+
+func (d *direction) connect(src, dst net.Conn, spliced bool) {
+	_, from := src.(*net.TCPConn)
+	_, to := dst.(*net.TCPConn)
+	d.src, d.dst, d.spliced = src, dst, spliced && from && to
+}
+
+// copy moves bytes until src ends or one of them fails.
+func (d *direction) copy() (end, error) {
+	buffer := d.small[:]
+	var large *[largeBuffer]byte
+	release := func() {
+		if large != nil {
+			largeBuffers.Put(large)
+			large = nil
+		}
+	}
+	defer release()
+	for full := 0; ; {
+		n, err := d.src.Read(buffer)
+		if n > 0 {
+			if err := d.pass(buffer[:n]); err != nil {
+				return writeFailed, err
+			}
+		}
+		if err == io.EOF {
+			return endOfStream, nil
+		}
+		if err != nil {
+			return readFailed, err
+		}
+		switch {
+		case n == len(buffer) && large == nil:
+			large = largeBuffers.Get().(*[largeBuffer]byte)
+			buffer = large[:]
+		case n == len(buffer):
+			full++
+		case n <= smallBuffer:
+			release()
+			buffer, full = d.small[:], 0
+		default:
+			full = 0
+		}
+		if full == bulkReads && d.spliced {
+			release()
+			buffer, full = d.small[:], 0
+			if end, over, err := d.splice(); over {
+				return end, err
+			}
+		}
+	}
+}
+
+// pass writes what has been read.
+func (d *direction) pass(b []byte) error {
+	if d.first != nil {
+		d.first()
+		d.first = nil
+	}
+	n, err := d.dst.Write(b)
+	d.moved.Add(int64(n))
+	return err
+}
+
+// splice lets the kernel move data while it keeps coming (io.CopyN between two
+// TCP connections is splice(2) on Linux). It is over when the direction has
+// ended.
+func (d *direction) splice() (e end, over bool, err error) {
+	for {
+		_ = d.src.SetReadDeadline(time.Now().Add(spliceWait))
+		n, err := io.CopyN(d.dst, d.src, spliceChunk)
+		d.moved.Add(n)
+		switch {
+		case err == nil:
+			continue
+		case err == io.EOF:
+			return endOfStream, true, nil
+		case errors.Is(err, os.ErrDeadlineExceeded):
+			_ = d.src.SetReadDeadline(time.Time{})
+			return 0, false, nil
+		case isWrite(err):
+			return writeFailed, true, err
+		}
+		return readFailed, true, err
+	}
+}
+
+// isWrite guesses which side of a splice failed, for the access log: the error
+// does not say. EPIPE comes from writing only; a reset is taken for the source's.
+func isWrite(err error) bool { return errors.Is(err, syscall.EPIPE) }
+
+// finish passes on an end of stream.
+func (d *direction) finish() {
+	if c, ok := d.dst.(interface{ CloseWrite() error }); ok {
+		_ = c.CloseWrite()
+		return
+	}
+	_ = d.dst.Close() // cannot say it otherwise
+}
