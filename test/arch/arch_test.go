@@ -41,6 +41,7 @@ var purposes = map[string]string{
 
 	"xds/client":       "keeps one delta ADS stream, telling its handler what arrives",
 	"xds/controlplane": "closes the loop from reports to endpoint sets",
+	"xds/policypb":     "the wire form of a cluster's policy",
 	"xds/registry":     "knows which endpoints exist when all is well",
 	"xds/report":       "both ends of the report stream, one codec",
 	"xds/reportpb":     "the wire form of reports",
@@ -61,7 +62,8 @@ var mayImport = map[string][]string{
 	"xds/server":          {"xds/resource"},
 	"xds/client":          {"xds/resource"},
 	"xds/report":          {"outlier", "outlier/merge", "xds/reportpb"},
-	"xds/resource":        {"outlier", "outlier/merge"},
+	"xds/policypb":        {},
+	"xds/resource":        {"outlier", "xds/policypb"},
 }
 
 // source is what one Go file imports.

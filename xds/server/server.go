@@ -1,12 +1,17 @@
-// Package server serves xDS to sidecars, Envoys and gRPC clients.
 package server
 
 import (
+	"errors"
+	"fmt"
 	"log/slog"
+	"maps"
+	"slices"
+	"strings"
+	"sync"
 	"time"
 
+	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
 	endpointv3 "github.com/envoyproxy/go-control-plane/envoy/config/endpoint/v3"
-	"google.golang.org/grpc"
 	"google.golang.org/protobuf/proto"
 
 	"github.com/overhear-mesh/overhear/xds/resource"
@@ -14,99 +19,424 @@ import (
 
 // Config bounds what a client may ask for.
 type Config struct {
-	MaxNames int `yaml:"max_names"` // resource names that one stream may subscribe to, for each type
+	// MaxNames is how many resources of one type a stream may subscribe to by name;
+	// default 100 000.
+	MaxNames int `yaml:"max_names"`
 }
 
-// DefaultConfig returns the bounds for a fleet of ordinary size.
+// DefaultConfig has bounds that no fleet of ordinary size meets.
 func DefaultConfig() Config { return Config{MaxNames: 100_000} }
 
 // Validate says what is wrong with the configuration.
-func (c Config) Validate() error { return nil }
+func (c Config) Validate() error {
+	if c.MaxNames < 1 {
+		return fmt.Errorf("max_names: is %d: want at least 1", c.MaxNames)
+	}
+	return nil
+}
 
-// Server keeps the resources of every view and the streams of every client.
-// All methods may be called from any goroutine.
+// Server keeps the resources of every view and the streams of every client. Its
+// methods may be called from any goroutine.
 type Server struct {
 	cfg Config
 	log *slog.Logger
+
+	mu      sync.Mutex // guards everything below, and all streams and topics
+	ready   bool
+	tables  map[resource.Kind]*[numTypes]table
+	streams map[streamKey]*stream
+	byID    map[*corev3.Node]*stream        // see front
+	byNode  map[string]map[*stream]struct{} // by node.id; a node may have several
+	opened  uint64
+	// Counts by type.
+	acks, nacks, responses [numTypes]uint64
 }
 
 // New returns a server that answers nothing until Ready was called.
-func New(cfg Config, log *slog.Logger) *Server { return &Server{cfg: cfg, log: log} }
-
-// Register adds ADS and the streams of each type to a gRPC server.
-func (s *Server) Register(r grpc.ServiceRegistrar) {}
+func New(cfg Config, log *slog.Logger) *Server {
+	s := &Server{
+		cfg: cfg, log: log,
+		tables:  map[resource.Kind]*[numTypes]table{},
+		streams: map[streamKey]*stream{},
+		byID:    map[*corev3.Node]*stream{},
+		byNode:  map[string]map[*stream]struct{}{},
+	}
+	for _, k := range []resource.Kind{resource.GRPC, resource.Envoy, resource.Overhear} {
+		tables := new([numTypes]table)
+		for i := range tables {
+			tables[i] = table{topics: map[string]*topic{}, wildcards: map[*subscription]struct{}{}}
+		}
+		s.tables[k] = tables
+	}
+	return s
+}
 
 // Change sets or removes one resource of one view.
 type Change struct {
 	View    resource.View
-	TypeURL string // one of resource.Type…
+	TypeURL string // resource.TypeCluster, …
 	Name    string
-	Message proto.Message // nil removes; never changed after it was handed over
+	Message proto.Message // nil removes; not to be changed after it was handed over
 }
 
-// Apply makes all changes and then pushes, so that a client gets what belongs
-// together at once. A view with a zone holds what differs from the view of the
-// same kind without a zone. A Change whose content is what the view holds already
-// pushes nothing.
-func (s *Server) Apply(changes ...Change) error { return nil }
-
-// SetResources makes the resources of one type and view exactly those given,
-// by name.
-func (s *Server) SetResources(v resource.View, typeURL string, all map[string]proto.Message) error {
+// Apply makes all changes, or none if one of them is wrong, and then pushes: a
+// client gets what belongs together at once, each type in one response.
+//
+// A view with a zone holds only what differs for that zone; for every other name
+// its clients get the view of the same kind without a zone. Removing from a view
+// with a zone therefore brings back the fleet's content. A change to what is there
+// already pushes nothing.
+func (s *Server) Apply(changes ...Change) error {
+	contents := make([]*encoded, len(changes))
+	types := make([]typeIndex, len(changes))
+	var errs []error
+	for i, c := range changes {
+		typ, ok := typeOf(c.TypeURL)
+		if !ok {
+			errs = append(errs, fmt.Errorf("%s %q: type %q is not served", c.View, c.Name, c.TypeURL))
+			continue
+		}
+		types[i] = typ
+		if c.Message == nil {
+			continue
+		}
+		e, err := encode(typ, c.Name, c.Message)
+		if err != nil {
+			errs = append(errs, fmt.Errorf("%s: %w", c.View, err))
+		}
+		contents[i] = e
+	}
+	if err := errors.Join(errs...); err != nil {
+		return err
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	touched := map[*stream]struct{}{}
+	for i, c := range changes {
+		s.set(c.View, types[i], c.Name, contents[i], touched)
+	}
+	for st := range touched {
+		s.flush(st)
+	}
 	return nil
+}
+
+// set changes one topic and marks those whom it concerns.
+func (s *Server) set(v resource.View, typ typeIndex, name string, e *encoded, touched map[*stream]struct{}) {
+	b := &s.tables[v.Kind][typ]
+	t := b.topic(name)
+	if !t.set(v.Zone, e) {
+		t.release()
+		return
+	}
+	concerns := func(sub *subscription) bool {
+		zone := sub.stream.view.Zone
+		if v.Zone != "" {
+			return zone == v.Zone
+		}
+		_, own := t.zones[zone]
+		return !own
+	}
+	for sub := range t.interested {
+		if concerns(sub) {
+			sub.mark(t, false)
+			touched[sub.stream] = struct{}{}
+		}
+	}
+	for sub := range b.wildcards {
+		if concerns(sub) {
+			sub.mark(t, false)
+			touched[sub.stream] = struct{}{}
+		}
+	}
+	t.release()
+}
+
+// SetResources makes the resources of one type in one view exactly those given, by
+// name. For a view with a zone that is what the zone has of its own.
+func (s *Server) SetResources(v resource.View, typeURL string, all map[string]proto.Message) error {
+	typ, ok := typeOf(typeURL)
+	if !ok {
+		return fmt.Errorf("%s: type %q is not served", v, typeURL)
+	}
+	var changes []Change
+	for name, m := range all {
+		changes = append(changes, Change{View: v, TypeURL: typeURL, Name: name, Message: m})
+	}
+	for _, name := range s.names(v, typ) {
+		if _, stays := all[name]; !stays {
+			changes = append(changes, Change{View: v, TypeURL: typeURL, Name: name})
+		}
+	}
+	return s.Apply(changes...)
+}
+
+// names of what a view itself holds.
+func (s *Server) names(v resource.View, typ typeIndex) []string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	var names []string
+	for name, t := range s.tables[v.Kind][typ].topics {
+		held := t.fleet != nil
+		if v.Zone != "" {
+			_, held = t.zones[v.Zone]
+		}
+		if held {
+			names = append(names, name)
+		}
+	}
+	return names
 }
 
 // SetEndpoints sets one assignment of a view; nil removes it.
 func (s *Server) SetEndpoints(v resource.View, name string, m *endpointv3.ClusterLoadAssignment) error {
-	return nil
+	c := Change{View: v, TypeURL: resource.TypeEndpoints, Name: name}
+	if m != nil { // a nil *ClusterLoadAssignment is not a nil proto.Message
+		c.Message = m
+	}
+	return s.Apply(c)
 }
 
-// Ready opens the gate: before it, requests are noted and not answered. An Envoy
-// keeps what it has while a server is silent, and drops all of it when a server
-// answers with an empty world.
-func (s *Server) Ready() {}
+// Ready opens the gate: what was asked before is answered now. Before it, requests
+// are noted and not answered. An Envoy keeps what it has while a server is silent,
+// and drops all of it when a server answers with an empty world.
+func (s *Server) Ready() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.ready = true
+	for _, st := range s.streams {
+		s.flush(st)
+	}
+}
 
-// Sent says whether a client with that node id has acknowledged endpoints of the
+// Sent says whether a client with that node id has accepted endpoints of the
 // service.
-func (s *Server) Sent(node, service string) bool { return false }
+func (s *Server) Sent(node, service string) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for st := range s.byNode[node] {
+		sub := st.subs[endpoints]
+		if sub == nil {
+			continue
+		}
+		if t := sub.table.topics[service]; t != nil && sub.entries[t].acked {
+			return true
+		}
+	}
+	return false
+}
 
-// ClientStatus is one stream, for an operator.
-type ClientStatus struct {
-	Node  string       `json:"node"`
-	Kind  string       `json:"kind"`
-	Zone  string       `json:"zone,omitempty"`
-	Peer  string       `json:"peer"`
-	Delta bool         `json:"delta"`
-	Since time.Time    `json:"since"`
-	Types []TypeStatus `json:"types"`
+// The rest is called under s.mu.
+
+func (s *Server) join(st *stream) {
+	if s.byNode[st.node] == nil {
+		s.byNode[st.node] = map[*stream]struct{}{}
+	}
+	s.byNode[st.node][st] = struct{}{}
+}
+
+func (s *Server) leave(st *stream) {
+	delete(s.byNode[st.node], st)
+	if len(s.byNode[st.node]) == 0 {
+		delete(s.byNode, st.node)
+	}
+}
+
+// subscription finds the subscription of a request, or begins it. It is nil
+// without an error for a type that is not served: such a request is left
+// unanswered.
+func (s *Server) subscription(id *corev3.Node, url string) (sub *subscription, first bool, err error) {
+	st := s.byID[id]
+	if st == nil {
+		return nil, false, errors.New("watch for a stream that is not open")
+	}
+	typ, ok := typeOf(url)
+	if !ok {
+		return nil, false, nil
+	}
+	if sub = st.subs[typ]; sub != nil {
+		return sub, false, nil
+	}
+	sub = &subscription{
+		stream: st, typ: typ, table: &s.tables[st.view.Kind][typ],
+		entries: map[*topic]entry{}, returned: map[string]string{},
+	}
+	st.subs[typ] = sub
+	return sub, true, nil
+}
+
+// arm lets the client be sent a response, and sends what there is.
+func (s *Server) arm(sub *subscription, w *watch) (cancel func()) {
+	sub.watch = w
+	s.flush(sub.stream)
+	return func() {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		if sub.watch == w {
+			sub.watch = nil
+		}
+	}
+}
+
+// flush sends what there is to say on a stream, in the order of the types.
+func (s *Server) flush(st *stream) {
+	if !s.ready {
+		return
+	}
+	for _, sub := range st.subs {
+		s.push(sub)
+	}
+	s.push(st.subs[clusters]) // removals that waited for listeners and routes
+}
+
+func (s *Server) push(sub *subscription) {
+	if sub == nil || sub.watch == nil {
+		return
+	}
+	b := sub.next()
+	if b == nil {
+		return
+	}
+	w := sub.watch
+	clear(sub.returned)
+	r := &response{watch: w, returned: sub.returned}
+	// The channels have room for one response of each type, and there is never more
+	// than one on its way; waiting for room under the lock would stop everybody.
+	if sub.stream.delta {
+		r.bodyD = sub.incremental(b)
+		select {
+		case w.respondD <- r:
+		default:
+			sub.takeBack(b)
+			return
+		}
+	} else {
+		r.body = sub.stateOfTheWorld(b)
+		select {
+		case w.respond <- r:
+		default:
+			sub.takeBack(b)
+			return
+		}
+	}
+	sub.watch, sub.queued = nil, b
+}
+
+// answered notes an ACK or a NACK.
+func (s *Server) answered(sub *subscription, nonce, refusal string) {
+	b := sub.answered(nonce, refusal, time.Now())
+	if b == nil {
+		return // a nonce of before: it was overtaken
+	}
+	if refusal == "" {
+		s.acks[sub.typ]++
+	} else {
+		s.nacks[sub.typ]++
+		s.log.Warn("a client refused resources", "node", sub.stream.node, "kind", sub.stream.view.Kind.String(),
+			"type", typeURLs[sub.typ], "version", b.version, "reason", refusal)
+	}
+	// Clusters that changed are warming until endpoints come after them. What came on
+	// the same stream since is no longer in the set.
+	for name := range b.announced {
+		for st := range s.byNode[sub.stream.node] {
+			eds := st.subs[endpoints]
+			if eds == nil {
+				continue
+			}
+			if t := eds.table.topics[name]; t != nil && eds.entries[t].named {
+				eds.mark(t, true)
+				s.flush(st)
+			}
+		}
+	}
 }
 
 // TypeStatus is what one stream holds of one type.
 type TypeStatus struct {
 	TypeURL   string    `json:"type_url"`
 	Wildcard  bool      `json:"wildcard,omitempty"`
-	Names     int       `json:"names"`     // subscribed by name
-	Resources int       `json:"resources"` // sent
-	Version   string    `json:"version"`   // of the last response
-	Acked     string    `json:"acked"`     // the last version that the client accepted
-	Waiting   int       `json:"waiting"`   // changes that wait for the client to acknowledge
-	NACKs     uint64    `json:"nacks"`
+	Names     int       `json:"names"`             // subscribed by name
+	Resources int       `json:"resources"`         // sent
+	Version   string    `json:"version,omitempty"` // of the last response
+	Acked     string    `json:"acked,omitempty"`   // of the last that the client accepted
+	Waiting   int       `json:"waiting,omitempty"` // changes that wait until the client has answered
+	NACKs     uint64    `json:"nacks,omitempty"`
 	LastNACK  string    `json:"last_nack,omitempty"`
 	NACKedAt  time.Time `json:"nacked_at,omitzero"`
 }
 
-// Clients lists the streams, by node id.
-func (s *Server) Clients() []ClientStatus { return nil }
+// ClientStatus is one stream, for an operator.
+type ClientStatus struct {
+	Node  string       `json:"node"`
+	Kind  string       `json:"kind"`
+	Zone  string       `json:"zone,omitempty"`
+	Peer  string       `json:"peer,omitempty"`
+	Delta bool         `json:"delta,omitempty"`
+	Since time.Time    `json:"since"`
+	Types []TypeStatus `json:"types,omitempty"`
+}
 
-// Stats counts since the start.
+// Clients lists the streams that have said who they are, by node id and age.
+func (s *Server) Clients() []ClientStatus {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	all := make([]ClientStatus, 0, len(s.byID))
+	for _, st := range s.byID {
+		c := ClientStatus{
+			Node: st.node, Kind: st.view.Kind.String(), Zone: st.view.Zone,
+			Peer: st.peer, Delta: st.delta, Since: st.since,
+		}
+		for _, sub := range st.subs {
+			if sub == nil {
+				continue
+			}
+			t := TypeStatus{
+				TypeURL: typeURLs[sub.typ], Wildcard: sub.wildcard, Names: sub.named,
+				Version: sub.version, Acked: sub.acked, Waiting: len(sub.dirty),
+				NACKs: sub.nacks, LastNACK: sub.lastNACK, NACKedAt: sub.nackedAt,
+			}
+			for _, e := range sub.entries {
+				if e.sent != nil {
+					t.Resources++
+				}
+			}
+			c.Types = append(c.Types, t)
+		}
+		all = append(all, c)
+	}
+	slices.SortFunc(all, func(a, b ClientStatus) int {
+		if c := strings.Compare(a.Node, b.Node); c != 0 {
+			return c
+		}
+		return a.Since.Compare(b.Since)
+	})
+	return all
+}
+
+// Stats counts what the server did since its start.
 type Stats struct {
 	Streams   int               // open now
 	Opened    uint64            // streams
 	Responses map[string]uint64 // sent, by type URL
 	ACKs      map[string]uint64
 	NACKs     map[string]uint64
-	Resources map[string]int // held, by type URL, each distinct content once
 }
 
 // Stats counts what the server did.
-func (s *Server) Stats() Stats { return Stats{} }
+func (s *Server) Stats() Stats {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	byURL := func(counts [numTypes]uint64) map[string]uint64 {
+		return maps.Collect(func(yield func(string, uint64) bool) {
+			for typ, n := range counts {
+				if !yield(typeURLs[typ], n) {
+					return
+				}
+			}
+		})
+	}
+	return Stats{
+		Streams: len(s.streams), Opened: s.opened,
+		Responses: byURL(s.responses), ACKs: byURL(s.acks), NACKs: byURL(s.nacks),
+	}
+}

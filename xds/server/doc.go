@@ -1,0 +1,44 @@
+// Package server serves xDS to sidecars, Envoys and gRPC clients: state of the
+// world and delta, aggregated and per type, by name and by wildcard.
+//
+// go-control-plane speaks the protocol (it owns the streams, their nonces and what
+// they subscribe to); this package is the cache behind it. A cache there answers
+// watches: each request of a client opens one, and one response closes it, until
+// the client acknowledges and so opens the next. The caches that come with it find
+// out what to answer by walking all names that a client subscribes to. Here the
+// walk goes the other way:
+//
+//	topic         one name of one type, for one kind of client; it knows its content
+//	              (marshalled once, shared by everybody) and who is interested
+//	subscription  one type on one stream: what the client was sent and accepted, and
+//	              a set of topics that changed since ("dirty")
+//
+// A change marks the subscriptions of its topic dirty and flushes their streams:
+// its cost does not depend on what else those streams subscribe to. A client that
+// is slow has its dirty set grow to at most its topics, and gets one response with
+// the newest of each when it is back.
+//
+// What a client of a zone sees is the topic's content for that zone if it has one
+// of its own, else the fleet's: zones cost only what differs in them.
+//
+// Versions are hashes of content, in delta of a resource and in state of the world
+// of all that the subscription was sent, so that a client that reconnects, to this
+// server or to another one with the same content, is sent nothing that it holds.
+//
+// # Rules of the protocol that are easy to miss
+//
+//   - Nothing is answered before [Server.Ready]: an Envoy keeps what it has while a
+//     server is silent, and drops everything when one answers with an empty world.
+//   - On one stream the order is clusters, endpoints, listeners, routes. A cluster
+//     is removed only when the client has answered the listeners and routes that
+//     came before, so that nothing refers to it any more.
+//   - In Envoy a cluster that changed stays "warming" until endpoints arrive after
+//     it, also when they are the same. Those of the clusters in a response are sent
+//     again, once the client has acknowledged it.
+//   - State of the world: clusters and listeners are always sent whole, because what
+//     is missing is deleted; endpoints and routes only as far as they changed.
+//   - Delta: a name that does not exist is answered with removed_resources, and a
+//     name that is subscribed again is sent again.
+//   - No resource has a time to live. When one on endpoints expires in state of the
+//     world, Envoy 1.40 crashes.
+package server
