@@ -56,6 +56,7 @@ type Cluster struct {
 	name string
 	deps Deps
 
+	config  atomic.Pointer[Config]
 	picker  atomic.Pointer[picker]
 	status  atomic.Pointer[status]
 	overdue atomic.Int64
@@ -121,6 +122,7 @@ func New(cfg Config, deps Deps) *Cluster {
 		done:   make(chan struct{}),
 		box:    letter{cfg: &cfg},
 	}
+	c.config.Store(&cfg)
 	c.breaker = resilience.NewBreaker(cfg.Breaker, func(from, to resilience.BreakerState) {
 		c.deps.Log.Warn("breaker "+to.String(), "cluster", c.name, "from", from.String())
 	})
@@ -129,6 +131,9 @@ func New(cfg Config, deps Deps) *Cluster {
 
 // Name is the name by which routes call the cluster.
 func (c *Cluster) Name() string { return c.name }
+
+// Config is the newest policy.
+func (c *Cluster) Config() Config { return *c.config.Load() }
 
 // Pick chooses an endpoint for one attempt: nil if the cluster has none. tried
 // may be nil. It loads one pointer, waits for nobody and allocates nothing.
@@ -165,6 +170,7 @@ func (c *Cluster) Update(specs []Spec) {
 // SetConfig replaces the policy; the name stays. cfg must be valid.
 func (c *Cluster) SetConfig(cfg Config) {
 	cfg.Name = c.name
+	c.config.Store(&cfg)
 	c.post(func(l *letter) { l.cfg = &cfg })
 }
 

@@ -51,6 +51,9 @@ func (p *Protocol) UnmarshalText(text []byte) error {
 type Config struct {
 	// Name by which routes and listeners call the cluster.
 	Name string `yaml:"name"`
+	// Service is what the control plane calls the set of endpoints; empty: this
+	// cluster is nobody else's, and nothing is reported of it.
+	Service string `yaml:"-"`
 	// Protocol of its endpoints. Default http1.
 	Protocol Protocol `yaml:"protocol"`
 	// ConnectTimeout of a new connection. Default 1s.

@@ -1,0 +1,270 @@
+package discovery
+
+import (
+	"context"
+	"log/slog"
+	"maps"
+	"slices"
+	"sync"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+	"google.golang.org/grpc"
+
+	"github.com/overhear-mesh/overhear/proxy/cluster"
+	"github.com/overhear-mesh/overhear/xds/client"
+	"github.com/overhear-mesh/overhear/xds/resource"
+)
+
+// Config is where clusters come from.
+type Config struct {
+	// Static are the clusters of the file.
+	Static []Static
+	// XDS is how to ask the control plane.
+	XDS client.Config
+	// StateDir is where the last accepted resources are kept; empty: nowhere.
+	StateDir string
+}
+
+// Static is a cluster of the file.
+type Static struct {
+	Config    cluster.Config
+	Endpoints []cluster.Spec
+}
+
+// Deps is what discovery gets from the sidecar around it.
+type Deps struct {
+	// Cluster is handed to each cluster.
+	Cluster cluster.Deps
+	// ControlPlane is the connection to ask on; nil: there is none.
+	ControlPlane grpc.ClientConnInterface
+	// Added is called with each new cluster before it runs; may be nil. It must
+	// not call back.
+	Added func(*cluster.Cluster)
+	// Log. Default: discarded.
+	Log *slog.Logger
+}
+
+// Discovery owns all clusters of a sidecar. Its methods may be called from any
+// goroutine, before and during Run.
+type Discovery struct {
+	cfg  Config
+	deps Deps
+
+	ready chan struct{} // closed when there is something to serve from
+
+	mu       sync.Mutex // guards what follows
+	entries  map[string]*entry
+	assigned map[string]resource.Endpoints // by service
+	linked   bool                          // the control plane is heard
+	source   Source
+	saved    time.Time // when the state in use was written, if it came from the file
+	isReady  bool
+	answered chan struct{} // closed when the control plane has told of clusters
+	changed  chan struct{} // the state file is out of date
+	run      func(*entry)  // starts a cluster; nil before and after Run
+}
+
+// entry is one cluster.
+type entry struct {
+	*cluster.Cluster
+	wanted bool              // somebody looked it up: it stays, if only empty
+	static bool              // it is the file's
+	remote *resource.Cluster // what the control plane says of it; nil: nothing
+	saved  bool              // remote is from the state directory, and not confirmed yet
+	stop   context.CancelFunc
+}
+
+// Source is where the control plane's resources came from.
+type Source uint8
+
+const (
+	None    Source = iota // nothing has come yet
+	Saved                 // the state directory
+	Control               // the control plane itself
+)
+
+var sources = [...]string{None: "none", Saved: "state", Control: "control plane"}
+
+func (s Source) String() string { return sources[s] }
+
+// Status is where the resources in use come from.
+type Status struct {
+	Source    Source
+	Connected bool          // the control plane is heard
+	Age       time.Duration // of resources from the state directory
+}
+
+// New returns a Discovery that knows the clusters of the file. It starts nothing.
+func New(cfg Config, deps Deps) *Discovery {
+	if deps.Log == nil {
+		deps.Log = slog.New(slog.DiscardHandler)
+	}
+	if deps.Cluster.Pacing == nil {
+		deps.Cluster.Pacing = cluster.NewPacing()
+	}
+	d := &Discovery{
+		cfg:      cfg,
+		deps:     deps,
+		ready:    make(chan struct{}),
+		entries:  make(map[string]*entry),
+		assigned: make(map[string]resource.Endpoints),
+		answered: make(chan struct{}),
+		changed:  make(chan struct{}, 1),
+	}
+	d.SetStatic(cfg.Static)
+	if deps.ControlPlane == nil {
+		d.mu.Lock()
+		d.becomeReadyLocked()
+		d.mu.Unlock()
+	}
+	return d
+}
+
+// Lookup returns the cluster of that name, always the same one. If nobody has
+// told of it yet, it has no endpoints.
+func (d *Discovery) Lookup(name string) *cluster.Cluster {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	e := d.entryLocked(name)
+	e.wanted = true
+	return e.Cluster
+}
+
+// Clusters are all clusters, by name.
+func (d *Discovery) Clusters() []*cluster.Cluster {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	all := make([]*cluster.Cluster, 0, len(d.entries))
+	for _, name := range slices.Sorted(maps.Keys(d.entries)) {
+		all = append(all, d.entries[name].Cluster)
+	}
+	return all
+}
+
+// Ready is closed as soon as there is something to serve from: at once without a
+// control plane, else when resources have come from it or from the state
+// directory.
+func (d *Discovery) Ready() <-chan struct{} { return d.ready }
+
+// Status tells where the resources in use come from.
+func (d *Discovery) Status() Status {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	s := Status{Source: d.source, Connected: d.linked}
+	if d.source == Saved {
+		s.Age = time.Since(d.saved)
+	}
+	return s
+}
+
+// SetStatic replaces the clusters of the file.
+func (d *Discovery) SetStatic(static []Static) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	listed := make(map[string]bool, len(static))
+	for _, s := range static {
+		listed[s.Config.Name] = true
+		e := d.entryLocked(s.Config.Name)
+		if e.remote != nil && !e.static {
+			e.SetLink(cluster.ADS, false) // the control plane does not look after it any more
+		}
+		e.static = true
+		e.SetConfig(s.Config)
+		e.Update(s.Endpoints)
+	}
+	for _, e := range d.entries {
+		if e.static && !listed[e.Name()] {
+			e.static = false
+			d.settleLocked(e)
+		}
+	}
+}
+
+// Run serves from the state directory, keeps up with the control plane and runs
+// all clusters until ctx ends. It returns nil when all that it started has ended.
+func (d *Discovery) Run(ctx context.Context) error {
+	group, ctx := errgroup.WithContext(ctx)
+	d.start(ctx, group)
+	if d.deps.ControlPlane != nil {
+		d.restore()
+		xds := client.New(d.deps.ControlPlane, d.cfg.XDS, (*handler)(d), d.deps.Log)
+		group.Go(func() error { return xds.Run(ctx) })
+		if d.cfg.StateDir != "" {
+			group.Go(func() error { d.keepState(ctx); return nil })
+			group.Go(func() error { d.dropUnconfirmed(ctx); return nil })
+		}
+	}
+	<-ctx.Done()
+	d.mu.Lock()
+	d.run = nil // who is looked up from now on is not run
+	d.mu.Unlock()
+	return group.Wait()
+}
+
+// start runs the clusters that are there, and lets those that come be run.
+func (d *Discovery) start(ctx context.Context, group *errgroup.Group) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.run = func(e *entry) {
+		own, stop := context.WithCancel(ctx)
+		e.stop = stop
+		group.Go(func() error {
+			defer stop()
+			return e.Run(own)
+		})
+	}
+	for _, e := range d.entries {
+		d.run(e)
+	}
+}
+
+// entryLocked returns the entry of a name, a new one if need be.
+func (d *Discovery) entryLocked(name string) *entry {
+	if e := d.entries[name]; e != nil {
+		return e
+	}
+	cfg := cluster.DefaultConfig()
+	cfg.Name = name
+	e := &entry{Cluster: cluster.New(cfg, d.deps.Cluster)}
+	d.entries[name] = e
+	if d.deps.Added != nil {
+		d.deps.Added(e.Cluster)
+	}
+	if d.run != nil {
+		d.run(e)
+	}
+	return e
+}
+
+// settleLocked makes a cluster that is not the file's what the control plane
+// says of it; it goes if that is nothing and nobody wants it.
+func (d *Discovery) settleLocked(e *entry) {
+	switch {
+	case e.static:
+	case e.remote != nil:
+		cfg, err := configOf(*e.remote)
+		if err != nil {
+			return // it was checked when it came
+		}
+		e.SetConfig(cfg)
+		e.SetLink(cluster.ADS, d.linked)
+		if a, ok := d.assigned[e.remote.EDSName()]; ok {
+			e.Update(specsOf(a))
+		}
+	case e.wanted:
+		e.Update(nil)
+	default:
+		delete(d.entries, e.Name())
+		if e.stop != nil {
+			e.stop()
+		}
+	}
+}
+
+func (d *Discovery) becomeReadyLocked() {
+	if !d.isReady {
+		d.isReady = true
+		close(d.ready)
+	}
+}
