@@ -129,6 +129,15 @@ func (c *Conn) read(b []byte) (int, error) {
 	}
 }
 
+// Readable reports whether a Read would return at once, be it with an error. It is
+// for who wants to know before using an idle connection whether its peer has closed
+// it, as a look with MSG_PEEK does on a socket.
+func (c *Conn) Readable() bool {
+	c.pair.mu.Lock()
+	defer c.pair.mu.Unlock()
+	return c.closed || c.in.readDeadline.passed() || c.in.arrivedLocked() || c.in.resetLocked()
+}
+
 // Write returns when all of b is in the window. It never waits for the peer to read
 // while there is room.
 func (c *Conn) Write(b []byte) (int, error) {

@@ -209,6 +209,30 @@ func TestWaysToLoseAConnection(t *testing.T) {
 	}
 }
 
+func TestReadableIsWhetherAReadWouldReturnAtOnce(t *testing.T) {
+	for name, happens := range map[string]func(server *pipenet.Conn){
+		"data":          func(s *pipenet.Conn) { s.Write([]byte("x")) },
+		"end of stream": func(s *pipenet.Conn) { s.CloseWrite() },
+		"reset":         func(s *pipenet.Conn) { s.Reset() },
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				n, h, ln := mesh(t)
+				n.Delay("10.0.0.2", "10.0.0.1", time.Millisecond, 0)
+				c, s := connect(t, h, ln)
+				happens(s)
+				if c.Readable() {
+					t.Error("readable before anything has arrived")
+				}
+				time.Sleep(time.Millisecond)
+				if !c.Readable() {
+					t.Error("not readable after it has arrived")
+				}
+			})
+		})
+	}
+}
+
 func TestClosingAListenerResetsOnlyWhatNobodyAccepted(t *testing.T) {
 	_, client, ln := mesh(t)
 	c1, s1 := connect(t, client, ln)
