@@ -1,0 +1,186 @@
+package report
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"math/rand/v2"
+	"sync"
+	"time"
+
+	"google.golang.org/grpc"
+
+	"github.com/overhear-mesh/overhear/xds/reportpb"
+)
+
+// Source is the sidecar behind a Client. Its methods are called by two goroutines of
+// Run: Handle by one, the others by the other.
+type Source interface {
+	// Hello is called when a stream begins. Everything is to be told again after it.
+	Hello() Hello
+	// Ready is where the client waits until there is something to say.
+	Ready() <-chan struct{}
+	// Build is called when a message can be sent, right after a stream began and then
+	// after Ready: it reads the counters now, so that nothing old waits in a queue.
+	Build() Message
+	// Handle takes orders. It must not block for long: the next ones wait behind it.
+	Handle(Orders)
+	// Link says whether a control plane hears this sidecar.
+	Link(up bool)
+}
+
+// ClientConfig is what a client needs to know of its sidecar.
+type ClientConfig struct {
+	// Incarnation must be larger than that of any earlier life: the start time.
+	Incarnation uint64
+	// Now is the sidecar's clock.
+	Now func() time.Duration
+	// Log gets a line when the link goes up or down; nil is none.
+	Log *slog.Logger
+}
+
+const (
+	// clientRate stays below what a collector accepts, so that a well-behaved sidecar
+	// is never held back.
+	clientRate  = 20
+	clientBurst = 20
+
+	backoffBase = 100 * time.Millisecond
+	backoffMax  = 8 * time.Second
+	settled     = 5 * time.Second // a stream that lived as long proves that all is well
+	renewAfter  = time.Minute     // the soonest that a stream is renewed for want of names
+)
+
+// Client is the sidecar's end of the report stream.
+type Client struct {
+	cfg    ClientConfig
+	stub   reportpb.EvidenceServiceClient
+	source Source
+
+	// owned by Run
+	incarnation uint64
+	seq         uint64
+}
+
+// NewClient starts nothing. cc should be the connection of the ADS stream.
+func NewClient(cc grpc.ClientConnInterface, cfg ClientConfig, source Source) *Client {
+	if cfg.Log == nil {
+		cfg.Log = slog.New(slog.DiscardHandler)
+	}
+	return &Client{cfg: cfg, stub: reportpb.NewEvidenceServiceClient(cc), source: source, incarnation: cfg.Incarnation}
+}
+
+// Ends of a stream that are no failures.
+var (
+	errReincarnate = errors.New("told to reincarnate")
+	errRenew       = errors.New("out of names for endpoints")
+)
+
+// Run keeps a stream open until ctx ends, and then returns nil.
+func (c *Client) Run(ctx context.Context) error {
+	failures := 0
+	for ctx.Err() == nil {
+		began := c.cfg.Now()
+		err := c.stream(ctx)
+		if ctx.Err() != nil {
+			return nil
+		}
+		c.cfg.Log.LogAttrs(ctx, slog.LevelWarn, "report stream ended", slog.Any("cause", err))
+		if c.cfg.Now()-began >= settled {
+			failures = 0
+		}
+		if errors.Is(err, errReincarnate) {
+			c.incarnation++
+		}
+		_ = pause(ctx, backoff(failures)) // fails when ctx ends, which ends the loop
+		failures++
+	}
+	return nil
+}
+
+// backoff grows with each failure in a row, with full jitter above half, so that many
+// sidecars that lost one control plane do not come back as one.
+func backoff(failures int) time.Duration {
+	d := min(backoffBase<<min(failures, 10), backoffMax)
+	return d/2 + rand.N(d/2)
+}
+
+// stream is the life of one stream.
+func (c *Client) stream(parent context.Context) error {
+	ctx, cancel := context.WithCancelCause(parent)
+	defer cancel(nil)
+	// Waiting for the connection, and not asking again and again, leaves the pace of
+	// reconnecting to the one that dials.
+	srv, err := c.stub.Stream(ctx, grpc.WaitForReady(true))
+	if err != nil {
+		return err
+	}
+	names := newNames()
+	var wg sync.WaitGroup
+	wg.Go(func() { cancel(c.receive(srv, names)) })
+	wg.Go(func() { cancel(c.send(ctx, cancel, srv, names)) })
+	wg.Wait()
+	c.source.Link(false)
+	return context.Cause(ctx)
+}
+
+// send says hello and then what the source has to say.
+func (c *Client) send(ctx context.Context, cancel context.CancelCauseFunc, srv reportpb.EvidenceService_StreamClient, names *names) error {
+	began := c.cfg.Now()
+	bucket := newBucket(clientRate, clientBurst)
+	send := func(up *reportpb.Up) error {
+		if wait := bucket.take(c.cfg.Now()); wait > 0 {
+			if err := pause(ctx, wait); err != nil {
+				return err
+			}
+		}
+		return c.transmit(cancel, srv, up)
+	}
+	if err := send(encodeHello(c.source.Hello(), c.incarnation, c.cfg.Now())); err != nil {
+		return err
+	}
+	e := encoder{names: names, seq: &c.seq}
+	for {
+		for _, up := range e.encode(c.source.Build(), c.cfg.Now()) {
+			if err := send(up); err != nil {
+				return err
+			}
+		}
+		if e.unnamed > 0 && c.cfg.Now()-began >= renewAfter {
+			return errRenew
+		}
+		select {
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		case <-c.source.Ready():
+		}
+	}
+}
+
+// transmit sends one message, or ends a stream on which it cannot leave.
+func (c *Client) transmit(cancel context.CancelCauseFunc, srv reportpb.EvidenceService_StreamClient, up *reportpb.Up) error {
+	stuck := time.AfterFunc(sendWithin, func() { cancel(fmt.Errorf("a report could not be sent for %s", sendWithin)) })
+	defer stuck.Stop()
+	return srv.Send(up)
+}
+
+// receive takes orders.
+func (c *Client) receive(srv reportpb.EvidenceService_StreamClient, names *names) error {
+	for {
+		down, err := srv.Recv()
+		if err != nil {
+			return err
+		}
+		if w := down.GetWelcome(); w != nil {
+			if got := w.GetVersion().GetMajor(); got != versionMajor {
+				return fmt.Errorf("control plane speaks version %d, want %d", got, versionMajor)
+			}
+			c.source.Link(true)
+		}
+		c.source.Handle(decodeOrders(down, names, c.cfg.Now()))
+		if down.GetReincarnate() != nil {
+			return fmt.Errorf("%w: %s", errReincarnate, down.GetReincarnate().GetReason())
+		}
+	}
+}

@@ -1,0 +1,421 @@
+package report
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/netip"
+	"sync"
+	"time"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/credentials"
+	"google.golang.org/grpc/peer"
+	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/proto"
+
+	"github.com/overhear-mesh/overhear/outlier/merge"
+	"github.com/overhear-mesh/overhear/xds/reportpb"
+)
+
+// Sink takes what reporters say. All calls of one stream come from one goroutine, Join
+// first and Leave last; those of different streams come at the same time. A Sink that
+// blocks holds back the streams that call it, and no others.
+type Sink interface {
+	// Join is called after a valid Hello and when no other stream of the same
+	// reporter is left. An error ends the stream with that reason; Leave is then not
+	// called.
+	Join(s *Stream) error
+	Evidence(s *Stream, r merge.Report)
+	Probed(s *Stream, p Probed)
+	Polled(s *Stream, p merge.PollAnswer)
+	Probation(s *Stream, p Probation)
+	// Leave is called once the stream is gone. Nothing more comes from it, and orders
+	// given to it are lost.
+	Leave(s *Stream)
+}
+
+// CollectorConfig bounds what reporters may do.
+type CollectorConfig struct {
+	// Rate and Burst of messages per second and stream; default 20 and 40.
+	Rate  int `yaml:"rate"`
+	Burst int `yaml:"burst"`
+	// ReportersPerPrincipal bounds the streams of one principal; default 64.
+	ReportersPerPrincipal int `yaml:"reporters_per_principal"`
+}
+
+// DefaultCollectorConfig is what the project's figures are measured with.
+func DefaultCollectorConfig() CollectorConfig {
+	return CollectorConfig{Rate: 20, Burst: 40, ReportersPerPrincipal: 64}
+}
+
+// FieldError is a field whose value cannot be used.
+type FieldError struct {
+	Name    string // as in YAML
+	Message string
+}
+
+// Error names the field and what is wanted.
+func (e *FieldError) Error() string { return e.Name + ": " + e.Message }
+
+// Field is the path of the field, as in YAML.
+func (e *FieldError) Field() string { return e.Name }
+
+// Validate reports every field that cannot be used, as joined *FieldError.
+func (c CollectorConfig) Validate() error {
+	between := func(name string, v, low, high int) error {
+		if v >= low && v <= high {
+			return nil
+		}
+		return &FieldError{name, fmt.Sprintf("want %d to %d, have %d", low, high, v)}
+	}
+	return errors.Join(
+		between("rate", c.Rate, 1, 10_000),
+		between("burst", c.Burst, c.Rate, 100_000),
+		between("reporters_per_principal", c.ReportersPerPrincipal, 1, 1_000_000),
+	)
+}
+
+// Times that a stream has for what it owes.
+const (
+	helloWithin = 10 * time.Second // from the beginning of the stream
+	sendWithin  = 2 * time.Second  // for one message to leave
+)
+
+// Collector is the control plane's end of all report streams. Register it with a gRPC
+// server as reportpb's EvidenceService.
+type Collector struct {
+	reportpb.UnimplementedEvidenceServiceServer
+	cfg       CollectorConfig
+	sink      Sink
+	authority Authority
+	now       func() time.Duration
+	log       *slog.Logger
+	metrics   metrics
+	running   sync.WaitGroup // goroutines of streams
+
+	mu         sync.Mutex // guards what follows
+	streams    map[string]*Stream
+	principals map[string]map[string]struct{} // ids of the live streams, by principal
+}
+
+// NewCollector starts nothing. now is the table's clock; give it a head start, so that
+// what happened before it began is not lost: an instant before 0 cannot be told from
+// never. A nil log is none.
+func NewCollector(cfg CollectorConfig, sink Sink, authority Authority, now func() time.Duration, log *slog.Logger) *Collector {
+	if log == nil {
+		log = slog.New(slog.DiscardHandler)
+	}
+	return &Collector{
+		cfg: cfg, sink: sink, authority: authority, now: now, log: log,
+		streams:    map[string]*Stream{},
+		principals: map[string]map[string]struct{}{},
+	}
+}
+
+// Register adds the service to a gRPC server.
+func (c *Collector) Register(r grpc.ServiceRegistrar) { reportpb.RegisterEvidenceServiceServer(r, c) }
+
+// Wait returns when every stream has told the Sink that it has left. Stop the gRPC
+// server first.
+func (c *Collector) Wait() { c.running.Wait() }
+
+// Stream serves one stream; gRPC calls it.
+//
+// It waits for what fails first. gRPC ends a stream when this returns, which is also
+// the only way to end a Send or a Recv that blocks: the two goroutines end after it.
+func (c *Collector) Stream(srv reportpb.EvidenceService_StreamServer) error {
+	ctx, cancel := context.WithCancelCause(srv.Context())
+	s := &Stream{
+		c:      c,
+		cancel: cancel,
+		left:   make(chan struct{}),
+		outbox: newOutbox(),
+	}
+	s.principal, s.addr = identify(ctx)
+	c.metrics.opened.Add(1)
+	c.running.Go(func() {
+		defer close(s.left)
+		s.end(s.receive(ctx, srv))
+	})
+	c.running.Go(func() { s.end(s.send(ctx, srv)) })
+	<-ctx.Done()
+	err := context.Cause(ctx)
+	if errors.Is(err, context.Canceled) || errors.Is(err, errGone) {
+		return nil
+	}
+	return err
+}
+
+// Stats counts since the start.
+func (c *Collector) Stats() Stats {
+	c.mu.Lock()
+	streams := len(c.streams)
+	c.mu.Unlock()
+	return c.metrics.stats(streams)
+}
+
+// register makes s the live stream of its id, in the place of an older one of the same
+// reporter, whose end it waits for.
+func (c *Collector) register(ctx context.Context, s *Stream) error {
+	id := s.reporter.ID
+	for {
+		c.mu.Lock()
+		old := c.streams[id]
+		if old == nil {
+			defer c.mu.Unlock()
+			ids := c.principals[s.principal]
+			if len(ids) >= c.cfg.ReportersPerPrincipal {
+				return c.refuse(codes.ResourceExhausted, TooManyStreams, "%s has %d reporters already", s.principal, len(ids))
+			}
+			if ids == nil {
+				ids = map[string]struct{}{}
+				c.principals[s.principal] = ids
+			}
+			ids[id] = struct{}{}
+			c.streams[id] = s
+			return nil
+		}
+		c.mu.Unlock()
+		switch {
+		case old.principal != s.principal:
+			return c.refuse(codes.PermissionDenied, ForeignReporter, "%q reports from elsewhere", id)
+		case s.reporter.Incarnation < old.reporter.Incarnation:
+			return c.refuse(codes.AlreadyExists, OldIncarnation, "%q has a newer incarnation", id)
+		}
+		old.end(status.Errorf(codes.Aborted, "another stream of %q has come", id))
+		select {
+		case <-old.left:
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		}
+	}
+}
+
+func (c *Collector) unregister(s *Stream) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	delete(c.streams, s.reporter.ID)
+	ids := c.principals[s.principal]
+	delete(ids, s.reporter.ID)
+	if len(ids) == 0 {
+		delete(c.principals, s.principal)
+	}
+}
+
+// refuse counts a stream that is not taken, and is the error that ends it.
+func (c *Collector) refuse(code codes.Code, why Refusal, format string, args ...any) error {
+	c.metrics.refuse(why, 1)
+	return status.Errorf(code, format, args...)
+}
+
+// identify says who the peer is: by TLS, else by address.
+func identify(ctx context.Context) (principal string, addr netip.Addr) {
+	p, ok := peer.FromContext(ctx)
+	if !ok {
+		return "", netip.Addr{}
+	}
+	if tcp, ok := p.Addr.(*net.TCPAddr); ok {
+		addr = tcp.AddrPort().Addr().Unmap()
+		principal = addr.String()
+	} else {
+		principal = p.Addr.String()
+	}
+	tls, ok := p.AuthInfo.(credentials.TLSInfo)
+	if !ok || len(tls.State.VerifiedChains) == 0 {
+		return principal, addr
+	}
+	if tls.SPIFFEID != nil {
+		return tls.SPIFFEID.String(), addr
+	}
+	return tls.State.VerifiedChains[0][0].Subject.String(), addr
+}
+
+// A Stream is one reporter that is connected. Its methods may be called from any
+// goroutine and never block; after the stream has ended they do nothing.
+type Stream struct {
+	c         *Collector
+	cancel    context.CancelCauseFunc
+	left      chan struct{} // closed when nothing more comes from the stream
+	principal string
+	addr      netip.Addr
+	outbox    *outbox
+
+	// set before Join, then constant
+	reporter merge.Reporter
+	hello    Hello
+}
+
+// Reporter is who reports.
+func (s *Stream) Reporter() merge.Reporter { return s.reporter }
+
+// Held are the verdicts that the sidecar knew when the stream began.
+func (s *Stream) Held() []merge.Verdict { return s.hello.Held }
+
+// Own are the instances beside which the sidecar says it stands and that the registry
+// binds to it.
+func (s *Stream) Own() []Own { return s.hello.Own }
+
+// Close ends the stream. The sidecar comes again.
+func (s *Stream) Close(reason string) { s.end(status.Error(codes.Unavailable, reason)) }
+
+// errGone: the peer ended the stream.
+var errGone = errors.New("stream has ended")
+
+func (s *Stream) end(err error) {
+	if err == nil {
+		err = errGone
+	}
+	s.cancel(err)
+}
+
+// receive reads until the stream ends.
+func (s *Stream) receive(ctx context.Context, srv reportpb.EvidenceService_StreamServer) error {
+	c := s.c
+	late := time.AfterFunc(helloWithin, func() {
+		s.end(c.refuse(codes.DeadlineExceeded, BadHello, "no hello within %s", helloWithin))
+	})
+	defer late.Stop()
+	up, err := srv.Recv()
+	if err != nil {
+		return err
+	}
+	if !late.Stop() {
+		return context.Cause(ctx)
+	}
+	d, err := s.greet(up)
+	if err != nil {
+		return err
+	}
+	if err := c.register(ctx, s); err != nil {
+		return err
+	}
+	defer c.unregister(s)
+	if err := c.sink.Join(s); err != nil {
+		return status.Error(codes.FailedPrecondition, err.Error())
+	}
+	defer c.sink.Leave(s)
+	c.log.LogAttrs(ctx, slog.LevelInfo, "reporter joined", slog.String("reporter", s.reporter.ID),
+		slog.Uint64("incarnation", s.reporter.Incarnation), slog.String("principal", s.principal))
+	defer func() {
+		c.log.LogAttrs(ctx, slog.LevelInfo, "reporter left", slog.String("reporter", s.reporter.ID), slog.Any("cause", context.Cause(ctx)))
+	}()
+	s.outbox.welcome()
+
+	up.Hello = nil
+	bucket := newBucket(c.cfg.Rate, c.cfg.Burst)
+	for {
+		if err := s.take(d, up); err != nil {
+			return err
+		}
+		if wait := bucket.take(c.now()); wait > 0 {
+			c.metrics.throttled.Add(1)
+			if err := pause(ctx, wait); err != nil {
+				return err
+			}
+		}
+		if up, err = srv.Recv(); err != nil {
+			return err
+		}
+	}
+}
+
+// greet reads the first message.
+func (s *Stream) greet(up *reportpb.Up) (*decoder, error) {
+	c := s.c
+	hello, incarnation, why := decodeHello(up.GetHello())
+	switch why {
+	case "":
+	case BadVersion:
+		return nil, c.refuse(codes.Unimplemented, why, "want version %d.x, have %d", versionMajor, up.GetHello().GetVersion().GetMajor())
+	case TooLarge:
+		return nil, c.refuse(codes.InvalidArgument, why, "hello exceeds its bounds")
+	default:
+		return nil, c.refuse(codes.InvalidArgument, why, "the first message must say hello with a node id")
+	}
+	d := &decoder{authority: c.authority, node: hello.Node, addr: s.addr}
+	claimed := hello.Own
+	hello.Own = nil
+	for _, o := range claimed {
+		if d.owns(o.Key) {
+			hello.Own = append(hello.Own, o)
+		} else {
+			c.metrics.refuse(NotOwner, 1)
+		}
+	}
+	s.hello = hello
+	s.reporter = merge.Reporter{
+		ID: hello.Node, Incarnation: incarnation, Principal: s.principal,
+		Node: hello.Labels["node"], Zone: hello.Zone, Region: hello.Region, Labels: hello.Labels,
+	}
+	return d, nil
+}
+
+// take reads one message and hands on what is to be believed.
+func (s *Stream) take(d *decoder, up *reportpb.Up) error {
+	c := s.c
+	c.metrics.messages.Add(1)
+	if proto.Size(up) > maxMessage {
+		return c.refuse(codes.ResourceExhausted, TooLarge, "a message exceeds %d bytes", maxMessage)
+	}
+	out := d.decode(up, c.now())
+	for why, n := range out.refused {
+		c.metrics.refuse(why, n)
+	}
+	s.outbox.learn(out.declared, out.offset)
+	for _, p := range out.probes {
+		c.sink.Probed(s, p)
+	}
+	for _, p := range out.polls {
+		c.sink.Polled(s, p)
+	}
+	for _, p := range out.probations {
+		c.sink.Probation(s, p)
+	}
+	if out.report != nil {
+		out.report.Incarnation = s.reporter.Incarnation
+		c.sink.Evidence(s, *out.report)
+	}
+	return nil
+}
+
+// send sends orders until the stream ends.
+func (s *Stream) send(ctx context.Context, srv reportpb.EvidenceService_StreamServer) error {
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-s.outbox.wake:
+		}
+		for {
+			down := s.outbox.take()
+			if down == nil {
+				break
+			}
+			slow := time.AfterFunc(sendWithin, func() {
+				s.end(s.c.refuse(codes.ResourceExhausted, SlowReader, "orders were not read for %s", sendWithin))
+			})
+			err := srv.Send(down)
+			slow.Stop()
+			if err != nil {
+				return err
+			}
+			s.c.metrics.sent.Add(1)
+		}
+	}
+}
+
+// pause waits, unless ctx ends.
+func pause(ctx context.Context, d time.Duration) error {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-t.C:
+		return nil
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+}

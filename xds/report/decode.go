@@ -1,0 +1,280 @@
+package report
+
+import (
+	"net/netip"
+	"time"
+	"unique"
+
+	"github.com/overhear-mesh/overhear/outlier"
+	"github.com/overhear-mesh/overhear/outlier/merge"
+	"github.com/overhear-mesh/overhear/xds/reportpb"
+)
+
+// Authority knows what a reporter may speak of. Its methods are called from many
+// goroutines.
+type Authority interface {
+	// Sent says whether endpoints of the service were sent to this xDS node, which
+	// acknowledged them.
+	Sent(node, service string) bool
+	// Owner says to whom the registry binds an instance: a node id, else the address
+	// from which its sidecar comes. Both empty: to nobody.
+	Owner(instance merge.Key) (node string, addr netip.Addr)
+}
+
+// decoder reads the messages of one stream. It is pure: the time comes in, and what
+// to believe and what was refused go out. Whether counters can follow those of before
+// is not asked here but by the table, which has them.
+type decoder struct {
+	authority Authority
+	node      string
+	addr      netip.Addr // of the peer
+
+	clock clockMap
+	names []unique.Handle[merge.Key] // by ref - 1; the zero Handle: not declared
+	began map[merge.Key]start        // own instances
+}
+
+// start is when an instance began to run, by both clocks.
+type start struct{ stamp, table time.Duration }
+
+// decoded is what a message says, in the table's time.
+type decoded struct {
+	offset     time.Duration // table's clock - reporter's
+	declared   map[unique.Handle[merge.Key]]uint32
+	report     *merge.Report
+	probes     []Probed
+	polls      []merge.PollAnswer
+	probations []Probation
+
+	refused map[Refusal]int
+}
+
+func (d *decoded) refuse(why Refusal) {
+	if d.refused == nil {
+		d.refused = map[Refusal]int{}
+	}
+	d.refused[why]++
+}
+
+// moment is the time of one message.
+type moment struct {
+	received time.Duration // table's clock
+	stamp    time.Duration // reporter's clock
+	offset   time.Duration // table's - reporter's
+	jitter   time.Duration
+	out      *decoded
+}
+
+// instant maps an instant of the reporter's. One that is later than the message
+// itself cannot be.
+func (m moment) instant(ms int64) time.Duration {
+	t := instant(ms)
+	if t < 0 {
+		return never
+	}
+	if t > m.stamp {
+		m.out.refuse(BadTime)
+		t = m.stamp
+	}
+	return max(never, t+m.offset)
+}
+
+// decode reads one message. What is refused leaves no trace but its count.
+func (d *decoder) decode(up *reportpb.Up, received time.Duration) decoded {
+	var out decoded
+	if up.GetHello() != nil {
+		out.refuse(BadHello) // the first one was taken before
+	}
+	stamp := instant(up.GetMonoMs())
+	if stamp < 0 {
+		out.refuse(BadTime)
+		out.offset, _ = d.clock.at(received)
+		return out
+	}
+	d.clock.observe(received, stamp)
+	m := moment{received: received, stamp: stamp, out: &out}
+	m.offset, m.jitter = d.clock.at(received)
+	out.offset = m.offset
+
+	d.declare(up.GetDeclare(), &out)
+	for _, p := range up.GetProbeResults() {
+		if k, ok := d.target(p.GetRef(), &out); ok {
+			out.probes = append(out.probes, Probed{
+				ID: merge.OrderID(p.GetOrder()), Key: k, Level: decodeLevel(p.GetLevel()), Result: decodeResult(p.GetOutcome()),
+				Start: m.instant(p.GetStartMs()), End: m.instant(p.GetEndMs()), Epoch: p.GetEpoch(),
+			})
+		}
+	}
+	for _, a := range up.GetPollAnswers() {
+		d.poll(a, m)
+	}
+	for _, p := range up.GetProbationResults() {
+		k, ok := d.target(p.GetRef(), &out)
+		if !ok {
+			continue
+		}
+		counts := decodeCounts(p.GetCounts())
+		if !whole(counts) {
+			out.refuse(BadCounts)
+			continue
+		}
+		out.probations = append(out.probations, Probation{Key: k, Epoch: p.GetEpoch(), Counts: counts})
+	}
+	if r := up.GetReport(); r != nil {
+		d.report(r, m)
+	}
+	return out
+}
+
+// declare takes up new names.
+func (d *decoder) declare(list []*reportpb.Declare, out *decoded) {
+	for _, p := range list {
+		k, ok := decodeKey(p.GetKey())
+		i := int(p.GetRef()) - 1
+		switch {
+		case !ok:
+			out.refuse(TooLarge)
+		case i < 0, i >= maxRefs, i < len(d.names) && d.names[i] != unique.Handle[merge.Key]{}:
+			out.refuse(BadRef)
+		default:
+			for len(d.names) <= i {
+				d.names = append(d.names, unique.Handle[merge.Key]{})
+			}
+			// Thousands of streams name the same endpoints: unique keeps one copy.
+			d.names[i] = unique.Make(k)
+			if out.declared == nil {
+				out.declared = map[unique.Handle[merge.Key]]uint32{}
+			}
+			out.declared[d.names[i]] = p.GetRef()
+		}
+	}
+}
+
+// target is the endpoint behind a name, if the reporter may speak of it.
+func (d *decoder) target(ref uint32, out *decoded) (merge.Key, bool) {
+	i := int(ref) - 1
+	if i < 0 || i >= len(d.names) || d.names[i] == (unique.Handle[merge.Key]{}) {
+		out.refuse(UnknownRef)
+		return merge.Key{}, false
+	}
+	k := d.names[i].Value()
+	if !d.authority.Sent(d.node, k.Service) {
+		out.refuse(NotSent)
+		return merge.Key{}, false
+	}
+	return k, true
+}
+
+func (d *decoder) poll(a *reportpb.PollAnswer, m moment) {
+	k, ok := d.target(a.GetRef(), m.out)
+	if !ok {
+		return
+	}
+	m.out.polls = append(m.out.polls, merge.PollAnswer{
+		ID: merge.OrderID(a.GetPoll()), Reporter: d.node, Key: k, At: m.stamp + m.offset, Seq: a.GetSeq(),
+		Counts: decodeCounts(a.GetCounts()), Then: m.point(a.GetThen()),
+	})
+}
+
+func (d *decoder) report(p *reportpb.Report, m moment) {
+	r := &merge.Report{
+		Reporter: d.node, Seq: p.GetSeq(), At: m.stamp + m.offset, Received: m.received, Jitter: m.jitter,
+		LHM: int(min(p.GetLhm(), 7)),
+	}
+	for _, e := range p.GetEndpoints() {
+		k, ok := d.target(e.GetRef(), m.out)
+		if !ok {
+			continue
+		}
+		r.Cells = append(r.Cells, m.cell(k, e))
+	}
+	for _, c := range p.GetClusters() {
+		switch {
+		case !d.authority.Sent(d.node, c.GetService()):
+			m.out.refuse(NotSent)
+		case c.GetK() > c.GetN():
+			m.out.refuse(BadCounts)
+		default:
+			r.Clusters = append(r.Clusters, merge.ClusterTotals{Service: c.GetService(), N: c.GetN(), K: c.GetK(), Overdue: unspan(c.GetOverdueMs())})
+		}
+	}
+	for _, o := range p.GetOwn() {
+		if c, why := d.own(o, m); why != "" {
+			m.out.refuse(why)
+		} else {
+			r.Own = append(r.Own, c)
+		}
+	}
+	m.out.report = r
+}
+
+func (m moment) cell(k merge.Key, e *reportpb.EndpointReport) merge.Cell {
+	c := merge.Cell{
+		Key: k, Counts: decodeCounts(e.GetCounts()), Overdue: int(min(e.GetOverdue(), 1<<20)),
+		LastOK: m.instant(e.GetLastOkMs()), LastOKStart: m.instant(e.GetLastOkStartMs()),
+		LastHard: m.instant(e.GetLastHardMs()), LastHardStart: m.instant(e.GetLastHardStartMs()),
+		State: decodeState(e.GetState()), Witness: decodeLevel(e.GetWitness()), Score: e.GetScore(),
+	}
+	c.LastOKStart, c.LastHardStart = min(c.LastOKStart, c.LastOK), min(c.LastHardStart, c.LastHard)
+	history := e.GetHistory()
+	for _, p := range history[max(0, len(history)-maxHistory):] {
+		c.History = append(c.History, m.point(p))
+	}
+	return c
+}
+
+// own reads what a sidecar says of the instance beside it.
+func (d *decoder) own(o *reportpb.OwnReport, m moment) (merge.OwnCell, Refusal) {
+	k, ok := decodeKey(o.GetKey())
+	switch {
+	case !ok:
+		return merge.OwnCell{}, TooLarge
+	case !d.owns(k):
+		return merge.OwnCell{}, NotOwner
+	case o.GetK() > o.GetN() && o.GetK()-o.GetN() < 1<<31, o.GetKRelayed() > o.GetK() && o.GetKRelayed()-o.GetK() < 1<<31:
+		return merge.OwnCell{}, BadCounts
+	}
+	c := merge.OwnCell{
+		Key: k, N: o.GetN(), K: o.GetK(), Relayed: o.GetKRelayed(), Draining: o.GetDraining(),
+		LastOK: m.instant(o.GetLastOkMs()), Refused: m.instant(o.GetAppRefusedMs()),
+	}
+	if ms := o.GetStartAgeMs(); ms > 0 {
+		c.Started = d.started(k, m.stamp-age(ms), m.offset)
+	}
+	return c, ""
+}
+
+// owns says whether the registry binds the instance to this reporter: by its node
+// id, or where it names none, by its address.
+func (d *decoder) owns(k merge.Key) bool {
+	node, addr := d.authority.Owner(k)
+	if node != "" {
+		return node == d.node
+	}
+	return addr.IsValid() && addr.Unmap() == d.addr
+}
+
+// started maps the start of an own instance, once for each start: a better estimate of
+// the clocks must not look like a restart.
+func (d *decoder) started(k merge.Key, stamp, offset time.Duration) time.Duration {
+	s, ok := d.began[k]
+	if !ok || (stamp-s.stamp).Abs() > time.Second {
+		s = start{stamp: stamp, table: stamp + offset}
+		if d.began == nil {
+			d.began = map[merge.Key]start{}
+		}
+		d.began[k] = s
+	}
+	return s.table
+}
+
+// whole says whether the failures are among the attempts, for counters that have not
+// wrapped.
+func whole(c outlier.Counts) bool {
+	return uint64(c.Conn)+uint64(c.Timeout)+uint64(c.Server) <= uint64(c.N)
+}
+
+// point maps a point of the history.
+func (m moment) point(p *reportpb.Point) merge.Point {
+	return merge.Point{At: m.instant(p.GetMonoMs()), N: p.GetN(), K: p.GetK()}
+}

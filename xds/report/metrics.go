@@ -1,0 +1,53 @@
+package report
+
+import (
+	"maps"
+	"sync"
+	"sync/atomic"
+)
+
+// Stats is what a collector counted.
+type Stats struct {
+	Streams   int    // live now
+	Opened    uint64 // streams
+	Messages  uint64 // received
+	Throttled uint64 // of those, read later because their stream sends too fast
+	Refused   map[Refusal]uint64
+	Sent      uint64 // messages with orders
+	Dropped   map[Dropped]uint64
+}
+
+type metrics struct {
+	opened, messages, throttled, sent atomic.Uint64
+
+	mu      sync.Mutex // guards what follows
+	refused map[Refusal]uint64
+	dropped map[Dropped]uint64
+}
+
+func (m *metrics) refuse(why Refusal, n int) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.refused == nil {
+		m.refused = map[Refusal]uint64{}
+	}
+	m.refused[why] += uint64(n)
+}
+
+func (m *metrics) drop(why Dropped) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.dropped == nil {
+		m.dropped = map[Dropped]uint64{}
+	}
+	m.dropped[why]++
+}
+
+func (m *metrics) stats(streams int) Stats {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return Stats{
+		Streams: streams, Opened: m.opened.Load(), Messages: m.messages.Load(), Throttled: m.throttled.Load(),
+		Refused: maps.Clone(m.refused), Sent: m.sent.Load(), Dropped: maps.Clone(m.dropped),
+	}
+}
