@@ -144,6 +144,19 @@ const (
 	RetryFresh                 // try again at once, also on the same endpoint, on a fresh connection
 )
 
+// String is the decision in log lines and tests.
+func (d Decision) String() string {
+	switch d {
+	case Retry:
+		return "retry"
+	case AskBudget:
+		return "ask the budget"
+	case RetryFresh:
+		return "retry on a fresh connection"
+	}
+	return "give up"
+}
+
 // Decide says whether a failed attempt is repeated. Connections that never
 // came about and promises that nothing was processed are repeated whatever the
 // method; each on an endpoint that has not been tried, so they add no load where
@@ -175,7 +188,8 @@ func (p *RetryPolicy) Decide(f Failure) Decision {
 func unprocessed(e outlier.Ending) bool {
 	switch e {
 	case outlier.EndConnectRefused, outlier.EndConnectTimeout, outlier.EndUnreachable, outlier.EndTLS,
-		outlier.EndLocalLimit, outlier.EndOwnErrno:
+		outlier.EndPeerWait, outlier.EndLocalLimit, outlier.EndOwnErrno,
+		outlier.EndRefusedStream, outlier.EndGoAwayUnprocessed: // RFC 9113, sections 8.7 and 6.8
 		return true
 	}
 	return false
