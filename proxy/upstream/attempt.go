@@ -7,8 +7,8 @@ import (
 )
 
 // Attempt is one try on one endpoint, made by Endpoint.Begin. It lives in the
-// state of whoever makes it, belongs to one goroutine, and must not be copied
-// once it has begun. The zero Attempt has ended.
+// state of whoever makes it and belongs to one goroutine. It may be handed on,
+// but not used through two copies. The zero Attempt has ended.
 type Attempt struct {
 	outlier.Attempt
 	endpoint *Endpoint // nil once it has ended

@@ -1,0 +1,127 @@
+package upstream_test
+
+import (
+	"io"
+	"net"
+	"testing"
+	"time"
+
+	"github.com/overhear-mesh/overhear/outlier"
+	"github.com/overhear-mesh/overhear/proxy/upstream"
+)
+
+// loopback is an endpoint behind a real socket, with the ends of its connections.
+func loopback(t *testing.T) (*upstream.Endpoint, func() (*upstream.Conn, *net.TCPConn)) {
+	t.Helper()
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { ln.Close() })
+	opts := upstream.DefaultOptions()
+	e := upstream.NewEndpoint("a", ln.Addr().String(), "", 0, false, stats(t), nil, &opts)
+	t.Cleanup(e.Retire)
+	return e, func() (*upstream.Conn, *net.TCPConn) {
+		t.Helper()
+		c, err := e.Fresh(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		s, err := ln.Accept()
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { c.Close(); s.Close() })
+		return c, s.(*net.TCPConn)
+	}
+}
+
+// arrived waits until what the server did has reached the client's socket: a
+// blocking read on it would be no different from what is tested, so it waits for
+// the answer to a byte that went the other way round.
+func TestADeadSocketIsDroppedWithoutAWord(t *testing.T) {
+	for name, dies := range map[string]func(server *net.TCPConn){
+		"closed": func(s *net.TCPConn) { s.Close() },
+		"reset":  func(s *net.TCPConn) { s.SetLinger(0); s.Close() },
+		"spoke":  func(s *net.TCPConn) { s.Write([]byte("x")) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			e, open := loopback(t)
+			c, s := open()
+			e.Put(c, 0)
+			dies(s) // loopback delivers before the call returns
+			got, reused, err := e.Get(t.Context(), time.Second)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer got.Close()
+			if got == c || reused {
+				t.Error("got the dead connection")
+			}
+		})
+	}
+}
+
+func TestALivingSocketIsReusedAndKeepsItsBytes(t *testing.T) {
+	e, open := loopback(t)
+	c, s := open()
+	e.Put(c, 0)
+	got, reused, err := e.Get(t.Context(), time.Second)
+	if err != nil || got != c || !reused {
+		t.Fatalf("got %p, reused %v, %v; want %p, true", got, reused, err, c)
+	}
+	if _, err := s.Write([]byte("ab")); err != nil {
+		t.Fatal(err)
+	}
+	b := make([]byte, 2)
+	if _, err := io.ReadFull(c, b); err != nil || string(b) != "ab" {
+		t.Errorf("read %q, %v; want ab", b, err)
+	}
+}
+
+func TestReuseDoesNotAllocate(t *testing.T) {
+	e, open := loopback(t)
+	c, _ := open()
+	now := time.Duration(0)
+	ctx := t.Context()
+	allocs := testing.AllocsPerRun(100, func() {
+		now += time.Second // long enough for the connection to be looked at
+		a := e.Begin(now, true)
+		e.Put(c, now-time.Millisecond)
+		got, reused, err := e.Get(ctx, now)
+		if got != c || !reused || err != nil {
+			t.Fatalf("got %p, %v, %v", got, reused, err)
+		}
+		a.Headers(now)
+		a.End(outlier.Outcome{Class: outlier.OK, Now: now, Conn: c.Hash()})
+	})
+	if allocs != 0 {
+		t.Errorf("got %v allocations per attempt, want 0", allocs)
+	}
+}
+
+func BenchmarkReuse(b *testing.B) {
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		b.Fatal(err)
+	}
+	defer ln.Close()
+	opts := upstream.DefaultOptions()
+	e := upstream.NewEndpoint("a", ln.Addr().String(), "", 0, false, nil, nil, &opts)
+	defer e.Retire()
+	c, err := e.Fresh(b.Context())
+	if err != nil {
+		b.Fatal(err)
+	}
+	for name, idle := range map[string]time.Duration{"unseen": 0, "looked at": time.Millisecond} {
+		b.Run(name, func(b *testing.B) {
+			ctx := b.Context()
+			for now := time.Second; b.Loop(); now += time.Microsecond {
+				e.Put(c, now-idle)
+				if _, _, err := e.Get(ctx, now); err != nil {
+					b.Fatal(err)
+				}
+			}
+		})
+	}
+}
