@@ -1,0 +1,179 @@
+// Command sidecar is Overhear's data plane: a proxy beside each service that
+// carries its traffic and learns from it which endpoints are sick.
+//
+//	sidecar run -c sidecar.yaml        (also without the verb)
+//	sidecar validate -c sidecar.yaml
+//	sidecar status
+//	sidecar version
+package main
+
+import (
+	"context"
+	"flag"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"os/signal"
+	"runtime"
+	"runtime/debug"
+	"syscall"
+	"time"
+
+	"github.com/overhear-mesh/overhear/proxy"
+	"github.com/overhear-mesh/overhear/proxy/admin"
+	"github.com/overhear-mesh/overhear/proxy/config"
+)
+
+// version is set by the linker at a release; a build from a checkout says its
+// revision instead.
+var version = ""
+
+const usage = `Overhear sidecar: carries a service's traffic and overhears which endpoints are sick.
+
+  sidecar run      -c sidecar.yaml     run until SIGTERM, then drain (the default verb); SIGHUP reloads
+  sidecar validate -c sidecar.yaml     say everything that is wrong with the file
+  sidecar status   [-address HOST:PORT] [-o table|json]
+                                       what a running sidecar believes of its endpoints
+  sidecar version
+
+Settings may also come from the environment: `
+
+func main() { os.Exit(run(os.Args[1:], os.Stdout, os.Stderr)) }
+
+func run(args []string, stdout, stderr io.Writer) int {
+	verb := "run"
+	if len(args) > 0 && len(args[0]) > 0 && args[0][0] != '-' {
+		verb, args = args[0], args[1:]
+	}
+	flags := flag.NewFlagSet("sidecar "+verb, flag.ContinueOnError)
+	flags.SetOutput(stderr)
+	flags.Usage = func() {
+		fmt.Fprint(stderr, usage)
+		for i, e := range config.Environment {
+			if i > 0 {
+				fmt.Fprint(stderr, ", ")
+			}
+			fmt.Fprint(stderr, e.Name)
+		}
+		fmt.Fprintln(stderr, ".")
+	}
+	var err error
+	switch verb {
+	case "run", "validate":
+		file := flags.String("c", "sidecar.yaml", "the configuration `file`")
+		if code, stop := parse(flags, args, stderr); stop {
+			return code
+		}
+		if verb == "run" {
+			err = serve(*file, stderr)
+		} else if _, err = config.Load(*file, os.LookupEnv); err == nil {
+			fmt.Fprintf(stdout, "%s is valid\n", *file)
+		}
+	case "status":
+		address := flags.String("address", "127.0.0.1:15000", "the sidecar's admin `address`")
+		format := flags.String("o", "table", "table or json")
+		if code, stop := parse(flags, args, stderr); stop {
+			return code
+		}
+		ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+		defer cancel()
+		err = admin.PrintStatus(ctx, stdout, *address, *format)
+	case "version":
+		if code, stop := parse(flags, args, stderr); stop {
+			return code
+		}
+		fmt.Fprintf(stdout, "overhear sidecar %s %s %s/%s\n", buildVersion(), runtime.Version(), runtime.GOOS, runtime.GOARCH)
+	case "help":
+		flags.SetOutput(stdout)
+		flags.Usage()
+	default:
+		fmt.Fprintf(stderr, "sidecar: unknown verb %q: want run, validate, status or version\n", verb)
+		return 2
+	}
+	if err != nil {
+		fmt.Fprintln(stderr, err)
+		return 1
+	}
+	return 0
+}
+
+// parse reports the exit code when the arguments end the command.
+func parse(flags *flag.FlagSet, args []string, stderr io.Writer) (code int, stop bool) {
+	switch err := flags.Parse(args); {
+	case err == flag.ErrHelp: //nolint:errorlint // flag returns this very value
+		return 0, true
+	case err != nil:
+		return 2, true
+	case flags.NArg() > 0:
+		fmt.Fprintf(stderr, "%s: unexpected argument %q\n", flags.Name(), flags.Arg(0))
+		return 2, true
+	}
+	return 0, false
+}
+
+// serve runs one sidecar until it is told to stop, and reloads its file on SIGHUP.
+func serve(file string, stderr io.Writer) error {
+	cfg, err := config.Load(file, os.LookupEnv)
+	if err != nil {
+		return err
+	}
+	level := new(slog.LevelVar)
+	log := newLogger(cfg.Log, level, stderr)
+	sidecar, err := proxy.New(cfg, proxy.Options{Log: log, LogLevel: level, Version: buildVersion()})
+	if err != nil {
+		return err
+	}
+	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, os.Interrupt)
+	defer stop()
+	go func() {
+		// A second signal ends the process at once: the default action is back.
+		<-ctx.Done()
+		stop()
+	}()
+	hangup := make(chan os.Signal, 1)
+	signal.Notify(hangup, syscall.SIGHUP)
+	defer signal.Stop(hangup)
+	go func() {
+		for {
+			select {
+			case <-ctx.Done():
+				return
+			case <-hangup:
+			}
+			next, err := config.Load(file, os.LookupEnv)
+			if err == nil {
+				err = sidecar.Reload(next)
+			}
+			if err != nil {
+				log.Error("reload refused, the running configuration stays", "file", file, "error", err)
+				sidecar.ReloadFailed(err)
+			}
+		}
+	}()
+	return sidecar.Run(ctx)
+}
+
+func newLogger(cfg config.Log, level *slog.LevelVar, w io.Writer) *slog.Logger {
+	// The file was validated: the level is one that slog knows.
+	_ = level.UnmarshalText([]byte(cfg.Level))
+	options := &slog.HandlerOptions{Level: level}
+	if cfg.Format == "json" {
+		return slog.New(slog.NewJSONHandler(w, options))
+	}
+	return slog.New(slog.NewTextHandler(w, options))
+}
+
+func buildVersion() string {
+	if version != "" {
+		return version
+	}
+	if info, ok := debug.ReadBuildInfo(); ok {
+		for _, s := range info.Settings {
+			if s.Key == "vcs.revision" && len(s.Value) >= 12 {
+				return "devel-" + s.Value[:12]
+			}
+		}
+	}
+	return "devel"
+}

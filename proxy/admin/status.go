@@ -1,0 +1,86 @@
+package admin
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"net/http"
+	"text/tabwriter"
+
+	"github.com/overhear-mesh/overhear/outlier"
+)
+
+// PrintStatus asks the sidecar whose admin port is at address what it believes,
+// and prints that as a table or as JSON.
+func PrintStatus(ctx context.Context, w io.Writer, address, format string) error {
+	if format != "table" && format != "json" {
+		return fmt.Errorf("output %q: want table or json", format)
+	}
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+address+"/clusters", nil)
+	if err != nil {
+		return fmt.Errorf("address %q: %w", address, err)
+	}
+	res, err := http.DefaultClient.Do(req)
+	if err != nil {
+		return fmt.Errorf("asking the sidecar at %s: %w", address, err)
+	}
+	defer func() { _ = res.Body.Close() }()
+	if res.StatusCode != http.StatusOK {
+		return fmt.Errorf("asking the sidecar at %s: it answered %s", address, res.Status)
+	}
+	if format == "json" {
+		_, err = io.Copy(w, res.Body)
+		return err
+	}
+	var c Clusters
+	if err := json.NewDecoder(res.Body).Decode(&c); err != nil {
+		return fmt.Errorf("the sidecar at %s: %w", address, err)
+	}
+	return c.table(w)
+}
+
+func (c Clusters) table(w io.Writer) error {
+	s := c.Sidecar
+	fmt.Fprintf(w, "sidecar %s, %s, up %s", s.Node, s.Version, s.Uptime)
+	if s.Zone != "" {
+		fmt.Fprintf(w, ", zone %s", s.Zone)
+	}
+	if s.Draining {
+		fmt.Fprint(w, ", DRAINING")
+	}
+	fmt.Fprintln(w)
+	switch cp := s.ControlPlane; {
+	case cp == nil:
+		fmt.Fprintln(w, "control plane: none configured")
+	case cp.Connected:
+		fmt.Fprintf(w, "control plane: connected, reporting %t\n", cp.Reporting)
+	default:
+		fmt.Fprintf(w, "control plane: NOT CONNECTED, resources from %s", cp.Source)
+		if cp.Age != "" {
+			fmt.Fprintf(w, ", %s old", cp.Age)
+		}
+		fmt.Fprintln(w)
+	}
+	if s.ReloadError != "" {
+		fmt.Fprintf(w, "LAST RELOAD REFUSED: %s\n", s.ReloadError)
+	}
+	tw := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
+	fmt.Fprintln(tw, "\nCLUSTER\tENDPOINT\tADDRESS\tSTATE\tSHARE\tATTEMPTS\tFAILED\tINFLIGHT\tRULE")
+	for _, cl := range c.Clusters {
+		name := cl.Name
+		if cl.Panic {
+			name += " (PANIC)"
+		}
+		for _, e := range cl.Endpoints {
+			rule := ""
+			if e.Change != nil && e.State != outlier.In {
+				rule = e.Change.Rule.String()
+			}
+			n := e.Counts
+			fmt.Fprintf(tw, "%s\t%s\t%s\t%s\t%.0f%%\t%d\t%d\t%d\t%s\n",
+				name, e.ID, e.Address, e.State, 100*e.Share, n.N, n.Conn+n.Timeout+n.Server, e.Inflight, rule)
+		}
+	}
+	return tw.Flush()
+}

@@ -1,0 +1,502 @@
+package config
+
+import (
+	"cmp"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"os"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/overhear-mesh/overhear/internal/strictyaml"
+	"github.com/overhear-mesh/overhear/proxy/cluster"
+	"github.com/overhear-mesh/overhear/proxy/http1"
+	"github.com/overhear-mesh/overhear/proxy/router"
+	"github.com/overhear-mesh/overhear/proxy/tcp"
+)
+
+// Config is a whole bootstrap file.
+type Config struct {
+	Node         Node         `yaml:"node"`
+	Admin        Admin        `yaml:"admin"`
+	ControlPlane ControlPlane `yaml:"control_plane"`
+	// StateDir is where the last accepted resources are kept, so that a sidecar
+	// started while its control plane is away serves from them. "": nowhere.
+	StateDir  string    `yaml:"state_dir"`
+	Log       Log       `yaml:"log"`
+	AccessLog AccessLog `yaml:"access_log"`
+	Drain     Drain     `yaml:"drain"`
+
+	// HTTP1 and TCP are the engines' limits and time-outs, for all listeners.
+	HTTP1 http1.Config `yaml:"http1"`
+	TCP   tcp.Config   `yaml:"tcp"`
+
+	Outbound []Outbound `yaml:"outbound"`
+	Inbound  []Inbound  `yaml:"inbound"`
+	Clusters []Cluster  `yaml:"clusters"`
+}
+
+// Node says who this sidecar is; it becomes the xDS node.
+type Node struct {
+	// ID must be unique in the mesh. Default: the host's name.
+	ID string `yaml:"id"`
+	// Cluster is the service that this sidecar stands beside. Default: none.
+	Cluster string `yaml:"cluster"`
+	// Region and Zone are where it runs. Without a zone it shares in
+	// fleet-wide verdicts only.
+	Region string `yaml:"region"`
+	Zone   string `yaml:"zone"`
+	// Labels go to the control plane. "node" names the machine: sidecars on one
+	// machine share its network, and count as one observer.
+	Labels map[string]string `yaml:"labels"`
+}
+
+// Admin is the operator's door.
+type Admin struct {
+	// Address to listen on. Default 127.0.0.1:15000; "off" for none.
+	Address string `yaml:"address"`
+	// Token permits the calls that change something (drain, log level), as
+	// "Authorization: Bearer TOKEN". Default: none, and no such calls.
+	Token string `yaml:"token"`
+}
+
+// ControlPlane is where clusters come from and evidence goes.
+type ControlPlane struct {
+	// Addresses in the order of preference, host:port. Default: none; this
+	// sidecar then relies on its file and its own observations.
+	Addresses []string `yaml:"addresses"`
+	// Insecure permits an address beyond loopback without TLS.
+	Insecure bool `yaml:"insecure"`
+	// Clusters to ask for. Default: all that the control plane offers.
+	Clusters []string `yaml:"clusters"`
+}
+
+// Log is the sidecar's own log, on standard error.
+type Log struct {
+	// Level is debug, info, warn or error. Default info.
+	Level string `yaml:"level"`
+	// Format is text or json. Default text.
+	Format string `yaml:"format"`
+}
+
+// AccessLog has a line for each request and connection.
+type AccessLog struct {
+	// Path of the file; "stdout", "stderr", or "off". Default off.
+	Path string `yaml:"path"`
+	// Only "json" for now. Default json.
+	Format string `yaml:"format"`
+	// Inbound also logs what comes in for the local application. Default true.
+	Inbound bool `yaml:"inbound"`
+}
+
+// Drain is the way out after SIGTERM.
+type Drain struct {
+	// Timeout after which what is still open is cut. Default 30s.
+	Timeout time.Duration `yaml:"timeout"`
+}
+
+// Outbound is a listener that carries requests of the local application into the
+// mesh. It has either one cluster or routes.
+type Outbound struct {
+	// Name in log and metrics. Default: the address.
+	Name string `yaml:"name"`
+	// Address to listen on, host:port.
+	Address string `yaml:"address"`
+	// Protocol is http1 or tcp. Default http1.
+	Protocol Protocol `yaml:"protocol"`
+	// Cluster that everything goes to.
+	Cluster string `yaml:"cluster"`
+	// Routes, first match wins; only for http1.
+	Routes []router.Rule `yaml:"routes"`
+	// Limits of connections; 0 is none.
+	MaxConnections int `yaml:"max_connections"`
+}
+
+// Inbound is a listener that carries requests of the mesh to the local
+// application. Outcomes are counted first-hand and reported; nobody is judged.
+type Inbound struct {
+	Name     string   `yaml:"name"`
+	Address  string   `yaml:"address"`
+	Protocol Protocol `yaml:"protocol"`
+	// Application is where the local application listens, host:port.
+	Application string `yaml:"application"`
+	// Service and Instance are what the registry calls this endpoint. Default
+	// of Service: the node's cluster; of Instance: the address.
+	Service  string `yaml:"service"`
+	Instance string `yaml:"instance"`
+
+	MaxConnections int `yaml:"max_connections"`
+}
+
+// Cluster is a cluster that the file defines: the policy of a cluster with its
+// endpoints.
+type Cluster struct {
+	cluster.Config `yaml:",inline"`
+	Endpoints      []Endpoint `yaml:"endpoints"`
+}
+
+// Endpoint is an endpoint of a cluster that the file defines.
+type Endpoint struct {
+	// ID is its identity over changes of address. Default: the address.
+	ID string `yaml:"id"`
+	// Address is ip:port.
+	Address  string `yaml:"address"`
+	Zone     string `yaml:"zone"`
+	Priority uint32 `yaml:"priority"`
+	// Weight relative to the others, 1 to 1000. Default 1.
+	Weight uint32 `yaml:"weight"`
+	// Inbound: an Overhear sidecar stands in front of the application.
+	Inbound bool `yaml:"inbound"`
+	// Draining: finishes what it has, gets nothing new.
+	Draining bool `yaml:"draining"`
+}
+
+// Protocol is what a listener speaks.
+type Protocol uint8
+
+// The protocols of today.
+const (
+	HTTP1 Protocol = iota
+	TCP
+)
+
+// String is the name that files use.
+func (p Protocol) String() string {
+	if p == TCP {
+		return "tcp"
+	}
+	return "http1"
+}
+
+// UnmarshalText reads a name; it knows those that are not spoken yet, to say so.
+func (p *Protocol) UnmarshalText(text []byte) error {
+	switch s := string(text); s {
+	case "http1", "http":
+		*p = HTTP1
+	case "tcp":
+		*p = TCP
+	case "http2", "h2", "h2c", "grpc", "auto", "websocket":
+		return fmt.Errorf("%q is not spoken yet: want http1, or tcp, which carries it opaquely", s)
+	default:
+		return fmt.Errorf("%q is no protocol: want http1 or tcp", s)
+	}
+	return nil
+}
+
+// DefaultConfig has every default; it has no listener.
+func DefaultConfig() Config {
+	host, err := os.Hostname()
+	if err != nil {
+		host = "sidecar"
+	}
+	return Config{
+		Node:      Node{ID: host},
+		Admin:     Admin{Address: "127.0.0.1:15000"},
+		Log:       Log{Level: "info", Format: "text"},
+		AccessLog: AccessLog{Path: "off", Format: "json", Inbound: true},
+		Drain:     Drain{Timeout: 30 * time.Second},
+		HTTP1:     http1.DefaultConfig(),
+		TCP:       tcp.DefaultConfig(),
+	}
+}
+
+// Environment lists the variables that override fields of the file.
+var Environment = []struct {
+	Name, Field string
+	set         func(*Config, string)
+}{
+	{"OVERHEAR_NODE_ID", "node.id", func(c *Config, v string) { c.Node.ID = v }},
+	{"OVERHEAR_NODE_CLUSTER", "node.cluster", func(c *Config, v string) { c.Node.Cluster = v }},
+	{"OVERHEAR_REGION", "node.region", func(c *Config, v string) { c.Node.Region = v }},
+	{"OVERHEAR_ZONE", "node.zone", func(c *Config, v string) { c.Node.Zone = v }},
+	{"OVERHEAR_NODE_NAME", "node.labels.node", func(c *Config, v string) {
+		if c.Node.Labels == nil {
+			c.Node.Labels = map[string]string{}
+		}
+		c.Node.Labels["node"] = v
+	}},
+	{"OVERHEAR_CONTROL_PLANE", "control_plane.addresses", func(c *Config, v string) { c.ControlPlane.Addresses = strings.Split(v, ",") }},
+	{"OVERHEAR_ADMIN_ADDRESS", "admin.address", func(c *Config, v string) { c.Admin.Address = v }},
+	{"OVERHEAR_ADMIN_TOKEN", "admin.token", func(c *Config, v string) { c.Admin.Token = v }},
+	{"OVERHEAR_STATE_DIR", "state_dir", func(c *Config, v string) { c.StateDir = v }},
+	{"OVERHEAR_LOG_LEVEL", "log.level", func(c *Config, v string) { c.Log.Level = v }},
+}
+
+// Load reads the file at path over the defaults, then the environment over the
+// file, and validates the whole. lookup is os.LookupEnv outside tests. The error
+// of a file that was read is strictyaml.Problems.
+func Load(path string, lookup func(string) (string, bool)) (Config, error) {
+	data, err := os.ReadFile(path)
+	if err != nil {
+		return Config{}, fmt.Errorf("reading the sidecar's configuration: %w", err)
+	}
+	return Decode(path, data, lookup)
+}
+
+// Decode is Load of a file's content.
+func Decode(name string, data []byte, lookup func(string) (string, bool)) (Config, error) {
+	c := DefaultConfig()
+	if err := strictyaml.Decode(name, data, &c, defaults); err != nil {
+		return Config{}, err
+	}
+	c.complete()
+	overridden := false
+	for _, e := range Environment {
+		if v, ok := lookup(e.Name); ok && v != "" {
+			e.set(&c, v)
+			overridden = true
+		}
+	}
+	if overridden {
+		if err := strictyaml.Validate(&c); err != nil {
+			return Config{}, fmt.Errorf("%s with the environment's %s* variables: %w", name, "OVERHEAR_", err)
+		}
+	}
+	return c, nil
+}
+
+// defaults fills a list element before the file is read over it.
+func defaults(value any) {
+	switch v := value.(type) {
+	case *Cluster:
+		v.Config = cluster.DefaultConfig()
+	case *Endpoint:
+		v.Weight = 1
+	case *router.Rule:
+		*v = router.DefaultRule()
+	}
+}
+
+// complete fills what depends on other fields.
+func (c *Config) complete() {
+	for i := range c.Outbound {
+		c.Outbound[i].Name = cmp.Or(c.Outbound[i].Name, c.Outbound[i].Address)
+	}
+	for i := range c.Inbound {
+		in := &c.Inbound[i]
+		in.Name = cmp.Or(in.Name, in.Address)
+		in.Service = cmp.Or(in.Service, c.Node.Cluster)
+		in.Instance = cmp.Or(in.Instance, in.Address)
+	}
+	for i := range c.Clusters {
+		for j := range c.Clusters[i].Endpoints {
+			e := &c.Clusters[i].Endpoints[j]
+			e.ID = cmp.Or(e.ID, e.Address)
+		}
+	}
+}
+
+// Specs are the cluster's endpoints as discovery hands them on.
+func (c Cluster) Specs() []cluster.Spec {
+	specs := make([]cluster.Spec, len(c.Endpoints))
+	for i, e := range c.Endpoints {
+		specs[i] = cluster.Spec{
+			ID: cmp.Or(e.ID, e.Address), Address: e.Address, Zone: e.Zone, Priority: e.Priority,
+			Weight: e.Weight, Inbound: e.Inbound, Draining: e.Draining,
+		}
+	}
+	return specs
+}
+
+// Validate checks what concerns several blocks; each block checks itself.
+func (c *Config) Validate() error {
+	var errs []error
+	if len(c.Outbound) == 0 && len(c.Inbound) == 0 {
+		errs = append(errs, strictyaml.Invalid("outbound", "nothing to listen on: want an outbound or inbound listener"))
+	}
+	known := map[string]bool{}
+	for i, cl := range c.Clusters {
+		if known[cl.Name] {
+			errs = append(errs, strictyaml.Invalid(fmt.Sprintf("clusters[%d].name", i), "a second cluster %q: names must be unique", cl.Name))
+		}
+		known[cl.Name] = true
+	}
+	// A cluster that the file does not define may come from a control plane.
+	exists := func(name string) bool { return known[name] || len(c.ControlPlane.Addresses) > 0 }
+	addresses := map[string]string{}
+	if c.Admin.Address != "off" {
+		addresses[c.Admin.Address] = "admin.address"
+	}
+	taken := func(address, field string) {
+		if other, ok := addresses[address]; ok && !strings.HasSuffix(address, ":0") {
+			errs = append(errs, strictyaml.Invalid(field, "%s is taken by %s: want a port of its own", address, other))
+		}
+		addresses[address] = field
+	}
+	for i, o := range c.Outbound {
+		field := fmt.Sprintf("outbound[%d]", i)
+		taken(o.Address, field+".address")
+		if o.Cluster != "" && !exists(o.Cluster) {
+			errs = append(errs, strictyaml.Invalid(field+".cluster", "no cluster %q here%s, and no control plane to bring one", o.Cluster, suggest(known)))
+		}
+		for j, r := range o.Routes {
+			if r.Cluster != "" && !exists(r.Cluster) {
+				errs = append(errs, strictyaml.Invalid(fmt.Sprintf("%s.routes[%d].cluster", field, j), "no cluster %q here%s, and no control plane to bring one", r.Cluster, suggest(known)))
+			}
+		}
+	}
+	for i, in := range c.Inbound {
+		taken(in.Address, fmt.Sprintf("inbound[%d].address", i))
+	}
+	return errors.Join(errs...)
+}
+
+func suggest(known map[string]bool) string {
+	if len(known) == 0 {
+		return ""
+	}
+	var names []string
+	for n := range known {
+		names = append(names, n)
+	}
+	slices.Sort(names)
+	return " (there are " + strings.Join(names, ", ") + ")"
+}
+
+// Validate checks who this sidecar claims to be.
+func (n Node) Validate() error {
+	if n.ID == "" {
+		return strictyaml.Invalid("id", "is empty: want a name that is unique in the mesh")
+	}
+	return nil
+}
+
+// Validate checks the operator's door.
+func (a Admin) Validate() error {
+	if a.Address == "off" {
+		return nil
+	}
+	return hostPort("address", a.Address, "host:port, or off")
+}
+
+// Validate checks the addresses, and that plain text stays on this machine.
+func (cp ControlPlane) Validate() error {
+	var errs []error
+	for i, a := range cp.Addresses {
+		field := fmt.Sprintf("addresses[%d]", i)
+		if err := hostPort(field, a, "host:port"); err != nil {
+			errs = append(errs, err)
+			continue
+		}
+		if !cp.Insecure && !loopback(a) {
+			errs = append(errs, strictyaml.Invalid(field, "%s is not on this machine and the connection has no TLS: want a loopback address, or insecure: true", a))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// Validate checks the names.
+func (l Log) Validate() error {
+	return errors.Join(
+		oneOf("level", l.Level, "debug", "info", "warn", "error"),
+		oneOf("format", l.Format, "text", "json"),
+	)
+}
+
+// Validate checks the names.
+func (a AccessLog) Validate() error {
+	if a.Path == "" {
+		return errors.Join(strictyaml.Invalid("path", "is empty: want a file, stdout, stderr or off"), oneOf("format", a.Format, "json"))
+	}
+	return oneOf("format", a.Format, "json")
+}
+
+// Validate bounds the wait.
+func (d Drain) Validate() error {
+	if d.Timeout < 0 || d.Timeout > time.Hour {
+		return strictyaml.Invalid("timeout", "is %s: want 0s to 1h", d.Timeout)
+	}
+	return nil
+}
+
+// Validate checks that the listener knows where to send things.
+func (o Outbound) Validate() error {
+	errs := []error{hostPort("address", o.Address, "host:port")}
+	switch {
+	case o.Cluster == "" && len(o.Routes) == 0:
+		errs = append(errs, strictyaml.Invalid("cluster", "nowhere to send requests: want cluster or routes"))
+	case o.Cluster != "" && len(o.Routes) > 0:
+		errs = append(errs, strictyaml.Invalid("routes", "cluster and routes exclude each other: want one of them"))
+	case o.Protocol == TCP && len(o.Routes) > 0:
+		errs = append(errs, strictyaml.Invalid("routes", "tcp has nothing to match routes on: want cluster"))
+	}
+	if o.MaxConnections < 0 {
+		errs = append(errs, strictyaml.Invalid("max_connections", "is %d: want 0 (no limit) or more", o.MaxConnections))
+	}
+	return errors.Join(errs...)
+}
+
+// Validate checks that the listener knows its application.
+func (in Inbound) Validate() error {
+	errs := []error{
+		hostPort("address", in.Address, "host:port"),
+		hostPort("application", in.Application, "the local application's host:port"),
+	}
+	if in.Address != "" && in.Address == in.Application {
+		errs = append(errs, strictyaml.Invalid("application", "is the listener itself: want the port of the application"))
+	}
+	if in.MaxConnections < 0 {
+		errs = append(errs, strictyaml.Invalid("max_connections", "is %d: want 0 (no limit) or more", in.MaxConnections))
+	}
+	return errors.Join(errs...)
+}
+
+// Validate checks that the endpoints can be told apart.
+func (c *Cluster) Validate() error {
+	var errs []error
+	if err := c.Config.Validate(); err != nil {
+		errs = append(errs, err)
+	}
+	ids, addresses := map[string]bool{}, map[string]bool{}
+	for i, e := range c.Endpoints {
+		field := fmt.Sprintf("endpoints[%d]", i)
+		if id := cmp.Or(e.ID, e.Address); ids[id] {
+			errs = append(errs, strictyaml.Invalid(field+".id", "a second endpoint %q", id))
+		} else {
+			ids[id] = true
+		}
+		if addresses[e.Address] {
+			errs = append(errs, strictyaml.Invalid(field+".address", "a second endpoint at %s", e.Address))
+		}
+		addresses[e.Address] = true
+	}
+	return errors.Join(errs...)
+}
+
+// Validate checks one endpoint.
+func (e Endpoint) Validate() error {
+	var errs []error
+	if _, err := netip.ParseAddrPort(e.Address); err != nil {
+		errs = append(errs, strictyaml.Invalid("address", "is %q: want ip:port", e.Address))
+	}
+	if e.Weight < 1 || e.Weight > 1000 {
+		errs = append(errs, strictyaml.Invalid("weight", "is %d: want 1 to 1000", e.Weight))
+	}
+	return errors.Join(errs...)
+}
+
+func hostPort(field, value, want string) error {
+	if host, port, err := net.SplitHostPort(value); err != nil || host == "" || port == "" {
+		return strictyaml.Invalid(field, "is %q: want %s", value, want)
+	}
+	return nil
+}
+
+func oneOf(field, value string, known ...string) error {
+	if !slices.Contains(known, value) {
+		return strictyaml.Invalid(field, "is %q: want %s", value, strings.Join(known, ", "))
+	}
+	return nil
+}
+
+func loopback(address string) bool {
+	host, _, err := net.SplitHostPort(address)
+	if err != nil {
+		return false
+	}
+	ip, err := netip.ParseAddr(host)
+	return host == "localhost" || err == nil && ip.IsLoopback()
+}

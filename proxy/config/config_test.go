@@ -1,0 +1,141 @@
+package config_test
+
+import (
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/overhear-mesh/overhear/proxy/config"
+)
+
+func none(string) (string, bool) { return "", false }
+
+func TestTheShortestUsefulFileGetsEveryDefault(t *testing.T) {
+	got, err := config.Decode("sidecar.yaml", []byte(`
+outbound:
+  - {address: "127.0.0.1:15001", cluster: api}
+clusters:
+  - name: api
+    endpoints: [{address: "10.0.0.1:8080"}, {id: two, address: "10.0.0.2:8080", weight: 3}]
+`), none)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got, want := got.Outbound[0].Name, "127.0.0.1:15001"; got != want {
+		t.Errorf("name of the listener is %q, want %q", got, want)
+	}
+	if got, want := got.Admin.Address, "127.0.0.1:15000"; got != want {
+		t.Errorf("admin address is %q, want %q", got, want)
+	}
+	if got, want := got.Clusters[0].ConnectTimeout, time.Second; got != want {
+		t.Errorf("connect timeout is %s, want %s", got, want)
+	}
+	specs := got.Clusters[0].Specs()
+	if len(specs) != 2 || specs[0].ID != "10.0.0.1:8080" || specs[0].Weight != 1 || specs[1].ID != "two" || specs[1].Weight != 3 {
+		t.Errorf("endpoints are %+v", specs)
+	}
+}
+
+func TestEverythingWrongWithAFileIsSaidAtOnce(t *testing.T) {
+	_, err := config.Decode("sidecar.yaml", []byte(`
+node: {id: ""}
+admin: {address: "127.0.0.1:15001"}
+control_plane:
+  adresses: [127.0.0.1:15010]
+log: {level: loud}
+outbound:
+  - address: 127.0.0.1:15001
+    protocol: http2
+    cluster: api
+  - address: nowhere
+clusters:
+  - name: api
+    connect_timeout: 1
+    endpoints: [{address: "localhost:80"}]
+`), none)
+	if err == nil {
+		t.Fatal("got no error")
+	}
+	want := []string{
+		`sidecar.yaml:5:3: control_plane.adresses: unknown field: did you mean "addresses"?`,
+		`sidecar.yaml:9:15: outbound[0].protocol: "http2" is not spoken yet: want http1, or tcp, which carries it opaquely`,
+		`sidecar.yaml:14:22: clusters[0].connect_timeout: "1" is no duration: want a number with a unit such as 250ms, 10s or 5m`,
+	}
+	if diff := cmp.Diff(want, strings.Split(err.Error(), "\n")); diff != "" {
+		t.Errorf("problems of form differ (-want +got):\n%s", diff)
+	}
+}
+
+func TestEveryWrongValueIsSaidAtOnce(t *testing.T) {
+	_, err := config.Decode("sidecar.yaml", []byte(`
+node: {id: ""}
+admin: {address: "127.0.0.1:15001"}
+control_plane:
+  addresses: ["10.1.2.3:15010"]
+log: {level: loud}
+access_log: {path: ""}
+outbound:
+  - address: 127.0.0.1:15001
+    cluster: api
+  - address: nowhere
+  - {address: "127.0.0.1:15002", protocol: tcp, routes: [{prefix: /, cluster: api}]}
+inbound:
+  - {address: "127.0.0.1:15006", application: "127.0.0.1:15006"}
+clusters:
+  - name: api
+    endpoints: [{address: "localhost:80"}, {address: "127.0.0.1:1", weight: 0}]
+  - name: api
+`), none)
+	if err == nil {
+		t.Fatal("got no error")
+	}
+	want := []string{
+		`sidecar.yaml:2:8: node.id: is empty: want a name that is unique in the mesh`,
+		`sidecar.yaml:5:3: control_plane.addresses[0]: 10.1.2.3:15010 is not on this machine and the connection has no TLS: want a loopback address, or insecure: true`,
+		`sidecar.yaml:6:7: log.level: is "loud": want debug, info, warn, error`,
+		`sidecar.yaml:7:14: access_log.path: is empty: want a file, stdout, stderr or off`,
+		`sidecar.yaml:9:5: outbound[0].address: 127.0.0.1:15001 is taken by admin.address: want a port of its own`,
+		`sidecar.yaml:11:5: outbound[1].address: is "nowhere": want host:port`,
+		`sidecar.yaml:11:5: outbound[1].cluster: nowhere to send requests: want cluster or routes`,
+		`sidecar.yaml:12:47: outbound[2].routes: tcp has nothing to match routes on: want cluster`,
+		`sidecar.yaml:14:36: inbound[0].application: is the listener itself: want the port of the application`,
+		`sidecar.yaml:17:17: clusters[0].endpoints[0].address: is "localhost:80": want ip:port`,
+		`sidecar.yaml:17:69: clusters[0].endpoints[1].weight: is 0: want 1 to 1000`,
+		`sidecar.yaml:18:5: clusters[1].name: a second cluster "api": names must be unique`,
+	}
+	if diff := cmp.Diff(want, strings.Split(err.Error(), "\n")); diff != "" {
+		t.Errorf("problems differ (-want +got):\n%s", diff)
+	}
+}
+
+func TestTheEnvironmentOverridesTheFile(t *testing.T) {
+	env := map[string]string{"OVERHEAR_NODE_ID": "pod-7", "OVERHEAR_CONTROL_PLANE": "127.0.0.1:1,127.0.0.1:2", "OVERHEAR_NODE_NAME": "host-3"}
+	lookup := func(name string) (string, bool) { v, ok := env[name]; return v, ok }
+	file := []byte("node: {id: from-file}\noutbound: [{address: \"127.0.0.1:15001\", cluster: api}]\ncontrol_plane: {addresses: [\"127.0.0.1:9\"]}\n")
+	got, err := config.Decode("sidecar.yaml", file, lookup)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got.Node.ID != "pod-7" || got.Node.Labels["node"] != "host-3" {
+		t.Errorf("node is %+v", got.Node)
+	}
+	if diff := cmp.Diff([]string{"127.0.0.1:1", "127.0.0.1:2"}, got.ControlPlane.Addresses); diff != "" {
+		t.Errorf("addresses differ (-want +got):\n%s", diff)
+	}
+	env["OVERHEAR_LOG_LEVEL"] = "loud"
+	if _, err := config.Decode("sidecar.yaml", file, lookup); err == nil || !strings.Contains(err.Error(), "log.level") {
+		t.Errorf("a wrong variable gives %v, want an error that names log.level", err)
+	}
+}
+
+func TestAClusterMayComeFromAControlPlaneOnly(t *testing.T) {
+	const listener = "outbound: [{address: \"127.0.0.1:15001\", cluster: api}]\n"
+	if _, err := config.Decode("f", []byte(listener), none); err == nil || !strings.Contains(err.Error(), `no cluster "api"`) {
+		t.Errorf("without a control plane got %v, want an error that names the cluster", err)
+	}
+	if _, err := config.Decode("f", []byte(listener+"control_plane: {addresses: [\"127.0.0.1:15010\"]}\n"), none); err != nil {
+		t.Errorf("with a control plane got %v, want none", err)
+	}
+}

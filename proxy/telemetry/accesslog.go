@@ -1,0 +1,232 @@
+package telemetry
+
+import (
+	"bufio"
+	"context"
+	"fmt"
+	"io"
+	"os"
+	"sync"
+	"sync/atomic"
+
+	"github.com/overhear-mesh/overhear/proxy/clock"
+	"github.com/overhear-mesh/overhear/proxy/http1"
+	"github.com/overhear-mesh/overhear/proxy/tcp"
+)
+
+// AccessLog writes one JSON object a line. Its methods may be called from any
+// goroutine.
+type AccessLog struct {
+	clock   clock.Clock
+	path    string // "" if w was given
+	lines   chan *[]byte
+	buffers sync.Pool
+	dropped atomic.Uint64
+	failed  atomic.Uint64
+
+	mu   sync.Mutex // guards what follows; held by the writer, never by a request
+	w    io.Writer
+	file *os.File // what Close and Reopen close; nil for a standard stream
+}
+
+// queueLength is how many lines may wait for the writer; then they are dropped.
+const queueLength = 8192
+
+// OpenAccessLog opens the log at path, appending: a file, "stdout" or "stderr".
+func OpenAccessLog(path string, clk clock.Clock) (*AccessLog, error) {
+	switch path {
+	case "stdout":
+		return NewAccessLog(os.Stdout, clk), nil
+	case "stderr":
+		return NewAccessLog(os.Stderr, clk), nil
+	}
+	l := NewAccessLog(nil, clk)
+	l.path = path
+	return l, l.Reopen()
+}
+
+// NewAccessLog writes to w, which it does not close.
+func NewAccessLog(w io.Writer, clk clock.Clock) *AccessLog {
+	return &AccessLog{
+		clock: clk, w: w, lines: make(chan *[]byte, queueLength),
+		buffers: sync.Pool{New: func() any { b := make([]byte, 0, 512); return &b }},
+	}
+}
+
+// Reopen opens the log's path again, for log rotation; a standard stream stays.
+// If that fails, the old file stays in use.
+func (l *AccessLog) Reopen() error {
+	if l.path == "" {
+		return nil
+	}
+	file, err := os.OpenFile(l.path, os.O_WRONLY|os.O_APPEND|os.O_CREATE, 0o640)
+	if err != nil {
+		return fmt.Errorf("access log: %w", err)
+	}
+	l.mu.Lock()
+	old := l.file
+	l.file, l.w = file, file
+	l.mu.Unlock()
+	if old != nil {
+		return old.Close()
+	}
+	return nil
+}
+
+// Dropped is how many lines were lost because the writer could not keep up or
+// could not write.
+func (l *AccessLog) Dropped() uint64 { return l.dropped.Load() + l.failed.Load() }
+
+// Run writes until ctx ends and everything that was logged before has been
+// written, then closes the file.
+func (l *AccessLog) Run(ctx context.Context) error {
+	for {
+		select {
+		case <-ctx.Done():
+			l.mu.Lock()
+			defer l.mu.Unlock()
+			l.writeLocked(nil)
+			if l.file != nil {
+				return l.file.Close()
+			}
+			return nil
+		case line := <-l.lines:
+			l.mu.Lock()
+			l.writeLocked(line)
+			l.mu.Unlock()
+		}
+	}
+}
+
+// writeLocked writes the line and those that wait, in few system calls.
+func (l *AccessLog) writeLocked(line *[]byte) {
+	out := bufio.NewWriterSize(l.w, 64<<10)
+	for {
+		if line != nil {
+			if _, err := out.Write(*line); err != nil {
+				l.failed.Add(1)
+			}
+			l.buffers.Put(line)
+		}
+		select {
+		case line = <-l.lines:
+			continue
+		default:
+		}
+		if err := out.Flush(); err != nil {
+			l.failed.Add(1)
+		}
+		return
+	}
+}
+
+func (l *AccessLog) enqueue(line *[]byte) {
+	select {
+	case l.lines <- line:
+	default:
+		l.dropped.Add(1)
+		l.buffers.Put(line)
+	}
+}
+
+// http logs a request.
+func (l *AccessLog) http(listener string, r *http1.AccessRecord) {
+	line := l.buffers.Get().(*[]byte)
+	o := object{buf: (*line)[:0]}
+	o.open()
+	o.time("time", l.clock.Time(r.Start))
+	o.text("listener", listener)
+	o.text("direction", direction(r.Inbound))
+	o.text("protocol", "HTTP/1."+string('0'+byte(r.Minor)))
+	o.bytes("method", r.Method)
+	o.bytes("host", r.Host)
+	o.bytes("path", r.Path)
+	o.number("status", int64(r.Status))
+	o.text("flags", r.Flags.String())
+	if r.Detail != "" {
+		o.text("detail", r.Detail)
+	}
+	o.millis("duration_ms", r.Duration)
+	o.number("bytes_received", r.BodyReceived)
+	o.number("bytes_sent", r.BodySent)
+	if r.Client != nil {
+		o.text("client", r.Client.String())
+	}
+	if len(r.RequestID) > 0 {
+		o.bytes("request_id", r.RequestID)
+	}
+	if len(r.UserAgent) > 0 {
+		o.bytes("user_agent", r.UserAgent)
+	}
+	if r.Route != nil {
+		o.text("route", r.Route.Name)
+		o.text("cluster", r.Route.ClusterName)
+	}
+	if n := len(r.Attempts); n > 0 {
+		o.text("endpoint", r.Attempts[n-1].Endpoint.ID)
+		o.text("upstream", r.Attempts[n-1].Endpoint.Address)
+		o.key("attempts")
+		o.openList()
+		for i := range r.Attempts {
+			a := &r.Attempts[i]
+			o.open()
+			o.text("endpoint", a.Endpoint.ID)
+			o.millis("at_ms", a.Offset)
+			o.millis("duration_ms", a.Duration)
+			o.text("class", a.Class.String())
+			o.text("ending", a.Ending.String())
+			if a.Status != 0 {
+				o.number("status", int64(a.Status))
+			}
+			o.close()
+		}
+		o.closeList()
+	}
+	o.close()
+	*line = append(o.buf, '\n')
+	l.enqueue(line)
+}
+
+// tcp logs a connection.
+func (l *AccessLog) tcp(listener string, inbound bool, r *tcp.Record) {
+	line := l.buffers.Get().(*[]byte)
+	o := object{buf: (*line)[:0]}
+	o.open()
+	o.time("time", l.clock.Time(r.Start))
+	o.text("listener", listener)
+	o.text("direction", direction(inbound))
+	o.text("protocol", "TCP")
+	o.text("flags", r.Flags.String())
+	o.millis("duration_ms", r.End-r.Start)
+	o.number("bytes_received", r.Sent) // from the client, as for a request
+	o.number("bytes_sent", r.Received)
+	o.text("client", r.Client)
+	if r.Cluster != "" {
+		o.text("cluster", r.Cluster)
+	}
+	if r.Endpoint != "" {
+		o.text("endpoint", r.Endpoint)
+		o.text("upstream", r.Upstream)
+	}
+	o.key("attempts")
+	o.openList()
+	for _, a := range r.Attempts {
+		o.open()
+		o.text("endpoint", a.Endpoint)
+		o.millis("at_ms", a.Offset)
+		o.text("class", a.Class.String())
+		o.text("ending", a.Ending.String())
+		o.close()
+	}
+	o.closeList()
+	o.close()
+	*line = append(o.buf, '\n')
+	l.enqueue(line)
+}
+
+func direction(inbound bool) string {
+	if inbound {
+		return "inbound"
+	}
+	return "outbound"
+}

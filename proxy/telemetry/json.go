@@ -1,0 +1,106 @@
+package telemetry
+
+import (
+	"strconv"
+	"time"
+	"unicode/utf8"
+)
+
+// object appends JSON to a buffer without allocating: encoding/json would cost
+// more than the rest of the request's bookkeeping together.
+type object struct {
+	buf   []byte
+	comma bool
+}
+
+func (o *object) separate() {
+	if o.comma {
+		o.buf = append(o.buf, ',')
+	}
+	o.comma = true
+}
+
+func (o *object) open() {
+	o.separate()
+	o.buf = append(o.buf, '{')
+	o.comma = false
+}
+
+func (o *object) close() {
+	o.buf = append(o.buf, '}')
+	o.comma = true
+}
+
+func (o *object) openList() {
+	o.buf = append(o.buf, '[')
+	o.comma = false
+}
+
+func (o *object) closeList() {
+	o.buf = append(o.buf, ']')
+	o.comma = true
+}
+
+// key begins a member whose name needs no escaping; a value must follow.
+func (o *object) key(name string) {
+	o.separate()
+	o.buf = append(o.buf, '"')
+	o.buf = append(o.buf, name...)
+	o.buf = append(o.buf, '"', ':')
+}
+
+func (o *object) text(name, value string) {
+	o.key(name)
+	o.buf = appendString(o.buf, value)
+}
+
+func (o *object) bytes(name string, value []byte) {
+	o.key(name)
+	o.buf = appendString(o.buf, value)
+}
+
+func (o *object) number(name string, value int64) {
+	o.key(name)
+	o.buf = strconv.AppendInt(o.buf, value, 10)
+}
+
+// millis writes a duration in milliseconds, to the microsecond.
+func (o *object) millis(name string, d time.Duration) {
+	o.key(name)
+	o.buf = strconv.AppendFloat(o.buf, float64(d.Microseconds())/1e3, 'f', -1, 64)
+}
+
+func (o *object) time(name string, t time.Time) {
+	o.key(name)
+	o.buf = append(o.buf, '"')
+	o.buf = t.UTC().AppendFormat(o.buf, time.RFC3339Nano)
+	o.buf = append(o.buf, '"')
+}
+
+const hex = "0123456789abcdef"
+
+// appendString appends s as a JSON string (RFC 8259, section 7). Bytes that are
+// no UTF-8, which a header may hold, become the replacement character.
+func appendString[S string | []byte](buf []byte, s S) []byte {
+	buf = append(buf, '"')
+	for i := 0; i < len(s); {
+		b := s[i]
+		switch {
+		case b == '"' || b == '\\':
+			buf = append(buf, '\\', b)
+			i++
+		case b < 0x20 || b == 0x7f:
+			buf = append(buf, '\\', 'u', '0', '0', hex[b>>4], hex[b&15])
+			i++
+		case b < utf8.RuneSelf:
+			buf = append(buf, b)
+			i++
+		default:
+			end := min(len(s), i+utf8.UTFMax)
+			r, size := utf8.DecodeRuneInString(string(s[i:end]))
+			buf = utf8.AppendRune(buf, r)
+			i += size
+		}
+	}
+	return append(buf, '"')
+}
