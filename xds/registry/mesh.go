@@ -1,13 +1,26 @@
 package registry
 
 import (
+	"errors"
+	"fmt"
+	"maps"
 	"net/netip"
+	"slices"
+	"strings"
 	"time"
+	"unicode"
+
+	"github.com/overhear-mesh/overhear/internal/strictyaml"
+	"github.com/overhear-mesh/overhear/outlier/merge"
 )
 
 // Mesh is one consistent list of services. It is immutable once a Registry has
 // published it.
 type Mesh struct {
+	// Detection is where the detection policy of every service starts from; nil:
+	// from merge.DefaultPolicy.
+	Detection *merge.Policy `yaml:"detection"`
+	// Services are what callers can name.
 	Services []Service `yaml:"services"`
 }
 
@@ -15,6 +28,7 @@ type Mesh struct {
 // to know it.
 type Protocol string
 
+// Protocols.
 const (
 	HTTP1 Protocol = "http1" // HTTP/1.1
 	TCP   Protocol = "tcp"   // bytes, whatever they mean
@@ -24,60 +38,69 @@ const (
 type Service struct {
 	// Name is the name of the cluster and of its endpoints on the wire.
 	Name string `yaml:"name"`
-	// Protocol is http1 or tcp.
+	// Protocol is http1 or tcp; default http1.
 	Protocol Protocol `yaml:"protocol"`
-	// ConnectTimeout bounds the time in which a connection must be up.
+	// ConnectTimeout bounds the time in which a connection must be up; default 1s.
 	ConnectTimeout time.Duration `yaml:"connect_timeout"`
-	// Port is the port on which an unmodified Envoy that takes its whole
-	// configuration from here listens for this service; 0: none.
-	Port uint16 `yaml:"port"`
-	// Hosts are the authorities that a route to this service matches, for
-	// Envoys and gRPC clients. Empty: any.
+	// Listen is where an unmodified Envoy that takes its whole configuration from
+	// here listens for callers of this service; default: nowhere.
+	Listen netip.AddrPort `yaml:"listen"`
+	// Hosts are the authorities that a route of an Envoy to this service matches,
+	// and further names under which a gRPC client may dial it; default: any
+	// authority, and the service's name.
 	Hosts []string `yaml:"hosts"`
 	// Ping says how an endpoint without traffic is asked whether it lives.
 	Ping Ping `yaml:"ping"`
-	// Endpoints are the addresses that offer the service.
+	// Detection says how the service's endpoints are judged; see Policy.
+	Detection merge.Policy `yaml:"detection"`
+	// Endpoints are the addresses that offer the service. An empty list is allowed:
+	// a service may be known before it runs.
 	Endpoints []Endpoint `yaml:"endpoints"`
 }
 
 // Ping is how an idle endpoint of a service is asked whether it lives.
 type Ping struct {
-	// Kind is tcp or http.
-	Kind string `yaml:"kind"`
-	// Path is what an http ping asks for.
-	Path string `yaml:"path"`
-	// Host is the authority that an http ping names; empty: the address.
-	Host string `yaml:"host"`
+	Kind merge.PingKind `yaml:"kind"` // off, tcp or http; default tcp
+	Path string         `yaml:"path"` // what an http ping asks for; default /
+	Host string         `yaml:"host"` // the authority that an http ping names; default: the address
 }
 
 // Endpoint is one address that offers a service.
 type Endpoint struct {
 	// Address is an IP address and a port.
 	Address netip.AddrPort `yaml:"address"`
-	// Instance is the identity of the endpoint; empty: its address.
+	// Instance is the identity of the endpoint; default: its address.
 	Instance string `yaml:"instance"`
 	Region   string `yaml:"region"`
 	Zone     string `yaml:"zone"`
 	// Node names the machine that the endpoint runs on. Observers on the same
 	// machine are not asked to confirm that it is down.
 	Node string `yaml:"node"`
-	// Sidecar is the xDS node id of the sidecar beside the endpoint, the only
-	// one that may report what happened inside it. Empty: whoever connects from
-	// the endpoint's own IP address.
+	// Sidecar is the xDS node id of the sidecar beside the endpoint, the only one
+	// that may report what happened inside it; default: whoever connects from the
+	// endpoint's own IP address.
 	Sidecar string `yaml:"sidecar"`
-	// Weight is the share of the endpoint relative to the others, 1 to 10000;
+	// Weight is the share of the endpoint relative to the others, 1 to 1000;
 	// default 1.
 	Weight uint32 `yaml:"weight"`
-	// Priority 0 is used first; the next one when too little of it is left.
+	// Priority 0 is used first, the next one when too little of it is left.
 	Priority uint32 `yaml:"priority"`
 	// Inbound says that a sidecar stands before the application and marks the
 	// answers that it gives in the application's place.
 	Inbound bool `yaml:"inbound"`
 	// Draining takes the endpoint out of use in peace.
 	Draining bool `yaml:"draining"`
-	// Labels are for people and for findings such as "all of version v2".
+	// Labels are for people, and for findings such as "all of version v2".
 	Labels map[string]string `yaml:"labels"`
 }
+
+const (
+	maxName      = 253    // as a DNS name
+	maxEndpoints = 20_000 // of one service: the most that one report stream can speak of
+	// maxWeight keeps the sum of the weights of a service, published times 100,
+	// below 2^32: gRPC refuses an assignment above it.
+	maxWeight = 1000
+)
 
 // ID is the identity of the endpoint inside its service.
 func (e Endpoint) ID() string {
@@ -85,6 +108,14 @@ func (e Endpoint) ID() string {
 		return e.Instance
 	}
 	return e.Address.String()
+}
+
+// Policy says how the service's endpoints are judged, the kind of their pings
+// included.
+func (s *Service) Policy() merge.Policy {
+	p := s.Detection
+	p.Ping = s.Ping.Kind
+	return p
 }
 
 // Len is the number of endpoints of all services.
@@ -95,3 +126,179 @@ func (m *Mesh) Len() int {
 	}
 	return n
 }
+
+// DecodeInto decodes a mesh file into the struct that into points to and checks
+// it. The struct holds a Mesh, inline, and whatever else the file says. The
+// error names every problem with line and column; into is written only if there
+// is none.
+func DecodeInto(name string, data []byte, into any) error {
+	defaults := merge.DefaultPolicy()
+	base := &defaults
+	return strictyaml.Decode(name, data, into, func(value any) {
+		switch v := value.(type) {
+		case *merge.Policy:
+			// Mesh.Detection, the only optional one. The services are a list, so
+			// it is complete when the first of them is made.
+			*v = defaults
+			base = v
+		case *Service:
+			*v = Service{Protocol: HTTP1, ConnectTimeout: time.Second, Ping: Ping{Kind: merge.PingTCP, Path: "/"}, Detection: *base}
+		case *Endpoint:
+			*v = Endpoint{Weight: 1}
+		}
+	})
+}
+
+// DecodeMesh decodes a file that holds nothing but a mesh. It is a Decode.
+func DecodeMesh(name string, data []byte) (*Mesh, error) {
+	var m Mesh
+	if err := DecodeInto(name, data, &m); err != nil {
+		return nil, err
+	}
+	return &m, nil
+}
+
+// fieldError is a field whose value cannot be used.
+type fieldError struct{ field, message string }
+
+func (e *fieldError) Field() string { return e.field }
+func (e *fieldError) Error() string { return e.field + ": " + e.message }
+
+// problems collects field errors.
+type problems []error
+
+func (p *problems) add(field, format string, args ...any) {
+	*p = append(*p, &fieldError{field, fmt.Sprintf(format, args...)})
+}
+
+// Validate says which services cannot stand beside each other.
+func (m *Mesh) Validate() error {
+	var p problems
+	if m.Services == nil {
+		// Also what is left of a file that was truncated: nothing is no mesh.
+		p.add("services", "are missing: want a list, which may be empty")
+	}
+	names, listens := map[string]int{}, map[netip.AddrPort]int{}
+	for i, s := range m.Services {
+		if first, ok := names[s.Name]; ok && s.Name != "" {
+			p.add(fmt.Sprintf("services[%d].name", i), "%q names services[%d] already", s.Name, first)
+		} else {
+			names[s.Name] = i
+		}
+	}
+	for i, s := range m.Services {
+		for j, host := range s.Hosts {
+			if first, ok := names[host]; ok && first != i {
+				p.add(fmt.Sprintf("services[%d].hosts[%d]", i, j), "%q names services[%d] already", host, first)
+			} else {
+				names[host] = i
+			}
+		}
+		if first, ok := listens[s.Listen]; ok && s.Listen.IsValid() {
+			p.add(fmt.Sprintf("services[%d].listen", i), "%s is where services[%d] listens already", s.Listen, first)
+		} else {
+			listens[s.Listen] = i
+		}
+	}
+	return errors.Join(p...)
+}
+
+// Validate says what of the service's own fields cannot be used.
+func (s *Service) Validate() error {
+	var p problems
+	p.name("name", s.Name, true)
+	switch s.Protocol {
+	case HTTP1, TCP:
+	case "http2", "grpc":
+		p.add("protocol", "%s is not spoken yet: tcp carries it unread", s.Protocol)
+	default:
+		p.add("protocol", "%q is no protocol: want http1 or tcp", s.Protocol)
+	}
+	if s.ConnectTimeout < time.Millisecond || s.ConnectTimeout > time.Minute {
+		p.add("connect_timeout", "%v is not between 1ms and 1m", s.ConnectTimeout)
+	}
+	for i, h := range s.Hosts {
+		p.name(fmt.Sprintf("hosts[%d]", i), h, true)
+	}
+	switch s.Ping.Kind {
+	case merge.PingOff, merge.PingTCP, merge.PingHTTP:
+	case merge.PingGRPC:
+		p.add("ping.kind", "grpc is not spoken yet: want off, tcp or http")
+	default:
+		p.add("ping.kind", "%q is no kind of ping: want off, tcp or http", s.Ping.Kind)
+	}
+	if !strings.HasPrefix(s.Ping.Path, "/") || strings.ContainsFunc(s.Ping.Path, notVisible) {
+		p.add("ping.path", "%q is no path: want one that begins with / and has no blanks", s.Ping.Path)
+	}
+	if strings.ContainsFunc(s.Ping.Host, notVisible) {
+		p.add("ping.host", "%q has blanks", s.Ping.Host)
+	}
+	if s.Ping.Kind == merge.PingHTTP && s.Protocol == TCP {
+		p.add("ping.kind", "http pings need protocol http1")
+	}
+	s.validateEndpoints(&p)
+	return errors.Join(p...)
+}
+
+func (s *Service) validateEndpoints(p *problems) {
+	if n := len(s.Endpoints); n > maxEndpoints {
+		p.add("endpoints", "are %d: want at most %d in one service", n, maxEndpoints)
+	}
+	addresses, ids := map[netip.AddrPort]int{}, map[string]int{}
+	priorities := map[uint32]int{}
+	for i, e := range s.Endpoints {
+		field := func(name string) string { return fmt.Sprintf("endpoints[%d].%s", i, name) }
+		switch first, ok := addresses[e.Address]; {
+		case !e.Address.IsValid():
+			p.add(field("address"), "is missing: want an IP address and a port, such as 10.0.0.1:8080")
+			continue
+		case e.Address.Port() == 0 || e.Address.Addr().IsUnspecified() || e.Address.Addr().IsMulticast():
+			p.add(field("address"), "%s is nothing that can be dialled", e.Address)
+		case ok:
+			// gRPC refuses a whole assignment in which an address stands twice.
+			p.add(field("address"), "%s is the address of endpoints[%d] already", e.Address, first)
+		default:
+			addresses[e.Address] = i
+		}
+		if first, ok := ids[e.ID()]; ok {
+			p.add(field("instance"), "%q is the instance of endpoints[%d] already", e.ID(), first)
+		} else {
+			ids[e.ID()] = i
+		}
+		p.name(field("instance"), e.Instance, false)
+		p.name(field("region"), e.Region, false)
+		p.name(field("zone"), e.Zone, false)
+		p.name(field("node"), e.Node, false)
+		p.name(field("sidecar"), e.Sidecar, false)
+		if e.Weight < 1 || e.Weight > maxWeight {
+			p.add(field("weight"), "%d is not between 1 and %d: to take an endpoint out of use, set draining", e.Weight, maxWeight)
+		}
+		if _, ok := priorities[e.Priority]; !ok {
+			priorities[e.Priority] = i
+		}
+	}
+	// gRPC refuses an assignment with a gap in its priorities.
+	wanted := uint32(0)
+	for _, used := range slices.Sorted(maps.Keys(priorities)) {
+		if used != wanted {
+			p.add(fmt.Sprintf("endpoints[%d].priority", priorities[used]), "is %d, and no endpoint has %d: want priorities without a gap", used, wanted)
+			break
+		}
+		wanted++
+	}
+}
+
+// name checks something that becomes a resource name, a label of a metric or
+// both.
+func (p *problems) name(field, value string, required bool) {
+	switch {
+	case value == "" && required:
+		p.add(field, "is missing")
+	case len(value) > maxName:
+		p.add(field, "is %d bytes long: want at most %d", len(value), maxName)
+	case strings.ContainsFunc(value, notVisible):
+		p.add(field, "%q has blanks or control characters", value)
+	}
+}
+
+func notVisible(r rune) bool { return unicode.IsSpace(r) || !unicode.IsPrint(r) }

@@ -146,18 +146,13 @@ func (r *Registry) Run(ctx context.Context) error {
 // look reads the file and takes over what is new in it.
 func (r *Registry) look(ctx context.Context) {
 	content, err := read(r.path)
-	if err == nil && bytes.Equal(content, r.content) {
-		r.refused = ""
-		r.restored()
+	if r.known(content, err) {
 		return
-	}
-	if err == nil && r.refused == string(content) || err != nil && r.refused == err.Error() {
-		return // already said
 	}
 	if err == nil {
 		content, err = r.settled(ctx, content)
 	}
-	if ctx.Err() != nil {
+	if ctx.Err() != nil || r.known(content, err) {
 		return
 	}
 	if err != nil {
@@ -173,6 +168,19 @@ func (r *Registry) look(ctx context.Context) {
 	r.Set(m)
 	r.log.LogAttrs(ctx, slog.LevelInfo, "mesh file loaded", slog.String("path", r.path),
 		slog.Int("services", len(m.Services)), slog.Int("endpoints", m.Len()))
+}
+
+// known says whether what was read is what runs, or what was refused already.
+func (r *Registry) known(content []byte, err error) bool {
+	switch {
+	case err != nil:
+		return r.refused == err.Error()
+	case bytes.Equal(content, r.content):
+		r.refused = ""
+		r.restored()
+		return true
+	}
+	return r.refused != "" && r.refused == string(content)
 }
 
 // settled waits until two readings of the file are the same.

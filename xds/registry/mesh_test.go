@@ -1,0 +1,222 @@
+package registry_test
+
+import (
+	"net/netip"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/overhear-mesh/overhear/outlier/merge"
+	"github.com/overhear-mesh/overhear/xds/registry"
+)
+
+const full = `
+services:
+  - name: api
+    protocol: http1
+    connect_timeout: 250ms
+    listen: 127.0.0.1:10000
+    hosts: [api, api.internal]
+    ping: {kind: http, path: /healthz, host: api.internal}
+    detection:
+      leave_out: 2
+    endpoints:
+      - address: 10.0.0.1:8080
+        instance: api-1
+        region: r1
+        zone: a
+        node: n1
+        sidecar: api-1-sidecar
+        weight: 3
+        inbound: true
+        labels: {version: v2}
+      - {address: "10.0.0.2:8080", draining: true, priority: 1}
+      - {address: "[fd00::1]:8080"}
+  - name: cache
+    protocol: tcp
+detection:
+  h_slow: 25
+  outlier: {max_out: 30%}
+`
+
+func TestAFullMeshFile(t *testing.T) {
+	got, err := registry.DecodeMesh("mesh.yaml", []byte(full))
+	if err != nil {
+		t.Fatal(err)
+	}
+	base := merge.DefaultPolicy()
+	base.HSlow = 25
+	base.Outlier.MaxOut = 0.3
+	api := base
+	api.LeaveOut = 2
+	want := &registry.Mesh{
+		Detection: &base,
+		Services: []registry.Service{{
+			Name: "api", Protocol: registry.HTTP1, ConnectTimeout: 250 * time.Millisecond,
+			Listen: netip.MustParseAddrPort("127.0.0.1:10000"), Hosts: []string{"api", "api.internal"},
+			Ping:      registry.Ping{Kind: merge.PingHTTP, Path: "/healthz", Host: "api.internal"},
+			Detection: api,
+			Endpoints: []registry.Endpoint{
+				{Address: netip.MustParseAddrPort("10.0.0.1:8080"), Instance: "api-1", Region: "r1", Zone: "a", Node: "n1",
+					Sidecar: "api-1-sidecar", Weight: 3, Inbound: true, Labels: map[string]string{"version": "v2"}},
+				{Address: netip.MustParseAddrPort("10.0.0.2:8080"), Weight: 1, Priority: 1, Draining: true},
+				{Address: netip.MustParseAddrPort("[fd00::1]:8080"), Weight: 1},
+			},
+		}, {
+			Name: "cache", Protocol: registry.TCP, ConnectTimeout: time.Second,
+			Ping: registry.Ping{Kind: merge.PingTCP, Path: "/"}, Detection: base,
+		}},
+	}
+	if diff := cmp.Diff(want, got, cmp.Comparer(func(a, b netip.AddrPort) bool { return a == b })); diff != "" {
+		t.Errorf("mesh differs (-want +got):\n%s", diff)
+	}
+	if got, want := got.Services[0].Policy().Ping, merge.PingHTTP; got != want {
+		t.Errorf("ping kind of the policy: got %q, want the service's own %q", got, want)
+	}
+	if got, want := got.Services[0].Endpoints[0].ID(), "api-1"; got != want {
+		t.Errorf("identity: got %q, want the instance %q", got, want)
+	}
+	if got, want := got.Services[0].Endpoints[1].ID(), "10.0.0.2:8080"; got != want {
+		t.Errorf("identity without an instance: got %q, want the address %q", got, want)
+	}
+}
+
+func TestEveryMistakeInAMeshFileIsNamedWithItsPlace(t *testing.T) {
+	for _, tc := range []struct {
+		name, in string
+		want     []string
+	}{
+		{"unknown and mistyped fields", `
+services:
+  - nmae: api
+    endpoints:
+      - address: localhost:80
+        wieght: 3
+      - {address: "10.0.0.1:80", weight: -1}
+`, []string{
+			`m:3:5: services[0].nmae: unknown field: did you mean "name"?`,
+			`m:5:18: services[0].endpoints[0].address: ParseAddr("localhost"): unable to parse IP`,
+			`m:6:9: services[0].endpoints[0].wieght: unknown field: did you mean "weight"?`,
+			`m:7:42: services[0].endpoints[1].weight: "-1" is no whole number from 0 to 4294967295`,
+		}},
+		{"what a service cannot be", `
+services:
+  - name: my api
+    protocol: htpt1
+    connect_timeout: 0s
+    hosts: ["a b"]
+    ping: {kind: udp, path: healthz, host: "a b"}
+  - protocol: grpc
+    ping: {kind: grpc}
+  - {name: bytes, protocol: tcp, ping: {kind: http}}
+`, []string{
+			`m:3:5: services[0].name: "my api" has blanks or control characters`,
+			`m:4:5: services[0].protocol: "htpt1" is no protocol: want http1 or tcp`,
+			`m:5:5: services[0].connect_timeout: 0s is not between 1ms and 1m`,
+			`m:6:13: services[0].hosts[0]: "a b" has blanks or control characters`,
+			`m:7:12: services[0].ping.kind: "udp" is no kind of ping: want off, tcp or http`,
+			`m:7:23: services[0].ping.path: "healthz" is no path: want one that begins with / and has no blanks`,
+			`m:7:38: services[0].ping.host: "a b" has blanks`,
+			`m:8:5: services[1].name: is missing`,
+			`m:8:5: services[1].protocol: grpc is not spoken yet: tcp carries it unread`,
+			`m:9:12: services[1].ping.kind: grpc is not spoken yet: want off, tcp or http`,
+			`m:10:41: services[2].ping.kind: http pings need protocol http1`,
+		}},
+		{"endpoints that clash", `
+services:
+  - name: api
+    endpoints:
+      - {address: "10.0.0.1:80", instance: x}
+      - {address: "10.0.0.1:80", instance: y}
+      - {address: "10.0.0.2:80", instance: x}
+      - {instance: z}
+      - {address: "0.0.0.0:80"}
+      - {address: "10.0.0.3:0", weight: 0}
+      - {address: "10.0.0.4:80", priority: 2, zone: "a\tb"}
+      - {address: "10.0.0.5:80", weight: 1001}
+`, []string{
+			`m:6:10: services[0].endpoints[1].address: 10.0.0.1:80 is the address of endpoints[0] already`,
+			`m:7:34: services[0].endpoints[2].instance: "x" is the instance of endpoints[0] already`,
+			`m:8:9: services[0].endpoints[3].address: is missing: want an IP address and a port, such as 10.0.0.1:8080`,
+			`m:9:10: services[0].endpoints[4].address: 0.0.0.0:80 is nothing that can be dialled`,
+			`m:10:10: services[0].endpoints[5].address: 10.0.0.3:0 is nothing that can be dialled`,
+			`m:10:33: services[0].endpoints[5].weight: 0 is not between 1 and 1000: to take an endpoint out of use, set draining`,
+			`m:11:34: services[0].endpoints[6].priority: is 2, and no endpoint has 1: want priorities without a gap`,
+			`m:11:47: services[0].endpoints[6].zone: "a\tb" has blanks or control characters`,
+			`m:12:34: services[0].endpoints[7].weight: 1001 is not between 1 and 1000: to take an endpoint out of use, set draining`,
+		}},
+		{"services that clash", `
+services:
+  - {name: api, listen: "127.0.0.1:1"}
+  - {name: api, listen: "127.0.0.1:1"}
+`, []string{
+			`m:4:6: services[1].name: "api" names services[0] already`,
+			`m:4:17: services[1].listen: 127.0.0.1:1 is where services[0] listens already`,
+		}},
+		{"names that a gRPC client could not tell apart", `
+services:
+  - {name: api, hosts: [api, api.internal]}
+  - {name: cache, hosts: [api.internal, api]}
+`, []string{
+			`m:4:27: services[1].hosts[0]: "api.internal" names services[0] already`,
+			`m:4:41: services[1].hosts[1]: "api" names services[0] already`,
+		}},
+		{"nothing", "", []string{"m: services: are missing: want a list, which may be empty"}},
+		{"a policy out of bounds", `
+detection: {leave_out: 9}
+services:
+  - name: api
+    detection: {outlier: {max_out: 200%}, storm: 2}
+`, []string{
+			`m:2:13: detection.leave_out: is 9, want 0 to 5`,
+			`m:5:5: services[0].detection.leave_out: is 9, want 0 to 5`, // inherited
+			`m:5:27: services[0].detection.outlier.max_out: is 2, want 0 to 1`,
+			`m:5:43: services[0].detection.storm: is 2, want 0 to 1`,
+		}},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			_, err := registry.DecodeMesh("m", []byte(tc.in))
+			if err == nil {
+				t.Fatal("got no error")
+			}
+			if diff := cmp.Diff(tc.want, strings.Split(err.Error(), "\n")); diff != "" {
+				t.Errorf("problems differ (-want +got):\n%s", diff)
+			}
+		})
+	}
+}
+
+func TestTheKindOfPingHasOnePlace(t *testing.T) {
+	_, err := registry.DecodeMesh("m", []byte("services: [{name: api, detection: {ping: tcp}}]"))
+	if want := "m:1:36: services[0].detection.ping: unknown field"; err == nil || !strings.Contains(err.Error(), want) {
+		t.Errorf("got %v, want %s", err, want)
+	}
+}
+
+func FuzzAMeshThatIsAcceptedCanBePublished(f *testing.F) {
+	f.Add(full)
+	f.Add("services: [{name: a, endpoints: [{address: '1.2.3.4:5', weight: 7}]}]")
+	f.Add("detection: {}\nservices: []\n")
+	f.Add("services:\n  - name: a\n    hosts: [b]\n    listen: 1.2.3.4:5\n")
+	f.Fuzz(func(t *testing.T, in string) {
+		m, err := registry.DecodeMesh("m", []byte(in))
+		if err != nil {
+			return
+		}
+		// What gRPC refuses, and what identity means, must not depend on the file.
+		for _, s := range m.Services {
+			ids := map[string]bool{}
+			for _, e := range s.Endpoints {
+				if ids[e.ID()] {
+					t.Errorf("%s: two endpoints with the identity %s", s.Name, e.ID())
+				}
+				ids[e.ID()] = true
+				if e.Weight == 0 || !e.Address.IsValid() {
+					t.Errorf("%s: endpoint %+v cannot be published", s.Name, e)
+				}
+			}
+		}
+	})
+}
