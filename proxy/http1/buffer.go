@@ -1,0 +1,69 @@
+package http1
+
+import (
+	"net"
+	"sync"
+)
+
+const (
+	// smallBuffer holds a 16 KiB body with its head. It is a size class of the Go
+	// allocator.
+	smallBuffer = 18 << 10
+	// largeBuffer holds a head and a body of the default limits, and carries bulk
+	// in fewer system calls.
+	largeBuffer = 144 << 10
+	// copyMax is how much data is copied behind a head, to leave in the same
+	// write, rather than gathered by the kernel.
+	copyMax = 4 << 10
+)
+
+var (
+	smallBuffers = sync.Pool{New: func() any { return new([smallBuffer]byte) }}
+	largeBuffers = sync.Pool{New: func() any { return new([largeBuffer]byte) }}
+)
+
+// getBuffer returns a buffer of at least n bytes, with garbage in it.
+func getBuffer(n int) []byte {
+	switch {
+	case n <= smallBuffer:
+		return smallBuffers.Get().(*[smallBuffer]byte)[:]
+	case n <= largeBuffer:
+		return largeBuffers.Get().(*[largeBuffer]byte)[:]
+	}
+	return make([]byte, n)
+}
+
+// putBuffer takes a buffer back; nil is none.
+func putBuffer(b []byte) {
+	switch cap(b) {
+	case smallBuffer:
+		smallBuffers.Put((*[smallBuffer]byte)(b[:smallBuffer]))
+	case largeBuffer:
+		largeBuffers.Put((*[largeBuffer]byte)(b[:largeBuffer]))
+	}
+}
+
+// outbox writes a message: what is in head goes out together with data.
+type outbox struct {
+	head  []byte
+	parts [3][]byte
+	vec   net.Buffers
+}
+
+// send writes head, data and tail as one, and leaves head as it is.
+func (o *outbox) send(to net.Conn, data, tail []byte) error {
+	var err error
+	switch n := len(data) + len(tail); {
+	case n == 0:
+		_, err = to.Write(o.head)
+	case len(o.head) == 0 && len(tail) == 0:
+		_, err = to.Write(data)
+	case n <= copyMax && n <= cap(o.head)-len(o.head):
+		_, err = to.Write(append(append(o.head, data...), tail...))
+	default:
+		o.vec = append(o.parts[:0], o.head, data, tail)
+		_, err = o.vec.WriteTo(to)
+		o.parts = [3][]byte{}
+	}
+	return err
+}

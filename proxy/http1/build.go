@@ -1,0 +1,341 @@
+package http1
+
+import "strconv"
+
+// originField tells an outbound sidecar what its peer's application did. It is
+// never shown to an application.
+const originField = "x-overhear-origin"
+
+const (
+	crlf      = "\r\n"
+	lastChunk = "0\r\n\r\n"
+)
+
+// buildRequest writes the head for the endpoint, and whatever of the body leaves
+// with it, as far as it is framing.
+func (c *conn) buildRequest() {
+	buf, r := c.in, &c.req
+	b := append(c.out.head[:0], r.method.of(buf)...)
+	b = append(b, ' ')
+	b = appendTarget(b, r, buf)
+	b = append(b, " HTTP/1.1\r\nhost: "...)
+	b = append(b, r.authority.of(buf)...)
+	b = append(b, crlf...)
+	b = c.appendRequestFields(b)
+	switch {
+	case r.chunked:
+		b = append(b, "transfer-encoding: chunked\r\n"...)
+	case r.length >= 0:
+		b = appendLength(b, r.length)
+	}
+	if r.trailers {
+		b = append(b, "te: trailers\r\nconnection: te\r\n"...)
+	}
+	if len(c.from) > 0 && r.lastForwarded < 0 {
+		b = append(append(append(b, "x-forwarded-for: "...), c.from...), crlf...)
+	}
+	if !r.proto {
+		b = append(b, "x-forwarded-proto: http\r\n"...)
+	}
+	if r.identified.len() == 0 {
+		b = append(append(append(b, "x-request-id: "...), c.id[:]...), crlf...)
+	}
+	b = c.appendVia(b, r.minor)
+	b = append(b, crlf...)
+	if r.chunked {
+		b, c.tail = frameChunk(b, c.in[r.size:c.data], &c.body)
+	} else {
+		c.tail = nil
+	}
+	c.out.head, c.head = b, len(b)
+}
+
+// sendRequest writes what there is of the request.
+func (c *conn) sendRequest() error {
+	c.out.head = c.out.head[:c.head]
+	return c.out.send(c.up.Conn, c.in[c.req.size:c.data], c.tail)
+}
+
+// appendTarget writes a target in origin form, or the asterisk (RFC 9112,
+// sections 3.2.1 and 3.2.4).
+func appendTarget(b []byte, r *request, buf []byte) []byte {
+	target := r.target.of(buf)
+	if r.absolute && len(target) == 0 && string(r.method.of(buf)) == "OPTIONS" {
+		return append(b, '*')
+	}
+	if len(target) == 0 || target[0] == '?' {
+		b = append(b, '/')
+	}
+	return append(b, target...)
+}
+
+// appendRequestFields copies what is meant for the endpoint. Lines that need no
+// change and follow each other are copied as one.
+func (c *conn) appendRequestFields(b []byte) []byte {
+	buf, r := c.in, &c.req
+	run := runner{buf: buf}
+	for i := range r.fields {
+		f := &r.fields[i]
+		keep := true
+		switch f.kind {
+		case hopByHop, connection, contentLength, transferEncoding, host, te, upgrade, origin:
+			keep = false
+		case trailer:
+			keep = r.chunked
+		case expect:
+			keep = r.continues
+		case requestID:
+			keep = r.identified == f.value // one id, the one in the record
+		case forwardedProto:
+			keep = f.value.len() > 0
+		case forwardedFor:
+			if i == r.lastForwarded && len(c.from) > 0 {
+				b = run.flush(b)
+				b = appendName(b, f.name.of(buf))
+				b = append(b, f.value.of(buf)...)
+				if f.value.len() > 0 {
+					b = append(b, ", "...)
+				}
+				b = append(append(b, c.from...), crlf...)
+				continue
+			}
+		case other:
+			keep = r.named == 0 || !r.drops(buf, f)
+		}
+		b = run.field(b, f, keep)
+	}
+	return run.flush(b)
+}
+
+// buildResponse writes the head for the client.
+func (c *conn) buildResponse(keep, chunked bool) {
+	buf, r := c.resp, &c.res
+	b := appendStatusLine(c.out.head[:0], r, buf)
+	b = c.appendResponseFields(b, chunked)
+	switch {
+	case chunked:
+		b = append(b, "transfer-encoding: chunked\r\n"...)
+	case r.length >= 0 && r.status != 204:
+		b = appendLength(b, r.length)
+	}
+	if !r.dated {
+		b = c.appendDate(b)
+	}
+	b = c.appendVia(b, r.minor)
+	c.out.head = c.appendPersistence(b, keep)
+}
+
+// buildInterim writes the head of an interim response for the client.
+func (c *conn) buildInterim() {
+	b := appendStatusLine(c.out.head[:0], &c.res, c.resp)
+	b = c.appendResponseFields(b, false)
+	c.out.head = append(b, crlf...)
+}
+
+func appendStatusLine(b []byte, r *response, buf []byte) []byte {
+	b = append(b, "HTTP/1.1 "...)
+	b = strconv.AppendInt(b, int64(r.status), 10)
+	b = append(b, ' ')
+	b = append(b, r.reason.of(buf)...)
+	return append(b, crlf...)
+}
+
+func (c *conn) appendResponseFields(b []byte, chunked bool) []byte {
+	buf, r := c.resp, &c.res
+	run := runner{buf: buf}
+	for i := range r.fields {
+		f := &r.fields[i]
+		keep := true
+		switch f.kind {
+		case hopByHop, connection, contentLength, transferEncoding, upgrade, origin:
+			keep = false
+		case trailer:
+			keep = chunked
+		case other:
+			keep = r.named == 0 || !r.drops(buf, f)
+		}
+		b = run.field(b, f, keep)
+	}
+	return run.flush(b)
+}
+
+// runner copies header fields, neighbours together.
+type runner struct {
+	buf        []byte
+	start, end int32 // lines that are to be copied
+}
+
+func (r *runner) field(b []byte, f *field, keep bool) []byte {
+	switch {
+	case keep && f.plain && f.name.start == r.end:
+		r.end = f.value.end + int32(len(crlf))
+	case keep && f.plain:
+		b = r.flush(b)
+		r.start, r.end = f.name.start, f.value.end+int32(len(crlf))
+	case keep:
+		b = r.flush(b)
+		b = appendName(b, f.name.of(r.buf))
+		b = append(append(b, f.value.of(r.buf)...), crlf...)
+	}
+	return b
+}
+
+func (r *runner) flush(b []byte) []byte {
+	b = append(b, r.buf[r.start:r.end]...)
+	r.start = r.end
+	return b
+}
+
+func appendName(b, name []byte) []byte { return append(append(b, name...), ": "...) }
+
+func appendLength(b []byte, n int64) []byte {
+	b = append(b, "content-length: "...)
+	b = strconv.AppendInt(b, n, 10)
+	return append(b, crlf...)
+}
+
+func (c *conn) appendVia(b []byte, minor uint8) []byte {
+	if c.srv.cfg.Via == "" {
+		return b
+	}
+	b = append(b, "via: 1."...)
+	b = append(b, '0'+minor, ' ')
+	return append(append(b, c.srv.cfg.Via...), crlf...)
+}
+
+// appendPersistence ends a response head. A client of HTTP/1.0 must be told that
+// the connection stays open, one of HTTP/1.1 that it does not (RFC 9112, section
+// 9.3).
+func (c *conn) appendPersistence(b []byte, keep bool) []byte {
+	switch {
+	case !keep:
+		b = append(b, "connection: close\r\n"...)
+	case c.req.minor == 0:
+		b = append(b, "connection: keep-alive\r\n"...)
+	}
+	return append(b, crlf...)
+}
+
+// appendDate adds the Date that a response must not lack when it is passed on
+// (RFC 9110, section 6.6.1).
+func (c *conn) appendDate(b []byte) []byte {
+	b = append(b, "date: "...)
+	b = c.srv.deps.Clock.Time(c.now).UTC().AppendFormat(b, "Mon, 02 Jan 2006 15:04:05 GMT")
+	return append(b, crlf...)
+}
+
+// frameChunk surrounds data with the chunked coding: what goes before it is
+// appended to head, what goes behind it is tail. b says whether the body ends
+// here, and with which trailer fields.
+func frameChunk(head, data []byte, b *body) (newHead, tail []byte) {
+	if len(data) > 0 {
+		head = appendChunkSize(head, len(data))
+	}
+	switch {
+	case !b.done && len(data) == 0:
+		return head, nil
+	case !b.done:
+		return head, tailOpen
+	case len(b.trailer.fields) > 0:
+		return head, appendTrailers(b, len(data) > 0)
+	case len(data) > 0:
+		return head, tailLast
+	}
+	return head, tailLast[len(crlf):]
+}
+
+var (
+	tailOpen = []byte(crlf)
+	tailLast = []byte(crlf + lastChunk)
+)
+
+// appendTrailers writes the end of a body that has trailer fields. Fields about
+// the connection, and ours, are left out.
+func appendTrailers(b *body, afterData bool) []byte {
+	var tail []byte
+	if afterData {
+		tail = append(tail, crlf...)
+	}
+	tail = append(tail, "0\r\n"...)
+	for i := range b.trailer.fields {
+		f := &b.trailer.fields[i]
+		if f.kind == hopByHop || f.kind == origin {
+			continue
+		}
+		tail = appendName(tail, f.name.of(b.section))
+		tail = append(append(tail, f.value.of(b.section)...), crlf...)
+	}
+	return append(tail, crlf...)
+}
+
+// appendID writes 128 random bits as a UUID of version 4 (RFC 9562).
+func appendID(b []byte, hi, lo uint64) []byte {
+	hi = hi&^0xf000 | 0x4000
+	lo = lo&^(0b11<<62) | 0b10<<62
+	b = appendHex(b, hi>>32, 8)
+	b = appendHex(append(b, '-'), hi>>16, 4)
+	b = appendHex(append(b, '-'), hi, 4)
+	b = appendHex(append(b, '-'), lo>>48, 4)
+	return appendHex(append(b, '-'), lo, 12)
+}
+
+func appendHex(b []byte, v uint64, digits int) []byte {
+	for shift := 4 * (digits - 1); shift >= 0; shift -= 4 {
+		b = append(b, "0123456789abcdef"[v>>shift&15])
+	}
+	return b
+}
+
+// statusText names the statuses that this package answers with itself.
+func statusText(status int) string {
+	switch status {
+	case 400:
+		return "Bad Request"
+	case 404:
+		return "Not Found"
+	case 408:
+		return "Request Timeout"
+	case 417:
+		return "Expectation Failed"
+	case 431:
+		return "Request Header Fields Too Large"
+	case 501:
+		return "Not Implemented"
+	case 502:
+		return "Bad Gateway"
+	case 503:
+		return "Service Unavailable"
+	case 504:
+		return "Gateway Timeout"
+	case 505:
+		return "HTTP Version Not Supported"
+	}
+	return "Error"
+}
+
+// buildReply writes an answer of our own.
+func (c *conn) buildReply(status int, text, origin string, keep bool) {
+	if c.out.head == nil {
+		c.out.head = getBuffer(smallBuffer)
+	}
+	b := append(c.out.head[:0], "HTTP/1.1 "...)
+	b = strconv.AppendInt(b, int64(status), 10)
+	b = append(append(append(b, ' '), statusText(status)...), crlf...)
+	b = c.appendDate(b)
+	b = append(b, "content-type: text/plain; charset=utf-8\r\n"...)
+	if origin != "" {
+		b = append(append(append(b, originField+": "...), origin...), crlf...)
+	}
+	const who = "overhear: "
+	b = appendLength(b, int64(len(who)+len(text)+1))
+	b = c.appendPersistence(b, keep)
+	if !c.isHead() {
+		b = append(append(append(b, who...), text...), '\n')
+	}
+	c.out.head = b
+}
+
+// isHead reports whether the request's answer has no body whatever it says.
+func (c *conn) isHead() bool {
+	return c.req.begun && string(c.req.method.of(c.in)) == "HEAD"
+}

@@ -1,0 +1,183 @@
+package http1
+
+import (
+	"context"
+	"net"
+	"time"
+)
+
+const (
+	// lingerFor and lingerBytes bound how long a connection that is closed with
+	// unread bytes on the way is read on: closing at once would reset it, and the
+	// client might never see the answer (RFC 9112, section 9.6).
+	lingerFor   = 500 * time.Millisecond
+	lingerBytes = 256 << 10
+)
+
+// conn is the connection of one client, with what its present request needs.
+// All of it belongs to the goroutine of ServeConn, except the guard.
+type conn struct {
+	guard  guard
+	srv    *Server
+	nc     net.Conn
+	client net.Addr
+	from   []byte // the client's IP address as text, for X-Forwarded-For
+
+	// in[:w] is what the client has sent: the head of the present request, then
+	// what follows it. While the head is in use nothing moves it.
+	in    []byte
+	w     int
+	first [32]byte // reads the first bytes while there is no buffer
+
+	now    time.Duration // read from the clock once after each wait
+	req    request
+	linger bool // bytes of the client may be on the way that nobody will read
+
+	exchange
+}
+
+func newConn(s *Server, nc net.Conn) *conn {
+	c := &conn{srv: s, nc: nc, client: nc.RemoteAddr()}
+	if tcp, ok := c.client.(*net.TCPAddr); ok {
+		c.from = []byte(tcp.AddrPort().Addr().Unmap().String())
+	}
+	c.guard.init(s.wheel, nc, c.startWatch)
+	c.pumpBody = c.runPump
+	return c
+}
+
+// serve answers one request after the other.
+func (c *conn) serve(ctx context.Context) {
+	for c.await() && c.readHead() && c.answer(ctx) {
+		c.advance()
+	}
+	if c.linger {
+		c.drainClient()
+	}
+}
+
+// await waits until there is something of the next request.
+func (c *conn) await() bool {
+	if c.w > 0 { // the client pipelines
+		c.now = c.srv.deps.Clock.Now()
+		return true
+	}
+	c.now = c.srv.deps.Clock.Now()
+	timeout := c.srv.cfg.IdleTimeout
+	if c.srv.draining.Load() {
+		timeout = min(timeout, c.srv.cfg.DrainIdleTimeout)
+	}
+	c.guard.expect(waiting, c.now+timeout, c.now+restAfter)
+	if c.srv.draining.Load() {
+		c.guard.hurry(c.now + c.srv.cfg.DrainIdleTimeout) // it may have begun in between
+	}
+	for {
+		buf := c.in
+		if buf == nil {
+			buf = c.first[:]
+		}
+		n, err := c.nc.Read(buf)
+		if n > 0 {
+			c.now = c.srv.deps.Clock.Now()
+			if c.in == nil {
+				c.in = getBuffer(smallBuffer)
+				copy(c.in, c.first[:n])
+			}
+			c.w = n
+			return true
+		}
+		if err == nil {
+			continue
+		}
+		if c.guard.reason() != byRest {
+			return false
+		}
+		c.release()
+		c.guard.settle()
+	}
+}
+
+// readHead reads the rest of a head, and answers what is none.
+func (c *conn) readHead() bool {
+	c.req.reset()
+	for began := false; ; {
+		done, p := c.req.parse(c.in[:c.w], c.srv.limits)
+		if p != nil {
+			return c.refuse(p)
+		}
+		if done {
+			return true
+		}
+		if !began {
+			began = true
+			c.guard.expect(reading, c.now+c.srv.cfg.HeadTimeout, never)
+		}
+		if c.w == len(c.in) {
+			c.grow(min(2*len(c.in), c.srv.limits.bytes+1))
+		}
+		n, err := c.nc.Read(c.in[c.w:])
+		c.w += n
+		if n > 0 || err == nil {
+			continue
+		}
+		if c.guard.settle() == byHead {
+			return c.refuse(errHeadTimeout)
+		}
+		return c.vanish("connection ended within a request head")
+	}
+}
+
+// advance makes what follows the request the beginning of the buffer.
+func (c *conn) advance() {
+	n := copy(c.in, c.in[c.rest:c.w])
+	c.w = n
+	if n <= smallBuffer && len(c.in) > smallBuffer {
+		small := getBuffer(smallBuffer)
+		copy(small, c.in[:n])
+		putBuffer(c.in)
+		c.in = small
+	}
+}
+
+// grow makes room for n bytes in all; offsets stay.
+func (c *conn) grow(n int) {
+	if n <= len(c.in) {
+		return
+	}
+	larger := getBuffer(n)
+	copy(larger, c.in[:c.w])
+	putBuffer(c.in)
+	c.in = larger
+}
+
+// release gives the buffers back, while there is nothing in them.
+func (c *conn) release() {
+	putBuffer(c.in)
+	putBuffer(c.resp)
+	putBuffer(c.out.head)
+	c.in, c.resp, c.out.head, c.w = nil, nil, nil, 0
+}
+
+// drainClient ends the connection so that the last answer arrives, whatever the
+// client is still sending.
+func (c *conn) drainClient() {
+	half, ok := c.nc.(interface{ CloseWrite() error })
+	if !ok || half.CloseWrite() != nil {
+		return
+	}
+	c.guard.settle()
+	if c.nc.SetReadDeadline(time.Now().Add(lingerFor)) != nil {
+		return
+	}
+	if c.guard.reason() == byEnd {
+		return
+	}
+	buf := getBuffer(smallBuffer)
+	defer putBuffer(buf)
+	for read := 0; read < lingerBytes; {
+		n, err := c.nc.Read(buf)
+		if read += n; err != nil {
+			return
+		}
+	}
+}

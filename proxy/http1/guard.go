@@ -1,0 +1,385 @@
+package http1
+
+import (
+	"context"
+	"net"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/overhear-mesh/overhear/outlier"
+	"github.com/overhear-mesh/overhear/proxy/upstream"
+)
+
+const (
+	// watchAfter is how long an answer may take before the client is watched.
+	watchAfter = 50 * time.Millisecond
+	// collectFor is how long a short request body may take to come before the
+	// request goes ahead without it.
+	collectFor = 50 * time.Millisecond
+	// restAfter is how long a connection may be idle with its buffers.
+	restAfter = 2 * time.Second
+)
+
+// longAgo is a deadline that interrupts whoever reads or writes.
+var longAgo = time.Unix(1, 0)
+
+// reason is why a connection's goroutine was interrupted.
+type reason uint8
+
+const (
+	uninterrupted reason = iota
+	byIdle               // no request came in time
+	byRest               // give the buffers back and go on waiting
+	byHead               // the head did not come in time
+	byCollect            // the body did not come at once
+	byTry                // the attempt's time is up
+	byRequest            // the request's time is up
+	byStall              // nothing has moved
+	byClient             // the client left
+	byBody               // the client's body is malformed
+	byEnd                // ServeConn's context has ended
+)
+
+// phase is what a connection's goroutine is doing.
+type phase uint8
+
+const (
+	waiting    phase = iota // for the first byte of a request
+	reading                 // a head
+	collecting              // a body that should be there at once
+	exchanging              // with an endpoint
+)
+
+// guard is the part of a connection that others touch: the wheel, the watcher,
+// the pump, Drain. It interrupts the connection's goroutine, whatever that is
+// blocked in, and says why.
+type guard struct {
+	wheel *wheel
+	timer timer
+	nc    net.Conn
+	moved atomic.Int64 // instant of the last progress of a body
+
+	mu      sync.Mutex // guards what follows
+	phase   phase
+	why     reason
+	shutOff bool           // byEnd: for good
+	up      *upstream.Conn // of the attempt under way
+	wake    chan struct{}  // who waits between two attempts listens here
+
+	// dial bounds the waits for connections. It is used by one exchange after the
+	// other until it has to be cancelled, since most of them find a connection
+	// and need none.
+	dial    context.Context
+	cancel  context.CancelCauseFunc
+	dialing bool
+
+	until     time.Duration // end of waiting, reading, collecting; never if none
+	restAt    time.Duration
+	tryAt     time.Duration
+	headed    bool // the attempt has been answered: tryAt does not matter
+	requestAt time.Duration
+	stall     time.Duration // 0: may stand still
+	watchAt   time.Duration // the client is to be watched from then on; never: it is, or cannot be
+	watch     func()        // starts watching; called with mu held
+	begun     uint32        // exchanges
+	seen      uint32        // exchanges when the wheel last came by
+}
+
+func (g *guard) init(w *wheel, nc net.Conn, watch func()) {
+	g.wheel, g.nc, g.watch = w, nc, watch
+	g.wake = make(chan struct{}, 1)
+	g.timer.init(g.visit)
+}
+
+// expect begins one of the phases that have a single deadline; rest is when an
+// idle connection gives its buffers back. What interrupted the phase before came
+// too late and is forgotten.
+func (g *guard) expect(p phase, until, rest time.Duration) {
+	g.mu.Lock()
+	if g.why != uninterrupted {
+		g.settleLocked()
+	}
+	g.phase, g.until, g.restAt = p, until, rest
+	g.mu.Unlock()
+	g.wheel.arm(&g.timer, min(until, rest))
+}
+
+// begin starts an exchange, as expect does the other phases.
+func (g *guard) begin(now, stall time.Duration) {
+	g.moved.Store(int64(now))
+	g.mu.Lock()
+	if g.why != uninterrupted {
+		g.settleLocked()
+	}
+	g.phase, g.stall = exchanging, stall
+	g.tryAt, g.requestAt, g.watchAt = never, never, never
+	g.begun++
+	g.mu.Unlock()
+	at := now + watchAfter
+	if stall > 0 {
+		at = min(at, now+stall)
+	}
+	g.wheel.arm(&g.timer, at)
+}
+
+// awaited is told that the endpoint has been sent all of the request: from now
+// on time is the endpoint's.
+func (g *guard) awaited(now, request, perTry time.Duration) {
+	g.mu.Lock()
+	g.requestAt = after(now, request)
+	g.watchAt = now + watchAfter
+	if !g.headed {
+		g.tryAt = after(now, perTry)
+	}
+	at := min(g.requestAt, g.tryAt, g.watchAt)
+	g.mu.Unlock()
+	g.wheel.arm(&g.timer, at)
+}
+
+// try begins an attempt. It may wait for its connection until the context ends.
+func (g *guard) try(ctx context.Context, now, perTry time.Duration) context.Context {
+	g.mu.Lock()
+	if g.dial == nil {
+		g.dial, g.cancel = context.WithCancelCause(ctx)
+	}
+	dial := g.dial
+	g.tryAt, g.headed, g.dialing = after(now, perTry), false, true
+	if g.why != uninterrupted {
+		g.cancelLocked(g.why)
+	}
+	at := g.tryAt
+	g.mu.Unlock()
+	g.wheel.arm(&g.timer, at)
+	return dial
+}
+
+// hold names the attempt's connection, so that it can be interrupted.
+func (g *guard) hold(up *upstream.Conn) reason {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.up, g.dialing = up, false
+	return g.why
+}
+
+// answered is told that the attempt has brought a head, in time unless it
+// returns otherwise.
+func (g *guard) answered() reason {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.tryAt, g.headed = never, true
+	return g.why
+}
+
+// release forgets the attempt's connection. If it returns a reason, the
+// connection's deadline may have been set.
+func (g *guard) release() reason {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.up, g.dialing, g.tryAt, g.requestAt = nil, false, never, never
+	return g.why
+}
+
+// reason is why the goroutine was interrupted.
+func (g *guard) reason() reason {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return g.why
+}
+
+// settle forgets the interruption, so that the client's connection can be used
+// again; after shut it cannot. It returns what is forgotten.
+func (g *guard) settle() reason {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	why := g.why
+	if why != uninterrupted {
+		g.settleLocked()
+	}
+	return why
+}
+
+// reopen undoes a deadline that was set to end the pump or the watcher.
+func (g *guard) reopen() {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.reopenLocked()
+}
+
+func (g *guard) reopenLocked() {
+	if !g.shutOff {
+		_ = g.nc.SetReadDeadline(time.Time{})
+	}
+}
+
+// settleTry forgets that an attempt's time was up, unless there is worse news.
+func (g *guard) settleTry() {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.why == byTry {
+		g.settleLocked()
+	}
+}
+
+func (g *guard) settleLocked() {
+	if g.shutOff {
+		g.why = byEnd
+		return
+	}
+	g.why = uninterrupted
+	_ = g.nc.SetDeadline(time.Time{}) // fails only if closed, which the next read finds out
+	select {
+	case <-g.wake:
+	default:
+	}
+}
+
+// interrupt makes the connection's goroutine wake up. The first reason counts,
+// except that the end of an attempt is nothing beside the end of its request.
+func (g *guard) interrupt(why reason) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.interruptLocked(why)
+}
+
+func (g *guard) interruptLocked(why reason) {
+	if g.why != uninterrupted && (g.why != byTry || why <= byTry) {
+		return
+	}
+	g.why = why
+	switch why {
+	case byTry, byClient, byBody:
+	case byIdle, byRest, byHead, byCollect:
+		_ = g.nc.SetReadDeadline(longAgo)
+		return
+	default:
+		_ = g.nc.SetDeadline(longAgo)
+	}
+	if g.up != nil {
+		_ = g.up.SetDeadline(longAgo)
+	}
+	if g.dialing {
+		g.cancelLocked(why)
+	}
+	select {
+	case g.wake <- struct{}{}:
+	default:
+	}
+}
+
+// cancelLocked ends the wait for a connection.
+func (g *guard) cancelLocked(why reason) {
+	g.cancel(upstream.GivenUp(why.ending()))
+	g.dial, g.dialing = nil, false
+}
+
+// close frees what an exchange has left for the next one.
+func (g *guard) close() {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.dial != nil {
+		g.cancelLocked(byEnd)
+	}
+}
+
+// shut interrupts for good.
+func (g *guard) shut() {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.shutOff = true
+	g.why = uninterrupted
+	g.interruptLocked(byEnd)
+}
+
+// hurry shortens the wait for the next request.
+func (g *guard) hurry(until time.Duration) {
+	g.mu.Lock()
+	hurried := g.phase == waiting && until < g.until
+	if hurried {
+		g.until = until
+	}
+	g.mu.Unlock()
+	if hurried {
+		g.wheel.arm(&g.timer, until)
+	}
+}
+
+// visit is the wheel's: it looks at what is due.
+func (g *guard) visit(now time.Duration) time.Duration {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	next := never
+	switch {
+	case g.shutOff:
+		return never
+	case g.why != uninterrupted:
+		return now + tick // whoever was interrupted has not looked yet
+	case g.phase == exchanging:
+		next = g.visitExchangeLocked(now)
+	default:
+		if now >= g.until {
+			g.until = never
+			g.interruptLocked([...]reason{waiting: byIdle, reading: byHead, collecting: byCollect}[g.phase])
+		}
+		if g.phase == waiting && now >= g.restAt {
+			g.restAt = never
+			g.interruptLocked(byRest)
+		}
+		next = min(g.until, g.restAt)
+	}
+	if g.begun != g.seen {
+		// In use: the next exchange will want to be looked at soon, so that arming
+		// for it would mean moving from one slot to another each time.
+		g.seen = g.begun
+		next = min(next, now+watchAfter)
+	}
+	return next
+}
+
+func (g *guard) visitExchangeLocked(now time.Duration) time.Duration {
+	if now >= g.requestAt {
+		g.requestAt = never
+		g.interruptLocked(byRequest)
+	}
+	if now >= g.tryAt {
+		g.tryAt = never
+		g.interruptLocked(byTry)
+	}
+	if now >= g.watchAt {
+		g.watchAt = never
+		g.watch()
+	}
+	next := min(g.requestAt, g.tryAt, g.watchAt)
+	if g.stall > 0 {
+		due := time.Duration(g.moved.Load()) + g.stall
+		if now >= due {
+			g.interruptLocked(byStall)
+			return next
+		}
+		next = min(next, due)
+	}
+	return next
+}
+
+// after is the end of a time-out, of which 0 is none.
+func after(now, timeout time.Duration) time.Duration {
+	if timeout <= 0 {
+		return never
+	}
+	return now + timeout
+}
+
+// ending is what the interruption of an attempt means for it.
+func (r reason) ending() outlier.Ending {
+	switch r {
+	case byTry:
+		return outlier.EndPerTryTimeout
+	case byRequest:
+		return outlier.EndRouteTimeout
+	case byClient, byBody:
+		return outlier.EndClientAbort
+	case byStall:
+		return outlier.EndBodyIdle
+	}
+	return outlier.EndLocalLimit
+}

@@ -1,0 +1,16 @@
+package http1
+
+import "sync/atomic"
+
+// Metrics are the numbers of one or more servers. The zero value is ready;
+// whoever exposes them reads them at any time.
+type Metrics struct {
+	Connections atomic.Int64     // open at the moment
+	Requests    atomic.Uint64    // begun; those that were refused as malformed included
+	Status      [6]atomic.Uint64 // answers to clients by the first digit of the status; 0: no answer
+	Retries     atomic.Uint64    // attempts beyond a request's first
+	Malformed   atomic.Uint64    // requests that were refused
+	BadAnswers  atomic.Uint64    // responses that were refused
+	Pumps       atomic.Uint64    // request bodies that needed a goroutine
+	Watches     atomic.Uint64    // clients that waited long enough to be watched
+}

@@ -1,0 +1,88 @@
+package http1
+
+import (
+	"net"
+	"strings"
+	"time"
+
+	"github.com/overhear-mesh/overhear/outlier"
+	"github.com/overhear-mesh/overhear/proxy/router"
+	"github.com/overhear-mesh/overhear/proxy/upstream"
+)
+
+// AccessLogger is told each request when it is over, on the goroutine that
+// served it: it must neither block nor keep the record or anything in it.
+type AccessLogger interface{ Log(*AccessRecord) }
+
+// AccessRecord is one request as it went. Byte slices and the slice of attempts
+// are reused when Log has returned.
+type AccessRecord struct {
+	Start    time.Duration // when the head had come, by the sidecar's clock
+	Duration time.Duration // from then to the last byte of the answer
+	Client   net.Addr
+	Inbound  bool // for the local application
+
+	Method, Host, Path []byte // Path with its query; empty if the head was refused
+	UserAgent          []byte
+	RequestID          []byte
+	Minor              int // of HTTP/1.minor
+
+	// Status that the client got; 0 if it got none.
+	Status int
+	Flags  Flags
+	// Detail says in a few words what a flag cannot; often empty.
+	Detail string
+	// BodyReceived and BodySent count bytes of bodies without their framing, from
+	// and to the client.
+	BodyReceived, BodySent int64
+
+	Route *router.Route // nil if none matched, and inbound
+	// Attempts in order; the last of them answered, if one did.
+	Attempts []AttemptRecord
+}
+
+// AttemptRecord is one try on one endpoint.
+type AttemptRecord struct {
+	Endpoint *upstream.Endpoint
+	Offset   time.Duration // from the request's start
+	Duration time.Duration
+	Ending   outlier.Ending
+	Class    outlier.Class
+	Status   int  // of the response, 0 without
+	Reused   bool // a connection that had carried other requests
+}
+
+// Flags are Envoy's response flags, those that this package can raise.
+type Flags uint32
+
+const (
+	NoHealthyUpstream       Flags = 1 << iota // UH
+	UpstreamFailure                           // UF: no connection
+	UpstreamOverflow                          // UO: a limit or the breaker
+	NoRoute                                   // NR
+	NoCluster                                 // NC
+	RetriesExhausted                          // URX
+	UpstreamTermination                       // UC: the connection ended too early
+	UpstreamTimeout                           // UT
+	UpstreamProtocolError                     // UPE
+	LocalReset                                // LR: this sidecar was told to stop
+	DownstreamTermination                     // DC: the client left
+	DownstreamProtocolError                   // DPE
+	StreamIdle                                // SI
+)
+
+var flagNames = [...]string{"UH", "UF", "UO", "NR", "NC", "URX", "UC", "UT", "UPE", "LR", "DC", "DPE", "SI"}
+
+// String lists the flags as Envoy's access log does: "UF,URX", or "-".
+func (f Flags) String() string {
+	if f == 0 {
+		return "-"
+	}
+	var names []string
+	for i, name := range flagNames {
+		if f&(1<<i) != 0 {
+			names = append(names, name)
+		}
+	}
+	return strings.Join(names, ",")
+}

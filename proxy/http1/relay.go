@@ -1,0 +1,187 @@
+package http1
+
+import (
+	"github.com/overhear-mesh/overhear/outlier"
+)
+
+// relay passes the response, whose head is in c.res, on to the client. It
+// reports whether the client's connection can carry another request.
+func (c *conn) relay() bool {
+	keep, chunked := c.frameReply()
+	c.buildResponse(keep, chunked)
+	c.record.Status = c.res.status
+	c.record.Flags |= originFlags(c.originOf())
+	for at := c.res.size; ; {
+		data, used, p := c.reply.take(c.resp[at:c.rw], c.srv.limits)
+		if p != nil {
+			c.srv.deps.Metrics.BadAnswers.Add(1)
+			c.record.Detail = p.text
+			return c.cut(outlier.EndBadFraming)
+		}
+		rest := at + used
+		if c.reply.done {
+			keep = c.finish(rest == c.rw) && keep
+		}
+		if err := c.passOn(data, chunked); err != nil {
+			return c.unheard()
+		}
+		if c.reply.done {
+			return keep
+		}
+		// What is left is the beginning of a trailer section.
+		c.rw = copy(c.resp, c.resp[rest:c.rw])
+		at = 0
+		if ending, ok := c.readReply(); !ok {
+			return c.cut(ending)
+		}
+	}
+}
+
+// frameReply decides how the response's body is found, and how it is framed for
+// the client. keep is whether the connection can carry another request, as far
+// as one can know.
+func (c *conn) frameReply() (keep, chunked bool) {
+	r := &c.res
+	keep = c.req.persistent() && !c.srv.draining.Load() && (c.whole || c.pumping && c.bodyRead.Load())
+	switch {
+	case r.bodiless(c.isHead()):
+		c.reply.begin(noBody, 0)
+	case r.chunked:
+		c.reply.begin(inChunks, 0)
+		chunked = c.req.minor >= 1
+		keep = keep && chunked
+	case r.length >= 0:
+		c.reply.begin(sized, r.length)
+	default:
+		c.reply.begin(untilClose, 0)
+		chunked = c.req.minor >= 1
+		keep = keep && chunked
+	}
+	return keep, chunked
+}
+
+// passOn writes data to the client, behind the head if that has not left yet.
+func (c *conn) passOn(data []byte, chunked bool) error {
+	var tail []byte
+	if chunked {
+		c.out.head, tail = frameChunk(c.out.head, data, &c.reply)
+	}
+	if len(c.out.head)+len(data)+len(tail) == 0 {
+		return nil
+	}
+	c.answered = true
+	err := c.out.send(c.nc, data, tail)
+	c.out.head = c.out.head[:0]
+	if err == nil {
+		c.record.BodySent += int64(len(data))
+		if !c.reply.done {
+			c.guard.moved.Store(int64(c.srv.deps.Clock.Now()))
+		}
+	}
+	return err
+}
+
+// readReply reads more of the body behind resp[:rw].
+func (c *conn) readReply() (outlier.Ending, bool) {
+	if c.rw == 0 && c.reply.left > largeBuffer && len(c.resp) < largeBuffer {
+		putBuffer(c.resp)
+		c.resp = getBuffer(largeBuffer)
+	}
+	if c.rw == len(c.resp) {
+		c.growResponse(c.srv.limits.bytes + minRoom)
+	}
+	for {
+		n, err := c.up.Read(c.resp[c.rw:])
+		c.now = c.srv.deps.Clock.Now()
+		if n > 0 {
+			c.rw += n
+			c.guard.moved.Store(int64(c.now))
+			return 0, true
+		}
+		if err == nil {
+			continue
+		}
+		if why := c.guard.reason(); why != uninterrupted {
+			return why.ending(), false
+		}
+		if isEOF(err) && c.reply.closed() {
+			return 0, true
+		}
+		return outlier.EndBodyCut, false
+	}
+}
+
+// finish ends the exchange with the endpoint: all of its answer has been read.
+// clean says that nothing came after it. It reports whether the request has been
+// read as well.
+func (c *conn) finish(clean bool) bool {
+	sent := c.stopPump()
+	read := c.body.done
+	if c.up == nil {
+		return read
+	}
+	c.endAttempt(outlier.EndComplete)
+	// Who answered before it had the request, or said more than the answer, may
+	// take the next request for something else.
+	reusable := clean && sent && c.res.persistent() && c.reply.framing != untilClose
+	kicked := c.guard.release() != uninterrupted
+	if reusable && !kicked {
+		c.ep.Put(c.up, c.now)
+	} else {
+		c.up.Discard()
+	}
+	c.up = nil
+	if !read {
+		c.linger = true
+	}
+	return read
+}
+
+// discardAnswer gives up a response that is not passed on because the request is
+// tried again.
+func (c *conn) discardAnswer() {
+	c.frameReply()
+	_, used, p := c.reply.take(c.resp[c.res.size:c.rw], c.srv.limits)
+	if p == nil && c.reply.done {
+		c.finish(c.res.size+used == c.rw)
+		return
+	}
+	c.endAttempt(outlier.EndComplete)
+	c.dropUpstream()
+}
+
+// unheard is the end of an exchange whose client did not take the answer.
+func (c *conn) unheard() bool {
+	c.now = c.srv.deps.Clock.Now()
+	c.lost = true
+	c.record.Flags |= DownstreamTermination
+	ending := outlier.EndClientAbort
+	switch c.guard.reason() {
+	case byStall, byRequest:
+		ending = outlier.EndClientNotReading
+		c.record.Flags |= StreamIdle
+	case byEnd:
+		ending = outlier.EndLocalLimit
+		c.record.Flags ^= DownstreamTermination | LocalReset
+	}
+	c.endAttempt(ending)
+	return false
+}
+
+// cut ends an exchange in the middle of the answer. If the client has seen
+// nothing of it yet, it gets another one; else its connection ends, in a way
+// that cannot be taken for the end of the body.
+func (c *conn) cut(ending outlier.Ending) bool {
+	if !c.answered {
+		c.endAttempt(ending)
+		c.dropUpstream()
+		return c.fail(ending)
+	}
+	c.endAttempt(ending)
+	c.lost = true
+	c.record.Flags |= flagsOf(ending, c.guard.reason())
+	if linger, ok := c.nc.(interface{ SetLinger(int) error }); ok && c.reply.framing != sized && c.req.minor == 0 {
+		_ = linger.SetLinger(0) // there the close itself would be the body's end
+	}
+	return false
+}

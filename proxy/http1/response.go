@@ -1,0 +1,102 @@
+package http1
+
+import "time"
+
+// response is the head of a response.
+type response struct {
+	message
+	status     int
+	reason     span
+	begun      bool
+	retryAfter bool
+	wait       time.Duration // Retry-After in seconds; 0 if it is a date or absurd
+	origin     span          // value of x-overhear-origin
+	dated      bool
+}
+
+// maxWait is the longest Retry-After that is believed.
+const maxWait = 300 * time.Second
+
+func (r *response) reset() {
+	r.message.reset()
+	*r = response{message: r.message}
+}
+
+// parse reads the head at the beginning of buf, as request.parse does. The
+// response of a server is no more trusted than the request of a client: who can
+// make a server send a second response can choose who gets it.
+func (r *response) parse(buf []byte, lim limits) (done bool, p *problem) {
+	if !r.begun {
+		if len(buf) > 0 && buf[0] != 'H' {
+			return false, errStartLine
+		}
+		start, end, ok, p := r.line(buf, lim)
+		if !ok {
+			return false, p
+		}
+		if p := r.statusLine(buf, start, end); p != nil {
+			return false, p
+		}
+		r.begun = true
+	}
+	done, p = r.section(buf, lim)
+	if !done {
+		return false, p
+	}
+	return true, r.check(buf)
+}
+
+// statusLine reads `version SP status SP reason` (RFC 9112, section 4). The
+// second space is often missing where there is no reason.
+func (r *response) statusLine(buf []byte, start, end int) *problem {
+	line := buf[start:end]
+	if len(line) < 12 || line[8] != ' ' || len(line) > 12 && line[12] != ' ' {
+		return errStartLine
+	}
+	minor, p := version(line[:8])
+	if p != nil {
+		return p
+	}
+	n, ok := number(line[9:12])
+	if !ok || n < 100 || n > 599 {
+		return errStatus
+	}
+	r.minor, r.status = minor, int(n)
+	if len(line) > 13 {
+		if !all(line[13:], valueByte) {
+			return errControl
+		}
+		r.reason = span{int32(start + 13), int32(end)}
+	}
+	return nil
+}
+
+func (r *response) check(buf []byte) *problem {
+	if p := r.frame(buf); p != nil {
+		return p
+	}
+	for i := range r.fields {
+		f := &r.fields[i]
+		switch f.kind {
+		case retryAfter:
+			r.retryAfter = true
+			if n, ok := number(f.value.of(buf)); ok {
+				r.wait = min(time.Duration(min(n, int64(maxWait/time.Second)))*time.Second, maxWait)
+			}
+		case origin:
+			r.origin = f.value
+		case date:
+			r.dated = true
+		}
+	}
+	return nil
+}
+
+// interim responses are followed by another one (RFC 9110, section 15.2).
+func (r *response) interim() bool { return r.status < 200 }
+
+// bodiless responses end with their head, whatever their fields say (RFC 9112,
+// section 6.3).
+func (r *response) bodiless(head bool) bool {
+	return head || r.status < 200 || r.status == 204 || r.status == 304
+}

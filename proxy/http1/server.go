@@ -1,0 +1,117 @@
+package http1
+
+import (
+	"context"
+	"net"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/overhear-mesh/overhear/proxy/clock"
+	"github.com/overhear-mesh/overhear/proxy/router"
+	"github.com/overhear-mesh/overhear/proxy/upstream"
+)
+
+// Deps is what a server gets from the sidecar around it.
+type Deps struct {
+	Clock clock.Clock
+	// Router returns the table of the moment. Not used by an inbound server.
+	Router func() *router.Table
+	// Log is told each request; nil tells nobody.
+	Log AccessLogger
+	// Metrics is counted in; nil counts for nobody.
+	Metrics *Metrics
+	// Inbound, if set, is where every request goes: the application beside this
+	// sidecar.
+	Inbound *InboundTarget
+}
+
+// InboundTarget is the local application of an inbound server. Nothing is
+// decided about it here: a failure is passed on with its name, so that whoever
+// called can decide (see proxy/upstream, Endpoint.Inbound).
+type InboundTarget struct {
+	Endpoint *upstream.Endpoint
+	// Timeout bounds a request; default 0, none: the caller has its own, and this
+	// one must not be shorter.
+	Timeout time.Duration
+	// Overdue is the age from which an attempt without an answer counts as
+	// overdue; nil: never.
+	Overdue func() time.Duration
+}
+
+// Server speaks HTTP/1.1 with the clients of one listener. Its methods may be
+// called from any goroutine.
+type Server struct {
+	cfg      Config
+	deps     Deps
+	limits   limits
+	wheel    *wheel
+	draining atomic.Bool
+
+	mu    sync.Mutex // guards conns
+	conns map[*conn]struct{}
+}
+
+// NewServer makes a server. It starts nothing. cfg must be valid.
+func NewServer(cfg Config, deps Deps) *Server {
+	if deps.Metrics == nil {
+		deps.Metrics = &Metrics{}
+	}
+	return &Server{
+		cfg:    cfg,
+		deps:   deps,
+		limits: limits{bytes: int(cfg.MaxHead), fields: cfg.MaxFields},
+		wheel:  newWheel(deps.Clock),
+		conns:  make(map[*conn]struct{}),
+	}
+}
+
+// ServeConn serves the requests of one client, one after the other, until either
+// side has enough. It closes nc and returns when everything that it has started
+// has ended. The end of ctx breaks off what is under way.
+func (s *Server) ServeConn(ctx context.Context, nc net.Conn) {
+	c := newConn(s, nc)
+	s.track(c, true)
+	s.deps.Metrics.Connections.Add(1)
+	broken := make(chan struct{})
+	unbreak := context.AfterFunc(ctx, func() {
+		defer close(broken)
+		c.guard.shut()
+	})
+	defer func() {
+		s.wheel.remove(&c.guard.timer)
+		s.track(c, false)
+		s.deps.Metrics.Connections.Add(-1)
+		_ = nc.Close()
+		if !unbreak() {
+			<-broken
+		}
+		c.guard.close()
+		c.release()
+	}()
+	c.serve(ctx)
+}
+
+// Drain asks every client to go: what is under way finishes and is answered with
+// `connection: close`, and connections without a request are closed after
+// Config.DrainIdleTimeout. It returns at once, and may be called again.
+func (s *Server) Drain() {
+	if s.draining.Swap(true) {
+		return
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for c := range s.conns {
+		c.guard.hurry(s.deps.Clock.Now() + s.cfg.DrainIdleTimeout)
+	}
+}
+
+func (s *Server) track(c *conn, open bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if open {
+		s.conns[c] = struct{}{}
+	} else {
+		delete(s.conns, c)
+	}
+}
