@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"net"
 	"net/netip"
@@ -144,8 +145,8 @@ func (c *Collector) Stream(srv reportpb.EvidenceService_StreamServer) error {
 	c.running.Go(func() { s.end(s.send(ctx, srv)) })
 	<-ctx.Done()
 	err := context.Cause(ctx)
-	if errors.Is(err, context.Canceled) || errors.Is(err, errGone) {
-		return nil
+	if errors.Is(err, context.Canceled) || errors.Is(err, io.EOF) {
+		return nil // the peer is done
 	}
 	return err
 }
@@ -262,15 +263,8 @@ func (s *Stream) Own() []Own { return s.hello.Own }
 // Close ends the stream. The sidecar comes again.
 func (s *Stream) Close(reason string) { s.end(status.Error(codes.Unavailable, reason)) }
 
-// errGone: the peer ended the stream.
-var errGone = errors.New("stream has ended")
-
-func (s *Stream) end(err error) {
-	if err == nil {
-		err = errGone
-	}
-	s.cancel(err)
-}
+// end ends the stream for a reason; the first one counts.
+func (s *Stream) end(err error) { s.cancel(err) }
 
 // receive reads until the stream ends.
 func (s *Stream) receive(ctx context.Context, srv reportpb.EvidenceService_StreamServer) error {
@@ -387,7 +381,7 @@ func (s *Stream) send(ctx context.Context, srv reportpb.EvidenceService_StreamSe
 	for {
 		select {
 		case <-ctx.Done():
-			return nil
+			return context.Cause(ctx)
 		case <-s.outbox.wake:
 		}
 		for {
