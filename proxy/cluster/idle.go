@@ -139,7 +139,7 @@ func (l *loop) sendPing(r *record, level outlier.Level, leased bool) {
 		i.busy = make(map[string]bool)
 	}
 	i.busy[id] = true
-	target, level := l.target(r, level)
+	target, level := l.target(r, level, leased)
 	l.send(l.ctx, target, l.cfg.Ping.Timeout, func(result outlier.ProbeResult, start, end time.Duration) {
 		delete(i.busy, id)
 		l.c.metrics.pings.add(result)

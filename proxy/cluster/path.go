@@ -27,9 +27,6 @@ const (
 	pathRetry  = 5 * time.Minute  // before a path that failed is tried again
 )
 
-// valid reports whether an HTTP ping means anything.
-func (i *idle) valid() bool { return i.path.good }
-
 // checkPath tries the ping path on an endpoint that is known to be well.
 func (l *loop) checkPath(now time.Duration) {
 	p := &l.idle.path

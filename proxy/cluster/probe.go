@@ -43,7 +43,7 @@ func (c *Cluster) Probe(ctx context.Context, id string, level outlier.Level, tim
 			answer <- none
 			return
 		}
-		l.probe(ctx, id, level, timeout, func(p Probed) { answer <- p })
+		l.probe(ctx, id, level, true, timeout, func(p Probed) { answer <- p })
 	})
 	if err != nil {
 		return none
@@ -64,12 +64,12 @@ func (l *loop) selfProbe(p outlier.Probe, now time.Duration) {
 		l.detector.Probed(p.ID, p.Level, outlier.NotRun, now, now)
 		return
 	}
-	l.probe(l.ctx, p.ID, p.Level, p.Timeout, func(Probed) {})
+	l.probe(l.ctx, p.ID, p.Level, false, p.Timeout, func(Probed) {})
 }
 
 // probe starts a probe; it ends in the detector, then in tell. ctx is the
-// caller's, beside the loop's own.
-func (l *loop) probe(ctx context.Context, id string, level outlier.Level, timeout time.Duration, tell func(Probed)) {
+// caller's, beside the loop's own; ordered: the control plane wants it.
+func (l *loop) probe(ctx context.Context, id string, level outlier.Level, ordered bool, timeout time.Duration, tell func(Probed)) {
 	done := func(p Probed) {
 		l.c.metrics.probes.add(p.Result)
 		l.detector.Probed(p.ID, p.Level, p.Result, p.Start, p.End)
@@ -81,7 +81,7 @@ func (l *loop) probe(ctx context.Context, id string, level outlier.Level, timeou
 		done(Probed{ID: id, Level: level, Result: outlier.NotRun, Start: now, End: now})
 		return
 	}
-	target, level := l.target(r, level)
+	target, level := l.target(r, level, ordered)
 	l.send(ctx, target, timeout, func(result outlier.ProbeResult, start, end time.Duration) {
 		done(Probed{ID: id, Level: level, Result: result, Start: start, End: end})
 	})
@@ -109,12 +109,13 @@ func (l *loop) send(ctx context.Context, t ping.Target, timeout time.Duration, t
 }
 
 // target is what to ask of r to learn about it at level, and the level that
-// this answers.
-func (l *loop) target(r *record, level outlier.Level) (ping.Target, outlier.Level) {
+// this answers. Whether the ping path is any good this sidecar finds out for
+// itself, but for what is ordered: then the control plane has, or wants to.
+func (l *loop) target(r *record, level outlier.Level, ordered bool) (ping.Target, outlier.Level) {
 	t := ping.Target{Address: r.spec.Address, Path: l.cfg.Ping.Path, Host: l.cfg.Ping.Host, Inbound: r.spec.Inbound}
 	http := l.cfg.Protocol == HTTP1
 	switch {
-	case level >= outlier.LevelApp && l.idle.valid():
+	case level >= outlier.LevelApp && l.cfg.Ping.Kind == ping.HTTP && (ordered || l.idle.path.good):
 		t.Want = ping.Good
 		return t, outlier.LevelApp
 	case r.spec.Inbound && http:

@@ -1,0 +1,392 @@
+package cluster_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/overhear-mesh/overhear/outlier"
+	"github.com/overhear-mesh/overhear/proxy/clock"
+	"github.com/overhear-mesh/overhear/proxy/cluster"
+)
+
+func TestACrashedEndpointLeavesThePickerWithin150Milliseconds(t *testing.T) {
+	for _, rate := range []int{50, 1000} {
+		t.Run(fmt.Sprintf("%d per second", rate), func(t *testing.T) {
+			inMesh(t, 5, nil, func(m *mesh) {
+				stop := m.traffic(rate)
+				time.Sleep(5 * time.Second)
+				m.servers[0].crash()
+				before := m.status(0).Counts.Conn
+				m.await("first failed attempt", time.Second, func() bool { return m.status(0).Counts.Conn > before })
+				took := m.awaitState(0, outlier.Ejected, time.Second)
+				if took > 150*time.Millisecond {
+					t.Errorf("ejected %v after the first failed attempt, want at most 150ms", took)
+				}
+				if got := m.picks(1000)["i-1"]; got != 0 {
+					t.Errorf("ejected endpoint got %d of 1000 picks, want none", got)
+				}
+				classes := stop()
+				delete(classes, outlier.OK)
+				if len(classes) > 0 {
+					t.Errorf("requests that did not end well: %v, want none: all could be repeated", classes)
+				}
+			})
+		})
+	}
+}
+
+func TestAHungEndpointIsSuspendedUntilItAnswers(t *testing.T) {
+	inMesh(t, 4, nil, func(m *mesh) {
+		stop := m.traffic(100)
+		time.Sleep(5 * time.Second)
+		m.servers[0].hang.Store(true)
+		took := m.awaitState(0, outlier.Suspended, 5*time.Second)
+		if limit := m.cluster.Overdue() + 400*time.Millisecond; took > limit {
+			t.Errorf("suspended %v after the hang began, want at most %v", took, limit)
+		}
+		before := m.servers[0].accepted.Load()
+		time.Sleep(time.Second)
+		if got := m.servers[0].accepted.Load() - before; got > 3 {
+			t.Errorf("a suspended endpoint got %d new connections in a second, want a trickle", got)
+		}
+		m.servers[0].unhang()
+		m.await("the suspension ends", 2*time.Second, func() bool { return m.status(0).State != outlier.Suspended })
+		stop()
+	})
+}
+
+func TestAnEndpointThatIsBackRampsUp(t *testing.T) {
+	inMesh(t, 4, nil, func(m *mesh) {
+		stop := m.traffic(200)
+		defer stop()
+		time.Sleep(5 * time.Second)
+		m.servers[0].crash()
+		m.awaitState(0, outlier.Ejected, 2*time.Second)
+		m.servers[0].start()
+		m.awaitState(0, outlier.Ramp, 60*time.Second)
+		if share := m.status(0).Share; share <= 0 || share > 0.5 {
+			t.Errorf("share %v at the start of the ramp, want little", share)
+		}
+		m.awaitState(0, outlier.In, 15*time.Second)
+		if share := m.status(0).Share; share != 1 {
+			t.Errorf("share %v after the ramp, want 1", share)
+		}
+		if got := m.picks(4000)["i-1"]; got < 500 {
+			t.Errorf("%d of 4000 picks after recovery, want about 1000", got)
+		}
+	})
+}
+
+func TestTheSameIdentityIsTheSameEndpoint(t *testing.T) {
+	inMesh(t, 3, nil, func(m *mesh) {
+		e := m.cluster.Pick(m.clock.Now(), nil)
+		for e.ID != "i-1" {
+			e = m.cluster.Pick(m.clock.Now(), nil)
+		}
+		if class := m.attempt(e, m.clock.Now()); class != outlier.OK {
+			t.Fatalf("attempt: %v", class)
+		}
+		specs := m.specs()
+
+		t.Log("the others come and go")
+		m.update(specs[:1])
+		again := m.cluster.Pick(m.clock.Now(), nil)
+		if again != e || again.Idle() != 1 || again.Stats.Counts().N != 1 {
+			t.Errorf("after an update: same object %v, %d idle connections, %d attempts; want true, 1, 1",
+				again == e, again.Idle(), again.Stats.Counts().N)
+		}
+
+		t.Log("the same instance moves to another address")
+		moved := specs[0]
+		moved.Address = specs[1].Address
+		m.update([]cluster.Spec{moved})
+		there := m.cluster.Pick(m.clock.Now(), nil)
+		if there == e || there.Stats != e.Stats || there.Address != moved.Address {
+			t.Errorf("after a move: same object %v, same record %v, address %s; want false, true, %s",
+				there == e, there.Stats == e.Stats, there.Address, moved.Address)
+		}
+		if e.Idle() != 0 {
+			t.Errorf("%d idle connections to the old address, want none", e.Idle())
+		}
+
+		t.Log("another instance takes the address over")
+		other := moved
+		other.ID = "i-new"
+		m.update([]cluster.Spec{other})
+		if e := m.cluster.Pick(m.clock.Now(), nil); e.Stats == there.Stats || e.Stats.Counts().N != 0 {
+			t.Errorf("an address that is used again inherited a record: %+v", e.Stats.Counts())
+		}
+	})
+}
+
+func TestARemovedEndpointFinishesWhatItHas(t *testing.T) {
+	inMesh(t, 2, nil, func(m *mesh) {
+		e := m.cluster.Pick(m.clock.Now(), nil)
+		i := slices.IndexFunc(m.servers, func(s *server) bool { return s.id == e.ID })
+		if class := m.attempt(e, m.clock.Now()); class != outlier.OK { // leaves an idle connection
+			t.Fatalf("attempt: %v", class)
+		}
+		m.servers[i].hang.Store(true)
+		result := make(chan outlier.Class, 1)
+		go func() { result <- m.attempt(e, m.clock.Now()) }()
+		time.Sleep(100 * time.Millisecond)
+		m.update(m.specs()[1-i : 2-i])
+		if e.Idle() != 0 {
+			t.Errorf("%d idle connections to a removed endpoint, want none", e.Idle())
+		}
+		m.servers[i].unhang()
+		if class := <-result; class != outlier.OK {
+			t.Errorf("an attempt in flight at the removal ended as %v, want ok", class)
+		}
+		synctest.Wait()
+		if e.Open() != 0 {
+			t.Errorf("%d connections open to a removed endpoint after its last attempt, want none", e.Open())
+		}
+	})
+}
+
+func TestWhenAllAreBadSomethingIsStillPicked(t *testing.T) {
+	inMesh(t, 4, nil, func(m *mesh) {
+		stop := m.traffic(200)
+		time.Sleep(3 * time.Second)
+		for _, s := range m.servers {
+			s.crash()
+		}
+		for range 300 {
+			time.Sleep(10 * time.Millisecond)
+			if e := m.cluster.Pick(m.clock.Now(), nil); e == nil {
+				t.Fatal("nothing was picked")
+			}
+		}
+		for _, s := range m.servers {
+			s.start()
+		}
+		m.await("all back", 3*time.Minute, func() bool {
+			for i := range m.servers {
+				if m.status(i).State != outlier.In {
+					return false
+				}
+			}
+			return true
+		})
+		stop()
+	})
+}
+
+func TestADrainingEndpointGetsNothingNew(t *testing.T) {
+	inMesh(t, 3, nil, func(m *mesh) {
+		specs := m.specs()
+		specs[0].Draining = true
+		m.update(specs)
+		if got := m.picks(1000); got["i-1"] != 0 {
+			t.Errorf("picks %v: one that drains got new attempts", got)
+		}
+		for i := range specs {
+			specs[i].Draining = true
+		}
+		m.update(specs)
+		if got := m.picks(1000); len(got) != 3 {
+			t.Errorf("picks %v: when all drain, any is better than none", got)
+		}
+		if !m.cluster.Snapshot().Panic {
+			t.Error("the snapshot does not say that the cluster is in panic")
+		}
+	})
+}
+
+func TestACentralVerdictIsObeyed(t *testing.T) {
+	inMesh(t, 4, nil, func(m *mesh) {
+		specs := m.specs()
+		specs[0].Verdict = outlier.Verdict{State: outlier.Ejected, Epoch: 7, Rule: outlier.RuleFast, Reason: "31 of 40 failed"}
+		m.update(specs)
+		if got := m.picks(1000)["i-1"]; got != 0 {
+			t.Errorf("%d of 1000 picks went to an endpoint that the fleet has ejected", got)
+		}
+		specs[0].Verdict = outlier.Verdict{State: outlier.In, Epoch: 8}
+		m.update(specs)
+		if got := m.picks(4000)["i-1"]; got < 700 {
+			t.Errorf("%d of 4000 picks after the verdict was lifted, want about 1000", got)
+		}
+	})
+}
+
+func TestTheNextPriorityIsUsedWhenTheFirstIsDown(t *testing.T) {
+	inMesh(t, 4, nil, func(m *mesh) {
+		specs := m.specs()
+		specs[2].Priority, specs[3].Priority = 1, 1
+		m.update(specs)
+		if got := m.picks(1000); got["i-3"]+got["i-4"] != 0 {
+			t.Errorf("picks %v: the second priority got traffic while the first is well", got)
+		}
+		stop := m.traffic(200)
+		time.Sleep(3 * time.Second)
+		m.servers[0].crash()
+		m.servers[1].crash()
+		m.await("the first priority is left", 3*time.Second, func() bool {
+			got := m.picks(100)
+			return got["i-1"]+got["i-2"] == 0 && got["i-3"] > 0 && got["i-4"] > 0
+		})
+		stop()
+	})
+}
+
+func TestBaseWeightsAreHonoured(t *testing.T) {
+	inMesh(t, 3, nil, func(m *mesh) {
+		specs := m.specs()
+		specs[0].Weight = 300
+		specs[1].Weight, specs[2].Weight = 100, 0
+		m.update(specs)
+		got := m.picks(10000)
+		if a, b := got["i-1"], got["i-2"]; a < 7100 || a > 7900 || b < 2100 || b > 2900 || got["i-3"] > 100 {
+			t.Errorf("picks %v with weights 300, 100 and none, want about 7500, 2500, 25", got)
+		}
+	})
+}
+
+func TestAnEndpointListedTwiceCountsOnce(t *testing.T) {
+	inMesh(t, 2, nil, func(m *mesh) {
+		specs := m.specs()
+		double := specs[0]
+		double.Address = "10.9.9.9:80"
+		m.update(append(specs, double))
+		if got := len(m.cluster.Snapshot().Endpoints); got != 2 {
+			t.Errorf("%d endpoints, want 2", got)
+		}
+		if !strings.Contains(m.log.String(), "listed twice") {
+			t.Errorf("nothing in the log: %s", m.log)
+		}
+	})
+}
+
+func TestOneLinePerChangeOfBelief(t *testing.T) {
+	inMesh(t, 4, nil, func(m *mesh) {
+		stop := m.traffic(100)
+		time.Sleep(5 * time.Second)
+		m.servers[0].crash()
+		m.awaitState(0, outlier.Ejected, 2*time.Second)
+		m.servers[0].start()
+		m.awaitState(0, outlier.In, 2*time.Minute)
+		stop()
+		m.mu.Lock()
+		said := 0
+		for _, e := range m.events {
+			said += len(e.Changes)
+		}
+		m.mu.Unlock()
+		lines := strings.Count(m.log.String(), "\n")
+		if changes := m.changes(); lines != said || len(changes) < 3 {
+			t.Errorf("%d lines for %d changes (%v); log:\n%s", lines, said, changes, m.log)
+		}
+		var counted uint64
+		for _, n := range m.cluster.Stats().Changes {
+			counted += n
+		}
+		if counted != uint64(said) {
+			t.Errorf("%d changes counted, want %d", counted, said)
+		}
+	})
+}
+
+func TestAskRunsWhileTheClusterDoesAndNotAfter(t *testing.T) {
+	inMesh(t, 1, nil, func(m *mesh) {
+		var n int
+		if err := m.cluster.Ask(t.Context(), func(d *outlier.Detector) { n = len(d.View()) }); err != nil || n != 1 {
+			t.Errorf("Ask = %v and saw %d members, want nil and 1", err, n)
+		}
+		m.stop()
+		synctest.Wait()
+		if err := m.cluster.Ask(t.Context(), func(*outlier.Detector) { t.Error("ran after Run had ended") }); !errors.Is(err, cluster.ErrStopped) {
+			t.Errorf("Ask = %v, want %v", err, cluster.ErrStopped)
+		}
+		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+		defer cancel()
+		if p := m.cluster.Probe(ctx, "i-1", outlier.LevelConnect, time.Second); p.Result != outlier.NotRun {
+			t.Errorf("Probe = %v, want %v", p.Result, outlier.NotRun)
+		}
+	})
+}
+
+func TestAClusterThatDoesNotRunYetHasNothing(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		cfg := cluster.DefaultConfig()
+		cfg.Name = "api"
+		c := cluster.New(cfg, cluster.Deps{Clock: clock.New()})
+		c.Update([]cluster.Spec{{ID: "a", Address: "10.0.0.1:80"}})
+		c.Wake()
+		c.Wake() // never blocks
+		if e := c.Pick(0, nil); e != nil {
+			t.Errorf("Pick = %v, want nil", e.ID)
+		}
+		if s := c.Snapshot(); s != nil {
+			t.Errorf("Snapshot = %+v, want nil", s)
+		}
+		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+		defer cancel()
+		if err := c.Ask(ctx, func(*outlier.Detector) {}); !errors.Is(err, context.DeadlineExceeded) {
+			t.Errorf("Ask = %v, want %v", err, context.DeadlineExceeded)
+		}
+	})
+}
+
+func TestThePathOfARequestAllocatesNothing(t *testing.T) {
+	inMesh(t, 5, nil, func(m *mesh) {
+		var tried cluster.Tried
+		now := m.clock.Now()
+		e := m.cluster.Pick(now, nil)
+		tried.Add(e)
+		for name, fn := range map[string]func(){
+			"pick":  func() { m.cluster.Pick(now, nil) },
+			"retry": func() { m.cluster.Pick(now, &tried) },
+			"wake":  m.cluster.Wake,
+		} {
+			if n := testing.AllocsPerRun(100, fn); n != 0 {
+				t.Errorf("%s: %v allocations, want none", name, n)
+			}
+		}
+	})
+}
+
+func TestSettingsChangeWhileItRuns(t *testing.T) {
+	inMesh(t, 2, nil, func(m *mesh) {
+		m.cluster.SetTimeout(600 * time.Millisecond)
+		cfg := m.cluster.Config()
+		cfg.Name, cfg.Service = "other", "api.v2"
+		m.cluster.SetConfig(cfg)
+		time.Sleep(2 * time.Second)
+		if d := m.cluster.Overdue(); d <= 0 || d > 300*time.Millisecond {
+			t.Errorf("overdue after %v with routes of 600ms, want at most half of that", d)
+		}
+		if got := m.cluster.Config(); m.cluster.Name() != "api" || got.Name != "api" || got.Service != "api.v2" {
+			t.Errorf("name %q, %q, service %q; want api, api, api.v2", m.cluster.Name(), got.Name, got.Service)
+		}
+	})
+}
+
+func TestConfigurationNamesWhatIsWrong(t *testing.T) {
+	var fields []string
+	cfg := cluster.DefaultConfig()
+	cfg.Protocol, cfg.ConnectTimeout, cfg.IdleTimeout, cfg.MaxIdle, cfg.MaxConns = 9, 0, -1, -1, -1
+	for _, err := range cfg.Validate().(interface{ Unwrap() []error }).Unwrap() {
+		fields = append(fields, err.(interface{ Field() string }).Field())
+	}
+	want := []string{"name", "protocol", "connect_timeout", "idle_timeout", "max_idle", "max_connections"}
+	if diff := cmp.Diff(want, fields); diff != "" {
+		t.Errorf("fields (-want +got):\n%s", diff)
+	}
+	for _, s := range []cluster.Spec{{Address: "10.0.0.1:80"}, {ID: "a"}, {ID: "a", Address: "10.0.0.1"}, {ID: "a", Address: "10.0.0.1:"}} {
+		if s.Validate() == nil {
+			t.Errorf("%+v is valid", s)
+		}
+	}
+	if err := (cluster.Spec{ID: "a", Address: "[::1]:80"}).Validate(); err != nil {
+		t.Error(err)
+	}
+}

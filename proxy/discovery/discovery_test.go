@@ -1,0 +1,381 @@
+package discovery
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"google.golang.org/grpc"
+
+	"github.com/overhear-mesh/overhear/outlier"
+	"github.com/overhear-mesh/overhear/proxy/clock"
+	"github.com/overhear-mesh/overhear/proxy/cluster"
+	"github.com/overhear-mesh/overhear/proxy/ping"
+	"github.com/overhear-mesh/overhear/xds/client"
+	"github.com/overhear-mesh/overhear/xds/resource"
+)
+
+// silent is a control plane that never answers.
+type silent struct{}
+
+func (silent) Invoke(ctx context.Context, _ string, _, _ any, _ ...grpc.CallOption) error {
+	<-ctx.Done()
+	return ctx.Err()
+}
+
+func (silent) NewStream(ctx context.Context, _ *grpc.StreamDesc, _ string, _ ...grpc.CallOption) (grpc.ClientStream, error) {
+	<-ctx.Done()
+	return nil, ctx.Err()
+}
+
+// running starts a Discovery in the bubble that the test is in. What it returns
+// ends it.
+func running(t *testing.T, cfg Config, deps Deps) (d *Discovery, log *strings.Builder, stop func()) {
+	t.Helper()
+	log = new(strings.Builder)
+	deps.Log = slog.New(slog.NewTextHandler(log, nil))
+	deps.Cluster.Clock = clock.New()
+	cfg.XDS = client.DefaultConfig()
+	d = New(cfg, deps)
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan error, 1)
+	go func() { done <- d.Run(ctx) }()
+	synctest.Wait()
+	return d, log, func() {
+		t.Helper()
+		cancel()
+		if err := <-done; err != nil {
+			t.Errorf("Run = %v, want nil", err)
+		}
+	}
+}
+
+func api(name string) resource.Cluster {
+	return resource.Cluster{Name: name, Service: name + ".eds", Policy: resource.DefaultPolicy()}
+}
+
+func assignment(service string, addresses ...string) resource.Endpoints {
+	a := resource.Endpoints{Service: service}
+	for _, at := range addresses {
+		a.Endpoints = append(a.Endpoints, resource.Endpoint{Address: netip.MustParseAddrPort(at), Weight: 1})
+	}
+	return a
+}
+
+// addresses are where a cluster's picks go.
+func addresses(c *cluster.Cluster) map[string]bool {
+	synctest.Wait()
+	got := make(map[string]bool)
+	for range 200 {
+		if e := c.Pick(0, nil); e != nil {
+			got[e.Address] = true
+		}
+	}
+	return got
+}
+
+func wantAddresses(t *testing.T, c *cluster.Cluster, want ...string) {
+	t.Helper()
+	set := make(map[string]bool)
+	for _, a := range want {
+		set[a] = true
+	}
+	if diff := cmp.Diff(set, addresses(c)); diff != "" {
+		t.Errorf("%s is served by (-want +got):\n%s", c.Name(), diff)
+	}
+}
+
+func TestANameLeadsToTheSameClusterBeforeAndAfterItIsKnown(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var added []string
+		d, _, stop := running(t, Config{}, Deps{ControlPlane: silent{}, Added: func(c *cluster.Cluster) { added = append(added, c.Name()) }})
+		defer stop()
+		early := d.Lookup("api")
+		wantAddresses(t, early)
+
+		h := (*handler)(d)
+		if err := h.Clusters([]resource.Cluster{api("api"), api("other")}, nil); err != nil {
+			t.Fatal(err)
+		}
+		h.Endpoints([]resource.Endpoints{assignment("api.eds", "10.0.0.1:80", "10.0.0.2:80")}, nil)
+		wantAddresses(t, early, "10.0.0.1:80", "10.0.0.2:80")
+
+		h.Clusters(nil, []string{"api", "other"})
+		wantAddresses(t, early)
+		if d.Lookup("api") != early {
+			t.Error("a cluster that was looked up became another one when it was withdrawn")
+		}
+		if n := len(d.Clusters()); n != 1 {
+			t.Errorf("%d clusters after both were withdrawn, want the one that is wanted", n)
+		}
+
+		h.Clusters([]resource.Cluster{api("api")}, nil)
+		h.Endpoints([]resource.Endpoints{assignment("api.eds", "10.0.0.3:80")}, nil)
+		wantAddresses(t, early, "10.0.0.3:80")
+		if diff := cmp.Diff([]string{"api", "other"}, added); diff != "" {
+			t.Errorf("told of (-want +got):\n%s", diff)
+		}
+	})
+}
+
+func TestEndpointsThatComeBeforeTheirClusterChangesStay(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		d, _, stop := running(t, Config{}, Deps{ControlPlane: silent{}})
+		defer stop()
+		h := (*handler)(d)
+		h.Clusters([]resource.Cluster{api("api")}, nil)
+		h.Endpoints([]resource.Endpoints{assignment("api.eds", "10.0.0.1:80")}, nil)
+		c := d.Lookup("api")
+		synctest.Wait()
+		e := c.Pick(0, nil)
+
+		changed := api("api")
+		changed.ConnectTimeout = 3 * time.Second
+		h.Clusters([]resource.Cluster{changed}, nil)
+		wantAddresses(t, c, "10.0.0.1:80")
+		if c.Pick(0, nil) != e || c.Config().ConnectTimeout != 3*time.Second {
+			t.Errorf("same endpoint %v, connect timeout %v; want true, 3s", c.Pick(0, nil) == e, c.Config().ConnectTimeout)
+		}
+		h.Endpoints(nil, []string{"api.eds"}) // without its cluster
+		wantAddresses(t, c, "10.0.0.1:80")
+		h.Endpoints([]resource.Endpoints{assignment("api.eds")}, nil) // on purpose
+		wantAddresses(t, c)
+	})
+}
+
+func TestAClusterThatCannotBeServedIsRefusedAndTheOthersAreTaken(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		d, _, stop := running(t, Config{}, Deps{ControlPlane: silent{}})
+		defer stop()
+		h := (*handler)(d)
+		bad := func(edit func(*resource.Cluster)) resource.Cluster {
+			c := api("bad")
+			edit(&c)
+			return c
+		}
+		for _, tt := range []struct {
+			want string
+			c    resource.Cluster
+		}{
+			{"protocol", bad(func(c *resource.Cluster) { c.Policy.Protocol = resource.HTTP2 })},
+			{"ping", bad(func(c *resource.Cluster) { c.Policy.Ping.Kind = resource.PingGRPC })},
+			{"ping.path", bad(func(c *resource.Cluster) { c.Policy.Ping.Path = "healthz" })},
+			{"connect_timeout", bad(func(c *resource.Cluster) { c.ConnectTimeout = time.Hour })},
+			{"ping: an http ping", bad(func(c *resource.Cluster) {
+				c.Policy.Protocol, c.Policy.Ping.Kind = resource.TCP, resource.PingHTTP
+			})},
+		} {
+			err := h.Clusters([]resource.Cluster{tt.c, api("good")}, nil)
+			if err == nil || !strings.Contains(err.Error(), `cluster "bad"`) || !strings.Contains(err.Error(), tt.want) {
+				t.Errorf("error %v, want one about %s of cluster bad", err, tt.want)
+			}
+		}
+		if all := d.Clusters(); len(all) != 1 || all[0].Name() != "good" {
+			t.Errorf("%d clusters, want the good one", len(all))
+		}
+	})
+}
+
+func TestAPolicyThatIsRefusedLeavesTheOldOneInForce(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		d, _, stop := running(t, Config{}, Deps{ControlPlane: silent{}})
+		defer stop()
+		h := (*handler)(d)
+		first := api("api")
+		first.ConnectTimeout = 2 * time.Second
+		h.Clusters([]resource.Cluster{first}, nil)
+		second := first
+		second.ConnectTimeout = time.Hour
+		if err := h.Clusters([]resource.Cluster{second}, nil); err == nil {
+			t.Error("a connect timeout of an hour was taken")
+		}
+		if got := d.Lookup("api").Config().ConnectTimeout; got != 2*time.Second {
+			t.Errorf("connect timeout %v, want 2s as before", got)
+		}
+	})
+}
+
+func TestAPolicyReachesItsCluster(t *testing.T) {
+	c := api("api")
+	c.Policy.Protocol = resource.TCP
+	c.Policy.Ping = resource.Ping{Kind: resource.PingOff, Path: "/up", Host: "up.internal"}
+	c.Policy.Outlier.MaxOut = 0.3
+	got, err := configOf(c)
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := cluster.DefaultConfig()
+	want.Name, want.Service, want.Protocol = "api", "api.eds", cluster.TCP
+	want.Ping.Kind, want.Ping.Path, want.Ping.Host = ping.Off, "/up", "up.internal"
+	want.Outlier.MaxOut = 0.3
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Errorf("config (-want +got):\n%s", diff)
+	}
+}
+
+func TestAnEndpointIsTakenOverWhole(t *testing.T) {
+	verdict := outlier.Verdict{State: outlier.Ejected, Epoch: 3, Rule: outlier.RuleHard, Reason: "3 witnesses"}
+	got := specsOf(resource.Endpoints{Service: "api", Endpoints: []resource.Endpoint{{
+		Instance: "api-1", Address: netip.MustParseAddrPort("10.0.0.1:80"), Region: "eu", Zone: "a", Node: "n1",
+		Priority: 2, Weight: 5, Inbound: true, Draining: true, Labels: map[string]string{"version": "v2"}, Verdict: verdict,
+	}, {Address: netip.MustParseAddrPort("[::1]:80")}}})
+	want := []cluster.Spec{{
+		ID: "api-1", Address: "10.0.0.1:80", Zone: "a", Node: "n1", Priority: 2, Weight: 5,
+		Inbound: true, Draining: true, Labels: map[string]string{"version": "v2"}, Verdict: verdict,
+	}, {ID: "[::1]:80", Address: "[::1]:80"}}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Errorf("specs (-want +got):\n%s", diff)
+	}
+}
+
+func static(name string, at ...string) Static {
+	s := Static{Config: cluster.DefaultConfig()}
+	s.Config.Name = name
+	for _, a := range at {
+		s.Endpoints = append(s.Endpoints, cluster.Spec{ID: a, Address: a, Weight: 1})
+	}
+	return s
+}
+
+func TestAClusterOfTheFileHidesTheControlPlanes(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		d, log, stop := running(t, Config{Static: []Static{static("api", "10.1.0.1:80")}}, Deps{ControlPlane: silent{}})
+		defer stop()
+		c := d.Lookup("api")
+		wantAddresses(t, c, "10.1.0.1:80")
+		h := (*handler)(d)
+		h.Clusters([]resource.Cluster{api("api")}, nil)
+		h.Endpoints([]resource.Endpoints{assignment("api.eds", "10.0.0.1:80")}, nil)
+		wantAddresses(t, c, "10.1.0.1:80")
+		if !strings.Contains(log.String(), "hides") {
+			t.Errorf("nothing in the log: %s", log)
+		}
+
+		t.Log("a reload: the file lets it go")
+		d.SetStatic([]Static{static("db", "10.1.0.2:80")})
+		wantAddresses(t, c, "10.0.0.1:80")
+		wantAddresses(t, d.Lookup("db"), "10.1.0.2:80")
+
+		t.Log("a reload: the file takes it back")
+		d.SetStatic([]Static{static("api", "10.1.0.3:80")})
+		wantAddresses(t, c, "10.1.0.3:80")
+		wantAddresses(t, d.Lookup("db"))
+	})
+}
+
+func TestWithoutAControlPlaneItIsReadyAtOnce(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		d, _, stop := running(t, Config{Static: []Static{static("api", "10.1.0.1:80")}}, Deps{})
+		defer stop()
+		if !isReady(d) {
+			t.Error("not ready")
+		}
+		if got := d.Status(); got != (Status{}) {
+			t.Errorf("status %+v, want nothing", got)
+		}
+	})
+}
+
+func isReady(d *Discovery) bool {
+	select {
+	case <-d.Ready():
+		return true
+	default:
+		return false
+	}
+}
+
+func TestTheLinkIsToldToTheControlPlanesClusters(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		d, log, stop := running(t, Config{}, Deps{ControlPlane: silent{}})
+		defer stop()
+		h := (*handler)(d)
+		h.Stream(true, nil)
+		h.Clusters([]resource.Cluster{api("api")}, nil)
+		h.Endpoints([]resource.Endpoints{assignment("api.eds", "10.0.0.1:80", "10.0.0.2:80")}, nil)
+		synctest.Wait()
+		if s := d.Status(); !s.Connected || s.Source != Control || !isReady(d) {
+			t.Errorf("status %+v, ready %v; want connected, from the control plane, ready", s, isReady(d))
+		}
+		ejected := assignment("api.eds", "10.0.0.1:80", "10.0.0.2:80")
+		ejected.Endpoints[0].Verdict = outlier.Verdict{State: outlier.Suspended, Epoch: 1, Rule: outlier.RuleStalled}
+		h.Endpoints([]resource.Endpoints{ejected}, nil)
+		wantAddresses(t, d.Lookup("api"), "10.0.0.2:80")
+		h.Stream(false, errors.New("connection reset"))
+		time.Sleep(5 * time.Second) // a suspension does not outlive the control plane for long
+		wantAddresses(t, d.Lookup("api"), "10.0.0.1:80", "10.0.0.2:80")
+		if s := d.Status(); s.Connected || !strings.Contains(log.String(), "connection reset") {
+			t.Errorf("status %+v, log %s; want the loss told", s, log)
+		}
+	})
+}
+
+func TestASidecarStartedAloneServesFromWhatItKnewLast(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "state")
+	synctest.Test(t, func(t *testing.T) {
+		d, _, stop := running(t, Config{StateDir: dir}, Deps{ControlPlane: silent{}})
+		if isReady(d) {
+			t.Error("ready with nothing to serve from")
+		}
+		h := (*handler)(d)
+		h.Clusters([]resource.Cluster{api("api"), api("db")}, nil)
+		h.Endpoints([]resource.Endpoints{assignment("api.eds", "10.0.0.1:80"), assignment("db.eds", "10.0.0.2:80")}, nil)
+		time.Sleep(2 * time.Second)
+		if _, err := os.Stat(filepath.Join(dir, stateFile)); err != nil {
+			t.Errorf("two seconds after a change: %v", err)
+		}
+		h.Endpoints([]resource.Endpoints{assignment("api.eds", "10.0.0.1:80", "10.0.0.9:80")}, nil)
+		stop() // what changed last is written on the way out
+	})
+	synctest.Test(t, func(t *testing.T) {
+		time.Sleep(time.Hour)
+		d, log, stop := running(t, Config{StateDir: dir}, Deps{ControlPlane: silent{}})
+		defer stop()
+		wantAddresses(t, d.Lookup("api"), "10.0.0.1:80", "10.0.0.9:80")
+		wantAddresses(t, d.Lookup("db"), "10.0.0.2:80")
+		if s := d.Status(); s.Source != Saved || s.Age < time.Hour-time.Minute || s.Age > time.Hour+time.Minute || !isReady(d) {
+			t.Errorf("status %+v, ready %v; want an hour old, from the state directory, ready", s, isReady(d))
+		}
+		if !strings.Contains(log.String(), "serving from saved resources") {
+			t.Errorf("nothing in the log: %s", log)
+		}
+
+		t.Log("the control plane is back and has dropped one")
+		h := (*handler)(d)
+		h.Stream(true, nil)
+		h.Clusters([]resource.Cluster{api("api")}, nil)
+		h.Endpoints([]resource.Endpoints{assignment("api.eds", "10.0.0.3:80")}, nil)
+		wantAddresses(t, d.Lookup("api"), "10.0.0.3:80")
+		wantAddresses(t, d.Lookup("db"), "10.0.0.2:80") // its answer may not be complete yet
+		time.Sleep(20 * time.Second)
+		wantAddresses(t, d.Lookup("db"))
+		if s := d.Status(); s.Source != Control {
+			t.Errorf("source %v, want %v", s.Source, Control)
+		}
+	})
+}
+
+func TestASavedStateThatIsCorruptIsIgnoredWithAWord(t *testing.T) {
+	dir := t.TempDir()
+	if err := os.WriteFile(filepath.Join(dir, stateFile), []byte(`{"format":1,"resources":{}}`), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	synctest.Test(t, func(t *testing.T) {
+		d, log, stop := running(t, Config{StateDir: dir}, Deps{ControlPlane: silent{}})
+		defer stop()
+		if n := len(d.Clusters()); n != 0 || isReady(d) {
+			t.Errorf("%d clusters, ready %v; want none, false", n, isReady(d))
+		}
+		if !strings.Contains(log.String(), "not usable") || !strings.Contains(log.String(), "sha256") {
+			t.Errorf("log %q, want what is wrong with the file", log)
+		}
+	})
+}
