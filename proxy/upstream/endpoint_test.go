@@ -294,6 +294,9 @@ func TestAnAttemptEndsOnce(t *testing.T) {
 			t.Errorf("in flight: got %d, want 1", got)
 		}
 		a.End(outlier.Outcome{Class: outlier.Conn, Now: b.clock.Now()})
+		if !a.Ended() || a.Endpoint() != nil {
+			t.Error("an attempt that has ended says that it has not")
+		}
 		a.End(outlier.Outcome{Class: outlier.OK, Now: b.clock.Now()})
 		a.Headers(b.clock.Now())
 		if got := b.endpoint.Stats.Inflight(); got != 0 {
@@ -393,8 +396,12 @@ func TestWhyThereIsNoConnection(t *testing.T) {
 }
 
 func TestEndingOfAnError(t *testing.T) {
-	dial := func(err error) error { return &net.OpError{Op: "dial", Net: "tcp", Err: os.NewSyscallError("connect", err)} }
-	read := func(err error) error { return &net.OpError{Op: "read", Net: "tcp", Err: os.NewSyscallError("read", err)} }
+	dial := func(err error) error {
+		return &net.OpError{Op: "dial", Net: "tcp", Err: os.NewSyscallError("connect", err)}
+	}
+	read := func(err error) error {
+		return &net.OpError{Op: "read", Net: "tcp", Err: os.NewSyscallError("read", err)}
+	}
 	tests := []struct {
 		err  error
 		want outlier.Ending

@@ -1,3 +1,5 @@
+//go:build unix
+
 package upstream_test
 
 import (
@@ -5,6 +7,8 @@ import (
 	"net"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/overhear-mesh/overhear/outlier"
 	"github.com/overhear-mesh/overhear/proxy/upstream"
@@ -36,9 +40,34 @@ func loopback(t *testing.T) (*upstream.Endpoint, func() (*upstream.Conn, *net.TC
 	}
 }
 
-// arrived waits until what the server did has reached the client's socket: a
-// blocking read on it would be no different from what is tested, so it waits for
-// the answer to a byte that went the other way round.
+// arrived waits until something can be read from c, without reading it.
+func arrived(t *testing.T, c *upstream.Conn) {
+	t.Helper()
+	control(t, c, func(fd int) {
+		for {
+			n, err := unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}, 10_000)
+			if err == unix.EINTR {
+				continue
+			}
+			if n != 1 || err != nil {
+				t.Errorf("poll: got %d, %v", n, err)
+			}
+			return
+		}
+	})
+}
+
+func control(t *testing.T, c *upstream.Conn, fn func(fd int)) {
+	t.Helper()
+	raw, err := c.Conn.(*net.TCPConn).SyscallConn()
+	if err == nil {
+		err = raw.Control(func(fd uintptr) { fn(int(fd)) })
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
 func TestADeadSocketIsDroppedWithoutAWord(t *testing.T) {
 	for name, dies := range map[string]func(server *net.TCPConn){
 		"closed": func(s *net.TCPConn) { s.Close() },
@@ -49,7 +78,8 @@ func TestADeadSocketIsDroppedWithoutAWord(t *testing.T) {
 			e, open := loopback(t)
 			c, s := open()
 			e.Put(c, 0)
-			dies(s) // loopback delivers before the call returns
+			dies(s)
+			arrived(t, c)
 			got, reused, err := e.Get(t.Context(), time.Second)
 			if err != nil {
 				t.Fatal(err)

@@ -8,11 +8,10 @@ import (
 // tune sets the socket options of a new connection. A connection that refuses
 // one is still a connection, so errors are of no interest.
 func tune(c net.Conn, opts *Options) {
-	tcp, ok := c.(*net.TCPConn)
+	tcp, ok := c.(*net.TCPConn) // which has TCP_NODELAY from its birth
 	if !ok || opts.KeepAlive <= 0 {
-		return // TCP_NODELAY is what net.Dialer sets anyway
+		return
 	}
-	_ = tcp.SetNoDelay(true)
 	_ = tcp.SetKeepAliveConfig(net.KeepAliveConfig{
 		Enable:   true,
 		Idle:     opts.KeepAlive,
