@@ -53,7 +53,8 @@ func DefaultConfig() Config {
 type Policy struct {
 	// Outlier is the policy that the service's sidecars follow as well. The table
 	// takes from it the mode, the false ejection interval, the bounds of p0 and p1,
-	// the caps and the hold-off times.
+	// the caps, the limits of probes and probation, the silence after which an
+	// endpoint is idle, and the hold-off times.
 	Outlier outlier.Config `yaml:"outlier"`
 
 	// HFleetMin and HFleetMax bound the threshold of T in nats; default 12 and 20.
@@ -70,27 +71,19 @@ type Policy struct {
 	// ConfirmProbers is how many reporters are asked to confirm a suspicion; 0: none
 	// is asked, reporters' own attempts must suffice; default 3.
 	ConfirmProbers int `yaml:"confirm_probers"`
-	// ProbeTimeout bounds one probe; default 1s.
-	ProbeTimeout time.Duration `yaml:"probe_timeout"`
 	// Storm is the part of a group that must be suspected at once for suspicions to
 	// be confirmed by sample; default 0.3.
 	Storm float64 `yaml:"storm"`
 
-	// Ping is how an idle endpoint is pinged; default tcp.
-	Ping PingKind `yaml:"ping"`
-	// IdleAfter is how long no traffic may speak of an endpoint before it is pinged;
-	// default 10s.
-	IdleAfter time.Duration `yaml:"idle_after"`
+	// Ping is how an idle endpoint is pinged; default tcp. A file has it where it has
+	// the rest of the ping: path, host.
+	Ping PingKind `yaml:"-"`
 	// IdleEvery is how often each pinger pings; default 10s.
 	IdleEvery time.Duration `yaml:"idle_every"`
 	// IdlePingers is how many reporters ping one idle endpoint; default 3.
 	IdlePingers int `yaml:"idle_pingers"`
 	// PingTimeout bounds one ping; default 1s.
 	PingTimeout time.Duration `yaml:"ping_timeout"`
-
-	// ProbationRate is the most attempts per second that the whole fleet sends to an
-	// endpoint on probation; default 8.
-	ProbationRate float64 `yaml:"probation_rate"`
 }
 
 // DefaultPolicy is the policy of a service that names none.
@@ -103,30 +96,15 @@ func DefaultPolicy() Policy {
 		LeaveOut:       1,
 		PollWait:       20 * time.Millisecond,
 		ConfirmProbers: 3,
-		ProbeTimeout:   time.Second,
 		Storm:          0.3,
 		Ping:           PingTCP,
-		IdleAfter:      10 * time.Second,
 		IdleEvery:      10 * time.Second,
 		IdlePingers:    3,
 		PingTimeout:    time.Second,
-		ProbationRate:  8,
 	}
 }
 
-// FieldError is a field whose value cannot be used.
-type FieldError struct {
-	Name    string // as in YAML
-	Message string
-}
-
-// Error names the field and what is wanted.
-func (e *FieldError) Error() string { return e.Name + ": " + e.Message }
-
-// Field is the path of the field, as in YAML.
-func (e *FieldError) Field() string { return e.Name }
-
-// Validate reports every field that cannot be used, as joined *FieldError.
+// Validate reports every field that cannot be used, as joined *outlier.FieldError.
 func (c Config) Validate() error {
 	return errors.Join(
 		between("reporter_stale", c.ReporterStale, time.Millisecond, time.Hour),
@@ -140,7 +118,7 @@ func (c Config) Validate() error {
 	)
 }
 
-// Validate reports every field that cannot be used, as joined *FieldError; those
+// Validate reports every field that cannot be used, as joined *outlier.FieldError; those
 // of Outlier have the prefix "outlier.".
 func (p Policy) Validate() error {
 	errs := []error{
@@ -150,18 +128,15 @@ func (p Policy) Validate() error {
 		between("leave_out", p.LeaveOut, 0, 5),
 		between("poll_wait", p.PollWait, time.Millisecond, time.Hour),
 		between("confirm_probers", p.ConfirmProbers, 0, 10),
-		between("probe_timeout", p.ProbeTimeout, time.Millisecond, time.Hour),
 		between("storm", p.Storm, 0, 1),
-		between("idle_after", p.IdleAfter, time.Millisecond, time.Hour),
 		between("idle_every", p.IdleEvery, time.Millisecond, time.Hour),
 		between("idle_pingers", p.IdlePingers, 1, 100),
 		between("ping_timeout", p.PingTimeout, time.Millisecond, time.Hour),
-		between("probation_rate", p.ProbationRate, 0.01, 1000),
 	}
 	switch p.Ping {
 	case PingOff, PingTCP, PingHTTP, PingGRPC:
 	default:
-		errs = append(errs, &FieldError{"ping", fmt.Sprintf("%q is not one of off, tcp, http, grpc", p.Ping)})
+		errs = append(errs, &outlier.FieldError{Path: "ping", Message: fmt.Sprintf("is %q, want one of off, tcp, http, grpc", p.Ping)})
 	}
 	errs = append(errs, prefixed("outlier.", p.Outlier.Validate())...)
 	return errors.Join(errs...)
@@ -171,7 +146,7 @@ func between[T time.Duration | int | float64](name string, v, low, high T) error
 	if v >= low && v <= high { // false for NaN
 		return nil
 	}
-	return &FieldError{name, fmt.Sprintf("%v is not between %v and %v", v, low, high)}
+	return &outlier.FieldError{Path: name, Message: fmt.Sprintf("is %v, want %v to %v", v, low, high)}
 }
 
 // prefixed puts a path before each joined field error.
@@ -186,9 +161,8 @@ func prefixed(prefix string, err error) []error {
 		}
 		return errs
 	}
-	var f interface{ Field() string }
-	if errors.As(err, &f) {
-		return []error{&FieldError{prefix + f.Field(), err.Error()}}
+	if f, ok := errors.AsType[*outlier.FieldError](err); ok {
+		return []error{&outlier.FieldError{Path: prefix + f.Path, Message: f.Message}}
 	}
-	return []error{fmt.Errorf("%s: %w", prefix, err)}
+	return []error{err}
 }

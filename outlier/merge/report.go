@@ -95,10 +95,7 @@ type Cell struct {
 
 // Point is the counters of a cell at an earlier instant: n attempts of which k
 // failed.
-type Point struct {
-	At   time.Duration
-	N, K uint32
-}
+type Point = outlier.Point
 
 // ClusterTotals is what a reporter knows of a service as a whole.
 type ClusterTotals struct {

@@ -94,15 +94,15 @@ type Poll struct {
 	At        time.Duration // t_x: the earlier instant
 }
 
-// PollAnswer is a reporter's answer to a Poll.
+// PollAnswer is a reporter's answer to a Poll: what a report of this moment would
+// say of the endpoint.
 type PollAnswer struct {
 	ID       OrderID
 	Reporter string
-	Key      Key
-	At       time.Duration  // instant of Counts
-	Seq      uint64         // sequence number, in one order with the reports
-	Counts   outlier.Counts // now
-	Then     Point          // at the last whole second before the polled instant
+	Seq      uint64        // in one order with the reports
+	At       time.Duration // instant of Cell
+	Cell     Cell
+	Then     Point // counters at the last whole second before the polled instant; zero: unknown
 }
 
 // Watch asks reporters to report an endpoint each 50 ms for a while.

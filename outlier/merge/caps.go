@@ -1,0 +1,127 @@
+package merge
+
+import (
+	"cmp"
+	"fmt"
+	"math"
+	"slices"
+	"time"
+
+	"github.com/overhear-mesh/overhear/outlier"
+)
+
+// mayLeave is the one place that limits how much of a group may be out at once:
+// a share of it, never the last, in the eyes of the fleet and of each zone. Hard
+// failures may exceed the share while those who stay can carry the load: an
+// endpoint that refuses connections carries nothing anyhow.
+func (g *group) mayLeave(e *endpoint, s Scope, hard bool, now time.Duration) (bool, string) {
+	n := g.judged()
+	for _, view := range g.views(s) {
+		if e.out(view) {
+			continue // already counted
+		}
+		out := g.countOut(view) + 1
+		limit := int(math.Floor(float64(n) * g.service.policy.Outlier.MaxOut))
+		switch {
+		case out >= n:
+			return false, fmt.Sprintf("%s: it is the last of %d usable endpoints", view, n)
+		case out <= limit:
+		case !hard:
+			return false, fmt.Sprintf("%s: %d of %d endpoints would be out, %d may be", view, out, n, limit)
+		default:
+			load, room := g.load(e, view, now)
+			if load > room {
+				return false, fmt.Sprintf("%s: each of the %d left would carry %.0f/s, %.0f/s is the most", view, n-out, load, room)
+			}
+		}
+	}
+	return true, fmt.Sprintf("%d of %d endpoints are out", g.countOut(s), n)
+}
+
+// views lists whose eyes a verdict of that scope concerns: those of the zone, or
+// of the fleet and of every zone that has verdicts of its own.
+func (g *group) views(s Scope) []Scope {
+	if s != Fleet {
+		return []Scope{s}
+	}
+	views := []Scope{Fleet}
+	for _, e := range g.endpoints {
+		for _, z := range e.zones {
+			if z.rec.state.Out() && !slices.Contains(views, Scope(z.name)) {
+				views = append(views, Scope(z.name))
+			}
+		}
+	}
+	slices.Sort(views)
+	return views
+}
+
+// countOut counts who is out, never keeps the number.
+func (g *group) countOut(view Scope) int {
+	n := 0
+	for _, e := range g.endpoints {
+		if !e.Draining && e.out(view) {
+			n++
+		}
+	}
+	return n
+}
+
+// load is what each remaining endpoint would carry if e left, and the most that
+// it should.
+func (g *group) load(e *endpoint, view Scope, now time.Duration) (load, room float64) {
+	total, peak := 0.0, 0.0
+	left := 0
+	for _, o := range g.endpoints {
+		if o.Draining {
+			continue
+		}
+		o.series.advance(now)
+		total += o.settledRate(now)
+		if o != e && !o.out(view) {
+			left++
+			peak += slices.Max(o.peaks[:])
+		}
+	}
+	if left == 0 || peak == 0 {
+		return 0, math.Inf(1) // nothing is known of what they can carry
+	}
+	return total / float64(left), g.service.policy.Outlier.Headroom * peak / float64(left)
+}
+
+// settledRate is the attempts per second of ten seconds that even the reporters
+// that are heard each ten seconds have told of.
+func (e *endpoint) settledRate(now time.Duration) float64 {
+	return e.series.between(now-20*time.Second, now-10*time.Second) / 10
+}
+
+// takeBack fails open: when too few are left, those that are out for soft reasons
+// are used again, the least bad first.
+func (t *Table) takeBack(g *group, now time.Duration) {
+	n := g.judged()
+	wanted := int(math.Ceil(float64(n) * g.service.policy.Outlier.Panic))
+	var soft []*endpoint
+	for _, e := range g.endpoints {
+		switch r := &e.fleet; {
+		case e.Draining || !r.state.Out() || r.rule == outlier.RuleHard || r.rule == outlier.RuleManual:
+		default:
+			soft = append(soft, e)
+		}
+	}
+	slices.SortFunc(soft, func(a, b *endpoint) int {
+		suspended := func(e *endpoint) int {
+			if e.fleet.state == outlier.Suspended {
+				return 0
+			}
+			return 1
+		}
+		return cmp.Or(cmp.Compare(suspended(a), suspended(b)), cmp.Compare(a.fleet.explain.T, b.fleet.explain.T), compareEndpoints(a, b))
+	})
+	for _, e := range soft {
+		if n-g.countOut(Fleet) >= wanted {
+			return
+		}
+		t.endTrial(&e.fleet)
+		t.set(e, &e.fleet, outlier.In, e.fleet.rule, "panic: too few endpoints are left", now)
+	}
+}

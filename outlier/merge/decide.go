@@ -1,0 +1,361 @@
+package merge
+
+import (
+	"cmp"
+	"fmt"
+	"math"
+	"slices"
+	"time"
+
+	"github.com/overhear-mesh/overhear/outlier"
+)
+
+const (
+	// gatherFor is how long a verdict waits when many of its group have a score as
+	// well, so that those who fail together are judged together (the low and high
+	// watermarks of Rapid, Suresh et al. 2018).
+	gatherFor = 300 * time.Millisecond
+	// refusedFor is how long a refused verdict is not tried again.
+	refusedFor = time.Second
+	// watchFor is how long reporters of an endpoint report each 50 ms once its
+	// statistic is at a quarter of the threshold.
+	watchFor = 2 * time.Second
+)
+
+// candidate is a verdict that has not passed the guards yet.
+type candidate struct {
+	e       *endpoint
+	rule    outlier.Rule
+	scope   Scope
+	kind    kind
+	row     *row // nil for a hard one
+	score   int64
+	guards  []Guard
+	reason  string
+	explain Explanation
+}
+
+func (c *candidate) guard(name string, pass bool, format string, args ...any) bool {
+	c.guards = append(c.guards, Guard{Name: name, Pass: pass, Detail: fmt.Sprintf(format, args...)})
+	return pass
+}
+
+// refusal remembers what was refused last, so that it is told once.
+type refusal struct {
+	rule  outlier.Rule
+	why   string
+	scope Scope
+	until time.Duration
+	told  time.Duration
+}
+
+// decide judges one group: candidates, guards, scope, caps, changes.
+func (t *Table) decide(g *group, look []*endpoint, now time.Duration) {
+	var list []*candidate
+	if t.hardReady(g, now) {
+		for _, e := range g.endpoints {
+			if e.susp.confirmed != never {
+				list = append(list, t.hardCandidate(e))
+			}
+		}
+	}
+	for _, e := range look {
+		if c := t.rowCandidate(e, now); c != nil {
+			list = append(list, c)
+		}
+	}
+	slices.SortFunc(list, func(a, b *candidate) int {
+		return cmp.Or(cmp.Compare(hardFirst(a.rule), hardFirst(b.rule)), -cmp.Compare(a.score, b.score), compareEndpoints(a.e, b.e))
+	})
+	hard := false
+	for _, c := range list {
+		if ok, detail := g.mayLeave(c.e, c.scope, c.rule == outlier.RuleHard, now); !c.guard("cap", ok, "%s", detail) {
+			t.refuse(c, "cap", now)
+			continue
+		}
+		t.commit(c, now)
+		hard = hard || c.rule == outlier.RuleHard
+	}
+	if hard {
+		t.takeBack(g, now)
+	}
+}
+
+func hardFirst(r outlier.Rule) int {
+	if r == outlier.RuleHard {
+		return 0
+	}
+	return 1
+}
+
+func (t *Table) hardCandidate(e *endpoint) *candidate {
+	s := &e.susp
+	c := &candidate{e: e, rule: outlier.RuleHard, scope: Scope(s.zone), score: math.MaxInt64}
+	n := t.domainsOf(s.zone, s.hard)
+	c.reason = fmt.Sprintf("%d fault domains cannot reach it, and nobody's later attempt succeeded", n)
+	if s.storm {
+		c.reason = "it fails like its zone, of which a sample is confirmed down"
+	}
+	return c
+}
+
+// rowCandidate reads the rows of e; nil if none is over its threshold or if it has
+// to wait.
+func (t *Table) rowCandidate(e *endpoint, now time.Duration) *candidate {
+	if !e.judgeable() {
+		e.closeRows(now)
+		return nil
+	}
+	fast := t.judge(e, &e.fast, fastRow, nil, now)
+	slow := t.judge(e, &e.slow, slowRow, nil, now)
+	t.watch(e, now)
+	var c *candidate
+	switch {
+	case fast:
+		c = &candidate{e: e, rule: outlier.RuleFast, kind: fastRow, row: &e.fast}
+	case slow:
+		c = &candidate{e: e, rule: outlier.RuleSlow, kind: slowRow, row: &e.slow}
+	}
+	for _, z := range e.zones {
+		if z.rec.state.Out() {
+			z.row.close(now)
+			continue
+		}
+		if over := t.judge(e, &z.row, zoneRow, z, now); over && c == nil && len(e.zones) > 1 && t.aloneIn(e, z.name, now) {
+			c = &candidate{e: e, rule: outlier.RuleFast, scope: Scope(z.name), kind: zoneRow, row: &z.row}
+		}
+	}
+	if c == nil {
+		e.gatherAt = never
+		return nil
+	}
+	c.score = c.row.last.t
+	if now < e.refusal.until {
+		return nil
+	}
+	if !t.polled(e, c.row.since, now) {
+		return nil
+	}
+	c.guard("poll", true, "counts of all reporters heard are in")
+	return t.guards(c, now)
+}
+
+// guards applies what must hold before a soft verdict; nil if it does not.
+func (t *Table) guards(c *candidate, now time.Duration) *candidate {
+	e, g := c.e, c.e.group
+	w := &c.row.last
+	self := outlier.Tally{N: w.n, K: w.k}
+	res := outlier.Guard(self, w.w, c.kind == slowRow)
+	detail := fmt.Sprintf("others fail at %.1f %%, this one at %.1f %%", 100*res.W, 100*res.Rate)
+	if res.Asked {
+		detail += fmt.Sprintf("; against p0 %.2f, p1 %.2f the score is %.1f, 6 is wanted", res.P0, res.P1, float64(res.LLR)/float64(nat))
+	}
+	if !c.guard("group", res.Pass, "%s", detail) {
+		t.refuse(c, "group", now)
+		return nil
+	}
+	if ok, detail := t.smallGroup(e, now); !ok {
+		c.guard("small_group", false, "%s", detail)
+		t.refuse(c, "small_group", now)
+		return nil
+	}
+	if c.kind != zoneRow {
+		c.scope = t.scope(e, c.row, c.kind, now)
+	}
+	c.scope = t.promote(e, c.scope)
+	return t.gather(c, g, now)
+}
+
+// gather waits a moment if many others have a score as well.
+func (t *Table) gather(c *candidate, g *group, now time.Duration) *candidate {
+	e := c.e
+	others, scored := 0, 0
+	for _, o := range g.endpoints {
+		if o == e || o.Draining || o.fleet.state.Out() {
+			continue
+		}
+		others++
+		if o.fast.open && o.fast.last.h > 0 && 4*o.fast.last.t > o.fast.last.h {
+			scored++
+		}
+	}
+	wanted := max(2, int(math.Ceil(0.3*float64(others))))
+	if others < 2 {
+		wanted = others
+	}
+	if others == 0 || scored < wanted {
+		return c
+	}
+	if e.gatherAt == never {
+		e.gatherAt = now + gatherFor
+	}
+	if now < e.gatherAt {
+		c.guard("gather", false, "%d of %d others have a score too: waiting to judge them together", scored, others)
+		t.tell(c, "gather", now)
+		t.due(e.gatherAt)
+		return nil
+	}
+	c.guard("gather", true, "%d of %d others have a score too", scored, others)
+	return c
+}
+
+// smallGroup guards the last two: with one neighbour there is no group to compare
+// with, so the neighbour must be visibly well.
+func (t *Table) smallGroup(e *endpoint, now time.Duration) (bool, string) {
+	var other *endpoint
+	n := 0
+	for _, o := range e.group.endpoints {
+		if o.Draining {
+			continue
+		}
+		n++
+		if o != e {
+			other = o
+		}
+	}
+	if n != 2 {
+		return true, ""
+	}
+	w, own := &other.fast, &e.fast.last
+	switch {
+	case w.open && 2*w.last.t >= w.last.h && w.last.h > 0:
+		return false, "the only other endpoint has a score as well"
+	case w.open && 2*w.last.k*max(own.n, 1) > own.k*max(w.last.n, 1):
+		return false, "the only other endpoint fails more than half as often"
+	case now-max(other.lastOK, other.idle.goodAt) > 5*time.Second:
+		return false, "the only other endpoint has not been seen well for 5 s"
+	}
+	return true, ""
+}
+
+// aloneIn says whether the observers of a zone are alone with their complaint.
+// If the others lean the same way, the fleet's row will speak.
+func (t *Table) aloneIn(e *endpoint, zone string, now time.Duration) bool {
+	if zone == "" {
+		return false
+	}
+	if !e.fast.open {
+		return true
+	}
+	rest := t.read(e, &e.fast, fastRow, e.fast.last.odds.Steps(), only{zone, outside}, now)
+	return rest.sum <= 0
+}
+
+// scope says whom a verdict is for. A fault of the endpoint is seen from
+// everywhere, a fault of the path from one zone.
+func (t *Table) scope(e *endpoint, w *row, k kind, now time.Duration) Scope {
+	var zones []string
+	for i := range e.cells {
+		c := &e.cells[i]
+		if zone := t.slots[c.reporter].Zone; c.changed > now-t.cfg.ReporterStale && !slices.Contains(zones, zone) {
+			zones = append(zones, zone)
+		}
+	}
+	if len(zones) < 2 {
+		return Fleet
+	}
+	slices.Sort(zones)
+	steps := w.last.odds.Steps()
+	var loudest string
+	var in reading
+	for i, zone := range zones {
+		if r := t.read(e, w, k, steps, only{zone, within}, now); i == 0 || r.sum > in.sum {
+			loudest, in = zone, r
+		}
+	}
+	out := t.read(e, w, k, steps, only{loudest, outside}, now)
+	if loudest == "" || out.t >= w.last.h || in.t < w.last.h {
+		return Fleet
+	}
+	return Scope(loudest)
+}
+
+// promote widens a verdict that would hold in more than half of the zones.
+func (t *Table) promote(e *endpoint, s Scope) Scope {
+	if s == Fleet {
+		return Fleet
+	}
+	out := 1
+	for _, z := range e.zones {
+		if Scope(z.name) != s && z.rec.state.Out() {
+			out++
+		}
+	}
+	if 2*out > len(e.zones) {
+		return Fleet
+	}
+	return s
+}
+
+// watch asks for quick reports when the statistic is on its way.
+func (t *Table) watch(e *endpoint, now time.Duration) {
+	if now < e.watched || !e.fast.open || e.fast.last.h == 0 || 4*e.fast.last.t <= e.fast.last.h {
+		return
+	}
+	var ids []string
+	for _, r := range e.group.service.reporters {
+		if r.askable(t, now) {
+			ids = append(ids, r.ID)
+		}
+	}
+	if len(ids) == 0 {
+		return
+	}
+	e.watched = now + watchFor
+	t.out.Watches = append(t.out.Watches, Watch{Key: e.Key, Reporters: ids, For: watchFor})
+}
+
+// refuse tells, once, that a candidate stays, and lets it rest for a moment.
+func (t *Table) refuse(c *candidate, why string, now time.Duration) {
+	t.tell(c, why, now)
+	c.e.refusal.until = now + refusedFor
+	if c.rule == outlier.RuleHard {
+		c.e.susp.confirmed, c.e.susp.storm = never, false
+		c.e.susp.shutUntil = now + shutFor
+		t.endRound(c.e)
+	}
+}
+
+// tellAgain is how long the same refusal is not repeated.
+const tellAgain = 10 * time.Second
+
+func (t *Table) tell(c *candidate, why string, now time.Duration) {
+	e := c.e
+	r := &e.refusal
+	if r.rule == c.rule && r.why == why && r.scope == c.scope && now-r.told < tellAgain {
+		return
+	}
+	*r = refusal{rule: c.rule, why: why, scope: c.scope, until: r.until, told: now}
+	rec := e.record(c.scope)
+	v := rec.verdict(e)
+	v.State, v.Rule, v.Since = outlier.Ejected, c.rule, now
+	v.Explain = t.explainCandidate(c, now)
+	v.Explain.State = rec.state.String()
+	v.Explain.Next = "stays: refused by " + why
+	t.out.Changes = append(t.out.Changes, Change{From: rec.state, To: outlier.Ejected, Verdict: v, Refused: why, At: now})
+}
+
+// commit ejects.
+func (t *Table) commit(c *candidate, now time.Duration) {
+	e := c.e
+	if e.group.service.policy.Outlier.Mode == outlier.Shadow {
+		t.refuse(c, "shadow", now)
+		e.closeRows(now)
+		return
+	}
+	t.eject(e, c.scope, c.rule, t.explainCandidate(c, now), now)
+}
+
+// closeRows lets the evidence start from nothing.
+func (e *endpoint) closeRows(now time.Duration) {
+	for _, w := range []*row{&e.fast, &e.slow} {
+		if w.open {
+			w.close(now)
+		}
+	}
+	for _, z := range e.zones {
+		if z.row.open {
+			z.row.close(now)
+		}
+	}
+}

@@ -1,0 +1,296 @@
+package merge
+
+import (
+	"slices"
+	"time"
+
+	"github.com/overhear-mesh/overhear/outlier"
+)
+
+// endpoint is all that the table knows of one endpoint.
+type endpoint struct {
+	Endpoint
+	group   *group
+	added   time.Duration
+	touched bool
+	removed bool
+
+	cells  []cell
+	index  map[int32]int32 // reporter slot -> position in cells
+	staged []staged        // what arrived since the last Step
+	hot    []int32         // cells with recent bad news
+
+	pooled     Tally // of all reporters, since the endpoint is known
+	seen       struct{ n, k int64 }
+	series     series
+	rate       float64     // attempts per second, over 30 s
+	errors     float64     // error rate, over 100 attempts or 30 s
+	peaks      [10]float64 // largest healthy rate of each of ten minutes
+	peakMinute int64
+	lastOK     time.Duration // newest success that an unmuted reporter or the own sidecar tells
+	overAt     time.Duration // newest sign of an OVERLOAD answer
+
+	fast, slow row
+	zones      []*zone // observer zones that were heard, by name
+
+	fleet    record
+	own      own
+	susp     suspicion
+	idle     idleness
+	poll     polling
+	watched  time.Duration // reporters watch it until then
+	refusal  refusal
+	gatherAt time.Duration // when the gathering of neighbours ends; never: not begun
+	override *Override
+	// overrideNews says that an override came, ended or changed since the last Step.
+	overrideNews bool
+	held         map[heldVerdict][]*domain // who holds a verdict that is not known here
+
+	restartedAt time.Duration // an instance restart that Step has not handled; never: none
+	restarts    []time.Duration
+	newAt       time.Duration // a new instance that Step has not handled; never: none
+}
+
+// own is what the sidecar beside the endpoint says first-hand.
+type own struct {
+	reporter *reporter
+	at       time.Duration
+	seq      uint64
+	refused  time.Duration
+	lastOK   time.Duration
+	started  time.Duration
+	draining bool
+}
+
+// zone is the observers of one zone, as far as one endpoint is concerned.
+type zone struct {
+	name string
+	row  row
+	n    int64 // attempts, since the endpoint is known
+	seen int64
+	rate float64
+	rec  record
+}
+
+// cell is the newest counters of one reporter. Most cells never see trouble: what
+// only trouble needs is in extra.
+type cell struct {
+	reporter int32
+	seq      uint32
+	fresh    bool // nothing of the reporter has been taken over yet
+	staged   int32
+	counts   outlier.Counts
+	at       time.Duration // of the newest report
+	changed  time.Duration // when n last grew
+	lastOK   time.Duration
+	okStart  time.Duration
+	x        *extra
+}
+
+// extra is the part of a cell that a reporter with bad news needs.
+type extra struct {
+	lastHard, hardStart time.Duration
+	overdue             int
+	overdueAt           time.Duration
+	state               outlier.State
+	level               outlier.Level
+	hot                 bool
+	// The newest probe.
+	probeEnd, probeStart time.Duration
+	probe                outlier.ProbeResult
+	probeLevel           outlier.Level
+	fast, slow, zone     base
+}
+
+// base is the counters from which a row counts. It is valid in the row's
+// generation only.
+type base struct {
+	gen  uint32
+	n, k uint32
+}
+
+func newEndpoint(spec Endpoint, now time.Duration) *endpoint {
+	e := &endpoint{
+		Endpoint: spec, added: now, index: make(map[int32]int32), errors: outlier.FirstErrorRate,
+		lastOK: never, overAt: never, gatherAt: never, restartedAt: never, newAt: never, watched: never,
+	}
+	e.own = own{refused: never, lastOK: never, at: never}
+	e.idle.reset(now)
+	e.susp.shutUntil, e.susp.last, e.susp.confirmed = never, never, never
+	e.fleet.scope = Fleet
+	e.poll.sent, e.poll.done = never, never
+	return e
+}
+
+// cell finds or makes the cell of a reporter.
+func (e *endpoint) cell(slot int32) *cell {
+	i, ok := e.index[slot]
+	if !ok {
+		i = int32(len(e.cells))
+		e.cells = append(e.cells, cell{reporter: slot, fresh: true, staged: -1, at: never, changed: never, lastOK: never, okStart: never})
+		e.index[slot] = i
+	}
+	return &e.cells[i]
+}
+
+func (c *cell) extra() *extra {
+	if c.x == nil {
+		c.x = &extra{lastHard: never, hardStart: never, overdueAt: never, probeEnd: never, probeStart: never}
+	}
+	return c.x
+}
+
+// dropCell forgets what a reporter said. The last cell takes its place.
+func (e *endpoint) dropCell(slot int32) {
+	i, ok := e.index[slot]
+	if !ok {
+		return
+	}
+	last := int32(len(e.cells) - 1)
+	if s := e.cells[i].staged; s >= 0 {
+		e.staged[s].cell = -1
+	}
+	delete(e.index, slot)
+	forget := func(list []int32) []int32 {
+		list = slices.DeleteFunc(list, func(j int32) bool { return j == i })
+		for n, j := range list {
+			if j == last {
+				list[n] = i
+			}
+		}
+		return list
+	}
+	e.hot = forget(e.hot)
+	e.fast.active = forget(e.fast.active)
+	e.slow.active = forget(e.slow.active)
+	for _, z := range e.zones {
+		z.row.active = forget(z.row.active)
+	}
+	if i != last {
+		e.cells[i] = e.cells[last]
+		e.index[e.cells[i].reporter] = i
+		if s := e.cells[i].staged; s >= 0 {
+			e.staged[s].cell = i
+		}
+	}
+	e.cells[last] = cell{}
+	e.cells = e.cells[:last]
+}
+
+// zone finds or makes the zone of that name.
+func (e *endpoint) zone(name string) *zone {
+	i, found := slices.BinarySearchFunc(e.zones, name, func(z *zone, name string) int {
+		switch {
+		case z.name < name:
+			return -1
+		case z.name > name:
+			return 1
+		}
+		return 0
+	})
+	if !found {
+		e.zones = slices.Insert(e.zones, i, &zone{name: name, rec: record{scope: Scope(name)}})
+	}
+	return e.zones[i]
+}
+
+// record gives the standing of the endpoint in a scope.
+func (e *endpoint) record(s Scope) *record {
+	if s == Fleet {
+		return &e.fleet
+	}
+	return &e.zone(string(s)).rec
+}
+
+// out says whether observers of the zone are kept away; for Fleet, whether
+// everybody is.
+func (e *endpoint) out(view Scope) bool {
+	if e.fleet.state.Out() {
+		return true
+	}
+	if view == Fleet {
+		return false
+	}
+	for _, z := range e.zones {
+		if Scope(z.name) == view {
+			return z.rec.state.Out()
+		}
+	}
+	return false
+}
+
+// judgeable says whether evidence may lead to a verdict for the fleet.
+func (e *endpoint) judgeable() bool {
+	return !e.Draining && !e.own.draining && !e.pinned() &&
+		(e.fleet.state == outlier.In || e.fleet.state == outlier.Ramp || e.fleet.state == outlier.Suspended)
+}
+
+func (e *endpoint) pinned() bool { return e.override != nil && e.override.Kind == OverridePin }
+
+// seriesWidth and seriesLen give 32 s of history in half seconds: group guards
+// look back 0.5 to 30 s.
+const (
+	seriesWidth = 500 * time.Millisecond
+	seriesLen   = 64
+)
+
+// series is attempts and failures by the time at which they happened, as far as
+// reports tell: a reporter that was silent for a while brings counts that belong
+// to all of that while.
+type series struct {
+	head int64 // number of the newest bucket
+	n, k [seriesLen]float32
+}
+
+func bucketOf(at time.Duration) int64 { return int64(at / seriesWidth) }
+
+// advance makes room up to an instant.
+func (s *series) advance(now time.Duration) {
+	b := bucketOf(now)
+	if b-s.head >= seriesLen {
+		*s = series{head: b}
+		return
+	}
+	for s.head < b {
+		s.head++
+		s.n[s.head%seriesLen], s.k[s.head%seriesLen] = 0, 0
+	}
+}
+
+// add spreads counts evenly over (from, to].
+func (s *series) add(from, to time.Duration, n, k float64) {
+	if n == 0 || to < 0 {
+		return
+	}
+	s.advance(to)
+	last := bucketOf(to)
+	if from >= to {
+		from = to - 1
+	}
+	span := float64(to - from)
+	for b := max(bucketOf(from), s.head-seriesLen+1, 0); b <= last; b++ {
+		begin := time.Duration(b) * seriesWidth
+		share := float64(min(to, begin+seriesWidth)-max(from, begin)) / span
+		s.n[b%seriesLen] += float32(n * share)
+		s.k[b%seriesLen] += float32(k * share)
+	}
+}
+
+// since sums up from an instant to now.
+func (s *series) since(from time.Duration) outlier.Tally {
+	var n, k float64
+	for b := max(bucketOf(from), s.head-seriesLen+1, 0); b <= s.head; b++ {
+		n += float64(s.n[b%seriesLen])
+		k += float64(s.k[b%seriesLen])
+	}
+	return outlier.Tally{N: int64(n + 0.5), K: int64(k + 0.5)}
+}
+
+// between sums up the attempts of [from, to).
+func (s *series) between(from, to time.Duration) float64 {
+	var n float64
+	for b := max(bucketOf(from), s.head-seriesLen+1, 0); b < min(bucketOf(to), s.head+1); b++ {
+		n += float64(s.n[b%seriesLen])
+	}
+	return n
+}

@@ -1,0 +1,247 @@
+package merge
+
+import (
+	"cmp"
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/overhear-mesh/overhear/outlier"
+)
+
+// topReporters is how many reporters an explanation names.
+const topReporters = 5
+
+func nats(milli int64) float64 { return float64(milli) / float64(nat) }
+
+// explainBase is what every explanation of e has in common.
+func (t *Table) explainBase(e *endpoint, r *record, now time.Duration) Explanation {
+	x := Explanation{
+		Service: e.Key.Service, Instance: e.Key.Instance, Labels: e.Labels, Scope: r.scope,
+		State: r.state.String(), Epoch: r.epoch, Rule: r.rule.String(), N: r.n, Since: Span(now - r.since),
+		Pg: e.group.baseline.Pg, Rate: e.rate, Override: e.override,
+	}
+	for _, d := range t.domains {
+		if d.muted(now) {
+			x.Muted = append(x.Muted, d.name)
+		}
+	}
+	slices.Sort(x.Muted)
+	return x
+}
+
+// explainRow adds what a row says.
+func (t *Table) explainRow(x *Explanation, e *endpoint, w *row, k kind, now time.Duration) {
+	if !w.open {
+		return
+	}
+	read := w.last
+	if read.h == 0 {
+		return // nobody has judged it yet
+	}
+	x.Counts, x.Window = w.classes, Span(now-w.since)
+	x.Counts.N, x.Counts.K = read.n, read.k
+	x.Reporters, x.Domains = read.reporters, read.domains
+	x.T, x.LargestC, x.Threshold = nats(read.t), nats(read.largest), nats(read.h)
+	x.P0, x.P1, x.W = read.odds.P0, read.odds.P1, read.w
+	steps := read.odds.Steps()
+	var all []ReporterShare
+	for _, i := range w.active {
+		r := t.slots[e.cells[i].reporter]
+		c, n, failed := t.value(e, i, k, steps, now)
+		all = append(all, ReporterShare{Reporter: r.ID, Domain: r.domain.name, Zone: r.Zone, N: n, K: failed, C: nats(c), Muted: r.domain.muted(now)})
+	}
+	slices.SortFunc(all, func(a, b ReporterShare) int {
+		return cmp.Or(-cmp.Compare(a.C, b.C), cmp.Compare(a.Reporter, b.Reporter))
+	})
+	x.Top = all[:min(len(all), topReporters)]
+}
+
+// explainSuspicion adds who has bad news and what the probes said.
+func (t *Table) explainSuspicion(x *Explanation, e *endpoint, now time.Duration) {
+	s := &e.susp
+	for _, list := range [][]witness{s.hard, s.stalled} {
+		for _, w := range list {
+			x.Witnesses = append(x.Witnesses, Witness{
+				Reporter: w.reporter.ID, Domain: w.reporter.domain.name, Zone: w.reporter.Zone,
+				Kind: w.kind, Level: w.level.String(), Age: Span(now - w.at),
+			})
+		}
+	}
+	if s.active {
+		for _, o := range s.orders {
+			x.Probes = append(x.Probes, o.answer())
+		}
+		return
+	}
+	x.Probes = append(x.Probes, s.answers...)
+}
+
+// explainCandidate says why a verdict is about to be given, or is refused.
+func (t *Table) explainCandidate(c *candidate, now time.Duration) Explanation {
+	e := c.e
+	x := t.explainBase(e, e.record(c.scope), now)
+	x.Scope, x.Rule, x.Guards = c.scope, c.rule.String(), c.guards
+	w, k := c.row, c.kind
+	if w == nil {
+		w, k = &e.fast, fastRow
+	}
+	t.explainRow(&x, e, w, k, now)
+	if c.rule == outlier.RuleHard || c.rule == outlier.RuleStalled {
+		t.explainSuspicion(&x, e, now)
+	}
+	x.Reason = c.reason
+	if x.Reason == "" {
+		x.Reason = fmt.Sprintf("%d of %d attempts failed within %v, told by %d reporters: T %.1f is over %.1f",
+			x.Counts.K, x.Counts.N, time.Duration(x.Window).Round(time.Millisecond), x.Reporters, x.T, x.Threshold)
+	}
+	return x
+}
+
+// Explain says what the table believes of an endpoint and why. If several
+// verdicts hold, the fleet's is told, else that of the first zone which has one.
+// For an endpoint that is in, it is the evidence against it at this moment.
+func (t *Table) Explain(k Key, now time.Duration) (Explanation, bool) {
+	e := t.endpoints[k]
+	if e == nil {
+		return Explanation{}, false
+	}
+	r := &e.fleet
+	if r.state == outlier.In {
+		for _, z := range e.zones {
+			if z.rec.state != outlier.In {
+				r = &z.rec
+				break
+			}
+		}
+	}
+	if r.state != outlier.In && r.explain.Service != "" {
+		x := r.explain
+		x.State, x.Epoch, x.N, x.Since, x.Override = r.state.String(), r.epoch, r.n, Span(now-r.since), e.override
+		x.Next, x.ETA = t.next(e, r, now)
+		return x, true
+	}
+	x := t.explainBase(e, r, now)
+	t.explainRow(&x, e, &e.fast, fastRow, now)
+	t.explainSuspicion(&x, e, now)
+	x.Next, x.ETA = t.next(e, r, now)
+	if e.refusal.told != 0 && now-e.refusal.told < tellAgain {
+		x.Guards = append(x.Guards, Guard{Name: e.refusal.why, Pass: false, Detail: "refused " + Span(now-e.refusal.told).String() + " ago, rule " + e.refusal.rule.String()})
+	}
+	return x, true
+}
+
+// next says what happens next, and when.
+func (t *Table) next(e *endpoint, r *record, now time.Duration) (string, Span) {
+	until := func(at time.Duration) Span { return Span(max(0, at-now)) }
+	switch {
+	case e.Draining:
+		return "leaves when it has finished", 0
+	case e.override != nil && e.override.Kind == OverrideEject:
+		if e.override.Until == 0 {
+			return "stays until it is released", 0
+		}
+		return "comes back by probes and probation", until(e.override.Until)
+	case e.override != nil:
+		if e.override.Until == 0 {
+			return "stays in until it is released", 0
+		}
+		return "is judged again", until(e.override.Until)
+	}
+	switch r.state {
+	case outlier.Ejected:
+		return "probes", until(r.ends)
+	case outlier.Probing:
+		if len(r.orders) > 0 {
+			return "answers to probes", until(r.orders[0].deadline)
+		}
+		return "probes", until(r.ends)
+	case outlier.Probation:
+		return fmt.Sprintf("test requests decide: %d good, %d failed, score %.1f; in at 0, out at %.0f",
+			r.trial.n-r.trial.k, r.trial.k, nats(r.trial.score), nats(outlier.ProbationOut)), 0
+	case outlier.Ramp:
+		return "full share", until(r.since + e.group.service.policy.Outlier.Ramp)
+	case outlier.Suspended:
+		return "in as soon as it answers, or when nothing hangs any more", until(r.ends)
+	}
+	switch {
+	case e.susp.confirmed != never:
+		return "ejection", 0
+	case e.susp.active:
+		return "answers of other sidecars", until(e.susp.deadline)
+	case e.gatherAt != never && now < e.gatherAt:
+		return "judged together with its neighbours", until(e.gatherAt)
+	case r.n > 0:
+		return "one ejection less on its record", until(r.forgave + forgive)
+	}
+	return "", 0
+}
+
+// Status lists all services with their endpoints, by name.
+func (t *Table) Status(now time.Duration) []ServiceStatus {
+	var list []ServiceStatus
+	for _, name := range t.serviceNames() {
+		s := t.services[name]
+		if !s.known {
+			continue
+		}
+		st := ServiceStatus{Service: name}
+		for _, r := range s.reporters {
+			if r.live && now-r.heard <= t.cfg.ReporterStale {
+				st.Reporters++
+			}
+		}
+		if len(s.groups) > 0 {
+			st.Pg = s.groups[0].baseline.Pg
+		}
+		for e := range s.endpoints {
+			st.Endpoints = append(st.Endpoints, e.status(now))
+		}
+		list = append(list, st)
+	}
+	return list
+}
+
+func (e *endpoint) status(now time.Duration) EndpointStatus {
+	r := &e.fleet
+	st := EndpointStatus{
+		Instance: e.Key.Instance, Zone: e.Zone, State: r.state, Rule: r.rule, Epoch: r.epoch, N: r.n, Since: Span(now - max(r.since, e.added)),
+		Rate: e.rate, ErrorRate: e.errors, Suspected: e.susp.active || e.susp.confirmed != never,
+		Idle: len(e.idle.leases) > 0, Override: e.override,
+	}
+	if e.Draining {
+		st.State = outlier.Draining
+	}
+	if e.fast.open {
+		st.T, st.Threshold = nats(e.fast.last.t), nats(e.fast.last.h)
+	}
+	for _, z := range e.zones {
+		if z.rec.state != outlier.In {
+			st.Zones = append(st.Zones, ZoneStatus{Zone: z.name, State: z.rec.state, Rule: z.rec.rule, Since: Span(now - z.rec.since)})
+		}
+	}
+	return st
+}
+
+// Reporters lists all reporters, by id.
+func (t *Table) Reporters(now time.Duration) []ReporterStatus {
+	list := make([]ReporterStatus, 0, len(t.reporters))
+	for _, r := range t.reporters {
+		st := ReporterStatus{
+			Reporter: r.Reporter, Domain: r.domain.name, Live: r.live, Heard: Span(now - r.heard), Jitter: Span(r.jitter),
+			Muted: r.domain.muted(now), Accepted: r.accepted,
+		}
+		if st.Muted {
+			st.Reason = r.domain.reason
+		}
+		if len(r.refused) > 0 {
+			st.Refused = make(map[Refusal]uint64, len(r.refused))
+			for why, n := range r.refused {
+				st.Refused[why] = n
+			}
+		}
+		list = append(list, st)
+	}
+	slices.SortFunc(list, func(a, b ReporterStatus) int { return cmp.Compare(a.ID, b.ID) })
+	return list
+}

@@ -1,0 +1,171 @@
+package merge
+
+import (
+	"time"
+
+	"github.com/overhear-mesh/overhear/outlier"
+)
+
+// Span is a length of time that is text in JSON, as in "1.25s".
+type Span time.Duration
+
+// String gives the span as time.Duration writes it.
+func (s Span) String() string { return time.Duration(s).String() }
+
+// MarshalText gives the span as time.Duration writes it.
+func (s Span) MarshalText() ([]byte, error) { return []byte(s.String()), nil }
+
+// UnmarshalText reads what MarshalText wrote.
+func (s *Span) UnmarshalText(text []byte) error {
+	d, err := time.ParseDuration(string(text))
+	*s = Span(d)
+	return err
+}
+
+// Explanation is why an endpoint is where it is, or why something was not done
+// about it. Scores are nats.
+type Explanation struct {
+	Service  string            `json:"service"`
+	Instance string            `json:"instance"`
+	Labels   map[string]string `json:"labels,omitempty"`
+	Scope    Scope             `json:"scope,omitempty"`
+	State    string            `json:"state"`
+	Epoch    uint64            `json:"epoch"`
+	Rule     string            `json:"rule"`
+	Reason   string            `json:"reason,omitempty"` // one sentence
+
+	// Counts are the attempts and failures since the excursion began; Window is how
+	// long ago that was.
+	Counts Tally `json:"counts"`
+	Window Span  `json:"window"`
+
+	Reporters int             `json:"reporters"`           // with evidence in the window
+	Domains   int             `json:"domains"`             // fault domains that speak against it
+	Top       []ReporterShare `json:"top,omitempty"`       // the five that speak loudest
+	Muted     []string        `json:"muted,omitempty"`     // fault domains set aside
+	T         float64         `json:"t"`                   // leave-one-out statistic
+	LargestC  float64         `json:"largest_c"`           // what was left out
+	Threshold float64         `json:"threshold,omitempty"` // h of the rule
+	P0        float64         `json:"p0,omitempty"`
+	P1        float64         `json:"p1,omitempty"`
+	Pg        float64         `json:"p_g,omitempty"`
+	W         float64         `json:"w,omitempty"`
+	Rate      float64         `json:"rate,omitempty"` // attempts per second on the endpoint
+
+	Guards    []Guard       `json:"guards,omitempty"`
+	Witnesses []Witness     `json:"witnesses,omitempty"`
+	Probes    []ProbeAnswer `json:"probes,omitempty"`
+	Findings  []string      `json:"findings,omitempty"`
+
+	Since    Span      `json:"since"` // in this state for so long
+	N        int       `json:"n"`     // ejections on record
+	Next     string    `json:"next,omitempty"`
+	ETA      Span      `json:"eta,omitempty"`
+	Override *Override `json:"override,omitempty"`
+}
+
+// Tally is counts by class.
+type Tally struct {
+	N        int64 `json:"n"` // attempts that say something about the endpoint
+	K        int64 `json:"k"` // of these, failures
+	Conn     int64 `json:"conn"`
+	Timeout  int64 `json:"timeout"`
+	Server   int64 `json:"server"`
+	Overload int64 `json:"overload"`
+	Censored int64 `json:"censored"`
+}
+
+func (a *Tally) add(d outlier.Counts) {
+	a.N += int64(d.N)
+	a.K += int64(d.K())
+	a.Conn += int64(d.Conn)
+	a.Timeout += int64(d.Timeout)
+	a.Server += int64(d.Server)
+	a.Overload += int64(d.Over)
+	a.Censored += int64(d.Cens)
+}
+
+// ReporterShare is what one reporter adds to the statistic.
+type ReporterShare struct {
+	Reporter string  `json:"reporter"`
+	Domain   string  `json:"domain"`
+	Zone     string  `json:"zone,omitempty"`
+	N        int64   `json:"n"`
+	K        int64   `json:"k"`
+	C        float64 `json:"c"`
+	Muted    bool    `json:"muted,omitempty"`
+}
+
+// Guard is a check that a verdict had to pass.
+type Guard struct {
+	Name   string `json:"name"` // "group", "gather", "cap", "poll", "small_group", ...
+	Pass   bool   `json:"pass"`
+	Detail string `json:"detail,omitempty"`
+}
+
+// Witness is a reporter whose newest news of an endpoint is bad.
+type Witness struct {
+	Reporter string `json:"reporter"`
+	Domain   string `json:"domain"`
+	Zone     string `json:"zone,omitempty"`
+	Kind     string `json:"kind"` // "traffic", "probe", "overdue" or "own"
+	Level    string `json:"level"`
+	Age      Span   `json:"age"`
+}
+
+// ProbeAnswer is how an ordered probe ended.
+type ProbeAnswer struct {
+	Reporter string `json:"reporter"`
+	Zone     string `json:"zone,omitempty"`
+	Level    string `json:"level"`
+	Result   string `json:"result"` // "waiting" until it is answered
+	Took     Span   `json:"took,omitempty"`
+}
+
+// EndpointStatus is one line of a status table.
+type EndpointStatus struct {
+	Instance  string        `json:"instance"`
+	Zone      string        `json:"zone,omitempty"`
+	State     outlier.State `json:"state"`
+	Rule      outlier.Rule  `json:"rule"`
+	Epoch     uint64        `json:"epoch"`
+	N         int           `json:"n"`
+	Since     Span          `json:"since"` // in this state for so long
+	Rate      float64       `json:"rate"`
+	ErrorRate float64       `json:"error_rate"`
+	T         float64       `json:"t"`
+	Threshold float64       `json:"threshold"`
+	Suspected bool          `json:"suspected,omitempty"`
+	Idle      bool          `json:"idle,omitempty"`
+	Zones     []ZoneStatus  `json:"zones,omitempty"` // verdicts for single zones of observers
+	Override  *Override     `json:"override,omitempty"`
+}
+
+// ZoneStatus is a verdict that holds for one zone of observers.
+type ZoneStatus struct {
+	Zone  string        `json:"zone"`
+	State outlier.State `json:"state"`
+	Rule  outlier.Rule  `json:"rule"`
+	Since Span          `json:"since"`
+}
+
+// ServiceStatus is a service and its endpoints, by instance.
+type ServiceStatus struct {
+	Service   string           `json:"service"`
+	Reporters int              `json:"reporters"` // fresh ones that use it
+	Pg        float64          `json:"p_g"`       // of the first priority
+	Endpoints []EndpointStatus `json:"endpoints"`
+}
+
+// ReporterStatus is what the table knows of a reporter.
+type ReporterStatus struct {
+	Reporter
+	Domain   string             `json:"domain"`
+	Live     bool               `json:"live"`
+	Heard    Span               `json:"heard"` // ago
+	Jitter   Span               `json:"jitter"`
+	Muted    bool               `json:"muted,omitempty"`
+	Reason   string             `json:"reason,omitempty"`
+	Accepted uint64             `json:"accepted"`
+	Refused  map[Refusal]uint64 `json:"refused,omitempty"`
+}

@@ -1,0 +1,306 @@
+package merge
+
+import (
+	"cmp"
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/overhear-mesh/overhear/outlier"
+)
+
+const (
+	// leaseFor is how long a lease stands, leaseRenew before its end it is renewed.
+	leaseFor   = time.Minute
+	leaseRenew = 15 * time.Second
+	// idlePoll is how long the reporters may take to say that they have traffic
+	// after all.
+	idlePoll = 200 * time.Millisecond
+	// pathRetry is how long a ping that healthy endpoints do not answer is not tried.
+	pathRetry = 5 * time.Minute
+)
+
+// doubts are the gaps between the extra pings to an endpoint that may be down.
+var doubts = [...]time.Duration{250 * time.Millisecond, 500 * time.Millisecond, time.Second, 2 * time.Second}
+
+// idleness is what pings say of an endpoint that no traffic speaks of.
+type idleness struct {
+	spoke  time.Duration // traffic spoke of it; at first: when it appeared
+	asked  time.Duration // when reporters were asked whether they have traffic; never: not since
+	leases []*order
+	until  time.Duration
+	belief int64
+	missed map[*domain]int // misses by pinger, since the last success
+	extra  *order          // the running extra ping
+	extras int             // since the doubt began
+	next   time.Duration   // of the next extra ping
+	goodAt time.Duration   // newest good ping or probe
+	told   []pingNews
+}
+
+type pingNews struct {
+	order      *order
+	res        outlier.ProbeResult
+	level      outlier.Level
+	start, end time.Duration
+}
+
+func (i *idleness) reset(now time.Duration) {
+	*i = idleness{spoke: now, asked: never, belief: outlier.BeliefRest, next: never, goodAt: never}
+}
+
+// hear keeps the result of a ping for the next Step.
+func (i *idleness) hear(o *order, res outlier.ProbeResult, level outlier.Level, start, end time.Duration) {
+	n := pingNews{o, res, level, start, end}
+	if slices.Contains(i.told, n) || len(i.told) >= 64 || end <= o.end {
+		return
+	}
+	i.told = append(i.told, n)
+}
+
+// idleStep moves one endpoint: who pings it, and what the pings say.
+func (t *Table) idleStep(e *endpoint, now time.Duration) {
+	i := &e.idle
+	p := &e.group.service.policy
+	t.hearPings(e, now)
+
+	after := jittered(p.Outlier.IdleAfter, p.Outlier.Jitter, hash64(t.seed, "idle", e.Key.Service, e.Key.Instance))
+	spoke := max(i.spoke, e.lastOK, e.own.lastOK)
+	if p.Ping == PingOff || e.fleet.state != outlier.In || !e.judgeable() {
+		t.endLeases(e, now)
+		i.belief, i.missed, i.extras, i.next = outlier.BeliefRest, nil, 0, never
+		return
+	}
+	if now < spoke+after {
+		if len(i.leases) > 0 || i.belief > outlier.BeliefRest {
+			t.endLeases(e, now)
+			i.belief, i.missed, i.extras, i.next = outlier.BeliefRest, nil, 0, never
+		}
+		i.asked = never
+		return
+	}
+	if i.asked == never {
+		// Successes are told of each ten seconds: ask before pinging what may be busy.
+		i.asked = now
+		t.pollTraffic(e, now, now)
+		t.due(now + idlePoll)
+		return
+	}
+	if now < i.asked+idlePoll {
+		t.due(i.asked + idlePoll)
+		return
+	}
+	t.lease(e, now)
+	t.doubt(e, now)
+	if i.belief >= outlier.BeliefDown && (len(i.missed) >= 2 || len(i.leases) < 2) {
+		t.idleDown(e, now)
+	}
+}
+
+// hearPings lets the results since the last Step move the belief.
+func (t *Table) hearPings(e *endpoint, now time.Duration) {
+	i := &e.idle
+	if i.extra != nil && (i.extra.done || now >= i.extra.deadline) {
+		o := i.extra
+		i.extra = nil
+		delete(t.orders, o.id)
+		if o.done {
+			i.told = append(i.told, pingNews{o, o.result, o.reached, o.start, o.end})
+		}
+	}
+	slices.SortFunc(i.told, func(a, b pingNews) int { return cmp.Or(cmp.Compare(a.end, b.end), cmp.Compare(a.order.id, b.order.id)) })
+	for _, n := range i.told {
+		r := n.order.reporter
+		n.order.end = max(n.order.end, n.end)
+		if n.res == outlier.NotRun || r.domain.muted(now) || t.reporters[r.ID] != r {
+			continue
+		}
+		t.probeNews(e, r, n.res, n.level, n.start, n.end, now)
+		good := n.res == outlier.ProbeOK
+		i.belief = outlier.Belief(i.belief, good)
+		if good {
+			i.goodAt = max(i.goodAt, n.end)
+			if i.belief == outlier.BeliefRest {
+				i.missed, i.extras, i.next = nil, 0, never
+			}
+			continue
+		}
+		if i.missed == nil {
+			i.missed = make(map[*domain]int)
+		}
+		i.missed[r.domain]++
+		if i.next == never && i.extra == nil {
+			i.next = now + doubts[0]
+		}
+	}
+	i.told = i.told[:0]
+}
+
+// lease assigns pingers, of different zones and fault domains, by a rendezvous
+// hash: as long as they are there the same ones ping, whoever comes and goes.
+func (t *Table) lease(e *endpoint, now time.Duration) {
+	i := &e.idle
+	p := &e.group.service.policy
+	gone := slices.ContainsFunc(i.leases, func(o *order) bool { return !o.reporter.askable(t, now) || t.orders[o.id] != o })
+	if len(i.leases) > 0 && !gone && now < i.until-leaseRenew {
+		return
+	}
+	chosen := t.choose(t.confirmers(e, "", now), p.IdlePingers, func(r *reporter) uint64 {
+		return hash64(t.seed, "pinger", e.Key.Service, e.Key.Instance, r.ID)
+	})
+	had := i.leases
+	i.leases, i.until = nil, now+leaseFor
+	kind := e.group.service.ping.kind(p.Ping)
+	for n, r := range chosen {
+		at := slices.IndexFunc(had, func(o *order) bool { return o.reporter == r && t.orders[o.id] == o })
+		var o *order
+		if at >= 0 {
+			o = had[at]
+			had = slices.Delete(slices.Clone(had), at, at+1)
+		} else {
+			o = &order{id: t.id(), endpoint: e, reporter: r, reason: reasonLease, sent: now, end: never}
+			t.orders[o.id] = o
+		}
+		i.leases = append(i.leases, o)
+		every := jittered(p.IdleEvery, p.Outlier.Jitter, hash64(t.seed, "every", e.Key.Service, e.Key.Instance, r.ID))
+		t.out.Leases = append(t.out.Leases, PingLease{
+			ID: o.id, Reporter: r.ID, Key: e.Key, Kind: kind, Every: every,
+			Phase: every * time.Duration(n) / time.Duration(len(chosen)), Timeout: p.PingTimeout, Until: i.until,
+		})
+	}
+	t.withdraw(had, now)
+}
+
+func (t *Table) endLeases(e *endpoint, now time.Duration) {
+	i := &e.idle
+	t.withdraw(i.leases, now)
+	i.leases = nil
+	if i.extra != nil {
+		t.cancel([]*order{i.extra})
+		i.extra = nil
+	}
+}
+
+func (t *Table) withdraw(leases []*order, now time.Duration) {
+	for _, o := range leases {
+		if t.orders[o.id] != o {
+			continue
+		}
+		delete(t.orders, o.id)
+		t.out.Leases = append(t.out.Leases, PingLease{ID: o.id, Reporter: o.reporter.ID, Key: o.endpoint.Key, Until: now})
+	}
+}
+
+// doubt pings more often, by the pingers in turn, while there is a doubt.
+func (t *Table) doubt(e *endpoint, now time.Duration) {
+	i := &e.idle
+	if i.next == never || i.extra != nil || i.belief <= outlier.BeliefRest || len(i.leases) == 0 {
+		return
+	}
+	if now < i.next {
+		t.due(i.next)
+		return
+	}
+	r := i.leases[(i.extras+1)%len(i.leases)].reporter
+	i.extras++
+	i.next = now + doubts[min(i.extras, len(doubts)-1)]
+	if !r.askable(t, now) || !r.probes.has(now, 1) || !t.probes.has(now, 1) {
+		t.due(i.next)
+		return
+	}
+	i.extra = t.order(e, r, t.pingLevel(e), reasonIdle, Fleet, now)
+	t.due(i.next)
+}
+
+func (t *Table) pingLevel(e *endpoint) outlier.Level {
+	if e.group.service.ping.kind(e.group.service.policy.Ping) == PingTCP {
+		return outlier.LevelConnect
+	}
+	return outlier.LevelApp
+}
+
+func (t *Table) idleDown(e *endpoint, now time.Duration) {
+	i := &e.idle
+	misses := 0
+	for _, n := range i.missed {
+		misses += n
+	}
+	c := &candidate{e: e, rule: outlier.RuleIdle, scope: Fleet}
+	c.reason = fmt.Sprintf("no traffic, and %d pings of %d pingers went unanswered", misses, len(i.missed))
+	ok, detail := e.group.mayLeave(e, Fleet, false, now)
+	if !c.guard("cap", ok, "%s", detail) {
+		t.tell(c, "cap", now)
+		return
+	}
+	t.commit(c, now)
+	t.endLeases(e, now)
+	i.belief, i.missed, i.extras, i.next = outlier.BeliefRest, nil, 0, never
+}
+
+// pingPath is whether the application-level ping of a service is known to work. A
+// path that a healthy endpoint does not answer would make every idle endpoint look
+// dead.
+type pingPath struct {
+	valid   bool
+	invalid bool
+	retry   time.Duration
+	failed  []Key
+	probe   *order
+}
+
+// kind is the ping to use now.
+func (p *pingPath) kind(want PingKind) PingKind {
+	if (want == PingHTTP || want == PingGRPC) && !p.valid {
+		return PingTCP
+	}
+	return want
+}
+
+// validate tries the ping of a service on an endpoint that real traffic shows to
+// be well: at least 10 attempts in 10 s, at most 5 % of them failed.
+func (t *Table) validate(s *service, now time.Duration) {
+	p := &s.ping
+	if s.policy.Ping != PingHTTP && s.policy.Ping != PingGRPC {
+		*p = pingPath{}
+		return
+	}
+	if o := p.probe; o != nil {
+		if !o.done && now < o.deadline {
+			return
+		}
+		p.probe = nil
+		delete(t.orders, o.id)
+		switch {
+		case o.done && o.result == outlier.ProbeOK && o.reached == outlier.LevelApp:
+			*p = pingPath{valid: true}
+			return
+		case o.done && (o.result == outlier.Unhealthy || o.result == outlier.TimedOut || o.result == outlier.Reset):
+			p.failed = append(p.failed, o.endpoint.Key)
+			if len(p.failed) >= 2 {
+				p.invalid, p.retry, p.failed = true, now+pathRetry, nil
+				t.event(EventPingPath, o.endpoint, o.reporter.ID, "healthy endpoints do not answer the ping: TCP is used", now)
+			}
+		}
+	}
+	if p.valid || p.invalid && now < p.retry {
+		return
+	}
+	p.invalid = false
+	for e := range s.endpoints {
+		if slices.Contains(p.failed, e.Key) || e.fleet.state != outlier.In || e.Draining || now-e.lastOK > 10*time.Second {
+			continue
+		}
+		e.series.advance(now)
+		if w := e.series.since(now - 10*time.Second); w.N < 10 || 20*w.K > w.N {
+			continue
+		}
+		list := slices.DeleteFunc(t.confirmers(e, "", now), func(r *reporter) bool { return !r.probes.has(now, 1) })
+		if len(list) == 0 || !t.probes.has(now, 1) {
+			return
+		}
+		r := t.choose(list, 1, func(r *reporter) uint64 { return hash64(t.seed, "validate", e.Key.Service, e.Key.Instance, r.ID) })[0]
+		p.probe = t.order(e, r, outlier.LevelApp, reasonValidate, Fleet, now)
+		t.out.Orders[len(t.out.Orders)-1].Ping = s.policy.Ping
+		return
+	}
+}

@@ -1,0 +1,137 @@
+package merge
+
+import (
+	"slices"
+	"time"
+)
+
+// unreliable finds fault domains that fail towards many endpoints of which nobody
+// else complains: their network is broken, not the endpoints. They are set aside
+// for a while and told so. Without them the evidence speaks as before.
+func (t *Table) unreliable(now time.Duration) {
+	type charge struct {
+		sum, max  int64
+		endpoints int
+		alone     int
+		h         int64
+	}
+	cases := make(map[*domain]*charge)
+	for _, e := range t.endpoints {
+		w := &e.fast
+		if !w.open || w.last.h == 0 || e.Draining {
+			continue
+		}
+		t.read(e, w, fastRow, w.last.odds.Steps(), only{}, now)
+		against := 0
+		for _, d := range t.acc {
+			if d.sum > 0 {
+				against++
+			}
+		}
+		for _, d := range t.acc {
+			if d.sum <= 0 {
+				continue
+			}
+			c := cases[d]
+			if c == nil {
+				c = &charge{}
+				cases[d] = c
+			}
+			c.sum += d.sum
+			c.max = max(c.max, d.sum)
+			c.endpoints++
+			c.h = max(c.h, w.last.h)
+			if against == 1 && t.othersUse(e, d, 2, now) {
+				c.alone++
+			}
+		}
+	}
+	for d, c := range cases {
+		if c.endpoints >= 3 && c.sum-c.max >= c.h && 2*c.alone >= c.endpoints {
+			t.mute(d, "it fails towards many endpoints of which nobody else complains", now)
+		}
+	}
+}
+
+// othersUse says whether at least n other fault domains have traffic on e.
+func (t *Table) othersUse(e *endpoint, d *domain, n int, now time.Duration) bool {
+	t.stamp++
+	d.stamp = t.stamp
+	for i := range e.cells {
+		c := &e.cells[i]
+		if o := t.slots[c.reporter].domain; o.stamp != t.stamp && c.changed > now-t.cfg.ReporterStale {
+			o.stamp = t.stamp
+			if n--; n == 0 {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+func (t *Table) mute(d *domain, why string, now time.Duration) {
+	if d.muted(now) {
+		return
+	}
+	d.mutedUntil, d.reason = now+t.cfg.Mute, why
+	t.due(d.mutedUntil)
+	t.mutes = append(t.mutes, d.name)
+	t.tellMute(d, d.mutedUntil, why)
+	t.event(EventMuted, nil, d.name, why, now)
+	for _, e := range t.endpoints {
+		if e.fast.open || e.slow.open || len(e.hot) > 0 {
+			t.touch(e)
+		}
+	}
+}
+
+// unmute lets those speak again whose time is over.
+func (t *Table) unmute(now time.Duration) {
+	t.mutes = slices.DeleteFunc(t.mutes, func(name string) bool {
+		d := t.domains[name]
+		if d == nil {
+			return true
+		}
+		if d.muted(now) {
+			t.due(d.mutedUntil)
+			return false
+		}
+		t.tellMute(d, 0, d.reason)
+		t.event(EventUnmuted, nil, name, "its time is over", now)
+		d.reason = ""
+		// What it said while it was muted stays out: its part of each row starts anew.
+		for _, e := range t.endpoints {
+			t.forgetDomain(e, d)
+		}
+		return true
+	})
+}
+
+// forgetDomain makes the present counters of a domain's reporters their base in
+// every open row of e.
+func (t *Table) forgetDomain(e *endpoint, d *domain) {
+	for k, w := range map[kind]*row{fastRow: &e.fast, slowRow: &e.slow} {
+		t.rebase(e, w, k, d)
+	}
+	for _, z := range e.zones {
+		t.rebase(e, &z.row, zoneRow, d)
+	}
+}
+
+func (t *Table) rebase(e *endpoint, w *row, k kind, d *domain) {
+	for _, i := range w.active {
+		c := &e.cells[i]
+		if t.slots[c.reporter].domain == d {
+			b := c.x.base(k)
+			b.n, b.k = c.counts.N, c.counts.K()
+		}
+	}
+}
+
+func (t *Table) tellMute(d *domain, until time.Duration, why string) {
+	for _, r := range t.reporters {
+		if r.domain == d && r.live {
+			t.out.Mutes = append(t.out.Mutes, Mute{Reporter: r.ID, Domain: d.name, Until: until, Reason: why})
+		}
+	}
+}

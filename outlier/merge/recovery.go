@@ -1,0 +1,532 @@
+package merge
+
+import (
+	"cmp"
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/overhear-mesh/overhear/outlier"
+)
+
+const (
+	// recoveryProbes are asked before real requests may try an endpoint, of which
+	// recoveryGood must succeed.
+	recoveryProbes = 3
+	recoveryGood   = 2
+	// hardRetry bounds the wait between failed probes after a hard verdict: what
+	// refused connections is back at once when it is back.
+	hardRetry = 5 * time.Second
+	// hardOKs real successes suffice after a hard verdict, whose cause is plainly
+	// gone when connections are accepted again; the ramp then starts higher.
+	hardOKs      = 3
+	rampFrom     = 0.10
+	hardRampFrom = 0.25
+	// undecided is how long a probation may take before more sidecars help.
+	undecided = time.Minute
+	// forgive is the healthy time that takes one ejection off the record.
+	forgive = time.Minute
+	// restartWindow and restartMany: an instance that restarts so often keeps its
+	// record.
+	restartWindow = 5 * time.Minute
+	restartMany   = 3
+)
+
+// record is the standing of an endpoint in one scope.
+type record struct {
+	scope    Scope
+	state    outlier.State
+	rule     outlier.Rule // of the newest ejection or suspend
+	epoch    uint64
+	n        int
+	since    time.Duration
+	rampFrom float64
+	explain  Explanation
+
+	ends    time.Duration // hold-off, wait for the next probes, suspend or ramp
+	wait    time.Duration // before the next probes, if these fail
+	orders  []*order      // probes of the current try
+	trial   *trial        // shares that were given out
+	forgave time.Duration // when n last fell, or became worth looking at
+}
+
+// trial is real requests to an endpoint that is out for everybody else.
+type trial struct {
+	begun    time.Duration
+	doubled  int
+	renewed  time.Duration
+	chosen   []*reporter
+	shut     []*domain // replaced: alone against all others
+	results  map[string]outlier.Counts
+	bases    map[string]outlier.Counts
+	good     bool // a success was seen
+	score    int64
+	n, k     int64
+	fairRate float64
+}
+
+func (r *record) verdict(e *endpoint) Verdict {
+	return Verdict{
+		Key: e.Key, Scope: r.scope, State: r.state, Epoch: r.epoch, Rule: r.rule, N: r.n, Since: r.since,
+		RampFrom: r.rampFrom, Override: e.override, Explain: r.explain,
+	}
+}
+
+// set changes a verdict. Every change has an epoch above all that were before.
+func (t *Table) set(e *endpoint, r *record, to outlier.State, rule outlier.Rule, reason string, now time.Duration) {
+	from := r.state
+	t.epoch++
+	t.cancel(r.orders)
+	r.orders = nil
+	r.state, r.rule, r.epoch, r.since, r.forgave = to, rule, t.epoch, now, now
+	r.rampFrom = 0
+	if r.explain.Service == "" {
+		r.explain = t.explainBase(e, r, now)
+	}
+	x := &r.explain
+	x.State, x.Epoch, x.Rule, x.Reason, x.N, x.Since, x.Override = to.String(), r.epoch, rule.String(), reason, r.n, 0, e.override
+	x.Next, x.ETA = "", 0
+	t.out.Changes = append(t.out.Changes, Change{From: from, To: to, Verdict: r.verdict(e), At: now})
+	t.due(now + time.Millisecond)
+}
+
+// amend corrects what set put into the newest change.
+func (t *Table) amend(e *endpoint, r *record) {
+	t.out.Changes[len(t.out.Changes)-1].Verdict = r.verdict(e)
+}
+
+// eject puts an endpoint out, with a record. The hold-off doubles with each
+// ejection that is on it.
+func (t *Table) eject(e *endpoint, s Scope, rule outlier.Rule, x Explanation, now time.Duration) {
+	r := e.record(s)
+	p := &e.group.service.policy.Outlier
+	t.endRound(e)
+	t.endTrial(r)
+	e.susp.confirmed, e.susp.storm, e.susp.nextZone = never, false, ""
+	e.gatherAt = never
+	e.closeRows(now)
+	if rule != outlier.RuleManual {
+		r.n++
+	}
+	hold := p.HoldMax
+	if r.n >= 1 && r.n < 16 {
+		hold = min(p.HoldMax, p.HoldBase<<(r.n-1))
+	} else if r.n < 1 {
+		hold = p.HoldBase
+	}
+	r.explain = x
+	t.set(e, r, outlier.Ejected, rule, x.Reason, now)
+	r.wait = hold
+	r.ends = now + jittered(hold, p.Jitter, hash64(t.seed, "hold", e.Key.Service, e.Key.Instance, fmt.Sprint(r.epoch)))
+	r.explain.Next, r.explain.ETA = "probes", Span(r.ends-now)
+	t.amend(e, r)
+	t.due(r.ends)
+	if s == Fleet {
+		// The fleet's verdict takes those of single zones in.
+		for _, z := range e.zones {
+			if z.rec.state != outlier.In {
+				r.n = max(r.n, z.rec.n)
+				t.endTrial(&z.rec)
+				t.set(e, &z.rec, outlier.In, z.rec.rule, "the fleet's verdict takes its place", now)
+			}
+		}
+	}
+}
+
+// recover moves every verdict of e along that has somewhere to go.
+func (t *Table) recover(e *endpoint, now time.Duration) {
+	t.recoverRecord(e, &e.fleet, now)
+	for _, z := range e.zones {
+		t.recoverRecord(e, &z.rec, now)
+	}
+}
+
+func (t *Table) recoverRecord(e *endpoint, r *record, now time.Duration) {
+	if e.Draining || e.override != nil && e.override.Kind == OverrideEject {
+		return
+	}
+	switch r.state {
+	case outlier.In:
+		t.forgive(e, r, now)
+	case outlier.Suspended:
+		t.keepSuspended(e, r, now)
+	case outlier.Ejected:
+		if r.rule == outlier.RuleHard && t.answeredSince(e, r, now) {
+			r.ends = now // a request that began after the verdict was answered: do not wait
+		}
+		if now < r.ends {
+			t.due(r.ends)
+			return
+		}
+		t.set(e, r, outlier.Probing, r.rule, "hold-off is over", now)
+		t.probeAgain(e, r, now)
+	case outlier.Probing:
+		t.probing(e, r, now)
+	case outlier.Probation:
+		t.probation(e, r, now)
+	case outlier.Ramp:
+		if ends := r.since + e.group.service.policy.Outlier.Ramp; now < ends {
+			t.due(ends)
+			return
+		}
+		t.set(e, r, outlier.In, r.rule, "full share again", now)
+	}
+}
+
+// forgive takes one ejection off the record for each healthy minute in which
+// somebody saw the endpoint well.
+func (t *Table) forgive(e *endpoint, r *record, now time.Duration) {
+	if r.n == 0 || now < r.forgave+forgive {
+		return
+	}
+	if max(e.lastOK, e.idle.goodAt) > r.forgave {
+		r.n--
+		r.forgave = now
+	}
+}
+
+// answeredSince says whether a request that began after the verdict succeeded.
+func (t *Table) answeredSince(e *endpoint, r *record, now time.Duration) bool {
+	if e.lastOK <= r.since {
+		return false
+	}
+	for i := range e.cells {
+		c := &e.cells[i]
+		if rep := t.slots[c.reporter]; c.okStart > r.since+max(clockMargin, rep.jitter) && !rep.domain.muted(now) {
+			return true
+		}
+	}
+	return false
+}
+
+// probeAgain asks three fault domains whether the endpoint answers.
+func (t *Table) probeAgain(e *endpoint, r *record, now time.Duration) {
+	level := outlier.LevelApp // the deepest that a prober can
+	var list []*reporter
+	for _, c := range t.confirmers(e, string(r.scope), now) {
+		if c.probes.has(now, 1) {
+			list = append(list, c)
+		}
+	}
+	try := fmt.Sprint(r.epoch, now)
+	chosen := t.choose(list, recoveryProbes, func(c *reporter) uint64 {
+		return hash64(t.seed, "recovery", e.Key.Service, e.Key.Instance, try, c.ID)
+	})
+	if len(chosen) == 0 || !t.probes.has(now, len(chosen)) {
+		r.ends = now + time.Second // nobody can tell at the moment
+		t.due(r.ends)
+		return
+	}
+	for _, c := range chosen {
+		r.orders = append(r.orders, t.order(e, c, level, reasonRecovery, r.scope, now))
+	}
+	r.ends = never
+}
+
+func (t *Table) probing(e *endpoint, r *record, now time.Duration) {
+	if len(r.orders) == 0 {
+		if now < r.ends {
+			t.due(r.ends)
+			return
+		}
+		t.probeAgain(e, r, now)
+		return
+	}
+	t.news(e, r.orders, now)
+	good, asked, open := 0, 0, 0
+	r.explain.Probes = r.explain.Probes[:0:0]
+	for _, o := range r.orders {
+		r.explain.Probes = append(r.explain.Probes, o.answer())
+		switch {
+		case !o.done && now < o.deadline:
+			open++
+			asked++
+		case !o.done || o.result == outlier.NotRun:
+		default:
+			asked++
+			if o.result == outlier.ProbeOK {
+				good++
+			}
+		}
+	}
+	if asked > 0 && good >= min(recoveryGood, asked) && (open == 0 || good >= recoveryGood) {
+		e.idle.goodAt = max(e.idle.goodAt, now)
+		t.cancel(r.orders)
+		if r.rule == outlier.RuleIdle {
+			// Nobody sends requests that could put it to the test; pings took it out
+			// and pings bring it back.
+			t.ramp(e, r, rampFrom, "it answers pings again", now)
+			return
+		}
+		t.beginProbation(e, r, "probes succeed", now)
+		return
+	}
+	if open > 0 {
+		return
+	}
+	t.cancel(r.orders)
+	r.orders = nil
+	limit := e.group.service.policy.Outlier.HoldMax
+	if r.rule == outlier.RuleHard {
+		limit = min(limit, hardRetry)
+	}
+	r.wait = min(2*r.wait, limit)
+	r.ends = now + jittered(r.wait, e.group.service.policy.Outlier.Jitter, hash64(t.seed, "wait", e.Key.Service, e.Key.Instance, fmt.Sprint(now)))
+	t.due(r.ends)
+}
+
+func (t *Table) beginProbation(e *endpoint, r *record, reason string, now time.Duration) {
+	t.endTrial(r)
+	r.trial = &trial{begun: now, renewed: never, score: outlier.ProbationStart, results: make(map[string]outlier.Counts), bases: make(map[string]outlier.Counts)}
+	t.set(e, r, outlier.Probation, r.rule, reason, now)
+	t.shares(e, r, now)
+}
+
+// users lists who sends traffic to the service and can be given a share.
+func (t *Table) users(e *endpoint, s Scope, now time.Duration) []*reporter {
+	var list, quiet []*reporter
+	for _, r := range e.group.service.reporters {
+		if !r.askable(t, now) || s != Fleet && r.Zone != string(s) {
+			continue
+		}
+		if u := r.services[e.Key.Service]; u.traffic > now-t.cfg.ReporterStale {
+			list = append(list, r)
+		} else {
+			quiet = append(quiet, r)
+		}
+	}
+	if len(list) == 0 {
+		return quiet // whoever may have some
+	}
+	return list
+}
+
+// shares gives the test traffic to as many sidecars, at such weights, that the
+// endpoint gets the trial rate from all of them together. Until the first success
+// no more than f+1 of them take part, so that a recovery costs few requests.
+func (t *Table) shares(e *endpoint, r *record, now time.Duration) {
+	tr := r.trial
+	if tr.renewed != never && now < tr.renewed+shareRenew {
+		return
+	}
+	tr.renewed = now
+	p := &e.group.service.policy
+	n := float64(max(e.group.judged(), 1))
+	users := slices.DeleteFunc(t.users(e, r.scope, now), func(c *reporter) bool { return slices.Contains(tr.shut, c.domain) })
+	all := 0.0
+	for _, c := range users {
+		all += c.services[e.Key.Service].rate / n
+	}
+	tr.fairRate = all
+	boost := float64(int(1) << min(tr.doubled, 6))
+	target := min(p.Outlier.ProbationRate, 0.1*all) * boost
+	slices.SortFunc(users, func(a, b *reporter) int {
+		h := func(c *reporter) uint64 {
+			return hash64(t.seed, "probation", e.Key.Service, e.Key.Instance, fmt.Sprint(r.epoch), c.ID)
+		}
+		return cmp.Or(cmp.Compare(h(a), h(b)), compareReporters(a, b))
+	})
+	const most = 0.5 // of a sidecar's usual traffic: it must not lean on the test
+	least := p.LeaveOut + 1
+	if tr.good {
+		least++
+	}
+	var chosen []*reporter
+	var domains []*domain
+	rate := 0.0
+	for _, c := range users {
+		if len(domains) >= least && (!tr.good || rate*most*boost >= target) {
+			break
+		}
+		if slices.Contains(domains, c.domain) && len(domains) < least {
+			continue // first as many fault domains as a verdict needs
+		}
+		chosen = append(chosen, c)
+		if !slices.Contains(domains, c.domain) {
+			domains = append(domains, c.domain)
+		}
+		rate += c.services[e.Key.Service].rate / n
+	}
+	weight := 0.1 * boost
+	if rate > 0 {
+		weight = max(target/rate, 0.01)
+	}
+	weight = min(weight, 1)
+	for _, c := range tr.chosen {
+		if !slices.Contains(chosen, c) {
+			t.out.Shares = append(t.out.Shares, Share{Reporter: c.ID, Key: e.Key, Epoch: r.epoch})
+		}
+	}
+	tr.chosen = chosen
+	for _, c := range chosen {
+		if _, known := tr.bases[c.ID]; !known {
+			tr.bases[c.ID] = t.countsOf(e, c)
+		}
+		t.out.Shares = append(t.out.Shares, Share{Reporter: c.ID, Key: e.Key, Epoch: r.epoch, Weight: weight, For: shareFor})
+	}
+	t.due(now + shareRenew)
+}
+
+func (t *Table) countsOf(e *endpoint, r *reporter) outlier.Counts {
+	if i, ok := e.index[r.slot]; ok {
+		return e.cells[i].counts
+	}
+	return outlier.Counts{}
+}
+
+// endTrial forgets the shares: they lapse, and count no more as soon as the next
+// epoch is held.
+func (t *Table) endTrial(r *record) { r.trial = nil }
+
+// Probation takes the counts of the test traffic of one reporter over: cumulative
+// since the probation of that epoch began.
+func (t *Table) Probation(reporter string, k Key, epoch uint64, counts outlier.Counts, now time.Duration) Refusal {
+	t.now = max(t.now, now)
+	rep, e := t.reporters[reporter], t.endpoints[k]
+	switch {
+	case rep == nil:
+		return UnknownReporter
+	case e == nil:
+		return UnknownEndpoint
+	case counts.K() > counts.N || counts.N > 1<<20:
+		return BadCounts
+	}
+	rep.heard = max(rep.heard, now)
+	for _, s := range []Scope{Fleet, Scope(rep.Zone)} {
+		r := e.record(s)
+		if r.state != outlier.Probation || r.epoch != epoch || r.trial.bases == nil {
+			continue
+		}
+		if _, asked := r.trial.bases[reporter]; !asked {
+			return UnknownOrder
+		}
+		if have := r.trial.results[reporter]; counts.N > have.N || counts.N == have.N && counts.K() > have.K() {
+			r.trial.results[reporter] = counts
+		}
+		t.touch(e)
+		return ""
+	}
+	return UnknownOrder
+}
+
+// probation is a sequential probability ratio test (Wald 1945) between "still
+// bad" and "as good as its group".
+func (t *Table) probation(e *endpoint, r *record, now time.Duration) {
+	tr := r.trial
+	g := e.group
+	base := g.baseline
+	base.W = 0
+	steps := outlier.FastOdds(base, g.service.policy.Outlier.Bounds()).Steps()
+	byDomain := make(map[*domain]int64)
+	tr.score, tr.n, tr.k = outlier.ProbationStart, 0, 0
+	var oks int64
+	for id := range tr.bases {
+		rep := t.reporters[id]
+		if rep == nil || slices.Contains(tr.shut, rep.domain) || rep.domain.muted(now) {
+			continue
+		}
+		counts, told := tr.results[id]
+		if !told {
+			counts = t.countsOf(e, rep).Sub(tr.bases[id])
+		}
+		n, k := int64(counts.N), int64(counts.K())
+		byDomain[rep.domain] += steps.LLR(n, k)
+		tr.score += steps.LLR(n, k)
+		tr.n += n
+		tr.k += k
+		oks += n - k
+	}
+	if oks > 0 && !tr.good {
+		tr.good = true
+		tr.renewed = never
+	}
+	switch {
+	case tr.score >= outlier.ProbationOut:
+		if d := t.alone(byDomain, tr.score); d != nil {
+			tr.shut = append(tr.shut, d)
+			tr.renewed = never
+			t.event(EventReplaced, e, d.name, "it alone speaks against the endpoint: others try", now)
+			t.due(now + time.Millisecond)
+			break
+		}
+		x := t.explainBase(e, r, now)
+		x.Counts = Tally{N: tr.n, K: tr.k}
+		x.Window = Span(now - tr.begun)
+		x.T, x.Threshold = float64(tr.score)/float64(nat), float64(outlier.ProbationOut)/float64(nat)
+		x.Reason = fmt.Sprintf("%d of %d test requests failed", tr.k, tr.n)
+		t.eject(e, r.scope, r.rule, x, now)
+		return
+	case tr.score <= 0:
+		t.ramp(e, r, rampFrom, fmt.Sprintf("%d of %d test requests succeeded", oks, tr.n), now)
+		return
+	case r.rule == outlier.RuleHard && oks >= hardOKs && tr.k == 0:
+		t.ramp(e, r, hardRampFrom, fmt.Sprintf("%d test requests succeeded after probes did", oks), now)
+		return
+	}
+	if now-tr.begun >= undecided*time.Duration(tr.doubled+1) && tr.doubled < 6 {
+		tr.doubled++
+		tr.renewed = never
+	}
+	t.shares(e, r, now)
+}
+
+// alone finds a fault domain that by itself would put the endpoint out while the
+// others would not.
+func (t *Table) alone(byDomain map[*domain]int64, score int64) *domain {
+	var worst *domain
+	for d, c := range byDomain {
+		if outlier.ProbationStart+c < outlier.ProbationOut || score-c >= outlier.ProbationOut {
+			continue
+		}
+		if worst == nil || c > byDomain[worst] || c == byDomain[worst] && d.name < worst.name {
+			worst = d
+		}
+	}
+	return worst
+}
+
+func (t *Table) ramp(e *endpoint, r *record, from float64, reason string, now time.Duration) {
+	t.endTrial(r)
+	e.closeRows(now)
+	t.set(e, r, outlier.Ramp, r.rule, reason, now)
+	r.rampFrom = from
+	t.amend(e, r)
+	t.due(now + e.group.service.policy.Outlier.Ramp)
+}
+
+// appeared lets a new instance rise to its share like one that comes back.
+func (t *Table) appeared(e *endpoint, now time.Duration) {
+	e.newAt = never
+	if e.fleet.state == outlier.In && !e.Draining {
+		t.ramp(e, &e.fleet, rampFrom, "new instance", now)
+	}
+}
+
+// restarted is the fast path for an instance that its owner has restarted: what
+// was known of it is void.
+func (t *Table) restarted(e *endpoint, now time.Duration) {
+	e.restartedAt = never
+	e.restarts = append(slices.DeleteFunc(e.restarts, func(at time.Duration) bool { return now-at > restartWindow }), now)
+	often := len(e.restarts) >= restartMany
+	t.event(EventRestarted, e, "", "the instance was restarted", now)
+	e.closeRows(now)
+	t.endRound(e)
+	e.susp.shutUntil, e.susp.streak, e.susp.confirmed = never, 0, never
+	for _, r := range e.records() {
+		if !often {
+			r.n = 0
+		}
+		if r.state == outlier.Ejected || r.state == outlier.Probing {
+			t.beginProbation(e, r, "the instance was restarted", now)
+		}
+	}
+}
+
+// records lists the standing of e in every scope.
+func (e *endpoint) records() []*record {
+	list := []*record{&e.fleet}
+	for _, z := range e.zones {
+		list = append(list, &z.rec)
+	}
+	return list
+}

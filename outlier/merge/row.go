@@ -1,0 +1,319 @@
+package merge
+
+import (
+	"math"
+	"slices"
+	"time"
+
+	"github.com/overhear-mesh/overhear/outlier"
+)
+
+const nat = outlier.Nat
+
+// clearAt is T at which a row ends: the endpoint has shown itself well. T = 0
+// would not do: one domain's failures alone give T = 0, so failures that arrive
+// one report at a time would never add up.
+const clearAt = -2 * nat
+
+// halfLife is the time in which the evidence of a reporter that has nothing new
+// to say loses half of its weight.
+const halfLife = time.Minute
+
+// kind says which of the sequential tests a row is.
+type kind uint8
+
+const (
+	fastRow kind = iota
+	slowRow
+	zoneRow
+)
+
+func (k kind) String() string { return [...]string{"fast", "slow", "zone"}[k] }
+
+func (x *extra) base(k kind) *base {
+	switch k {
+	case fastRow:
+		return &x.fast
+	case slowRow:
+		return &x.slow
+	}
+	return &x.zone
+}
+
+// row is one sequential test of an endpoint. It is open while it has evidence: it
+// counts from since on. A cell that has not changed since then is its own base,
+// so only those that have changed are in it.
+type row struct {
+	open    bool
+	gen     uint32
+	since   time.Duration // t_x
+	cleared time.Duration // when it was last closed
+	active  []int32
+	classes Tally // of the reports since it opened
+	last    reading
+}
+
+// reading is what a row says at one moment.
+type reading struct {
+	at         time.Duration
+	sum, t     int64
+	largest    int64 // what was left out
+	n, k       int64
+	reporters  int
+	domains    int // with c > 0
+	h          int64
+	odds       outlier.Odds
+	w          float64
+	considered bool // by decide, at this Step
+}
+
+func (w *row) close(now time.Duration) {
+	w.open, w.cleared, w.active, w.classes, w.last = false, now, w.active[:0], Tally{}, reading{}
+}
+
+func (w *row) begin(since time.Duration) {
+	w.open, w.since = true, since
+	w.gen++
+}
+
+// open begins the rows that were closed and for which a failure has arrived. A
+// row begins where that makes the evidence of the reporter who opened it
+// largest, among the readings that he gave: that is where his own CUSUM was last
+// at zero.
+func (t *Table) open(e *endpoint, now time.Duration) {
+	g := e.group
+	fast := outlier.FastOdds(g.baseline, g.service.policy.Outlier.Bounds()).Steps()
+	slow := outlier.SlowOdds(g.baseline.Pg).Steps()
+	if !e.fast.open {
+		t.openRow(e, &e.fast, fast, "", now)
+	}
+	if !e.slow.open {
+		t.openRow(e, &e.slow, slow, "", now)
+	}
+	for i := range e.staged {
+		s := &e.staged[i]
+		if s.cell < 0 {
+			continue
+		}
+		r := t.slots[e.cells[s.cell].reporter]
+		if r.Zone == "" {
+			continue
+		}
+		if z := e.zone(r.Zone); !z.row.open {
+			t.openRow(e, &z.row, fast, r.Zone, now)
+		}
+	}
+}
+
+func (t *Table) openRow(e *endpoint, w *row, steps outlier.Steps, zone string, now time.Duration) {
+	best, since := int64(0), never
+	for i := range e.staged {
+		s := &e.staged[i]
+		if s.cell < 0 {
+			continue
+		}
+		c := &e.cells[s.cell]
+		r := t.slots[c.reporter]
+		if s.counts.K() == c.counts.K() || r.divisor(now) == 0 || zone != "" && r.Zone != zone {
+			continue
+		}
+		value := func(p Point) int64 { return steps.LLR(int64(s.counts.N-p.N), int64(s.counts.K()-p.K)) }
+		own, at := value(Point{N: c.counts.N, K: c.counts.K()}), c.at
+		for _, p := range s.points {
+			if v := value(p); v >= own {
+				own, at = v, p.At
+			}
+		}
+		if own /= r.divisor(now); own > best || own == best && at < since {
+			best, since = own, at
+		}
+	}
+	if best > 0 {
+		w.begin(min(max(since, w.cleared, now-30*time.Second), now))
+	}
+}
+
+// count lets the change of a cell enter the row.
+func (w *row) count(e *endpoint, s *staged, from Point, d outlier.Counts, k kind) {
+	if !w.open {
+		return
+	}
+	b := e.cells[s.cell].extra().base(k)
+	if b.gen != w.gen {
+		*b = base{gen: w.gen, n: from.N, k: from.K}
+		w.active = append(w.active, s.cell)
+	}
+	for _, p := range s.points { // the youngest at or before the start
+		if p.At <= w.since && int32(p.N-b.n) >= 0 && int32(p.K-b.k) >= 0 {
+			b.n, b.k = p.N, p.K
+		}
+	}
+	w.classes.add(d)
+}
+
+// value is c of one cell: its log likelihood ratio since the row began, less for
+// a reporter who distrusts himself, nothing for a muted one, and fading when
+// there is no news.
+func (t *Table) value(e *endpoint, i int32, k kind, steps outlier.Steps, now time.Duration) (c, n, failed int64) {
+	cl := &e.cells[i]
+	b := cl.x.base(k)
+	n, failed = int64(cl.counts.N-b.n), int64(cl.counts.K()-b.k)
+	div := t.slots[cl.reporter].divisor(now)
+	if div == 0 {
+		return 0, n, failed
+	}
+	c = steps.LLR(n, failed)
+	if div > 1 {
+		c = roundDiv(c, div)
+	}
+	if age := now - cl.changed; age > time.Second {
+		c = int64(math.Round(float64(c) * math.Exp2(-float64(age)/float64(halfLife))))
+	}
+	return c, n, failed
+}
+
+func roundDiv(a, b int64) int64 {
+	if a < 0 {
+		return -((-a + b/2) / b)
+	}
+	return (a + b/2) / b
+}
+
+// only limits a reading to the observers of one zone, or to all the others. The
+// zero value admits everybody.
+type only struct {
+	zone string
+	part part
+}
+
+type part uint8
+
+const (
+	everywhere part = iota
+	within
+	outside
+)
+
+func (o only) admits(zone string) bool {
+	return o.part == everywhere || (zone == o.zone) == (o.part == within)
+}
+
+// read adds the row up: per fault domain, then over the domains without the f
+// that speak loudest against the endpoint.
+func (t *Table) read(e *endpoint, w *row, k kind, steps outlier.Steps, who only, now time.Duration) reading {
+	out := reading{at: now}
+	t.stamp++
+	t.acc = t.acc[:0]
+	for _, i := range w.active {
+		r := t.slots[e.cells[i].reporter]
+		if !who.admits(r.Zone) {
+			continue
+		}
+		c, n, failed := t.value(e, i, k, steps, now)
+		if d := r.domain; d.stamp != t.stamp {
+			d.stamp, d.sum = t.stamp, c
+			t.acc = append(t.acc, d)
+		} else {
+			d.sum += c
+		}
+		out.n += n
+		out.k += failed
+		out.reporters++
+	}
+	f := e.group.service.policy.LeaveOut
+	t.tops = t.tops[:0]
+	for _, d := range t.acc {
+		out.sum += d.sum
+		if d.sum <= 0 {
+			continue
+		}
+		out.domains++
+		if f == 0 {
+			continue
+		}
+		if len(t.tops) < f {
+			t.tops = append(t.tops, d.sum)
+		} else if least := slices.Index(t.tops, slices.Min(t.tops)); d.sum > t.tops[least] {
+			t.tops[least] = d.sum
+		}
+	}
+	for _, c := range t.tops {
+		out.largest += c
+	}
+	out.t = out.sum - out.largest
+	return out
+}
+
+// judge brings an open row up to date, closes it if the endpoint has shown itself
+// well, and says whether it is over its threshold.
+func (t *Table) judge(e *endpoint, w *row, k kind, zone *zone, now time.Duration) bool {
+	if !w.open {
+		return false
+	}
+	g := e.group
+	p := &g.service.policy
+	base := g.baseline
+	base.W = t.others(e, w.since, now)
+	var odds outlier.Odds
+	var h int64
+	switch k {
+	case slowRow:
+		odds, h = outlier.SlowOdds(base.Pg), int64(p.HSlow*float64(nat))
+	case zoneRow:
+		odds, h = outlier.FastOdds(base, p.Outlier.Bounds()), outlier.Threshold(zone.rate, p.Outlier.FalseEjectionInterval, p.HFleetMin, p.HFleetMax)
+	default:
+		odds, h = outlier.FastOdds(base, p.Outlier.Bounds()), outlier.Threshold(e.rate, p.Outlier.FalseEjectionInterval, p.HFleetMin, p.HFleetMax)
+	}
+	read := t.read(e, w, k, odds.Steps(), only{}, now)
+	if read.t <= clearAt || read.sum <= 0 {
+		w.close(now)
+		return false
+	}
+	read.odds, read.w, read.h = odds, base.W, h
+	w.last = read
+	return read.t >= h && read.k >= 3 && read.domains > p.LeaveOut
+}
+
+// window bounds the time that a group guard looks back.
+func window(since, now time.Duration) time.Duration {
+	return min(max(since, now-30*time.Second), now-500*time.Millisecond)
+}
+
+// others is w: the median error rate of the other endpoints of the group in the
+// same window. One that has traffic and that nobody complains of counts as 0,
+// however late its successes are reported.
+func (t *Table) others(e *endpoint, since, now time.Duration) float64 {
+	g := e.group
+	if g.excursionsAt != t.steps {
+		g.excursionsAt = t.steps
+		g.excursions, g.quiet = g.excursions[:0], 0
+		for _, o := range g.endpoints {
+			switch {
+			case o.Draining || o.fleet.state.Out():
+			case o.fast.open:
+				g.excursions = append(g.excursions, o)
+			case o.rate*30 >= 3:
+				g.quiet++
+			}
+		}
+	}
+	quiet := g.quiet
+	if !e.fast.open && e.rate*30 >= 3 {
+		quiet-- // that is e itself
+	}
+	if quiet > len(g.excursions) {
+		return 0
+	}
+	from := window(since, now)
+	tallies := make([]outlier.Tally, 1, len(g.excursions)+max(quiet, 0)+1) // the first is e, left out
+	for _, o := range g.excursions {
+		if o != e {
+			o.series.advance(now)
+			tallies = append(tallies, o.series.since(from))
+		}
+	}
+	for range quiet {
+		tallies = append(tallies, outlier.Tally{N: 3})
+	}
+	return outlier.MedianOthers(tallies, 0)
+}

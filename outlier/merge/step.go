@@ -1,0 +1,251 @@
+package merge
+
+import (
+	"cmp"
+	"math"
+	"slices"
+	"time"
+
+	"github.com/overhear-mesh/overhear/outlier"
+)
+
+// tick is how often everything that has something open is looked at; what has
+// news is looked at at once.
+const tick = 100 * time.Millisecond
+
+const forever = time.Duration(math.MaxInt64)
+
+// Step judges what arrived since the last one and moves everything along whose
+// time has come. Its owner calls it at Result.Next at the latest, and at once
+// when Apply answered that something is urgent, or an order was answered. It
+// reads nothing but the table, the time and the configuration.
+func (t *Table) Step(now time.Duration) Result {
+	now = max(now, t.now)
+	t.now = now
+	t.steps++
+	full := now >= t.nextTick || now >= t.wake
+	if full {
+		t.wake = forever
+		t.nextTick = now - now%tick + tick
+	}
+
+	news := t.touched
+	t.touched = nil
+	slices.SortFunc(news, compareEndpoints)
+	for _, e := range news {
+		e.touched = false
+		if !e.removed {
+			t.fold(e, now)
+		}
+	}
+	if now >= t.nextSecond {
+		t.second(now)
+		t.nextSecond = now - now%time.Second + time.Second
+	}
+	t.unmute(now)
+
+	for _, look := range t.lookAt(news, full) {
+		t.stepGroup(look, full, now)
+	}
+
+	out := t.out
+	out.Next = min(t.nextTick, t.wake)
+	t.out = Result{}
+	t.sortOut(&out)
+	return out
+}
+
+// lookAt lists, by group, the endpoints that this Step must look at: those with
+// news, and when it is time everything that has something open.
+func (t *Table) lookAt(news []*endpoint, full bool) [][]*endpoint {
+	var look []*endpoint
+	if full {
+		for _, e := range t.endpoints {
+			if e.busy() {
+				look = append(look, e)
+			}
+		}
+	}
+	for _, e := range news {
+		if !e.removed && (!full || !e.busy()) {
+			look = append(look, e)
+		}
+	}
+	slices.SortFunc(look, func(a, b *endpoint) int {
+		return cmp.Or(cmp.Compare(a.Key.Service, b.Key.Service), cmp.Compare(a.Priority, b.Priority), compareEndpoints(a, b))
+	})
+	var groups [][]*endpoint
+	for len(look) > 0 {
+		n := 1
+		for n < len(look) && look[n].group == look[0].group {
+			n++
+		}
+		groups = append(groups, look[:n])
+		look = look[n:]
+	}
+	return groups
+}
+
+// busy says whether e has something open that time alone may move.
+func (e *endpoint) busy() bool {
+	if e.fast.open || e.slow.open || len(e.hot) > 0 || e.susp.active || e.susp.confirmed != never || e.poll.waiting != nil ||
+		e.fleet.state != outlier.In || e.fleet.n > 0 || e.override != nil || e.overrideNews || e.restartedAt != never || e.newAt != never ||
+		len(e.idle.leases) > 0 || e.idle.asked != never || len(e.idle.told) > 0 || e.own.refused != never {
+		return true
+	}
+	for _, z := range e.zones {
+		if z.row.open || z.rec.state != outlier.In || z.rec.n > 0 {
+			return true
+		}
+	}
+	return false
+}
+
+// stepGroup judges the endpoints of one group that have news or something open.
+func (t *Table) stepGroup(look []*endpoint, full bool, now time.Duration) {
+	g := look[0].group
+	for _, e := range look {
+		t.obey(e, now)
+		if e.newAt != never {
+			t.appeared(e, now)
+		}
+		if e.restartedAt != never {
+			t.restarted(e, now)
+		}
+	}
+	t.suspectGroup(g, now)
+	t.decide(g, look, now)
+	for _, e := range look {
+		t.recover(e, now)
+		if full || len(e.idle.told) > 0 || e.idle.extra != nil || e.idle.asked != never {
+			t.idleStep(e, now)
+		}
+	}
+}
+
+// second does what is due once a second: baselines, rates, mutes, idle endpoints,
+// and forgetting who is long silent.
+func (t *Table) second(now time.Duration) {
+	dt := time.Second
+	for _, e := range t.endpoints {
+		e.series.advance(now)
+		dn, dk := e.pooled.N-e.seen.n, e.pooled.K-e.seen.k
+		e.seen.n, e.seen.k = e.pooled.N, e.pooled.K
+		e.rate += rateStep * (float64(dn) - e.rate)
+		if dn > 0 {
+			e.errors += outlier.ErrorRateStep(dn, dt) * (float64(dk)/float64(dn) - e.errors)
+		}
+		for _, z := range e.zones {
+			z.rate += rateStep * (float64(z.n-z.seen) - z.rate)
+			z.seen = z.n
+		}
+		e.notePeak(now)
+		if !e.busy() && t.mayBeIdle(e, now) {
+			t.touch(e)
+		}
+	}
+	for _, r := range t.reporters {
+		for _, u := range r.services {
+			u.rate += rateStep * (float64(u.n-u.seen) - u.rate)
+			u.seen = u.n
+		}
+	}
+	for _, s := range t.services {
+		for _, g := range s.groups {
+			g.rebase(now)
+		}
+	}
+	t.unreliable(now)
+	t.forgetSilent(now)
+	for _, name := range t.serviceNames() {
+		t.validate(t.services[name], now)
+	}
+	// What was touched just now is looked at in this Step.
+	for _, e := range t.touched {
+		e.touched = false
+		t.idleStep(e, now)
+	}
+	t.touched = nil
+}
+
+// rateStep moves an attempt rate that is read each second over 30 s.
+var rateStep = -math.Expm1(-1.0 / 30)
+
+func (t *Table) serviceNames() []string {
+	names := make([]string, 0, len(t.services))
+	for name := range t.services {
+		names = append(names, name)
+	}
+	slices.Sort(names)
+	return names
+}
+
+// mayBeIdle is a cheap first look: could nothing have been heard of e for long?
+func (t *Table) mayBeIdle(e *endpoint, now time.Duration) bool {
+	p := &e.group.service.policy
+	return p.Ping != PingOff && now-max(e.idle.spoke, e.lastOK, e.own.lastOK) >= p.Outlier.IdleAfter/2
+}
+
+// notePeak keeps the largest healthy ten-second rate of each of the last ten
+// minutes.
+func (e *endpoint) notePeak(now time.Duration) {
+	minute := int64(now / time.Minute)
+	if e.peakMinute != minute {
+		e.peakMinute = minute
+		e.peaks[minute%int64(len(e.peaks))] = 0
+	}
+	if e.fleet.state == outlier.In && !e.fast.open {
+		p := &e.peaks[minute%int64(len(e.peaks))]
+		*p = max(*p, e.settledRate(now))
+	}
+}
+
+// rebase measures how the group does when all is well.
+func (g *group) rebase(now time.Duration) {
+	rates := make([]float64, 0, len(g.endpoints))
+	g.baseline.Endpoints, g.attempts = 0, 0
+	for _, e := range g.endpoints {
+		if e.Draining {
+			continue
+		}
+		g.baseline.Endpoints++
+		g.attempts += e.pooled.N
+		if !e.fleet.state.Out() && now-e.added >= young {
+			rates = append(rates, e.errors)
+		}
+	}
+	g.baseline.Attempts = g.attempts
+	if pg, ok := outlier.TrimmedMean(rates); ok {
+		g.baseline.Pg = pg
+	}
+}
+
+// young is how long an endpoint does not count for the baseline.
+const young = 5 * time.Second
+
+// forgetSilent drops reporters that have said nothing for minutes.
+func (t *Table) forgetSilent(now time.Duration) {
+	var gone []*reporter
+	for _, r := range t.reporters {
+		if now-r.heard > t.cfg.ReporterDrop {
+			gone = append(gone, r)
+		}
+	}
+	slices.SortFunc(gone, compareReporters)
+	for _, r := range gone {
+		t.dropReporter(r)
+	}
+}
+
+// sortOut gives a result an order that depends on nothing but its content.
+func (t *Table) sortOut(r *Result) {
+	readmission := func(c Change) int {
+		if c.To.Out() {
+			return 0
+		}
+		return 1
+	}
+	slices.SortStableFunc(r.Changes, func(a, b Change) int { return cmp.Compare(readmission(a), readmission(b)) })
+	slices.SortFunc(r.Cancels, func(a, b Cancel) int { return cmp.Compare(a.ID, b.ID) })
+	slices.SortFunc(r.Mutes, func(a, b Mute) int { return cmp.Compare(a.Reporter, b.Reporter) })
+}
