@@ -352,6 +352,43 @@ func TestAListenerThatFailsForGoodEndsServe(t *testing.T) {
 	})
 }
 
+// late accepts a connection in the moment in which it is closed.
+type late struct {
+	net.Listener
+	conn   net.Conn
+	closed chan struct{}
+}
+
+func (l *late) Accept() (net.Conn, error) {
+	<-l.closed
+	synctest.Wait() // until everything else has ended
+	if c := l.conn; c != nil {
+		l.conn = nil
+		return c, nil
+	}
+	return nil, net.ErrClosed
+}
+
+func (l *late) Close() error {
+	close(l.closed)
+	return l.Listener.Close()
+}
+
+func TestAConnectionThatComesTooLateIsClosed(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		ours, theirs := net.Pipe()
+		b := serve(t, listener.DefaultConfig(), func(ln net.Listener) net.Listener {
+			return &late{Listener: ln, conn: ours, closed: make(chan struct{})}
+		}, func(context.Context, net.Conn) { t.Error("it was handled") })
+		synctest.Wait()
+		b.stop(nil)
+		if _, err := theirs.Read(make([]byte, 1)); err != io.EOF {
+			t.Errorf("reading from it: got %v, want %v", err, io.EOF)
+		}
+		b.wait(nil)
+	})
+}
+
 func TestWrongConfigurationNamesTheField(t *testing.T) {
 	if err := listener.DefaultConfig().Validate(); err != nil {
 		t.Errorf("the default: %v", err)
