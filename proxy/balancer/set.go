@@ -41,8 +41,14 @@ type Set struct {
 	turn    *atomic.Uint64
 }
 
-// blind is how many of 256 picks skip the comparison (see the package comment).
-const blind = 256 / 8
+const (
+	// alike is the ratio up to which two latencies count as equal. A peak EWMA
+	// remembers one slow answer, a new connection say, for ten seconds.
+	alike = 2
+	// noise is added to each latency, in seconds: what is faster than that
+	// differs by this machine's own doing.
+	noise = 100e-6
+)
 
 // NewSet builds a set over the entries, which it copies. Indices returned by
 // Pick are indices into entries.
@@ -129,7 +135,17 @@ func (s *Set) Pick(rng uint64, now time.Duration, tried *Tried) int {
 	case e.Held || s.policy != P2C:
 		return int(i)
 	}
-	return int(s.cheaper(i, &d, now))
+	return int(s.better(i, &d, now))
+}
+
+// Exhausted reports whether tried holds every endpoint that s may pick.
+func (s *Set) Exhausted(tried *Tried) bool {
+	for i := range s.entries {
+		if e := &s.entries[i]; (e.Weight > 0 || e.trickles()) && !tried.Has(e.Stats) {
+			return false
+		}
+	}
+	return true
 }
 
 // draw takes one entry by weight, or the next in turn.
@@ -140,10 +156,9 @@ func (s *Set) draw(from *sampler, d *dice) int32 {
 	return from.at(d.next())
 }
 
-// cheaper compares i with a second draw and returns the one that costs less.
-func (s *Set) cheaper(i int32, d *dice, now time.Duration) int32 {
-	n := s.full.len()
-	if n < 2 || d.below(256) < blind {
+// better compares i, in full service, with a second draw.
+func (s *Set) better(i int32, d *dice, now time.Duration) int32 {
+	if s.full.len() < 2 {
 		return i
 	}
 	j := s.full.at(d.next())
@@ -152,21 +167,44 @@ func (s *Set) cheaper(i int32, d *dice, now time.Duration) int32 {
 		// weights would favour the lighter ones.)
 		j = s.full.other(i, d)
 	}
-	if j != i && s.cost(j, now) < s.cost(i, now) {
+	return s.compare(i, j, d, now)
+}
+
+// compare returns the better of two in full service; i if they are equal, so
+// that draws by weight stay what they are.
+func (s *Set) compare(i, j int32, d *dice, now time.Duration) int32 {
+	if i == j {
+		return i
+	}
+	a, b := s.load(i, now), s.load(j, now)
+	if a.latency > alike*b.latency || b.latency > alike*a.latency {
+		if ca, cb := a.cost(), b.cost(); d.unit()*(ca+cb) < ca {
+			return j
+		}
+		return i
+	}
+	if b.inflight < a.inflight {
 		return j
 	}
 	return i
 }
 
-// cost of an entry in full service.
-func (s *Set) cost(i int32, now time.Duration) float64 {
+// load is what an endpoint in full service carries.
+type load struct {
+	latency  float64 // seconds
+	inflight float64 // requests, for its weight
+}
+
+func (l load) cost() float64 { return l.latency * (l.inflight + 1) }
+
+func (s *Set) load(i int32, now time.Duration) load {
 	e := s.entries[i].Stats
-	c := e.Cost(now)
-	if s.uneven == nil {
-		return c
+	n := float64(e.Inflight())
+	l := load{latency: e.Cost(now)/(n+1) + noise, inflight: n}
+	if s.uneven != nil {
+		l.inflight *= s.uneven[i]
 	}
-	f := float64(max(e.Inflight(), 0))
-	return c / (f + 1) * (f*s.uneven[i] + 1)
+	return l
 }
 
 // scan serves retries and shut gates: rare, so it walks the entries. It draws
@@ -177,8 +215,8 @@ func (s *Set) scan(d *dice, now time.Duration, tried *Tried) int {
 	i := s.weighted(d, tried)
 	if i >= 0 {
 		j := s.weighted(d, tried)
-		if s.policy == P2C && !s.entries[i].Held && !s.entries[j].Held && s.cost(int32(j), now) < s.cost(int32(i), now) {
-			return j
+		if s.policy == P2C && !s.entries[i].Held && !s.entries[j].Held {
+			return int(s.compare(int32(i), int32(j), d, now))
 		}
 		return i
 	}

@@ -116,29 +116,38 @@ func TestAHeldEndpointGetsItsPartWhateverItsCost(t *testing.T) {
 	}
 }
 
-func TestOfTwoChoicesTheCheaperIsTaken(t *testing.T) {
+func TestOfTwoChoicesTheLessBusyIsTaken(t *testing.T) {
 	const n = 200_000
 	es := entries(t, 1, 1, 1, 1)
 	load(es[3], 10)
-	got := shares(balancer.NewSet(es, balancer.DefaultConfig()), n, time.Second)
-	// The busy one is picked only by the picks that do not compare: one in eight.
-	busy := 1.0 / 8 / 4
-	rest := (1 - busy) / 3
-	wantShares(t, got, []float64{rest, rest, rest, busy}, n)
+	wantShares(t, shares(balancer.NewSet(es, balancer.DefaultConfig()), n, time.Second), []float64{1. / 3, 1. / 3, 1. / 3, 0}, n)
 }
 
-func TestASlowEndpointIsNotStarved(t *testing.T) {
+// TestASlowEndpointGetsLessButIsNotStarved: little load, so that latency alone
+// tells the two apart. 100 µs are added to each.
+func TestASlowEndpointGetsLessButIsNotStarved(t *testing.T) {
 	const n = 200_000
-	es := entries(t, 1, 1)
-	for i, latency := range []time.Duration{time.Millisecond, 100 * time.Millisecond} {
-		for range 100 {
-			a := es[i].Stats.Start(time.Second, false)
-			es[i].Stats.Headers(&a, time.Second+latency)
-			es[i].Stats.End(&a, outlier.Outcome{Class: outlier.OK, Now: time.Second + latency})
+	for _, tt := range []struct {
+		fast, slow time.Duration
+		want       float64
+	}{
+		{time.Millisecond, 1050 * time.Microsecond, 0.5},
+		{time.Millisecond, 2 * time.Millisecond, 0.5},
+		{10 * time.Microsecond, 90 * time.Microsecond, 0.5},
+		{900 * time.Microsecond, 2900 * time.Microsecond, 0.25},
+		{900 * time.Microsecond, 9900 * time.Microsecond, 1. / 11},
+	} {
+		es := entries(t, 1, 1)
+		now := time.Minute
+		for i, latency := range []time.Duration{tt.fast, tt.slow} {
+			a := es[i].Stats.Start(now-latency, false)
+			es[i].Stats.Headers(&a, now)
+			es[i].Stats.End(&a, outlier.Outcome{Class: outlier.OK, Now: now})
 		}
+		t.Run(fmt.Sprint(tt.fast, " ", tt.slow), func(t *testing.T) {
+			wantShares(t, shares(balancer.NewSet(es, balancer.DefaultConfig()), n, now), []float64{1 - tt.want, tt.want}, n)
+		})
 	}
-	got := shares(balancer.NewSet(es, balancer.DefaultConfig()), n, time.Second+100*time.Millisecond)
-	wantShares(t, got, []float64{1 - 1.0/16, 1.0 / 16}, n)
 }
 
 // TestUnequalWeightsHoldUnderLoad runs a closed loop in which every request takes

@@ -146,11 +146,7 @@ func (c *Cluster) Pick(now time.Duration, tried *Tried) *upstream.Endpoint {
 	if tried != nil {
 		seen = &tried.seen
 	}
-	i := p.set.Pick(rand.Uint64(), now, seen)
-	if i < 0 {
-		return nil
-	}
-	return p.endpoints[i]
+	return p.pick(rand.Uint64(), now, seen)
 }
 
 // Wake asks Run to look at the counters soon. It never blocks nor allocates.

@@ -30,6 +30,7 @@ type mesh struct {
 	log     *lockedBuffer
 	stop    context.CancelFunc
 	stopped chan error
+	quit    chan struct{} // closed at the end of the test
 
 	mu     sync.Mutex
 	events []cluster.Event
@@ -40,7 +41,8 @@ type mesh struct {
 func inMesh(t *testing.T, n int, edit func(*cluster.Config), body func(*mesh)) {
 	t.Helper()
 	synctest.Test(t, func(t *testing.T) {
-		m := &mesh{t: t, net: pipenet.New(1), clock: clock.New(), log: new(lockedBuffer), stopped: make(chan error, 1)}
+		m := &mesh{t: t, net: pipenet.New(1), clock: clock.New(), log: new(lockedBuffer), stopped: make(chan error, 1), quit: make(chan struct{})}
+		m.net.Delay("*", "*", 500*time.Microsecond, 200*time.Microsecond)
 		for i := range n {
 			m.servers = append(m.servers, newServer(t, m.net, fmt.Sprintf("10.0.1.%d", i+1)))
 		}
@@ -66,15 +68,20 @@ func inMesh(t *testing.T, n int, edit func(*cluster.Config), body func(*mesh)) {
 		m.stop = cancel
 		go func() { m.stopped <- m.cluster.Run(ctx) }()
 		synctest.Wait()
+		defer m.end() // also when body gives up
 		body(m)
-		m.stop()
-		if err := <-m.stopped; err != nil {
-			t.Errorf("Run = %v, want nil", err)
-		}
-		for _, s := range m.servers {
-			s.crash()
-		}
 	})
+}
+
+func (m *mesh) end() {
+	close(m.quit)
+	m.stop()
+	if err := <-m.stopped; err != nil {
+		m.t.Errorf("Run = %v, want nil", err)
+	}
+	for _, s := range m.servers {
+		s.crash()
+	}
 }
 
 func (m *mesh) specs() []cluster.Spec {
@@ -165,6 +172,8 @@ func (m *mesh) traffic(perSecond int) (stop func() map[outlier.Class]int) {
 		for {
 			select {
 			case <-quit:
+				return
+			case <-m.quit:
 				return
 			case <-tick.C:
 			}

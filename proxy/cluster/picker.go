@@ -3,40 +3,81 @@ package cluster
 import (
 	"maps"
 	"slices"
+	"time"
 
 	"github.com/overhear-mesh/overhear/outlier"
 	"github.com/overhear-mesh/overhear/proxy/balancer"
 	"github.com/overhear-mesh/overhear/proxy/upstream"
 )
 
-// picker is what requests choose from. It is immutable.
-type picker struct {
+// picker is what requests choose from. It is immutable. The first tier serves;
+// the next one those retries that have been to all of the first.
+type picker struct{ tiers []tier }
+
+// tier is a set of endpoints of one priority.
+type tier struct {
 	set       *balancer.Set
 	endpoints []*upstream.Endpoint // by index of the set
 	choices   []choice
-	panicking bool // fail open: what is picked is not believed to be well
 }
 
-// newPicker offers what choose leaves of all. before, which may be nil, is the
-// picker whose place it takes: if nothing has changed it stays.
+// newPicker offers what choose leaves of all. A tier stays as it was in before,
+// which may be nil, if nothing in it has changed.
 func newPicker(all []choice, cfg balancer.Config, before *picker) *picker {
-	p := &picker{choices: choose(all)}
-	same := before != nil && before.set.Policy() == cfg.Policy
-	if same && slices.Equal(p.choices, before.choices) {
-		return before
-	}
-	entries := make([]balancer.Entry, len(p.choices))
-	p.endpoints = make([]*upstream.Endpoint, len(p.choices))
-	for i, c := range p.choices {
-		entries[i], p.endpoints[i] = c.entry(), c.endpoint
-		p.panicking = p.panicking || c.admission.Panic
-	}
-	if same {
-		p.set = before.set.With(entries)
-	} else {
-		p.set = balancer.NewSet(entries, cfg)
+	p := new(picker)
+	for i, choices := range choose(all) {
+		var old *tier
+		if before != nil && i < len(before.tiers) && before.tiers[i].set.Policy() == cfg.Policy {
+			old = &before.tiers[i]
+		}
+		p.tiers = append(p.tiers, newTier(choices, cfg, old))
 	}
 	return p
+}
+
+func newTier(choices []choice, cfg balancer.Config, old *tier) tier {
+	if old != nil && slices.Equal(choices, old.choices) {
+		return *old
+	}
+	t := tier{choices: choices}
+	entries := make([]balancer.Entry, 0, len(choices))
+	for _, c := range choices {
+		entries = append(entries, c.entry())
+		t.endpoints = append(t.endpoints, c.endpoint)
+	}
+	if old != nil {
+		t.set = old.set.With(entries)
+	} else {
+		t.set = balancer.NewSet(entries, cfg)
+	}
+	return t
+}
+
+// pick chooses an endpoint; nil: there is none.
+func (p *picker) pick(rng uint64, now time.Duration, tried *balancer.Tried) *upstream.Endpoint {
+	t := &p.tiers[0]
+	if tried != nil && tried.Len() > 0 {
+		t = p.untried(tried)
+	}
+	if i := t.set.Pick(rng, now, tried); i >= 0 {
+		return t.endpoints[i]
+	}
+	return nil
+}
+
+// untried is the first tier that has something new; the first of all if none has.
+func (p *picker) untried(tried *balancer.Tried) *tier {
+	for i := range p.tiers {
+		if !p.tiers[i].set.Exhausted(tried) {
+			return &p.tiers[i]
+		}
+	}
+	return &p.tiers[0]
+}
+
+// panicking reports whether what serves is not believed to be well.
+func (p *picker) panicking() bool {
+	return slices.ContainsFunc(p.tiers[0].choices, func(c choice) bool { return c.admission.Panic })
 }
 
 // choice is one endpoint that a picker may hold.
@@ -48,25 +89,28 @@ type choice struct {
 	admission outlier.Admission
 }
 
-// choose returns those that may be picked: of the first priority that has an
-// endpoint which is believed to be well; else what the detector offers of the
-// first priority that has anything; else the least bad. It returns nothing only
-// if there is nothing.
-func choose(all []choice) []choice {
-	var fallback []choice
+// choose returns those that may be picked, in tiers: the priorities in which an
+// endpoint is believed to be well, first things first. Where there is none, what
+// the detector offers of the first priority that has anything; failing that, the
+// least bad. There is always a tier, and it is empty only if all is.
+func choose(all []choice) [][]choice {
+	var sound, fallback [][]choice
 	for _, level := range levels(all) {
 		offered := slices.DeleteFunc(level, func(c choice) bool { return !c.offered() })
-		if slices.ContainsFunc(offered, choice.sound) {
-			return offered
-		}
-		if fallback == nil && len(offered) > 0 {
-			fallback = offered
+		switch {
+		case slices.ContainsFunc(offered, choice.sound):
+			sound = append(sound, offered)
+		case len(offered) > 0:
+			fallback = append(fallback, offered)
 		}
 	}
-	if fallback != nil {
-		return fallback
+	switch {
+	case sound != nil:
+		return sound
+	case fallback != nil:
+		return fallback[:1]
 	}
-	return leastBad(all)
+	return [][]choice{leastBad(all)}
 }
 
 // levels groups by priority, the first one first, and keeps the order within.

@@ -14,7 +14,6 @@ import (
 	"github.com/overhear-mesh/overhear/proxy/clock"
 	"github.com/overhear-mesh/overhear/proxy/cluster"
 	"github.com/overhear-mesh/overhear/proxy/ping"
-	"github.com/overhear-mesh/overhear/proxy/upstream"
 	"github.com/overhear-mesh/overhear/test/pipenet"
 )
 
@@ -26,7 +25,7 @@ func TestAnOrderedProbeSaysWhatItFound(t *testing.T) {
 		m.servers[1].crash()
 		m.servers[2].reset.Store(true)
 		probe := func(id string, level outlier.Level) cluster.Probed {
-			return m.cluster.Probe(t.Context(), id, level, 500*time.Millisecond)
+			return m.cluster.Probe(m.t.Context(), id, level, 500*time.Millisecond)
 		}
 		for _, tt := range []struct {
 			name, id    string
@@ -53,7 +52,7 @@ func TestProbesAreBounded(t *testing.T) {
 	inMesh(t, 1, nil, func(m *mesh) {
 		order := func(n int) (run int) {
 			for range n {
-				if m.cluster.Probe(t.Context(), "i-1", outlier.LevelConnect, time.Second).Result != outlier.NotRun {
+				if m.cluster.Probe(m.t.Context(), "i-1", outlier.LevelConnect, time.Second).Result != outlier.NotRun {
 					run++
 				}
 			}
@@ -72,19 +71,19 @@ func TestProbesAreBounded(t *testing.T) {
 func TestAProbeEndsWithItsOrder(t *testing.T) {
 	inMesh(t, 1, nil, func(m *mesh) {
 		m.net.Blackhole("*", m.servers[0].address)
-		ctx, cancel := context.WithCancel(t.Context())
+		ctx, cancel := context.WithCancel(m.t.Context())
 		time.AfterFunc(100*time.Millisecond, cancel)
 		start := m.clock.Now()
 		p := m.cluster.Probe(ctx, "i-1", outlier.LevelConnect, 3*time.Second)
 		if took := m.clock.Now() - start; p.Result != outlier.NotRun || took != 100*time.Millisecond {
 			t.Errorf("cancelled probe: %v after %v, want %v after 100ms", p.Result, took, outlier.NotRun)
 		}
-		p = m.cluster.Probe(t.Context(), "i-1", outlier.LevelConnect, 300*time.Millisecond)
+		p = m.cluster.Probe(m.t.Context(), "i-1", outlier.LevelConnect, 300*time.Millisecond)
 		if p.Result != outlier.TimedOut || p.End-p.Start != 300*time.Millisecond {
 			t.Errorf("probe into a black hole: %v after %v, want %v after 300ms", p.Result, p.End-p.Start, outlier.TimedOut)
 		}
 		// One under way when the cluster stops ends with it: inMesh waits for Run.
-		go m.cluster.Probe(t.Context(), "i-1", outlier.LevelConnect, 5*time.Second)
+		go m.cluster.Probe(m.t.Context(), "i-1", outlier.LevelConnect, 5*time.Second)
 		time.Sleep(10 * time.Millisecond)
 	})
 }
@@ -273,12 +272,8 @@ func (m *mesh) get(d time.Duration) {
 		io.Copy(io.Discard, c)
 		a.Headers(m.clock.Now())
 		c.Discard()
-		m.end(&a)
+		a.End(outlier.Outcome{Class: outlier.OK, Now: m.clock.Now(), Conn: c.Hash()})
 	}
-}
-
-func (m *mesh) end(a *upstream.Attempt) {
-	a.End(outlier.Outcome{Class: outlier.OK, Now: m.clock.Now(), Conn: 1})
 }
 
 func TestAnHTTPPingIsTriedOnAnEndpointThatIsWellFirst(t *testing.T) {
@@ -295,7 +290,7 @@ func TestAnHTTPPingIsTriedOnAnEndpointThatIsWellFirst(t *testing.T) {
 		if a, b := apps[0].pings.Load(), apps[1].pings.Load(); a < 2 || b < 2 {
 			t.Errorf("%d and %d HTTP pings in 30 idle seconds, want a few each", a, b)
 		}
-		p := m.cluster.Probe(t.Context(), "10.0.1.1", outlier.LevelApp, time.Second)
+		p := m.cluster.Probe(m.t.Context(), "10.0.1.1", outlier.LevelApp, time.Second)
 		if p.Result != outlier.ProbeOK || p.Level != outlier.LevelApp {
 			t.Errorf("probe %+v, want ok at level app", p)
 		}

@@ -172,8 +172,10 @@ func (l *loop) publish(result outlier.Result) {
 	p := newPicker(all, l.cfg.Balancer, l.c.picker.Load())
 	l.c.picker.Store(p)
 	clear(l.picked)
-	for _, c := range p.choices {
-		l.picked[c.admission.ID] = true
+	for _, t := range p.tiers {
+		for _, c := range t.choices {
+			l.picked[c.admission.ID] = true
+		}
 	}
 	for _, change := range result.Changes {
 		l.note(change)
@@ -266,6 +268,7 @@ func (l *loop) setLinks(links map[Link]bool, now time.Duration) {
 		l.detector.CentralBack(now)
 	}
 	l.alone = alone
+	l.idle.next = now // who pings whom may have changed
 }
 
 // setMembers makes the endpoints those of specs.

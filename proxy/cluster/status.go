@@ -42,9 +42,9 @@ type status struct {
 
 // newStatus tells what p and the views that it was made of say.
 func (l *loop) newStatus(p *picker, views []outlier.Admission) *status {
-	s := &status{protocol: l.cfg.Protocol, panicking: p.panicking}
-	share := make(map[string]float64, len(p.choices))
-	for _, c := range p.choices {
+	s := &status{protocol: l.cfg.Protocol, panicking: p.panicking()}
+	share := make(map[string]float64, len(views))
+	for _, c := range p.tiers[0].choices {
 		share[c.admission.ID] = c.admission.Weight
 	}
 	for i, r := range l.records {
