@@ -1,231 +1,266 @@
 package outlier
 
 import (
+	"cmp"
 	"math"
 	"math/rand/v2"
+	"slices"
 	"time"
 )
 
 // Never is an instant that did not happen.
 const Never = time.Duration(math.MinInt64)
 
-// Member is one endpoint of the cluster, as discovery knows it.
-type Member struct {
-	// ID is its identity: the same ID keeps counters and record across updates.
-	ID string
-	// Zone is where it runs; empty if unknown.
-	Zone string
-	// Priority is its failover level; 0 is used first. Baselines and caps are
-	// kept for each priority.
-	Priority uint32
-	// Weight is its base weight. The Detector does not use it: see [Admission].
-	Weight uint32
-	// Draining takes it out on purpose, without a record.
-	Draining bool
-	// New says that the instance has just started: it enters by the ramp.
-	New bool
-	// Fleet is the central verdict that came with the membership.
-	Fleet Verdict
-	// Inbound says that a sidecar of ours stands before it.
-	Inbound bool
-}
+const (
+	busyStep  = 100 * time.Millisecond // between two Steps at most
+	calmStep  = 250 * time.Millisecond // the same while nothing happens
+	leastStep = time.Millisecond
+	lateStep  = 50 * time.Millisecond  // a Step later than that is our own trouble
+	slotLead  = 100 * time.Millisecond // how far into an epoch a slot may still be moved
+)
 
-// Verdict is a control plane's belief of an endpoint, as this sidecar got it.
-// The zero Verdict is In.
-type Verdict struct {
-	State State
-	// Epoch grows with each verdict; an older one is ignored.
-	Epoch  uint64
-	Rule   Rule
-	Reason string
-	// RampFrom (share) and RampAge say where a ramp began and how long ago.
-	RampFrom float64
-	RampAge  time.Duration
-}
-
-// Result is what one Step found.
-type Result struct {
-	// Changes are the changes of belief, and what was refused, by ID.
-	Changes []Change
-	// Probes are to be run now; each comes back through [Detector.Probed].
-	Probes []Probe
-	// Urgency says how soon the control plane should hear.
-	Urgency Urgency
-	// Changed says that View differs from what it was at the last Step.
-	Changed bool
-	// Next is the latest instant of the next Step.
-	Next time.Duration
-}
-
-// Change is one change of belief, or one decision that was not carried out.
-type Change struct {
-	ID       string
-	From, To State
-	Rule     Rule
-	// Refused is empty for what happened, else why From stayed: "cap",
-	// "group", "gather", "small group", "evidence", "last".
-	Refused string
-	// Shadow says that the change is believed but not acted upon.
-	Shadow  bool
-	At      time.Duration
-	Explain Explanation
-}
-
-// Probe is a probe of our own, to be run at once.
-type Probe struct {
-	ID string
-	// Level is how deep it should reach; the deepest that is available, if less.
-	Level   Level
-	Timeout time.Duration
-	// N counts the probes of one suspicion or one recovery from 1.
-	N int
-}
-
-// Admission is what the picker may do with one member.
-type Admission struct {
-	ID string
-	// State is the combined local and central belief.
-	State State
-	// Weight multiplies the member's base weight; 0 is not picked.
-	Weight float64
-	// Trickle > 0 takes the place of Weight: the member gets one attempt as
-	// soon as Trickle has passed since its last, and none before.
-	Trickle time.Duration
-	// Panic says that it is used although it is out, for want of better.
-	Panic bool
-}
-
-// Point is a cumulative count at an instant. The counts wrap.
-type Point struct {
-	At   time.Duration
-	N, K uint32
-}
-
-// Evidence is what this sidecar counted about one endpoint.
-type Evidence struct {
-	ID     string
-	Counts Counts
-	// Excursion says that the score is above 0.
-	Excursion bool
-	// Overdue is how many attempts wait longer than D_over, the recently
-	// censored among them.
-	Overdue int
-	// LastOK and LastHard are the ends of the newest answer (OK or Overload)
-	// and of the newest hard failure, the others their starts; [Never] if there
-	// was none.
-	LastOK, LastOKStart, LastHard, LastHardStart time.Duration
-	// State is the local belief.
-	State State
-	Rule  Rule
-	// Witness is the level of a hard failure, at most 1 s old, that is newer
-	// than any answer; LevelNone if there is none. WitnessAt is its end.
-	Witness   Level
-	WitnessAt time.Duration
-	// History are up to three readings from before the excursion, oldest
-	// first, one second apart: where a merged row may begin.
-	History []Point
-	// Score is s1 in milli-nats.
-	Score int64
-}
-
-// Summary is what this sidecar counted about the whole cluster.
-type Summary struct {
-	// N and K are all attempts and failures since the start, of members past and present.
-	N, K uint64
-	// Pg is the baseline error rate of the first priority that has members.
-	Pg float64
-	// Overdue is D_over.
-	Overdue time.Duration
-	// LHM is the self-doubt, 0 to 7.
-	LHM int
-	// Latency is the cumulative histogram of sampled OKs, sparse.
-	Latency []LatencyCount
-	// P50, P90, P99 are the group's percentiles, 0 while unknown.
-	P50, P90, P99 time.Duration
-}
-
-// LatencyCount is one bucket of a sparse histogram; see [BucketUpper].
-type LatencyCount struct {
-	Bucket int
-	Count  uint32
-}
-
-// IdleMember is an endpoint that lacks signs of life.
-type IdleMember struct {
-	ID string
-	// Silent is the time since its last answer or good ping.
-	Silent time.Duration
-	// Belief is how far it is believed down: [BeliefRest] to [BeliefMax].
-	Belief int64
-	// Due is when to ping it next; in the past if it is overdue for a ping.
-	Due time.Duration
-}
-
-// Explanation is why something was decided, as data.
-type Explanation struct {
-	Rule   Rule   `json:"rule"`
-	Counts Counts `json:"counts"`
-}
-
-// Detector is one observer's belief about one cluster. One goroutine owns it;
+// Detector is one observer's belief about one cluster. One goroutine owns it:
 // it starts none, reads no clock and holds no lock. Only the Endpoints that it
 // hands out are shared.
 type Detector struct {
-	cfg Config
-	rng *rand.Rand
+	cfg    Config
+	rng    *rand.Rand
+	self   *Self
+	shared *shared
+
+	members []*member
+	byID    map[string]*member
+	bySlot  map[uint32]*member
+	groups  []*group // by priority
+	slots   uint32   // handed out so far
+
+	now     time.Duration // the latest instant that was heard of
+	next    time.Duration // as the last Step promised
+	read    uint32        // failures taken out of shared
+	active  bool          // something happened since the last Step
+	pending []Change      // to be told by the next Step
+	past    Tally         // of members that are gone
+
+	snapped  int // snapshots taken so far
+	snapAt   [snapshots]time.Duration
+	second   time.Duration // the last tick
+	nextTick time.Duration
+
+	latency latencies
+	fleetP  Percentiles // the control plane's, until our own are known
+	stalls  [10]stall
+	overdue time.Duration
+
+	probes tokens
+	gone   bool // the control plane
+	goneAt time.Duration
+
+	view  []Admission
+	stale bool // view may differ from what is believed
+}
+
+// stall is the longest stall that ended within a minute.
+type stall struct {
+	minute int64
+	length time.Duration
 }
 
 // New makes a detector without members. rng is its dice, for jitter alone.
-func New(cfg Config, rng *rand.Rand) *Detector { return &Detector{cfg: cfg, rng: rng} }
+func New(cfg Config, rng *rand.Rand) *Detector {
+	return &Detector{
+		cfg:     cfg,
+		rng:     rng,
+		self:    NewSelf(),
+		shared:  new(shared),
+		byID:    make(map[string]*member),
+		bySlot:  make(map[uint32]*member),
+		overdue: cfg.overdueMost(),
+		stale:   true,
+	}
+}
+
+// ShareSelf makes the detector share its self-doubt with the others of its
+// process. To be called before the first Step.
+func (d *Detector) ShareSelf(s *Self) { d.self = s }
 
 // SetConfig changes the policy; what is believed stays.
-func (d *Detector) SetConfig(cfg Config) { d.cfg = cfg }
+func (d *Detector) SetConfig(cfg Config) {
+	d.cfg = cfg
+	d.stale = true
+	d.nextTick = min(d.nextTick, d.now) // thresholds follow at the next Step
+}
+
+// SetLatency hands in the group's percentiles as the control plane knows them.
+// They serve until this sidecar has seen enough to know its own.
+func (d *Detector) SetLatency(p Percentiles) { d.fleetP = p }
 
 // SetMembers replaces the membership. A known ID keeps its counters and its
-// record; one that is gone loses all of it.
-func (d *Detector) SetMembers(ms []Member, now time.Duration) {}
+// record; one that is gone loses all of it. Of members with the same ID the
+// first counts.
+func (d *Detector) SetMembers(ms []Member, now time.Duration) {
+	d.now = max(d.now, now)
+	known := d.byID
+	d.byID = make(map[string]*member, len(ms))
+	d.members = make([]*member, 0, len(ms))
+	for _, g := range d.groups {
+		g.members = g.members[:0]
+	}
+	for _, spec := range ms {
+		if d.byID[spec.ID] != nil {
+			continue
+		}
+		m := known[spec.ID]
+		if m == nil {
+			m = d.join(spec)
+		}
+		delete(known, spec.ID)
+		verdict := spec.Fleet
+		m.Member, m.at = spec, len(d.members)
+		d.byID[m.ID] = m
+		d.members = append(d.members, m)
+		m.group = d.groupOf(m.Priority)
+		m.group.members = append(m.group.members, m)
+		d.applyFleet(m, verdict, d.now)
+	}
+	for _, m := range known {
+		t := m.ep.Counts().Tally()
+		d.past.N += t.N
+		d.past.K += t.K
+		delete(d.bySlot, m.ep.slot)
+	}
+	d.groups = slices.DeleteFunc(d.groups, func(g *group) bool { return len(g.members) == 0 })
+	for _, m := range d.members {
+		if m.ep.conf.Load() == nil {
+			d.reconfigure(m, Ratios{})
+		}
+	}
+	d.stale = true
+}
+
+// join begins the life of a member.
+func (d *Detector) join(spec Member) *member {
+	for d.slots++; d.bySlot[d.slots%maxSlots] != nil; {
+		d.slots++
+	}
+	m := &member{joined: d.now, firstSnap: d.snapped, errorRate: FirstErrorRate}
+	m.ep = &Endpoint{slot: d.slots % maxSlots}
+	m.idle.pinged, m.idle.life, m.idle.belief = Never, Never, BeliefRest
+	m.record.since, m.record.healthy = d.now, d.now
+	if spec.New {
+		m.record.state, m.record.rampFrom, m.record.rampAt = Ramp, rampStart, d.now
+	}
+	d.bySlot[m.ep.slot] = m
+	return m
+}
+
+func (d *Detector) groupOf(priority uint32) *group {
+	i, found := slices.BinarySearchFunc(d.groups, priority, func(g *group, p uint32) int { return cmp.Compare(g.priority, p) })
+	if !found {
+		d.groups = slices.Insert(d.groups, i, &group{priority: priority, pg: FirstErrorRate})
+	}
+	return d.groups[i]
+}
 
 // Endpoint is the hot path's side of a member; nil if there is no such member.
-func (d *Detector) Endpoint(id string) *Endpoint { return nil }
-
-// Step looks at the counters and decides. It is to be called at the latest at
-// Result.Next, and soon after an Endpoint asked for it; never less than 1 ms apart.
-func (d *Detector) Step(now time.Duration) Result { return Result{} }
-
-// Probed brings back the result of a probe, our own or one that the control
-// plane ordered; start and end are its instants.
-func (d *Detector) Probed(id string, level Level, r ProbeResult, start, end time.Duration) {}
-
-// Pinged brings back the result of an idle ping.
-func (d *Detector) Pinged(id string, ok bool, r ProbeResult, now time.Duration) {}
-
-// Fleet brings a central verdict about one member.
-func (d *Detector) Fleet(id string, v Verdict, now time.Duration) {}
-
-// Share lets this sidecar use an endpoint that is out for the others: on
-// probation with this weight, or suspended with this many attempts per second.
-// It counts only with a verdict of the same epoch, until it lapses.
-func (d *Detector) Share(id string, epoch uint64, weight float64, until time.Duration) {}
-
-// CentralGone says that the control plane cannot be reached, CentralBack that it can again.
-func (d *Detector) CentralGone(now time.Duration) {}
-
-// CentralBack ends CentralGone.
-func (d *Detector) CentralBack(now time.Duration) {}
-
-// View is what the picker may use, in the order of the members. The slice is
-// never changed afterwards.
-func (d *Detector) View() []Admission { return nil }
-
-// Evidence is what there is to report, one for each endpoint that ever had an
-// attempt, in the order of the members.
-func (d *Detector) Evidence(now time.Duration) []Evidence { return nil }
-
-// Summary sums the cluster up.
-func (d *Detector) Summary(now time.Duration) Summary { return Summary{} }
+func (d *Detector) Endpoint(id string) *Endpoint {
+	if m := d.byID[id]; m != nil {
+		return m.ep
+	}
+	return nil
+}
 
 // Overdue is D_over: the age at which an unanswered attempt is overdue.
-func (d *Detector) Overdue() time.Duration { return d.cfg.OverdueMax }
+func (d *Detector) Overdue() time.Duration { return d.overdue }
 
-// Idle lists the members that lack signs of life, most urgent first.
-func (d *Detector) Idle(now time.Duration) []IdleMember { return nil }
+// Step looks at the counters and decides. It is to be called at the latest at
+// Result.Next, and soon after an Endpoint asked for it; at least 1 ms apart.
+func (d *Detector) Step(now time.Duration) Result {
+	now = max(now, d.now)
+	if d.next > 0 && now-d.next > lateStep {
+		d.self.Trouble(now)
+	}
+	d.now = now
+	r := Result{Changes: d.pending, Next: now + calmStep}
+	d.pending, d.active = nil, false
+
+	d.look(now, &r)
+	if now >= d.nextTick {
+		d.tick(now)
+	}
+	d.noteStall(now)
+	for _, m := range d.members {
+		d.followFleet(m, now, &r)
+		d.watchWaiting(m, now, &r)
+		d.watchSuspicion(m, now, &r)
+		d.watchLatency(m, now, &r)
+	}
+	d.suspendOverdue(now, &r)
+	d.ejectSuspects(now, &r)
+	for _, m := range d.members {
+		d.recover(m, now, &r)
+	}
+	for _, m := range d.members {
+		m.before = m.now
+	}
+	slices.SortStableFunc(r.Changes, func(a, b Change) int { return cmp.Compare(a.ID, b.ID) })
+	if d.cfg.Mode == Shadow {
+		for i := range r.Changes {
+			r.Changes[i].Shadow = true
+		}
+	}
+	r.Changed = d.refresh(now)
+	if d.active {
+		r.wakeAt(now + busyStep)
+	}
+	r.Next = max(r.Next, now+leastStep)
+	d.next = r.Next
+	return r
+}
+
+// wakeAt brings the next Step forward.
+func (r *Result) wakeAt(t time.Duration) { r.Next = min(r.Next, t) }
+
+// look reads all counters once, so that every rule of this Step sees the same.
+func (d *Detector) look(now time.Duration, r *Result) {
+	for _, m := range d.members {
+		m.now = m.ep.Counts()
+		if started := m.ep.started.Load(); started != m.started || m.ep.Inflight() > 0 {
+			m.started, d.active = started, true
+		}
+		m.idle.heard(max(m.answerEnd(), m.joined), d)
+		s := m.score()
+		switch {
+		case s > 0 && !m.exc.open:
+			first := time.Duration(m.ep.lastFail.Load())
+			m.exc = excursion{open: true, since: min(now, first), first: first, base: m.before}
+			if m.judged() {
+				r.Urgency = max(r.Urgency, UrgencySoft)
+			}
+		case s <= 0 && m.exc.open:
+			m.exc = excursion{}
+			m.refused = ""
+		}
+		d.active = d.active || m.exc.open
+	}
+	d.readFailures()
+}
+
+// readFailures takes the newest failures out of the ring. If more than its
+// size came since the last Step, the oldest are lost.
+func (d *Detector) readFailures() {
+	head := d.shared.head.Load()
+	size := uint32(len(d.shared.failures))
+	if head-d.read > size {
+		d.read = head - size
+	}
+	for ; d.read != head; d.read++ {
+		word := d.shared.failures[d.read%size].Swap(0)
+		if word == 0 {
+			continue // not written yet; lost
+		}
+		f := unfailure(word)
+		if m := d.bySlot[f.slot]; m != nil && m.exc.open {
+			m.exc.note(f)
+		}
+	}
+}

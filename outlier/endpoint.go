@@ -35,21 +35,20 @@ const retryAfterMax = 300 * time.Second
 type Endpoint struct {
 	ring [ringSlots]atomic.Int32 // attempts that await headers, by epoch of their start
 
-	inflight atomic.Int32
-	old      atomic.Int32 // attempts that await headers and left the ring
-	score    atomic.Int64 // s1, milli-nats
-	answer   atomic.Uint64
-	hard     atomic.Uint64
-	cost     atomic.Uint64
+	started  atomic.Uint32 // attempts ever begun; in flight is what has not ended of them
+	old      atomic.Int32  // attempts that await headers and left the ring
+	score    atomic.Int64  // s1, milli-nats
+	answer   atomic.Uint64 // newest OK or Overload, a span
+	hard     atomic.Uint64 // newest Conn, a span with the level in its low bits
+	cost     atomic.Uint64 // peak EWMA, packed by packCost
 	conf     atomic.Pointer[conf]
-	run      atomic.Uint32 // failures in a row
 	watched  atomic.Uint32 // not 0: wake on every counted outcome
 	lastFail atomic.Int64
 
-	n, conn, timeout, server, over, cens, n90, n99 atomic.Uint32
+	n, conn, timeout, server, over, cens, ignored, n90, n99 atomic.Uint32
 
 	slot uint32 // the name under which failures enter the cluster's ring; immutable
-	_    [28]byte
+	_    [24]byte
 }
 
 // conf is what the slow path hands to the hot path; immutable.
@@ -134,12 +133,6 @@ func (c Counts) Sub(o Counts) Counts {
 // Tally is the counts as attempts and failures.
 func (c Counts) Tally() Tally { return Tally{N: int64(c.N), K: int64(c.K())} }
 
-func newEndpoint(slot uint32, c *conf) *Endpoint {
-	e := &Endpoint{slot: slot}
-	e.conf.Store(c)
-	return e
-}
-
 // Start counts an attempt in. deadlined says that it has a deadline, and may
 // therefore be called overdue one day: long polls and streams have none.
 func (e *Endpoint) Start(now time.Duration, deadlined bool) Attempt {
@@ -148,7 +141,7 @@ func (e *Endpoint) Start(now time.Duration, deadlined bool) Attempt {
 		a.flags |= attemptAwaited
 		e.ring[epoch(now)%ringSlots].Add(1)
 	}
-	e.inflight.Add(1)
+	e.started.Add(1)
 	return a
 }
 
@@ -175,7 +168,6 @@ func (e *Endpoint) End(a *Attempt, o Outcome) (wake bool) {
 		e.leaveRing(a, o.Now)
 	}
 	a.flags = 0
-	e.inflight.Add(-1)
 	latency := a.head - a.start
 	switch o.Class {
 	case OK:
@@ -184,7 +176,7 @@ func (e *Endpoint) End(a *Attempt, o Outcome) (wake bool) {
 		return e.endFailure(a, o, latency)
 	case Overload:
 		e.over.Add(1)
-		e.answer.Store(span(a.start, o.Now))
+		e.answered(a.start, o.Now)
 		c := e.conf.Load()
 		sample := c.p99
 		if o.RetryAfter > 0 {
@@ -194,6 +186,8 @@ func (e *Endpoint) End(a *Attempt, o Outcome) (wake bool) {
 		return e.watched.Load() != 0
 	case Censored:
 		e.cens.Add(1)
+	default:
+		e.ignored.Add(1)
 	}
 	return false
 }
@@ -201,16 +195,13 @@ func (e *Endpoint) End(a *Attempt, o Outcome) (wake bool) {
 func (e *Endpoint) endOK(a *Attempt, o Outcome, latency time.Duration, deadlined bool) bool {
 	n := e.n.Add(1)
 	c := e.conf.Load()
-	if e.run.Load() != 0 {
-		e.run.Store(0)
-	}
 	for {
 		s := e.score.Load()
 		if s <= 0 || e.score.CompareAndSwap(s, max(0, s+c.steps.OK)) {
 			break
 		}
 	}
-	e.answer.Store(span(a.start, o.Now))
+	e.answered(a.start, o.Now)
 	if c.t90 > 0 && latency > c.t90 {
 		e.n90.Add(1)
 		if latency > c.t99 {
@@ -225,6 +216,15 @@ func (e *Endpoint) endOK(a *Attempt, o Outcome, latency time.Duration, deadlined
 	}
 	e.observe(c, o.Now, latency, true)
 	return e.watched.Load() != 0
+}
+
+// answered notes the newest answer, once a millisecond: it is told no more
+// finely, and a store costs as much as a counter.
+func (e *Endpoint) answered(start, end time.Duration) {
+	word := span(start, end)
+	if word>>spanEnd != e.answer.Load()>>spanEnd {
+		e.answer.Store(word)
+	}
 }
 
 func (e *Endpoint) endFailure(a *Attempt, o Outcome, latency time.Duration) bool {
@@ -247,7 +247,6 @@ func (e *Endpoint) endFailure(a *Attempt, o Outcome, latency time.Duration) bool
 		e.server.Add(1)
 		e.observe(c, o.Now, max(latency, c.p90), false)
 	}
-	e.run.Add(1)
 	storeMax(&e.lastFail, int64(o.Now))
 	at := c.shared.head.Add(1) - 1
 	c.shared.failures[at%uint32(len(c.shared.failures))].Store(failureWord(e.slot, o))
@@ -282,8 +281,12 @@ func (e *Endpoint) leaveRing(a *Attempt, now time.Duration) {
 	e.ring[began%ringSlots].Add(-1)
 }
 
-// Inflight is how many attempts have begun and not ended.
-func (e *Endpoint) Inflight() int { return max(0, int(e.inflight.Load())) }
+// Inflight is how many attempts have begun and not ended: counted once, at
+// the start, because every end is counted anyway.
+func (e *Endpoint) Inflight() int {
+	ended := e.n.Load() + e.over.Load() + e.cens.Load() + e.ignored.Load()
+	return max(0, int(int32(e.started.Load()-ended)))
+}
 
 // Counts reads the counters; the kinds of failure before N, so that N is
 // never less than their sum.
@@ -304,70 +307,72 @@ func (e *Endpoint) Counts() Counts {
 // failure is booked as a long latency.
 func (e *Endpoint) Cost(now time.Duration) float64 {
 	c := e.conf.Load()
-	value, stamp := uncost(e.cost.Load())
+	value, stamp := unpackCost(e.cost.Load())
 	rest := float32(c.p50.Seconds())
-	value = rest + (abs32(value)-rest)*decay(now, stamp)
-	return float64(value) * float64(1+max(0, e.inflight.Load()))
+	value = rest + (abs32(value)-rest)*decay(costAge(now, stamp))
+	return float64(value) * float64(1+e.Inflight())
 }
 
-// observe adds a latency to the peak EWMA. Only an answer ends the penalty of
-// a hard failure.
+// observe adds a latency to the peak EWMA: a peak at once, anything less at
+// most every 8 ms, which the 10 s average does not notice. Of two that write
+// at the same time one may be lost. Only an answer ends the penalty of a hard
+// failure.
 func (e *Endpoint) observe(c *conf, now, latency time.Duration, answer bool) {
 	sample := float32(latency.Seconds())
-	for {
-		word := e.cost.Load()
-		value, stamp := uncost(word)
-		switch {
-		case value < 0 && !answer:
-			return
-		case word == 0 || value < 0:
-			value = sample // the first news, or the end of a penalty
-		case sample >= value:
-			value = sample
-		default:
-			value = sample + (value-sample)*decay(now, stamp)
-		}
-		if e.cost.CompareAndSwap(word, cost(value, now)) {
-			return
-		}
+	word := e.cost.Load()
+	value, stamp := unpackCost(word)
+	age := costAge(now, stamp)
+	switch {
+	case value < 0 && !answer:
+		return
+	case word == 0 || value < 0:
+		value = sample // the first news, or the end of a penalty
+	case sample >= value:
+		value = sample
+	case age < costEvery:
+		return
+	default:
+		value = sample + (value-sample)*decay(age)
 	}
+	e.cost.Store(packCost(value, now))
 }
 
 // penalise books a hard failure; a negative cost marks it, so that the next
-// news can put an end to it instead of averaging it away.
+// answer can put an end to it instead of averaging it away.
 func (e *Endpoint) penalise(c *conf, now time.Duration) {
-	e.cost.Store(cost(-float32(c.penalty.Seconds()), now))
+	e.cost.Store(packCost(-float32(c.penalty.Seconds()), now))
 }
 
 // forgive ends the penalty of a hard failure: a probe was answered.
 func (e *Endpoint) forgive(now time.Duration) {
 	word := e.cost.Load()
-	if value, _ := uncost(word); value < 0 {
-		e.cost.CompareAndSwap(word, cost(float32(e.conf.Load().p50.Seconds()), now))
+	if value, _ := unpackCost(word); value < 0 {
+		e.cost.CompareAndSwap(word, packCost(float32(e.conf.Load().p50.Seconds()), now))
 	}
 }
 
-// cost packs a latency in seconds and the millisecond in which it was noted.
-func cost(value float32, now time.Duration) uint64 {
+// costEvery is how often, in ms, a latency below the peak is averaged in.
+const costEvery = 8
+
+// packCost packs a latency in seconds and the millisecond of its instant.
+func packCost(value float32, now time.Duration) uint64 {
 	return uint64(uint32(now/time.Millisecond))<<32 | uint64(math.Float32bits(value))
 }
 
-func uncost(word uint64) (value float32, stamp uint32) {
+func unpackCost(word uint64) (value float32, stamp uint32) {
 	return math.Float32frombits(uint32(word)), uint32(word >> 32)
 }
 
-// decay is e^(-t/10s), by its first terms while t is small: the hot path
-// spends two multiplications on it.
-func decay(now time.Duration, stamp uint32) float32 {
-	ms := int32(uint32(now/time.Millisecond) - stamp)
-	if ms <= 0 {
-		return 1
-	}
+// costAge is how old a stamp is, in ms.
+func costAge(now time.Duration, stamp uint32) int32 {
+	return max(0, int32(uint32(now/time.Millisecond)-stamp))
+}
+
+// decay is e^(-ms/10s), by the first terms of its inverse: right to 2 % over
+// the first 10 s, and a tenth of the time of the exact one.
+func decay(ms int32) float32 {
 	x := float32(ms) / float32(costDecay/time.Millisecond)
-	if x < 0.05 {
-		return 1 - x*(1-x/2)
-	}
-	return float32(math.Exp(-float64(x)))
+	return 1 / (1 + x*(1+x*(1./2+x*(1./6))))
 }
 
 func abs32(x float32) float32 {
@@ -388,13 +393,16 @@ func storeMax(to *atomic.Int64, v int64) {
 
 func epoch(now time.Duration) uint64 { return uint64(now / ringWidth) }
 
+// spanEnd is the lowest bit of a span's end.
+const spanEnd = 24
+
 // span packs start and end of an attempt into one word, so that a reader
 // never mixes two attempts: the end in ms + 1 above, the length in ms and two
 // free bits below. 0 is never.
 func span(start, end time.Duration) uint64 {
 	endMS := uint64(max(0, end) / time.Millisecond)
 	length := endMS - min(endMS, uint64(max(0, start)/time.Millisecond))
-	return (endMS+1)<<24 | min(length, 1<<22-1)<<2
+	return (endMS+1)<<spanEnd | min(length, 1<<22-1)<<2
 }
 
 // unspan answers Never, Never for the zero word.
@@ -402,9 +410,12 @@ func unspan(word uint64) (start, end time.Duration) {
 	if word == 0 {
 		return Never, Never
 	}
-	end = time.Duration(word>>24-1) * time.Millisecond
+	end = time.Duration(word>>spanEnd-1) * time.Millisecond
 	return end - time.Duration(word>>2&(1<<22-1))*time.Millisecond, end
 }
+
+// maxSlots is how many endpoints of a cluster the ring of failures tells apart.
+const maxSlots = 1 << 20
 
 // failureWord packs a failure for the cluster's ring: who (20 bits), class
 // (4), route (16), connection (24). Never 0.

@@ -281,6 +281,8 @@ func (t *Table) fold(e *endpoint, now time.Duration) {
 	if len(e.staged) == 0 {
 		return
 	}
+	// In the order in which the reporters joined: sums of fractions depend on it.
+	slices.SortFunc(e.staged, func(a, b staged) int { return cmp.Compare(e.slot(a), e.slot(b)) })
 	for i := range e.staged {
 		t.ready(e, &e.staged[i])
 	}
@@ -291,6 +293,13 @@ func (t *Table) fold(e *endpoint, now time.Duration) {
 		}
 	}
 	e.staged = e.staged[:0]
+}
+
+func (e *endpoint) slot(s staged) int32 {
+	if s.cell < 0 {
+		return -1 // its reporter is gone
+	}
+	return e.cells[s.cell].reporter
 }
 
 // ready reduces the points of s to those that lie between the last Step's

@@ -60,7 +60,7 @@ func (g *group) views(s Scope) []Scope {
 func (g *group) countOut(view Scope) int {
 	n := 0
 	for _, e := range g.endpoints {
-		if !e.Draining && e.out(view) {
+		if !e.leaving() && e.out(view) {
 			n++
 		}
 	}
@@ -73,7 +73,7 @@ func (g *group) load(e *endpoint, view Scope, now time.Duration) (load, room flo
 	total, peak := 0.0, 0.0
 	left := 0
 	for _, o := range g.endpoints {
-		if o.Draining {
+		if o.leaving() {
 			continue
 		}
 		o.series.advance(now)
@@ -103,7 +103,7 @@ func (t *Table) takeBack(g *group, now time.Duration) {
 	var soft []*endpoint
 	for _, e := range g.endpoints {
 		switch r := &e.fleet; {
-		case e.Draining || !r.state.Out() || r.rule == outlier.RuleHard || r.rule == outlier.RuleManual:
+		case e.leaving() || !r.state.Out() || r.rule == outlier.RuleHard || r.rule == outlier.RuleManual:
 		default:
 			soft = append(soft, e)
 		}

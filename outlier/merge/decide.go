@@ -171,7 +171,7 @@ func (t *Table) gather(c *candidate, g *group, now time.Duration) *candidate {
 	e := c.e
 	others, scored := 0, 0
 	for _, o := range g.endpoints {
-		if o == e || o.Draining || o.fleet.state.Out() {
+		if o == e || o.leaving() || o.fleet.state.Out() {
 			continue
 		}
 		others++
@@ -205,7 +205,7 @@ func (t *Table) smallGroup(e *endpoint, now time.Duration) (bool, string) {
 	var other *endpoint
 	n := 0
 	for _, o := range e.group.endpoints {
-		if o.Draining {
+		if o.leaving() {
 			continue
 		}
 		n++

@@ -221,9 +221,13 @@ func (e *endpoint) out(view Scope) bool {
 
 // judgeable says whether evidence may lead to a verdict for the fleet.
 func (e *endpoint) judgeable() bool {
-	return !e.Draining && !e.own.draining && !e.pinned() &&
+	return !e.leaving() && !e.pinned() &&
 		(e.fleet.state == outlier.In || e.fleet.state == outlier.Ramp || e.fleet.state == outlier.Suspended)
 }
+
+// leaving says whether e is being taken down in peace: it gets no new requests,
+// its failures count for nothing, and it is not one of the group.
+func (e *endpoint) leaving() bool { return e.Draining || e.own.draining }
 
 func (e *endpoint) pinned() bool { return e.override != nil && e.override.Kind == OverridePin }
 

@@ -135,7 +135,7 @@ func (t *Table) Explain(k Key, now time.Duration) (Explanation, bool) {
 func (t *Table) next(e *endpoint, r *record, now time.Duration) (string, Span) {
 	until := func(at time.Duration) Span { return Span(max(0, at-now)) }
 	switch {
-	case e.Draining:
+	case e.leaving():
 		return "leaves when it has finished", 0
 	case e.override != nil && e.override.Kind == OverrideEject:
 		if e.override.Until == 0 {
@@ -209,7 +209,7 @@ func (e *endpoint) status(now time.Duration) EndpointStatus {
 		Rate: e.rate, ErrorRate: e.errors, Suspected: e.susp.active || e.susp.confirmed != never,
 		Idle: len(e.idle.leases) > 0, Override: e.override,
 	}
-	if e.Draining {
+	if e.leaving() {
 		st.State = outlier.Draining
 	}
 	if e.fast.open {

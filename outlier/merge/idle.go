@@ -287,7 +287,7 @@ func (t *Table) validate(s *service, now time.Duration) {
 	}
 	p.invalid = false
 	for e := range s.endpoints {
-		if slices.Contains(p.failed, e.Key) || e.fleet.state != outlier.In || e.Draining || now-e.lastOK > 10*time.Second {
+		if slices.Contains(p.failed, e.Key) || e.fleet.state != outlier.In || e.leaving() || now-e.lastOK > 10*time.Second {
 			continue
 		}
 		e.series.advance(now)

@@ -1,6 +1,8 @@
 package merge
 
 import (
+	"cmp"
+	"maps"
 	"slices"
 	"time"
 )
@@ -18,7 +20,7 @@ func (t *Table) unreliable(now time.Duration) {
 	cases := make(map[*domain]*charge)
 	for _, e := range t.endpoints {
 		w := &e.fast
-		if !w.open || w.last.h == 0 || e.Draining {
+		if !w.open || w.last.h == 0 || e.leaving() {
 			continue
 		}
 		t.read(e, w, fastRow, w.last.odds.Steps(), only{}, now)
@@ -46,8 +48,9 @@ func (t *Table) unreliable(now time.Duration) {
 			}
 		}
 	}
-	for d, c := range cases {
-		if c.endpoints >= 3 && c.sum-c.max >= c.h && 2*c.alone >= c.endpoints {
+	suspects := slices.SortedFunc(maps.Keys(cases), func(a, b *domain) int { return cmp.Compare(a.name, b.name) })
+	for _, d := range suspects {
+		if c := cases[d]; c.endpoints >= 3 && c.sum-c.max >= c.h && 2*c.alone >= c.endpoints {
 			t.mute(d, "it fails towards many endpoints of which nobody else complains", now)
 		}
 	}
@@ -99,6 +102,9 @@ func (t *Table) unmute(now time.Duration) {
 		t.tellMute(d, 0, d.reason)
 		t.event(EventUnmuted, nil, name, "its time is over", now)
 		d.reason = ""
+		if d.reporters == 0 {
+			delete(t.domains, name)
+		}
 		// What it said while it was muted stays out: its part of each row starts anew.
 		for _, e := range t.endpoints {
 			t.forgetDomain(e, d)

@@ -142,10 +142,15 @@ func (t *Table) recover(e *endpoint, now time.Duration) {
 }
 
 func (t *Table) recoverRecord(e *endpoint, r *record, now time.Duration) {
-	if e.Draining || e.override != nil && e.override.Kind == OverrideEject {
+	if e.own.draining && r.scope == Fleet && (r.state == outlier.In || r.state == outlier.Ramp) {
+		t.set(e, r, outlier.Draining, outlier.RuleNone, "its own sidecar says that it is leaving", now)
+	}
+	if e.leaving() || e.override != nil && e.override.Kind == OverrideEject {
 		return
 	}
 	switch r.state {
+	case outlier.Draining:
+		t.set(e, r, outlier.In, outlier.RuleNone, "it stays after all", now)
 	case outlier.In:
 		t.forgive(e, r, now)
 	case outlier.Suspended:
@@ -192,7 +197,7 @@ func (t *Table) answeredSince(e *endpoint, r *record, now time.Duration) bool {
 	}
 	for i := range e.cells {
 		c := &e.cells[i]
-		if rep := t.slots[c.reporter]; c.okStart > r.since+max(clockMargin, rep.jitter) && !rep.domain.muted(now) {
+		if rep := t.slots[c.reporter]; (r.scope == Fleet || rep.Zone == string(r.scope)) && c.okStart > r.since+max(clockMargin, rep.jitter) && !rep.domain.muted(now) {
 			return true
 		}
 	}
@@ -497,7 +502,7 @@ func (t *Table) ramp(e *endpoint, r *record, from float64, reason string, now ti
 // appeared lets a new instance rise to its share like one that comes back.
 func (t *Table) appeared(e *endpoint, now time.Duration) {
 	e.newAt = never
-	if e.fleet.state == outlier.In && !e.Draining {
+	if e.fleet.state == outlier.In && !e.leaving() {
 		t.ramp(e, &e.fleet, rampFrom, "new instance", now)
 	}
 }

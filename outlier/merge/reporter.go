@@ -160,8 +160,8 @@ func (t *Table) dropReporter(r *reporter) {
 		e.dropCell(r.slot)
 	}
 	delete(t.reporters, r.ID)
-	if r.domain.reporters--; r.domain.reporters == 0 {
-		delete(t.domains, r.domain.name)
+	if r.domain.reporters--; r.domain.reporters == 0 && r.domain.reason == "" {
+		delete(t.domains, r.domain.name) // a muted one is kept: who comes back is still muted
 	}
 	t.slots[r.slot] = nil
 	t.freeSlots = append(t.freeSlots, r.slot)

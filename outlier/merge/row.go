@@ -289,7 +289,7 @@ func (t *Table) others(e *endpoint, since, now time.Duration) float64 {
 		g.excursions, g.quiet = g.excursions[:0], 0
 		for _, o := range g.endpoints {
 			switch {
-			case o.Draining || o.fleet.state.Out():
+			case o.leaving() || o.fleet.state.Out():
 			case o.fast.open:
 				g.excursions = append(g.excursions, o)
 			case o.rate*30 >= 3:

@@ -29,14 +29,9 @@ func (t *Table) Step(now time.Duration) Result {
 		t.nextTick = now - now%tick + tick
 	}
 
-	news := t.touched
-	t.touched = nil
-	slices.SortFunc(news, compareEndpoints)
-	for _, e := range news {
-		e.touched = false
-		if !e.removed {
-			t.fold(e, now)
-		}
+	slices.SortFunc(t.touched, compareEndpoints)
+	for _, e := range t.touched {
+		t.fold(e, now)
 	}
 	if now >= t.nextSecond {
 		t.second(now)
@@ -44,6 +39,11 @@ func (t *Table) Step(now time.Duration) Result {
 	}
 	t.unmute(now)
 
+	news := t.touched
+	t.touched = nil
+	for _, e := range news {
+		e.touched = false
+	}
 	for _, look := range t.lookAt(news, full) {
 		t.stepGroup(look, full, now)
 	}
@@ -152,7 +152,7 @@ func (t *Table) second(now time.Duration) {
 	}
 	for _, s := range t.services {
 		for _, g := range s.groups {
-			g.rebase(now)
+			g.measure(now)
 		}
 	}
 	t.unreliable(now)
@@ -160,12 +160,6 @@ func (t *Table) second(now time.Duration) {
 	for _, name := range t.serviceNames() {
 		t.validate(t.services[name], now)
 	}
-	// What was touched just now is looked at in this Step.
-	for _, e := range t.touched {
-		e.touched = false
-		t.idleStep(e, now)
-	}
-	t.touched = nil
 }
 
 // rateStep moves an attempt rate that is read each second over 30 s.
@@ -200,21 +194,20 @@ func (e *endpoint) notePeak(now time.Duration) {
 	}
 }
 
-// rebase measures how the group does when all is well.
-func (g *group) rebase(now time.Duration) {
+// measure learns how the group does when all is well.
+func (g *group) measure(now time.Duration) {
 	rates := make([]float64, 0, len(g.endpoints))
-	g.baseline.Endpoints, g.attempts = 0, 0
+	g.baseline.Endpoints, g.baseline.Attempts = 0, 0
 	for _, e := range g.endpoints {
-		if e.Draining {
+		if e.leaving() {
 			continue
 		}
 		g.baseline.Endpoints++
-		g.attempts += e.pooled.N
+		g.baseline.Attempts += e.pooled.N
 		if !e.fleet.state.Out() && now-e.added >= young {
 			rates = append(rates, e.errors)
 		}
 	}
-	g.baseline.Attempts = g.attempts
 	if pg, ok := outlier.TrimmedMean(rates); ok {
 		g.baseline.Pg = pg
 	}

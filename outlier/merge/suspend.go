@@ -50,7 +50,7 @@ func (t *Table) suspend(e *endpoint, s Scope, now time.Duration) {
 // keepSuspended renews or ends a suspend. The first answer ends it; so does the
 // want of any sign that attempts still hang.
 func (t *Table) keepSuspended(e *endpoint, rec *record, now time.Duration) {
-	if max(e.lastOK, e.overAt) > rec.since {
+	if t.answered(e, rec.scope, now) > rec.since {
 		t.endTrial(rec)
 		t.set(e, rec, outlier.In, outlier.RuleStalled, "it answers again", now)
 		return
@@ -72,6 +72,20 @@ func (t *Table) keepSuspended(e *endpoint, rec *record, now time.Duration) {
 	}
 	t.due(rec.ends)
 	t.trickle(e, rec, now)
+}
+
+// answered is when an observer in the scope last had an answer.
+func (t *Table) answered(e *endpoint, s Scope, now time.Duration) time.Duration {
+	if s == Fleet {
+		return max(e.lastOK, e.overAt)
+	}
+	at := never
+	for i := range e.cells {
+		if r := t.slots[e.cells[i].reporter]; r.Zone == string(s) && !r.domain.muted(now) {
+			at = max(at, e.cells[i].lastOK)
+		}
+	}
+	return at
 }
 
 // trickle lets a few sidecars go on trying.

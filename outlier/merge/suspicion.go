@@ -488,7 +488,7 @@ func (t *Table) question(e *endpoint, mayAsk bool, now time.Duration) {
 		s.confirmed, s.streak = now, 0
 		t.keepAnswers(e)
 	case t.domainsOf(s.zone, s.stalled, s.hard) >= need && len(s.stalled) > 0:
-		silent := max(e.lastOK, e.overAt) + e.group.service.policy.Outlier.StallSilence
+		silent := t.answered(e, Scope(s.zone), now) + e.group.service.policy.Outlier.StallSilence
 		if now < silent {
 			t.due(silent)
 		} else {
@@ -640,7 +640,7 @@ func (t *Table) endRound(e *endpoint) {
 // hardReady says whether the confirmed failures of a group may be acted upon: no
 // neighbour's answer is still out, or the wait for it is over.
 func (t *Table) hardReady(g *group, now time.Duration) bool {
-	first := time.Duration(1<<63 - 1)
+	first := forever
 	waiting := false
 	for _, e := range g.endpoints {
 		s := &e.susp
@@ -650,7 +650,7 @@ func (t *Table) hardReady(g *group, now time.Duration) bool {
 			waiting = true
 		}
 	}
-	if !waiting || now >= first+hardGather {
+	if !waiting || first == forever || now >= first+hardGather {
 		return true
 	}
 	t.due(first + hardGather)

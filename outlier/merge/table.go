@@ -97,7 +97,6 @@ type group struct {
 	priority  uint32
 	endpoints []*endpoint // by instance
 	baseline  outlier.Baseline
-	attempts  int64
 
 	// Of this Step, see excursions.
 	excursionsAt uint64
@@ -129,7 +128,7 @@ func (s *service) endpoints(yield func(*endpoint) bool) {
 func (g *group) judged() int {
 	n := 0
 	for _, e := range g.endpoints {
-		if !e.Draining {
+		if !e.leaving() {
 			n++
 		}
 	}

@@ -1,0 +1,271 @@
+package outlier
+
+import "time"
+
+// tick is what each whole second brings: snapshots, the baseline, self-doubt,
+// and the thresholds that follow from them.
+func (d *Detector) tick(now time.Duration) {
+	dt := now - d.second
+	first := d.snapped == 0
+	d.second = now
+	d.nextTick = now/time.Second*time.Second + time.Second
+	d.doubt(now)
+	d.latency.draw(d.shared, now)
+	for _, m := range d.members {
+		if !first && dt > 0 {
+			d.learn(m, dt)
+		}
+		m.second = m.now
+		m.snaps[d.snapped%snapshots] = m.now
+	}
+	d.snapAt[d.snapped%snapshots] = now
+	d.snapped++
+	for _, g := range d.groups {
+		d.baseline(g, now)
+	}
+	d.setOverdue(now)
+	for _, g := range d.groups {
+		d.conclude(g, now)
+	}
+}
+
+// learn moves a member's averages by the last second.
+func (d *Detector) learn(m *member, dt time.Duration) {
+	delta := m.now.Sub(m.second)
+	t := delta.Tally()
+	if t.N > 0 {
+		m.errorRate += (t.Rate() - m.errorRate) * ErrorRateStep(t.N, dt)
+	}
+	m.rate.add(float64(t.N)/dt.Seconds(), dt)
+	m.oks.add(float64(t.N-t.K+int64(delta.Over))/dt.Seconds(), dt)
+	if !m.Draining {
+		m.group.attempts += t.N
+	}
+}
+
+// baseline is p_g, and how much load the group carries while it is well.
+func (d *Detector) baseline(g *group, now time.Duration) {
+	rates := make([]float64, 0, len(g.members))
+	usable, out := 0, 0
+	var load Tally
+	from, length := d.snapshotAt(now - 10*time.Second)
+	for _, m := range g.members {
+		if !m.counted() {
+			continue
+		}
+		t := d.since(m, from)
+		load.N += t.N
+		if m.out() {
+			out++
+			continue
+		}
+		usable++
+		if now-m.joined >= young {
+			rates = append(rates, m.errorRate)
+		}
+	}
+	if pg, ok := TrimmedMean(rates); ok {
+		g.pg = pg
+	}
+	g.rate = 0
+	if length >= time.Second {
+		g.rate = float64(load.N) / length.Seconds()
+	}
+	if out == 0 && usable > 0 {
+		minute := int64(now / time.Minute)
+		p := &g.peaks[minute%int64(len(g.peaks))]
+		if p.minute != minute {
+			*p = peak{minute: minute}
+		}
+		p.rate = max(p.rate, g.rate/float64(usable))
+	}
+}
+
+// healthyPeak is the most that one endpoint of the group carried over 10 s,
+// within the last 10 minutes, while none was out.
+func (g *group) healthyPeak(now time.Duration) float64 {
+	minute, best := int64(now/time.Minute), 0.0
+	for _, p := range g.peaks {
+		if minute-p.minute < int64(len(g.peaks)) {
+			best = max(best, p.rate)
+		}
+	}
+	return best
+}
+
+// conclude turns the baseline into each member's thresholds. Members without
+// an excursion share one window and so one sort; the others are few.
+func (d *Detector) conclude(g *group, now time.Duration) {
+	windows := make(map[int]Ratios, 1)
+	for _, m := range g.members {
+		from := d.window(m, now)
+		ratios, ok := windows[from]
+		if !ok {
+			ratios = d.ratios(g, from)
+			windows[from] = ratios
+		}
+		d.reconfigure(m, ratios)
+	}
+}
+
+// ratios are the error rates of the counted members of a group since a snapshot.
+func (d *Detector) ratios(g *group, from int) Ratios {
+	tallies := make([]Tally, 0, len(g.members))
+	for _, m := range g.members {
+		if m.counted() {
+			tallies = append(tallies, d.since(m, from))
+		}
+	}
+	return NewRatios(tallies)
+}
+
+// reconfigure hands the member's hot path its thresholds, if they changed.
+func (d *Detector) reconfigure(m *member, ratios Ratios) {
+	w := ratios.Without(d.since(m, d.window(m, d.now)))
+	c := d.confFor(m, w)
+	if old := m.ep.conf.Load(); old == nil || *old != *c {
+		m.ep.conf.Store(c)
+	}
+}
+
+func (d *Detector) confFor(m *member, w float64) *conf {
+	odds := d.odds(m, w)
+	p := d.percentiles()
+	h := d.threshold(m)
+	c := &conf{
+		steps: odds.Steps(), h: h, ceiling: 2 * h,
+		p50: p.P50, p90: p.P90, p99: p.P99,
+		stall: d.cfg.OverdueMin, penalty: d.cfg.ConnPenalty,
+		sampleMask: d.latency.sampleMask(), shared: d.shared,
+	}
+	if c.p50 == 0 {
+		c.p50 = time.Millisecond
+	}
+	if p.P99 > 0 && d.cfg.Latency == LatencyWeight {
+		c.t90 = max(p.P90*12/10, 2*p.P50)
+		c.t99 = max(c.t90, p.P99*12/10)
+	}
+	return c
+}
+
+// odds are the hypotheses of the member's fast test.
+func (d *Detector) odds(m *member, w float64) Odds {
+	n := 0
+	for _, o := range m.group.members {
+		if o.counted() {
+			n++
+		}
+	}
+	return FastOdds(Baseline{Pg: m.group.pg, W: w, Endpoints: n, Attempts: m.group.attempts}, d.cfg.Bounds())
+}
+
+// threshold is h1, raised by self-doubt.
+func (d *Detector) threshold(m *member) int64 {
+	h := Threshold(m.rate.mean(), d.cfg.FalseEjectionInterval, d.cfg.HLocalMin, d.cfg.HLocalMax)
+	return h * int64(2+d.self.LHM()) / 2
+}
+
+// percentiles are our own, or the control plane's while we do not know.
+func (d *Detector) percentiles() Percentiles {
+	if d.latency.known.P99 > 0 {
+		return d.latency.known
+	}
+	return d.fleetP
+}
+
+// overdueMost is the most that D_over may be without doubt or stalls.
+func (c Config) overdueMost() time.Duration {
+	if c.Timeout > 0 {
+		return min(c.OverdueMax, c.Timeout/2)
+	}
+	return c.OverdueMax
+}
+
+// setOverdue is D_over: four times the group's p99, and half as long again as
+// the longest pause that endpoints came back from, which they may have again.
+func (d *Detector) setOverdue(now time.Duration) {
+	most := d.cfg.overdueMost()
+	over := most
+	if p99 := d.percentiles().P99; p99 > 0 {
+		over = min(max(4*p99, d.cfg.OverdueMin), most)
+	}
+	minute := int64(now / time.Minute)
+	for _, s := range d.stalls {
+		if minute-s.minute < int64(len(d.stalls)) {
+			over = max(over, s.length*3/2)
+		}
+	}
+	d.overdue = min(over*time.Duration(1+d.self.LHM()), overdueLimitDoubted)
+}
+
+// noteStall keeps the longest stall that has ended since the last Step.
+func (d *Detector) noteStall(now time.Duration) {
+	length := time.Duration(d.shared.longest.Load())
+	if length == 0 {
+		return
+	}
+	d.shared.longest.Store(0)
+	minute := int64(now / time.Minute)
+	s := &d.stalls[minute%int64(len(d.stalls))]
+	if s.minute != minute {
+		*s = stall{minute: minute}
+	}
+	if length > s.length {
+		s.length = length
+		d.setOverdue(now)
+	}
+}
+
+// doubt tells Self what the last second looked like from here.
+func (d *Detector) doubt(now time.Duration) {
+	active, turned := 0, 0
+	for _, m := range d.members {
+		t := m.now.Sub(m.second).Tally()
+		bad := m.doubted || (t.K > 0 && 2*t.K >= t.N)
+		m.doubted = false
+		if t.N > 0 || bad {
+			active++
+		}
+		if bad {
+			turned++
+		}
+	}
+	d.self.tally(now, active, turned)
+}
+
+// window is the snapshot from which a member's window runs: since its score
+// left 0, between 1 s and 30 s ago.
+func (d *Detector) window(m *member, now time.Duration) int {
+	from := now - windowMin
+	if m.exc.open {
+		from = min(from, max(m.exc.since, now-windowMax))
+	}
+	n, _ := d.snapshotAt(from)
+	return n
+}
+
+// snapshotAt is the youngest snapshot taken at or before an instant, the
+// oldest that is kept if there is none so old, wholeLife if there was no
+// earlier one at all; and how long ago it was taken.
+func (d *Detector) snapshotAt(at time.Duration) (n int, ago time.Duration) {
+	oldest := max(0, d.snapped-snapshots)
+	for n = d.snapped - 1; n >= oldest; n-- {
+		if t := d.snapAt[n%snapshots]; t <= at {
+			return n, d.now - t
+		}
+	}
+	if oldest > 0 {
+		return oldest, d.now - d.snapAt[oldest%snapshots]
+	}
+	return wholeLife, d.now
+}
+
+// since is a member's tally since a snapshot.
+func (d *Detector) since(m *member, snapshot int) Tally { return d.countsSince(m, snapshot).Tally() }
+
+func (d *Detector) countsSince(m *member, snapshot int) Counts {
+	if snapshot < m.firstSnap { // wholeLife too
+		return m.now
+	}
+	return m.now.Sub(m.snaps[snapshot%snapshots])
+}

@@ -1,0 +1,252 @@
+package outlier
+
+import (
+	"cmp"
+	"slices"
+	"time"
+)
+
+// Why something was refused; told in [Change.Refused].
+const (
+	refusedEvidence = "evidence"    // too few failures, or all from one moment
+	refusedGroup    = "group"       // the whole group suffers
+	refusedGather   = "gather"      // waiting for neighbours who may go as well
+	refusedSmall    = "small group" // the only other endpoint is not known to be well
+	refusedLast     = "last"        // nothing else is usable
+	refusedCap      = "cap"         // enough are out already
+)
+
+const (
+	gatherWait  = 300 * time.Millisecond
+	gatherEnds  = 2 * gatherWait // a gathering that old is over
+	gatherLeast = 2
+	// gatherLow: a neighbour is a suspect too at this part of its threshold: one
+	// failure among its last few attempts, two at a high base. At a quarter a
+	// fault of the whole group ejects somebody twice as often, in the first
+	// tenth of a second, when by chance one endpoint is hit before the rest.
+	gatherLow = 8
+	partnerLife = 5 * time.Second // how fresh the other's sign of life must be
+	refusalGap  = 10 * time.Second
+)
+
+// ejectSuspects takes out what the tests have found bad: what is down first,
+// then the highest score first.
+func (d *Detector) ejectSuspects(now time.Duration, r *Result) {
+	type suspect struct {
+		m     *member
+		rule  Rule
+		score int64
+	}
+	var suspects []suspect
+	for _, m := range d.members {
+		s := m.record.state
+		if !m.judged() || (s != In && s != Ramp && s != Suspended) {
+			continue
+		}
+		score := m.score()
+		switch {
+		case m.suspect.confirmed():
+			suspects = append(suspects, suspect{m, RuleHard, score})
+		case score > 0 && score >= d.threshold(m):
+			suspects = append(suspects, suspect{m, RuleFast, score})
+		case m.idle.down(m.answerEnd(), now):
+			suspects = append(suspects, suspect{m, RuleIdle, score})
+		}
+	}
+	slices.SortFunc(suspects, func(a, b suspect) int {
+		return cmp.Or(
+			-cmp.Compare(b2i(a.rule == RuleHard), b2i(b.rule == RuleHard)),
+			-cmp.Compare(a.score, b.score),
+			cmp.Compare(a.m.ID, b.m.ID))
+	})
+	for _, s := range suspects {
+		d.judge(s.m, s.rule, now, r)
+	}
+}
+
+func b2i(b bool) int {
+	if b {
+		return 1
+	}
+	return 0
+}
+
+// judge puts one suspect through the guards and the caps.
+func (d *Detector) judge(m *member, rule Rule, now time.Duration, r *Result) {
+	refusal := ""
+	explain := d.explain(m, rule, now)
+	if rule == RuleFast {
+		refusal = d.guards(m, now, r, &explain)
+	}
+	if refusal == "" {
+		refusal = d.allow(m, rule, now, r)
+	}
+	if refusal != "" {
+		d.refuse(m, Ejected, rule, refusal, now, r)
+		return
+	}
+	d.eject(m, rule, explain, now, r)
+}
+
+// guards ask whether the evidence is good and whether it is this endpoint's
+// fault rather than everybody's.
+func (d *Detector) guards(m *member, now time.Duration, r *Result, explain *Explanation) string {
+	failed := m.now.Sub(m.exc.base).K()
+	apart := time.Duration(m.ep.lastFail.Load()) - m.exc.first
+	if failed < minFailed || (m.exc.sources < minSources && apart < minApart) {
+		return refusedEvidence
+	}
+	if explain.Guard != nil && !explain.Guard.Pass {
+		return refusedGroup
+	}
+	if d.gathering(m, now, r) {
+		return refusedGather
+	}
+	return ""
+}
+
+// gathering says whether to wait for neighbours that are suspects as well: a
+// rack that fails should leave in one step, and a fault that turns out to be
+// everybody's should eject nobody (Rapid's low and high watermark; Suresh et
+// al. 2018). All that wait in the same 300 ms pass together, if the guard
+// still lets them.
+func (d *Detector) gathering(m *member, now time.Duration, r *Result) bool {
+	g, others, high := m.group, 0, 0
+	for _, o := range g.members {
+		if o == m || !o.counted() || o.out() {
+			continue
+		}
+		others++
+		if o.score() > d.threshold(o)/gatherLow {
+			high++
+		}
+	}
+	need := min(others, max(gatherLeast, (3*others+9)/10))
+	if others == 0 || high < need {
+		return false
+	}
+	if g.gather == 0 || now-g.gather > gatherEnds {
+		g.gather = now
+	}
+	if due := g.gather + gatherWait; due > now {
+		r.wakeAt(due)
+		return true
+	}
+	return false
+}
+
+// allow is the only place that knows how much may be taken out. It is asked
+// before each removal, whatever the rule, and answers why not, or "".
+//
+// At most max_out of a priority may be out, by local and central belief
+// together, and one must stay usable. What refuses connections serves nobody,
+// so hard failures may go further, as long as those that remain carry no more
+// than they have been seen to bear.
+func (d *Detector) allow(m *member, rule Rule, now time.Duration, r *Result) string {
+	if m.out() {
+		return "" // no more is out than before
+	}
+	n, out := 0, 0
+	var partner *member
+	for _, o := range m.group.members {
+		if !o.counted() {
+			continue
+		}
+		n++
+		if o != m {
+			partner = o
+		}
+		if o.out() {
+			out++
+		}
+	}
+	usable := n - out - 1
+	switch {
+	case usable < 1:
+		return refusedLast
+	case n == 2 && !d.soundPartner(m, partner, rule, now, r):
+		return refusedSmall
+	case out+1 <= int(d.cfg.MaxOut*float64(n)):
+		return ""
+	case rule == RuleHard && d.bearable(m.group, usable, now):
+		return ""
+	}
+	return refusedCap
+}
+
+// bearable says whether so few endpoints can carry the group's load.
+func (d *Detector) bearable(g *group, usable int, now time.Duration) bool {
+	peak := max(g.healthyPeak(now), g.rate/float64(len(g.members)))
+	return g.rate/float64(usable) <= d.cfg.Headroom*peak
+}
+
+// soundPartner says whether the only other endpoint may be left alone: it
+// must look better and have been alive lately. If only the sign of life is
+// missing, it asks for one.
+func (d *Detector) soundPartner(m, partner *member, rule Rule, now time.Duration, r *Result) bool {
+	if partner.wait.overdue > 0 || 2*partner.score() >= d.threshold(partner) {
+		return false
+	}
+	if rule == RuleHard || rule == RuleFast {
+		from := d.window(m, now)
+		if 2*d.since(partner, from).Rate() > d.since(m, from).Rate() {
+			return false
+		}
+	}
+	if alive := partner.alive(); alive != Never && now-alive <= partnerLife {
+		return true
+	}
+	if now >= partner.idle.asked && d.probes.take(float64(d.cfg.ProbeRate), now) {
+		partner.idle.asked = now + time.Second
+		r.Probes = append(r.Probes, Probe{ID: partner.ID, Level: LevelApp, Timeout: d.probeTimeout(), N: 1})
+	}
+	return false
+}
+
+// eject takes a member out, on record.
+func (d *Detector) eject(m *member, rule Rule, explain Explanation, now time.Duration, r *Result) {
+	l := &m.record
+	level := LevelApp
+	if rule == RuleHard {
+		level = m.suspect.level
+	}
+	c := m.becomes(Ejected, rule, now)
+	l.cause, l.level = rule, level
+	l.ejections++
+	l.severity = m.score()
+	l.hold = d.holdOff(l.ejections)
+	l.until = now + l.hold
+	m.suspect.close(now, false)
+	m.idle.belief, m.idle.misses = BeliefRest, 0
+	m.forget()
+	m.doubted = true
+	explain.Ejections, explain.Hold = l.ejections, l.hold
+	explain.Next, explain.NextAt = "probe after the hold-off", l.until
+	c.Explain = explain
+	r.Changes = append(r.Changes, c)
+	d.active = true
+}
+
+// holdOff doubles with each ejection on record, within its bounds and jitter.
+func (d *Detector) holdOff(ejections int) time.Duration {
+	hold := d.cfg.HoldBase
+	for i := 1; i < ejections && hold < d.cfg.HoldMax; i++ {
+		hold *= 2
+	}
+	return d.jitter(min(hold, d.cfg.HoldMax))
+}
+
+// refuse tells that a removal was wanted and did not happen; of one that stays
+// wanted for the same reason, again each 10 s.
+func (d *Detector) refuse(m *member, to State, rule Rule, refusal string, now time.Duration, r *Result) {
+	d.active = true
+	key := rule.String() + " " + refusal
+	if m.refused == key && now-m.refusedAt < refusalGap {
+		return
+	}
+	m.refused, m.refusedAt = key, now
+	r.Changes = append(r.Changes, Change{
+		ID: m.ID, From: m.record.state, To: to, Rule: rule, At: now,
+		Refused: refusal, Explain: d.explain(m, rule, now),
+	})
+}

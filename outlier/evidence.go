@@ -1,0 +1,116 @@
+package outlier
+
+import (
+	"slices"
+	"time"
+)
+
+const (
+	witnessFor    = time.Second // how old a hard failure may be to bear witness
+	historyPoints = 3
+)
+
+// Evidence is what there is to report, one for each member that ever had an
+// attempt, in the order of the members.
+func (d *Detector) Evidence(now time.Duration) []Evidence {
+	all := make([]Evidence, 0, len(d.members))
+	for _, m := range d.members {
+		if m.ep.started.Load() == 0 {
+			continue
+		}
+		e := Evidence{
+			ID: m.ID, Counts: m.ep.Counts(), Score: m.score(), Overdue: m.wait.overdue,
+			State: m.record.state, Rule: m.record.rule,
+		}
+		e.Excursion = e.Score > 0
+		hard := m.ep.hard.Load()
+		e.LastOKStart, e.LastOK = unspan(m.ep.answer.Load())
+		e.LastHardStart, e.LastHard = unspan(hard)
+		if e.LastHard > e.LastOK && now-e.LastHard <= witnessFor {
+			e.Witness, e.WitnessAt = Level(hard&3), e.LastHard
+		}
+		if e.Excursion {
+			e.Routes = slices.Clone(m.exc.routes)
+			e.History = d.history(m)
+		}
+		if m.Draining {
+			e.State, e.Overdue = Draining, 0
+		}
+		all = append(all, e)
+	}
+	return all
+}
+
+// history is up to three readings from before the excursion, oldest first.
+func (d *Detector) history(m *member) []Point {
+	before := d.now
+	if m.exc.open {
+		before = m.exc.since
+	}
+	last, _ := d.snapshotAt(before)
+	var points []Point
+	for n := max(m.firstSnap, d.snapped-snapshots, last-historyPoints+1); n <= last; n++ {
+		points = append(points, d.point(m, n))
+	}
+	return points
+}
+
+// History is the youngest whole-second reading of a member's counts taken at
+// or before an instant; false if none so old is kept.
+func (d *Detector) History(id string, at time.Duration) (Point, bool) {
+	m := d.byID[id]
+	if m == nil {
+		return Point{}, false
+	}
+	n, _ := d.snapshotAt(at)
+	if n < m.firstSnap || d.snapAt[n%snapshots] > at {
+		return Point{}, false
+	}
+	return d.point(m, n), true
+}
+
+func (d *Detector) point(m *member, n int) Point {
+	c := m.snaps[n%snapshots]
+	return Point{At: d.snapAt[n%snapshots], N: c.N, K: c.K()}
+}
+
+// Summary sums the cluster up.
+func (d *Detector) Summary(now time.Duration) Summary {
+	s := Summary{Overdue: d.overdue, LHM: d.self.LHM()}
+	total := d.past
+	for _, m := range d.members {
+		t := m.ep.Counts().Tally()
+		total.N += t.N
+		total.K += t.K
+	}
+	s.N, s.K = uint64(total.N), uint64(total.K)
+	if len(d.groups) > 0 {
+		s.Pg = d.groups[0].pg
+	}
+	p := d.percentiles()
+	s.P50, s.P90, s.P99 = p.P50, p.P90, p.P99
+	for i := range d.shared.latency {
+		if n := d.shared.latency[i].Load(); n > 0 {
+			s.Latency = append(s.Latency, LatencyCount{Bucket: i, Count: n})
+		}
+	}
+	return s
+}
+
+// watchLatency runs the latency tests.
+func (d *Detector) watchLatency(m *member, now time.Duration, r *Result) {
+	if d.cfg.Latency == LatencyOff {
+		m.slow = slowness{}
+		return
+	}
+	changed := m.slow.step(d.cfg, m.now.Sub(m.before), now, func(since time.Duration) Counts {
+		n, _ := d.snapshotAt(since)
+		return d.countsSince(m, n)
+	})
+	if !changed || m.Draining {
+		return
+	}
+	c := Change{ID: m.ID, From: m.record.state, To: m.record.state, Rule: RuleLatency, At: now, Explain: d.explain(m, RuleLatency, now)}
+	c.Explain.Weight = m.slow.share()
+	r.Changes = append(r.Changes, c)
+}
