@@ -218,6 +218,7 @@ func (c *conn) collect() (ok, keep bool) {
 		c.rest = c.data
 		have := c.data - c.req.size
 		if c.req.continues || have+int(min(c.body.left, int64(limit)+1)) > limit {
+			c.record.BodyReceived = int64(have)
 			return true, true
 		}
 		if !waiting {
@@ -234,6 +235,7 @@ func (c *conn) collect() (ok, keep bool) {
 			continue
 		}
 		if c.guard.settle() == byCollect {
+			c.record.BodyReceived = int64(have)
 			return true, true
 		}
 		return false, c.vanish("connection ended within a request body")
@@ -251,39 +253,20 @@ func (c *conn) beginBody() {
 	}
 }
 
-// try makes attempts until one brings an answer or the policy gives up.
+// try makes attempts until one brings an answer that is passed on, or the policy
+// gives up.
 func (c *conn) try(ctx context.Context) bool {
-	var last outlier.Ending
+	c.ep = c.pick(false)
+	if c.ep == nil {
+		return c.reject(503, NoHealthyUpstream, "no healthy endpoint")
+	}
 	for fresh := false; ; {
-		if !fresh {
-			if ep := c.pick(last); ep != nil {
-				c.ep = ep
-			} else if len(c.record.Attempts) == 0 {
-				return c.reject(503, NoHealthyUpstream, "no healthy endpoint")
-			} else {
-				return c.fail(last)
-			}
-		}
 		ending, ok := c.attemptOnce(ctx, fresh)
-		failure := resilience.Failure{
-			Ending:     ending,
-			Answered:   c.interim > 0,
-			Replayable: c.whole || !c.sent, // what has not been sent is still in the buffer
-			Safe:       c.repeatable(ending),
-			Attempts:   len(c.record.Attempts),
+		if ok && c.res.status < 500 {
+			return c.relay()
 		}
-		if ok {
-			if c.res.status < 500 {
-				return c.relay()
-			}
-			failure.Status = c.res.status
-			failure.Unprocessed = c.originOf() == outlier.OriginRefused
-		}
-		decision := c.retry.Decide(failure)
-		if decision == resilience.AskBudget && !c.mayRetry() {
-			decision = resilience.GiveUp
-		}
-		if decision == resilience.GiveUp || c.guard.reason() > byTry {
+		next, decision := c.again(ending, ok)
+		if next == nil {
 			if ok {
 				return c.relay()
 			}
@@ -292,16 +275,45 @@ func (c *conn) try(ctx context.Context) bool {
 		if ok {
 			c.discardAnswer()
 		}
-		last, fresh = ending, decision == resilience.RetryFresh
 		if decision == resilience.AskBudget && !c.pause() {
 			return c.fail(c.guard.reason().ending())
 		}
+		c.ep, fresh = next, decision == resilience.RetryFresh
 	}
 }
 
-// pick chooses where the next attempt goes. What is repeated because nothing was
-// processed goes where the request has not been.
-func (c *conn) pick(last outlier.Ending) *upstream.Endpoint {
+// again decides whether an attempt is followed by another one, and on which
+// endpoint; nil is none. answered says that the attempt brought an answer, with a
+// status that may be worth another attempt.
+func (c *conn) again(ending outlier.Ending, answered bool) (*upstream.Endpoint, resilience.Decision) {
+	failure := resilience.Failure{
+		Ending:     ending,
+		Answered:   c.interim > 0,
+		Replayable: c.whole || !c.sent, // what has not been sent is still in the buffer
+		Safe:       c.repeatable(ending),
+		Attempts:   len(c.record.Attempts),
+	}
+	if answered {
+		failure.Status = c.res.status
+		failure.Unprocessed = c.originOf() == outlier.OriginRefused
+	}
+	decision := c.retry.Decide(failure)
+	switch {
+	case decision == resilience.GiveUp, c.guard.reason() > byTry:
+		return nil, decision
+	case decision == resilience.RetryFresh:
+		return c.ep, decision
+	}
+	next := c.pick(decision == resilience.Retry)
+	if decision == resilience.AskBudget && next != nil && !c.mayRetry() {
+		return nil, decision
+	}
+	return next, decision
+}
+
+// pick chooses where an attempt goes; nil is nowhere. What is repeated because
+// nothing was processed goes only where the request has not been.
+func (c *conn) pick(untried bool) *upstream.Endpoint {
 	if in := c.srv.deps.Inbound; in != nil {
 		if len(c.record.Attempts) > 0 {
 			return nil
@@ -309,7 +321,7 @@ func (c *conn) pick(last outlier.Ending) *upstream.Endpoint {
 		return in.Endpoint
 	}
 	ep := c.cluster.Pick(c.now, &c.tried)
-	if ep == nil || len(c.record.Attempts) > 0 && !c.retrying && c.tried.Has(ep) {
+	if ep != nil && untried && c.tried.Has(ep) {
 		return nil
 	}
 	return ep

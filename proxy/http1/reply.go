@@ -73,7 +73,11 @@ func (c *conn) fail(ending outlier.Ending) bool {
 		return false
 	}
 	status, text := statusOf(ending)
-	return c.send(status, flags, text, c.originFor(ending))
+	origin := c.originFor(ending)
+	if origin != "" {
+		status = 503
+	}
+	return c.send(status, flags, text, origin)
 }
 
 // statusOf is the answer to an attempt that failed, as Envoy has it.
