@@ -265,9 +265,9 @@ func (e *encoder) encode(m Message, now time.Duration) []*reportpb.Up {
 		}
 	}
 	for _, a := range m.Polls {
-		if up, r := e.partOn(a.Key); r != 0 {
+		if up, r := e.partOn(a.Cell.Key); r != 0 {
 			up.PollAnswers = append(up.PollAnswers, &reportpb.PollAnswer{
-				Poll: uint64(a.ID), Ref: r, Seq: e.next(), Counts: encodeCounts(a.Counts), Then: encodePoint(a.Then),
+				Poll: uint64(a.ID), Seq: e.next(), Endpoint: encodeCell(&a.Cell, r), Then: encodePoint(a.Then),
 			})
 		}
 	}

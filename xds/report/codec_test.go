@@ -68,7 +68,10 @@ func everything() Message {
 			{ID: 8, Key: api2, Level: outlier.LevelApp, Result: outlier.Unhealthy, Start: ms(3), End: ms(4)},
 			{ID: 9, Key: api2, Result: outlier.NotRun, Start: never, End: never},
 		},
-		Polls:      []merge.PollAnswer{{ID: 11, Key: db1, Counts: counts, Then: merge.Point{At: ms(500), N: 50, K: 1}}},
+		Polls: []merge.PollAnswer{{
+			ID: 11, Then: merge.Point{At: ms(500), N: 50, K: 1},
+			Cell: merge.Cell{Key: db1, Counts: counts, Overdue: 1, LastOK: ms(900), LastOKStart: ms(890), LastHard: never, LastHardStart: never},
+		}},
 		Probations: []Probation{{Key: api2, Epoch: 99, Counts: counts}},
 	}
 }
@@ -273,7 +276,7 @@ func TestWhatAReporterMayNotSayHasNoEffect(t *testing.T) {
 		{"a name for nothing", &reportpb.Up{Declare: []*reportpb.Declare{declare(5, merge.Key{}), {Ref: 6}}}, map[Refusal]int{TooLarge: 2}},
 		{"names nobody declared", &reportpb.Up{
 			ProbeResults:     []*reportpb.ProbeResult{{Ref: 77}},
-			PollAnswers:      []*reportpb.PollAnswer{{Ref: 0}},
+			PollAnswers:      []*reportpb.PollAnswer{{}},
 			ProbationResults: []*reportpb.ProbationResult{{Ref: math.MaxUint32}},
 			Report:           &reportpb.Report{Endpoints: []*reportpb.EndpointReport{{Ref: 3}}},
 		}, map[Refusal]int{UnknownRef: 4}},

@@ -166,13 +166,13 @@ func (d *decoder) target(ref uint32, out *decoded) (merge.Key, bool) {
 }
 
 func (d *decoder) poll(a *reportpb.PollAnswer, m moment) {
-	k, ok := d.target(a.GetRef(), m.out)
+	k, ok := d.target(a.GetEndpoint().GetRef(), m.out)
 	if !ok {
 		return
 	}
 	m.out.polls = append(m.out.polls, merge.PollAnswer{
-		ID: merge.OrderID(a.GetPoll()), Reporter: d.node, Key: k, At: m.stamp + m.offset, Seq: a.GetSeq(),
-		Counts: decodeCounts(a.GetCounts()), Then: m.point(a.GetThen()),
+		ID: merge.OrderID(a.GetPoll()), Reporter: d.node, At: m.stamp + m.offset, Seq: a.GetSeq(),
+		Cell: m.cell(k, a.GetEndpoint()), Then: m.point(a.GetThen()),
 	})
 }
 

@@ -166,7 +166,7 @@ func (r *recorder) Evidence(s *Stream, rep merge.Report) {
 
 func (r *recorder) Probed(s *Stream, p Probed) { r.note(s, "probed %d %v %v", p.ID, p.Key, p.Result) }
 
-func (r *recorder) Polled(s *Stream, p merge.PollAnswer) { r.note(s, "polled %d %v", p.ID, p.Key) }
+func (r *recorder) Polled(s *Stream, p merge.PollAnswer) { r.note(s, "polled %d %v", p.ID, p.Cell.Key) }
 
 func (r *recorder) Probation(s *Stream, p Probation) { r.note(s, "probation %v %d", p.Key, p.Epoch) }
 

@@ -1448,13 +1448,13 @@ func (x *ProbeResult) GetEpoch() uint64 {
 	return 0
 }
 
+// PollAnswer is what a report of this moment would say of the endpoint.
 type PollAnswer struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Poll          uint64                 `protobuf:"varint,1,opt,name=poll,proto3" json:"poll,omitempty"`
-	Ref           uint32                 `protobuf:"varint,2,opt,name=ref,proto3" json:"ref,omitempty"`
-	Seq           uint64                 `protobuf:"varint,3,opt,name=seq,proto3" json:"seq,omitempty"`
-	Counts        *Counts                `protobuf:"bytes,4,opt,name=counts,proto3" json:"counts,omitempty"` // now
-	Then          *Point                 `protobuf:"bytes,5,opt,name=then,proto3" json:"then,omitempty"`     // at the last whole second before the time that was asked for
+	Seq           uint64                 `protobuf:"varint,2,opt,name=seq,proto3" json:"seq,omitempty"`
+	Endpoint      *EndpointReport        `protobuf:"bytes,3,opt,name=endpoint,proto3" json:"endpoint,omitempty"`
+	Then          *Point                 `protobuf:"bytes,4,opt,name=then,proto3" json:"then,omitempty"` // at the last whole second before the time that was asked for
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1496,13 +1496,6 @@ func (x *PollAnswer) GetPoll() uint64 {
 	return 0
 }
 
-func (x *PollAnswer) GetRef() uint32 {
-	if x != nil {
-		return x.Ref
-	}
-	return 0
-}
-
 func (x *PollAnswer) GetSeq() uint64 {
 	if x != nil {
 		return x.Seq
@@ -1510,9 +1503,9 @@ func (x *PollAnswer) GetSeq() uint64 {
 	return 0
 }
 
-func (x *PollAnswer) GetCounts() *Counts {
+func (x *PollAnswer) GetEndpoint() *EndpointReport {
 	if x != nil {
-		return x.Counts
+		return x.Endpoint
 	}
 	return nil
 }
@@ -2324,14 +2317,13 @@ const file_report_proto_rawDesc = "" +
 	"\aoutcome\x18\x04 \x01(\x0e2 .overhear.report.v1.ProbeOutcomeR\aoutcome\x12\x19\n" +
 	"\bstart_ms\x18\x05 \x01(\x03R\astartMs\x12\x15\n" +
 	"\x06end_ms\x18\x06 \x01(\x03R\x05endMs\x12\x14\n" +
-	"\x05epoch\x18\a \x01(\x04R\x05epoch\"\xa7\x01\n" +
+	"\x05epoch\x18\a \x01(\x04R\x05epoch\"\xa1\x01\n" +
 	"\n" +
 	"PollAnswer\x12\x12\n" +
 	"\x04poll\x18\x01 \x01(\x04R\x04poll\x12\x10\n" +
-	"\x03ref\x18\x02 \x01(\rR\x03ref\x12\x10\n" +
-	"\x03seq\x18\x03 \x01(\x04R\x03seq\x122\n" +
-	"\x06counts\x18\x04 \x01(\v2\x1a.overhear.report.v1.CountsR\x06counts\x12-\n" +
-	"\x04then\x18\x05 \x01(\v2\x19.overhear.report.v1.PointR\x04then\"m\n" +
+	"\x03seq\x18\x02 \x01(\x04R\x03seq\x12>\n" +
+	"\bendpoint\x18\x03 \x01(\v2\".overhear.report.v1.EndpointReportR\bendpoint\x12-\n" +
+	"\x04then\x18\x04 \x01(\v2\x19.overhear.report.v1.PointR\x04then\"m\n" +
 	"\x0fProbationResult\x12\x10\n" +
 	"\x03ref\x18\x01 \x01(\rR\x03ref\x12\x14\n" +
 	"\x05epoch\x18\x02 \x01(\x04R\x05epoch\x122\n" +
@@ -2503,7 +2495,7 @@ var file_report_proto_depIdxs = []int32{
 	9,  // 22: overhear.report.v1.OwnReport.key:type_name -> overhear.report.v1.EndpointKey
 	2,  // 23: overhear.report.v1.ProbeResult.level:type_name -> overhear.report.v1.Level
 	4,  // 24: overhear.report.v1.ProbeResult.outcome:type_name -> overhear.report.v1.ProbeOutcome
-	14, // 25: overhear.report.v1.PollAnswer.counts:type_name -> overhear.report.v1.Counts
+	15, // 25: overhear.report.v1.PollAnswer.endpoint:type_name -> overhear.report.v1.EndpointReport
 	16, // 26: overhear.report.v1.PollAnswer.then:type_name -> overhear.report.v1.Point
 	14, // 27: overhear.report.v1.ProbationResult.counts:type_name -> overhear.report.v1.Counts
 	22, // 28: overhear.report.v1.Down.welcome:type_name -> overhear.report.v1.Welcome
