@@ -30,6 +30,9 @@ type Deps struct {
 	Log *slog.Logger
 	// Seed of the detector's dice.
 	Seed uint64
+	// Self is shared by all clusters of a sidecar: how far it distrusts what it
+	// sees. Default: the cluster's own.
+	Self *outlier.Self
 	// Pacing is shared by all clusters of a sidecar. Default: the cluster's own.
 	Pacing *Pacing
 }
@@ -107,6 +110,9 @@ func New(cfg Config, deps Deps) *Cluster {
 	}
 	if deps.Log == nil {
 		deps.Log = slog.New(slog.DiscardHandler)
+	}
+	if deps.Self == nil {
+		deps.Self = outlier.NewSelf()
 	}
 	if deps.Pacing == nil {
 		deps.Pacing = NewPacing()
@@ -222,14 +228,14 @@ func (c *Cluster) post(write func(*letter)) {
 	}
 }
 
-// Ask runs fn on Run's goroutine, where the detector may be used, and returns
-// when it has run. fn must be quick and must not call the cluster. After ctx
-// has ended, fn may or may not have run.
-func (c *Cluster) Ask(ctx context.Context, fn func(*outlier.Detector)) error {
+// Ask runs fn on Run's goroutine, where the detector may be used with the
+// instant that fn is given, and returns when it has run. fn must be quick and
+// must not ask the cluster in turn. If ctx ends first, fn does not run.
+func (c *Cluster) Ask(ctx context.Context, fn func(d *outlier.Detector, now time.Duration)) error {
 	ran := make(chan struct{})
 	err := c.ask(ctx, func(l *loop) {
 		defer close(ran)
-		fn(l.detector)
+		fn(l.detector, c.deps.Clock.Now())
 	})
 	if err != nil {
 		return err

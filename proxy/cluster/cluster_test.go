@@ -326,12 +326,12 @@ func TestOneLinePerChangeOfBelief(t *testing.T) {
 func TestAskRunsWhileTheClusterDoesAndNotAfter(t *testing.T) {
 	inMesh(t, 1, nil, func(m *mesh) {
 		var n int
-		if err := m.cluster.Ask(m.t.Context(), func(d *outlier.Detector) { n = len(d.View()) }); err != nil || n != 1 {
+		if err := m.cluster.Ask(m.t.Context(), func(d *outlier.Detector, _ time.Duration) { n = len(d.View()) }); err != nil || n != 1 {
 			t.Errorf("Ask = %v and saw %d members, want nil and 1", err, n)
 		}
 		m.stop()
 		synctest.Wait()
-		if err := m.cluster.Ask(m.t.Context(), func(*outlier.Detector) { t.Error("ran after Run had ended") }); !errors.Is(err, cluster.ErrStopped) {
+		if err := m.cluster.Ask(m.t.Context(), func(*outlier.Detector, time.Duration) { t.Error("ran after Run had ended") }); !errors.Is(err, cluster.ErrStopped) {
 			t.Errorf("Ask = %v, want %v", err, cluster.ErrStopped)
 		}
 		ctx, cancel := context.WithTimeout(m.t.Context(), time.Second)
@@ -358,7 +358,7 @@ func TestAClusterThatDoesNotRunYetHasNothing(t *testing.T) {
 		}
 		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
 		defer cancel()
-		if err := c.Ask(ctx, func(*outlier.Detector) {}); !errors.Is(err, context.DeadlineExceeded) {
+		if err := c.Ask(ctx, func(*outlier.Detector, time.Duration) {}); !errors.Is(err, context.DeadlineExceeded) {
 			t.Errorf("Ask = %v, want %v", err, context.DeadlineExceeded)
 		}
 	})

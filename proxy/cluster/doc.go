@@ -1,10 +1,10 @@
 // Package cluster owns a named set of endpoints and keeps its picker current.
 //
 // One goroutine, [Cluster.Run], is the only writer: it applies updates of the
-// set, steps the detector when an outcome wakes it, when the detector asks for
-// it and at least each 100 ms, runs probes and idle pings, and publishes what
-// may be picked as an immutable picker. A request loads one pointer and counts;
-// it never waits for Run.
+// set, steps the detector when an outcome wakes it and when the detector asked
+// for it, runs probes and idle pings, and publishes what may be picked as an
+// immutable picker. A request loads one pointer and counts; it never waits for
+// Run.
 //
 // An endpoint keeps its identity across updates: while its ID stays in the set
 // and its address is the same, it is the same *upstream.Endpoint with the same

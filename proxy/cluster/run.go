@@ -15,9 +15,9 @@ import (
 )
 
 const (
-	tick     = 100 * time.Millisecond // the longest time between two steps
-	minGap   = time.Millisecond       // the shortest
-	tidyGap  = time.Second            // between two looks for connections to close
+	maxGap   = time.Second      // the longest time between two steps, whatever the detector says
+	minGap   = time.Millisecond // the shortest
+	tidyGap  = time.Second      // between two looks for connections to close
 	forever  = time.Duration(1<<63 - 1)
 	longLast = -time.Duration(1 << 62)
 )
@@ -144,10 +144,7 @@ func (l *loop) work(now time.Duration) {
 func (l *loop) step(now time.Duration) {
 	result := l.detector.Step(now)
 	l.last, l.dirty = now, false
-	l.next = now + tick
-	if result.Next > now {
-		l.next = min(l.next, max(result.Next, now+minGap))
-	}
+	l.next = min(max(result.Next, now+minGap), now+maxGap)
 	l.c.overdue.Store(int64(l.detector.Overdue()))
 	l.publish(result)
 	for _, p := range result.Probes {
@@ -253,6 +250,7 @@ func (l *loop) configure(cfg Config) {
 	}
 	if l.detector == nil {
 		l.detector = outlier.New(cfg.Outlier, l.rng)
+		l.detector.ShareSelf(l.c.deps.Self)
 		return
 	}
 	l.detector.SetConfig(cfg.Outlier)

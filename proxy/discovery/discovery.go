@@ -11,6 +11,7 @@ import (
 	"golang.org/x/sync/errgroup"
 	"google.golang.org/grpc"
 
+	"github.com/overhear-mesh/overhear/outlier"
 	"github.com/overhear-mesh/overhear/proxy/cluster"
 	"github.com/overhear-mesh/overhear/xds/client"
 	"github.com/overhear-mesh/overhear/xds/resource"
@@ -34,7 +35,7 @@ type Static struct {
 
 // Deps is what discovery gets from the sidecar around it.
 type Deps struct {
-	// Cluster is handed to each cluster.
+	// Cluster is handed to each cluster. What clusters share is made if missing.
 	Cluster cluster.Deps
 	// ControlPlane is the connection to ask on; nil: there is none.
 	ControlPlane grpc.ClientConnInterface
@@ -102,6 +103,9 @@ func New(cfg Config, deps Deps) *Discovery {
 	}
 	if deps.Cluster.Pacing == nil {
 		deps.Cluster.Pacing = cluster.NewPacing()
+	}
+	if deps.Cluster.Self == nil {
+		deps.Cluster.Self = outlier.NewSelf()
 	}
 	d := &Discovery{
 		cfg:      cfg,
