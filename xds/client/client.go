@@ -128,12 +128,16 @@ type subscription struct {
 	waiting map[string]time.Time
 }
 
+func newSubscription(url string) *subscription {
+	return &subscription{url: url, names: map[string]struct{}{}, versions: map[string]string{}, waiting: map[string]time.Time{}}
+}
+
 // New returns a client; Run starts it. The configuration must be valid.
 func New(cc grpc.ClientConnInterface, cfg Config, h Handler, log *slog.Logger) *Client {
 	c := &Client{
 		cc: cc, cfg: cfg, h: h, log: log, services: map[string]string{},
-		clusters:  &subscription{url: resource.TypeCluster, names: map[string]struct{}{}, versions: map[string]string{}},
-		endpoints: &subscription{url: resource.TypeEndpoints, names: map[string]struct{}{}, versions: map[string]string{}},
+		clusters:  newSubscription(resource.TypeCluster),
+		endpoints: newSubscription(resource.TypeEndpoints),
 	}
 	for _, name := range cfg.Clusters {
 		c.clusters.names[name] = struct{}{}
