@@ -51,19 +51,20 @@ type outbox struct {
 }
 
 // send writes head, data and tail as one, and leaves head as it is.
-func (o *outbox) send(to net.Conn, data, tail []byte) error {
-	var err error
-	switch n := len(data) + len(tail); {
-	case n == 0:
-		_, err = to.Write(o.head)
+func (o *outbox) send(to net.Conn, data, tail []byte) (n int64, err error) {
+	var k int
+	switch rest := len(data) + len(tail); {
+	case rest == 0:
+		k, err = to.Write(o.head)
 	case len(o.head) == 0 && len(tail) == 0:
-		_, err = to.Write(data)
-	case n <= copyMax && n <= cap(o.head)-len(o.head):
-		_, err = to.Write(append(append(o.head, data...), tail...))
+		k, err = to.Write(data)
+	case rest <= copyMax && rest <= cap(o.head)-len(o.head):
+		k, err = to.Write(append(append(o.head, data...), tail...))
 	default:
 		o.vec = append(o.parts[:0], o.head, data, tail)
-		_, err = o.vec.WriteTo(to)
+		n, err = o.vec.WriteTo(to)
 		o.parts = [3][]byte{}
+		return n, err
 	}
-	return err
+	return int64(k), err
 }

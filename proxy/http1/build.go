@@ -53,7 +53,9 @@ func (c *conn) buildRequest() {
 // sendRequest writes what there is of the request.
 func (c *conn) sendRequest() error {
 	c.out.head = c.out.head[:c.head]
-	return c.out.send(c.up.Conn, c.in[c.req.size:c.data], c.tail)
+	n, err := c.out.send(c.up.Conn, c.in[c.req.size:c.data], c.tail)
+	c.sent = n > 0
+	return err
 }
 
 // appendTarget writes a target in origin form, or the asterisk (RFC 9112,

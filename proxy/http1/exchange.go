@@ -70,15 +70,22 @@ func (c *conn) answer(ctx context.Context) bool {
 	c.stopWatch()
 	c.endAttempt(outlier.EndLocalLimit) // unless it has ended, which it should have
 	c.dropUpstream()
+	c.leave()
+	c.account()
+	return keep && !c.lost
+}
+
+// leave gives back what the request holds of its cluster, once.
+func (c *conn) leave() {
 	if c.retrying {
+		c.retrying = false
 		c.cluster.Limits().Retries.Release()
 	}
 	if c.admitted {
+		c.admitted = false
 		c.cluster.Limits().Requests.Release()
 	}
 	c.permit.Done(c.taught(), c.now)
-	c.account()
-	return keep && !c.lost
 }
 
 // taught is what the request says about its cluster as a whole.
@@ -287,15 +294,19 @@ func (c *conn) try(ctx context.Context) bool {
 // status that may be worth another attempt.
 func (c *conn) again(ending outlier.Ending, answered bool) (*upstream.Endpoint, resilience.Decision) {
 	failure := resilience.Failure{
-		Ending:     ending,
-		Answered:   c.interim > 0,
-		Replayable: c.whole || !c.sent, // what has not been sent is still in the buffer
+		Ending:   ending,
+		Answered: c.interim > 0,
+		// What has not been sent is still in the buffer. After an error of this
+		// machine in the middle of an exchange nobody knows what was processed.
+		Replayable: !c.sent || c.whole && ending != outlier.EndOwnErrno,
 		Safe:       c.repeatable(ending),
 		Attempts:   len(c.record.Attempts),
 	}
 	if answered {
 		failure.Status = c.res.status
 		failure.Unprocessed = c.originOf() == outlier.OriginRefused
+	} else {
+		failure.Unprocessed = !c.sent
 	}
 	decision := c.retry.Decide(failure)
 	switch {
@@ -305,6 +316,9 @@ func (c *conn) again(ending outlier.Ending, answered bool) (*upstream.Endpoint, 
 		return c.ep, decision
 	}
 	next := c.pick(decision == resilience.Retry)
+	if next == nil && ending == outlier.EndKeepAliveRace {
+		return c.ep, resilience.RetryFresh
+	}
 	if decision == resilience.AskBudget && next != nil && !c.mayRetry() {
 		return nil, decision
 	}
@@ -495,7 +509,6 @@ func (c *conn) unconnected(err error) outlier.Ending {
 
 // converse sends the request and reads the head of the answer.
 func (c *conn) converse() (outlier.Ending, bool) {
-	c.sent = true
 	werr := c.sendRequest()
 	if werr == nil && !c.whole {
 		c.startPump()
@@ -559,11 +572,16 @@ func (c *conn) silent(err, werr error) outlier.Ending {
 	if werr != nil && err == io.EOF { //nolint:errorlint // Read returns it bare.
 		err = werr
 	}
-	ending := upstream.Ending(err)
-	if ending == outlier.EndResetBeforeHeaders && c.reused {
-		ending = c.ep.Lost(c.up, c.now)
+	switch upstream.Ending(err) {
+	case outlier.EndOwnErrno, outlier.EndLocalLimit:
+		return outlier.EndOwnErrno
 	}
-	return ending
+	// Also what would say something else of connecting: a host that has become
+	// unreachable may have processed the request before.
+	if c.reused {
+		return c.ep.Lost(c.up, c.now)
+	}
+	return outlier.EndResetBeforeHeaders
 }
 
 // growResponse makes room for n bytes of response; offsets stay.
@@ -588,7 +606,7 @@ func (c *conn) passInterim() *problem {
 	}
 	if c.req.minor >= 1 {
 		c.buildInterim()
-		if err := c.out.send(c.nc, nil, nil); err != nil {
+		if _, err := c.out.send(c.nc, nil, nil); err != nil {
 			c.guard.interrupt(byClient) // the next read finds it
 		}
 	}

@@ -563,7 +563,7 @@ func TestARefusedConnectionIsRetriedElsewhereWhateverTheMethod(t *testing.T) {
 		for range 20 {
 			got := r.dial().do("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 3\r\n\r\nabc")
 			if got.StatusCode != 200 {
-				t.Fatalf("response: got %d %q, want 200", got.StatusCode, got.body)
+				t.Fatalf("response: got %d %q, want 200; %+v", got.StatusCode, got.body, r.last())
 			}
 			if line := r.last(); len(line.Attempts) > 1 {
 				retried = true
@@ -590,7 +590,7 @@ func TestALargeBodySurvivesARefusedConnection(t *testing.T) {
 				_, _ = c.Write(make([]byte, size))
 			}()
 			if got := c.read("POST"); got.StatusCode != 200 {
-				t.Fatalf("response: got %d %q, want 200", got.StatusCode, got.body)
+				t.Fatalf("response: got %d %q, want 200; %+v", got.StatusCode, got.body, r.last())
 			}
 		}
 	}, say(ok), say(ok))
@@ -987,14 +987,12 @@ func TestLimitsOverflow(t *testing.T) {
 func TestTheBreakerRefusesAtOnce(t *testing.T) {
 	inRig(t, func(o *options) { o.cluster.Breaker.For = 0 }, func(r *rig) {
 		r.backends[0].crash()
-		for range o5 {
+		for range resilience.DefaultBreakerConfig().Refusals {
 			r.check(r.dial().do(get), 503, "*", "UF", "10.0.1.1 conn")
 		}
 		r.check(r.dial().do(get), 503, "*", "UO")
 	}, say(ok))
 }
-
-const o5 = 5 // resilience.DefaultBreakerConfig().Refusals
 
 func TestStatusesAreRetriedIfTheRouteSaysSo(t *testing.T) {
 	bad := say("HTTP/1.1 503 Busy\r\nContent-Length: 4\r\n\r\nbusy")

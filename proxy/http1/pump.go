@@ -3,6 +3,7 @@ package http1
 import (
 	"net"
 	"sync/atomic"
+	"time"
 )
 
 // minRoom is how much a read of a body should have room for.
@@ -106,7 +107,8 @@ func (c *conn) forward(data []byte) error {
 	} else if len(data) == 0 {
 		return nil
 	}
-	return c.pumpOut.send(c.pumpTo, data, tail)
+	_, err := c.pumpOut.send(c.pumpTo, data, tail)
+	return err
 }
 
 // stopPump ends the pump, if it is there, and waits for it. It reports whether
@@ -125,6 +127,9 @@ func (c *conn) stopPump() bool {
 		}
 		<-c.pumped
 		c.guard.reopen()
+		if c.up != nil && c.bodyTaken.Load() {
+			_ = c.up.SetDeadline(time.Time{}) // it was about to end by itself
+		}
 	}
 	c.pumping = false
 	return c.bodyTaken.Load()

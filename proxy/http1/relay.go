@@ -21,6 +21,7 @@ func (c *conn) relay() bool {
 		rest := at + used
 		if c.reply.done {
 			keep = c.finish(rest == c.rw) && keep
+			c.leave() // before the client has the answer, and may count on it
 		}
 		if err := c.passOn(data, chunked); err != nil {
 			return c.unheard()
@@ -70,7 +71,7 @@ func (c *conn) passOn(data []byte, chunked bool) error {
 		return nil
 	}
 	c.answered = true
-	err := c.out.send(c.nc, data, tail)
+	_, err := c.out.send(c.nc, data, tail)
 	c.out.head = c.out.head[:0]
 	if err == nil {
 		c.record.BodySent += int64(len(data))

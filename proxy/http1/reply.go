@@ -45,7 +45,7 @@ func (c *conn) send(status int, flags Flags, text, origin string) bool {
 	}
 	c.buildReply(status, text, origin, keep)
 	c.answered = true
-	if c.out.send(c.nc, nil, nil) != nil {
+	if _, err := c.out.send(c.nc, nil, nil); err != nil {
 		c.lost = true
 		c.record.Flags |= DownstreamTermination
 		return false

@@ -316,7 +316,7 @@ func (r *rig) check(got reply, status int, body, flags string, attempts ...strin
 func (r *rig) outcomes() outlier.Counts {
 	r.t.Helper()
 	var sum outlier.Counts
-	err := r.cluster.Ask(r.t.Context(), func(d *outlier.Detector) {
+	err := r.cluster.Ask(r.t.Context(), func(d *outlier.Detector, _ time.Duration) {
 		for _, b := range r.backends {
 			n := d.Endpoint(b.host.Addr().String() + ":80").Counts()
 			sum.N += n.N
