@@ -155,6 +155,16 @@ func (c *Cluster) Pick(now time.Duration, tried *Tried) *upstream.Endpoint {
 	return p.pick(rand.Uint64(), now, seen)
 }
 
+// dial is the Dial of all connections of the cluster. It notices when this
+// machine is at fault: out of descriptors, of ports, of memory.
+func (c *Cluster) dial(ctx context.Context, network, address string) (net.Conn, error) {
+	conn, err := c.deps.Dial(ctx, network, address)
+	if err != nil && upstream.Ending(err) == outlier.EndOwnErrno {
+		c.deps.Self.Trouble(c.deps.Clock.Now())
+	}
+	return conn, err
+}
+
 // Wake asks Run to look at the counters soon. It never blocks nor allocates.
 func (c *Cluster) Wake() {
 	select {

@@ -4,8 +4,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
+	"os"
 	"slices"
 	"strings"
+	"syscall"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -15,6 +18,7 @@ import (
 	"github.com/overhear-mesh/overhear/outlier"
 	"github.com/overhear-mesh/overhear/proxy/clock"
 	"github.com/overhear-mesh/overhear/proxy/cluster"
+	"github.com/overhear-mesh/overhear/proxy/upstream"
 )
 
 func TestACrashedEndpointLeavesThePickerWithin150Milliseconds(t *testing.T) {
@@ -379,6 +383,44 @@ func TestThePathOfARequestAllocatesNothing(t *testing.T) {
 				t.Errorf("%s: %v allocations, want none", name, n)
 			}
 		}
+	})
+}
+
+func TestTroubleOfThisMachineRaisesSelfDoubtAndBlamesNobody(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		self := outlier.NewSelf()
+		cfg := cluster.DefaultConfig()
+		cfg.Name = "api"
+		m := &mesh{t: t, clock: clock.New()}
+		m.cluster = cluster.New(cfg, cluster.Deps{Clock: m.clock, Self: self, Dial: func(context.Context, string, string) (net.Conn, error) {
+			return nil, &net.OpError{Op: "dial", Err: os.NewSyscallError("socket", syscall.EMFILE)}
+		}})
+		m.cluster.Update([]cluster.Spec{{ID: "a", Address: "10.0.0.1:80"}, {ID: "b", Address: "10.0.0.2:80"}})
+		ctx, cancel := context.WithCancel(t.Context())
+		done := make(chan struct{})
+		go func() { m.cluster.Run(ctx); close(done) }()
+		synctest.Wait()
+		for range 50 {
+			e := m.cluster.Pick(m.clock.Now(), nil)
+			a := e.Begin(m.clock.Now(), true)
+			_, _, err := e.Get(t.Context(), m.clock.Now())
+			connect, ok := errors.AsType[*upstream.ConnectError](err)
+			if !ok || connect.Ending != outlier.EndOwnErrno {
+				t.Fatalf("Get = %v, want an error of this machine", err)
+			}
+			a.End(outlier.Outcome{Class: outlier.ClassifyHTTP(outlier.HTTPResult{Ending: connect.Ending}), Now: m.clock.Now()})
+			time.Sleep(100 * time.Millisecond)
+		}
+		if lhm := self.LHM(); lhm < 2 {
+			t.Errorf("self-doubt %d after 5 s without descriptors, want at least 2", lhm)
+		}
+		for _, e := range m.cluster.Snapshot().Endpoints {
+			if e.State != outlier.In || e.Counts.N != 0 {
+				t.Errorf("%s is %v with %d attempts, want in with none", e.ID, e.State, e.Counts.N)
+			}
+		}
+		cancel()
+		<-done
 	})
 }
 

@@ -96,7 +96,7 @@ func (l *loop) send(ctx context.Context, t ping.Target, timeout time.Duration, t
 		defer cancel()
 		defer stop()
 		start := l.c.deps.Clock.Now()
-		result := ping.Ping(own, l.c.deps.Dial, t)
+		result := ping.Ping(own, l.c.dial, t)
 		end := l.c.deps.Clock.Now()
 		select {
 		case l.probes.results <- func() {

@@ -238,7 +238,7 @@ func (l *loop) configure(cfg Config) {
 	}
 	l.cfg = cfg
 	options := upstream.DefaultOptions()
-	options.Dial = l.c.deps.Dial
+	options.Dial = l.c.dial
 	options.ConnectTimeout, options.IdleTimeout = cfg.ConnectTimeout, cfg.IdleTimeout
 	options.MaxIdle, options.MaxConns = cfg.MaxIdle, cfg.MaxConns
 	l.options, l.rebuild = &options, true

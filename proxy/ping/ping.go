@@ -114,11 +114,11 @@ func get(ctx context.Context, c net.Conn, t Target) outlier.ProbeResult {
 func judge(answer *http.Response, t Target) outlier.ProbeResult {
 	if t.Inbound {
 		switch answer.Header.Get("x-overhear-origin") {
-		case "app-refused":
+		case outlier.OriginRefused:
 			return outlier.Refused
-		case "app-reset":
+		case outlier.OriginReset:
 			return outlier.Reset
-		case "app-timeout":
+		case outlier.OriginTimeout:
 			return outlier.TimedOut
 		}
 	}
