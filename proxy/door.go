@@ -1,0 +1,260 @@
+package proxy
+
+import (
+	"context"
+	"fmt"
+	"math/rand/v2"
+	"net"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/overhear-mesh/overhear/outlier"
+	"github.com/overhear-mesh/overhear/proxy/cluster"
+	"github.com/overhear-mesh/overhear/proxy/config"
+	"github.com/overhear-mesh/overhear/proxy/http1"
+	"github.com/overhear-mesh/overhear/proxy/listener"
+	"github.com/overhear-mesh/overhear/proxy/reporting"
+	"github.com/overhear-mesh/overhear/proxy/resilience"
+	"github.com/overhear-mesh/overhear/proxy/router"
+	"github.com/overhear-mesh/overhear/proxy/tcp"
+	"github.com/overhear-mesh/overhear/proxy/telemetry"
+	"github.com/overhear-mesh/overhear/proxy/upstream"
+)
+
+// door is an open listener with the engine behind it.
+type door struct {
+	name     string
+	inbound  bool
+	socket   net.Listener
+	listener *listener.Listener
+	recorder *telemetry.Recorder
+
+	// One of the two engines.
+	http    *http1.Server
+	metrics http1.Metrics
+	table   atomic.Pointer[router.Table] // of an outbound http door
+	tcp     *tcp.Proxy
+	target  target // of an outbound tcp door
+
+	shutOnce sync.Once
+}
+
+// target is the cluster that a TCP door leads to at the moment.
+type target struct {
+	atomic.Pointer[cluster.Cluster]
+}
+
+func (t *target) Name() string { return t.Load().Name() }
+func (t *target) Pick(now time.Duration, tried *cluster.Tried) *upstream.Endpoint {
+	return t.Load().Pick(now, tried)
+}
+func (t *target) Breaker() *resilience.Breaker { return t.Load().Breaker() }
+func (t *target) Limits() *resilience.Limits   { return t.Load().Limits() }
+
+// shut takes no new connections, lets those that are open finish, and cuts them
+// after the timeout.
+func (d *door) shut(timeout time.Duration) {
+	d.shutOnce.Do(func() {
+		if d.http != nil {
+			d.http.Drain()
+		}
+		d.listener.Drain(timeout)
+	})
+}
+
+func (d *door) numbers() telemetry.Listener {
+	l := telemetry.Listener{Recorder: d.recorder, Accepted: d.listener.Accepted}
+	if d.http != nil {
+		l.HTTP1 = &d.metrics
+	} else {
+		l.TCP = d.tcp.Stats
+	}
+	return l
+}
+
+// doorKey is what makes an outbound listener the same over a reload.
+func doorKey(o config.Outbound) string {
+	return fmt.Sprintf("outbound %s %s %s %d", o.Name, o.Protocol, o.Address, o.MaxConnections)
+}
+
+// applyLocked makes the listeners those of cfg: it opens new ones, gives those
+// that stay their routes, and retires the others. With an error nothing has
+// changed.
+func (s *Sidecar) applyLocked(ctx context.Context, cfg config.Config) error {
+	tables := make([]*router.Table, len(cfg.Outbound))
+	for i, o := range cfg.Outbound {
+		table, err := router.New(rules(o), s.discovery.Lookup, &s.ids)
+		if err != nil {
+			return fmt.Errorf("outbound[%d]: %w", i, err)
+		}
+		tables[i] = table
+	}
+	next := make(map[string]*door, len(s.doors))
+	var opened []*door
+	undo := func() {
+		for _, d := range opened {
+			_ = d.socket.Close() // it has not been used
+		}
+	}
+	for i, o := range cfg.Outbound {
+		key := doorKey(o)
+		if d := s.doors[key]; d != nil {
+			next[key] = d
+			continue
+		}
+		d, err := s.openOutbound(ctx, o, cfg)
+		if err != nil {
+			undo()
+			return fmt.Errorf("outbound[%d]: %w", i, err)
+		}
+		opened = append(opened, d)
+		next[key] = d
+	}
+	for i, in := range cfg.Inbound {
+		key := "inbound " + in.Address
+		if d := s.doors[key]; d != nil {
+			next[key] = d
+			continue
+		}
+		d, err := s.openInbound(ctx, in, cfg)
+		if err != nil {
+			undo()
+			return fmt.Errorf("inbound[%d]: %w", i, err)
+		}
+		opened = append(opened, d)
+		next[key] = d
+	}
+	// From here on nothing can fail.
+	patience := map[*cluster.Cluster]time.Duration{}
+	for i, o := range cfg.Outbound {
+		d := next[doorKey(o)]
+		d.table.Store(tables[i])
+		for route := range tables[i].Routes() {
+			d.target.Store(route.Cluster)
+			impatient(patience, route)
+		}
+	}
+	for c, timeout := range patience {
+		c.SetTimeout(timeout)
+	}
+	var retired []*door
+	for key, d := range s.doors {
+		if next[key] == nil {
+			retired = append(retired, d)
+			delete(s.addrs, d.name)
+		}
+	}
+	s.doors = next
+	for _, d := range opened {
+		s.addrs[d.name] = d.socket.Addr()
+		s.opts.Log.Info("listening", "listener", d.name, "address", d.socket.Addr().String(), "inbound", d.inbound)
+		s.serve(d)
+	}
+	s.retiring(retired...)
+	return nil
+}
+
+// impatient notes the shortest time that any route gives a cluster: an attempt
+// must be overdue before the most impatient of them gives up.
+func impatient(patience map[*cluster.Cluster]time.Duration, route *router.Route) {
+	timeout := route.Timeout
+	if route.PerTryTimeout > 0 && (timeout == 0 || route.PerTryTimeout < timeout) {
+		timeout = route.PerTryTimeout
+	}
+	if now, known := patience[route.Cluster]; !known || timeout > 0 && (now == 0 || timeout < now) {
+		patience[route.Cluster] = timeout
+	}
+}
+
+// rules are the routes of a listener; that of one with a cluster takes everything.
+func rules(o config.Outbound) []router.Rule {
+	if o.Cluster == "" {
+		return o.Routes
+	}
+	all := router.DefaultRule()
+	all.Cluster = o.Cluster
+	if o.Protocol == config.TCP {
+		all.Timeout = 0 // a connection may last
+	}
+	return []router.Rule{all}
+}
+
+func (s *Sidecar) openOutbound(ctx context.Context, o config.Outbound, cfg config.Config) (*door, error) {
+	d, err := s.openDoor(ctx, o.Name, o.Address, false, cfg)
+	if err != nil {
+		return nil, err
+	}
+	handler := listener.Handler(nil)
+	if o.Protocol == config.TCP {
+		d.tcp = tcp.New(cfg.TCP, tcp.Deps{
+			Clock: s.clock, Cluster: &d.target, Log: d.recorder,
+			FirstByteTimeout: func() time.Duration { return d.target.Load().Config().Outlier.TCPFirstByteTimeout },
+		})
+		handler = d.tcp.ServeConn
+	} else {
+		d.http = http1.NewServer(cfg.HTTP1, http1.Deps{Clock: s.clock, Router: d.table.Load, Log: d.recorder, Metrics: &d.metrics})
+		handler = d.http.ServeConn
+	}
+	d.listener = listener.New(limit(o.MaxConnections), s.opts.Log, handler)
+	return d, nil
+}
+
+func (s *Sidecar) openInbound(ctx context.Context, in config.Inbound, cfg config.Config) (*door, error) {
+	d, err := s.openDoor(ctx, in.Name, in.Address, true, cfg)
+	if err != nil {
+		return nil, err
+	}
+	app := s.application(in)
+	handler := listener.Handler(nil)
+	if in.Protocol == config.TCP {
+		d.tcp = tcp.New(cfg.TCP, tcp.Deps{Clock: s.clock, Inbound: app, Log: d.recorder})
+		handler = d.tcp.ServeConn
+	} else {
+		d.http = http1.NewServer(cfg.HTTP1, http1.Deps{
+			Clock: s.clock, Log: d.recorder, Metrics: &d.metrics, Inbound: &http1.InboundTarget{Endpoint: app},
+		})
+		handler = d.http.ServeConn
+	}
+	d.listener = listener.New(limit(in.MaxConnections), s.opts.Log, handler)
+	return d, nil
+}
+
+// application is the local application as an endpoint: it is counted and not
+// judged, so that its detector is made for the counters and never stepped.
+func (s *Sidecar) application(in config.Inbound) *upstream.Endpoint {
+	detector := outlier.New(outlier.DefaultConfig(), rand.New(rand.NewPCG(0, 0)))
+	detector.SetMembers([]outlier.Member{{ID: in.Instance, Weight: 1}}, s.clock.Now())
+	options := upstream.DefaultOptions()
+	options.Dial = s.opts.Dial
+	stats := detector.Endpoint(in.Instance)
+	wake := func() {}
+	if s.reporter != nil {
+		wake = s.reporter.Own(reporting.Instance{Service: in.Service, Instance: in.Instance, Stats: stats})
+	}
+	return upstream.NewEndpoint(in.Instance, in.Application, s.cfg.Node.Zone, 0, false, stats, wake, &options)
+}
+
+func (s *Sidecar) openDoor(ctx context.Context, name, address string, inbound bool, cfg config.Config) (*door, error) {
+	socket, err := s.opts.Listen(ctx, "tcp", address)
+	if err != nil {
+		return nil, fmt.Errorf("address: %w", err)
+	}
+	log := s.accessLog
+	if inbound && !cfg.AccessLog.Inbound {
+		log = nil
+	}
+	var observe func(*http1.AccessRecord)
+	if s.opts.OnRequest != nil {
+		observe = func(r *http1.AccessRecord) { s.opts.OnRequest(name, r) }
+	}
+	return &door{name: name, inbound: inbound, socket: socket, recorder: telemetry.NewRecorder(name, inbound, log, observe)}, nil
+}
+
+func limit(n int) listener.Config {
+	cfg := listener.DefaultConfig()
+	if n > 0 {
+		cfg.MaxConnections = n
+	}
+	return cfg
+}

@@ -1,0 +1,450 @@
+package proxy
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"reflect"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
+	"golang.org/x/sync/errgroup"
+	"google.golang.org/grpc"
+
+	"github.com/overhear-mesh/overhear/internal/strictyaml"
+	"github.com/overhear-mesh/overhear/proxy/admin"
+	"github.com/overhear-mesh/overhear/proxy/clock"
+	"github.com/overhear-mesh/overhear/proxy/cluster"
+	"github.com/overhear-mesh/overhear/proxy/config"
+	"github.com/overhear-mesh/overhear/proxy/discovery"
+	"github.com/overhear-mesh/overhear/proxy/http1"
+	"github.com/overhear-mesh/overhear/proxy/reporting"
+	"github.com/overhear-mesh/overhear/proxy/router"
+	"github.com/overhear-mesh/overhear/proxy/telemetry"
+)
+
+// Options are what a sidecar gets from the program around it; every field may be
+// left out.
+type Options struct {
+	// Log is the sidecar's own log. Default: discarded.
+	Log *slog.Logger
+	// LogLevel lets an operator change the level of Log.
+	LogLevel *slog.LevelVar
+	// Version is shown to operators and to the control plane.
+	Version string
+	// Dial opens every connection: attempts, probes, the control plane.
+	Dial func(ctx context.Context, network, address string) (net.Conn, error)
+	// Listen opens every listener.
+	Listen func(ctx context.Context, network, address string) (net.Listener, error)
+	// OnRequest is called with each HTTP request that has ended, on the goroutine
+	// that served it. It must neither block nor keep the record.
+	OnRequest func(listener string, r *http1.AccessRecord)
+	// OnEvent is called with each cluster's events, on that cluster's goroutine. It
+	// must not block.
+	OnEvent func(cluster.Event)
+}
+
+// Sidecar is one data plane. Its methods may be called from any goroutine.
+type Sidecar struct {
+	opts  Options
+	clock clock.Clock
+	start time.Time
+
+	link      *grpc.ClientConn // to the control plane; nil: none
+	discovery *discovery.Discovery
+	reporter  *reporting.Reporter // nil without a control plane
+	accessLog *telemetry.AccessLog
+	ids       router.IDs
+	metrics   *prometheus.Registry
+
+	accepted, refused atomic.Uint64 // reloads
+	reloadError       atomic.Pointer[string]
+	draining          atomic.Bool
+	drain             chan struct{} // closed when told to drain
+	drainOnce         sync.Once
+
+	mu       sync.Mutex // guards what follows
+	cfg      config.Config
+	doors    map[string]*door     // open listeners by key
+	serve    func(*door)          // starts serving; nil before and after Run
+	addrs    map[string]net.Addr  // by listener name, once open
+	retiring func(doors ...*door) // drains removed listeners
+}
+
+// New assembles a sidecar of a valid configuration. It opens the access log, and
+// nothing else before Run.
+func New(cfg config.Config, opts Options) (*Sidecar, error) {
+	if err := strictyaml.Validate(&cfg); err != nil {
+		return nil, err
+	}
+	if opts.Log == nil {
+		opts.Log = slog.New(slog.DiscardHandler)
+	}
+	if opts.Dial == nil {
+		opts.Dial = new(net.Dialer).DialContext
+	}
+	if opts.Listen == nil {
+		opts.Listen = new(net.ListenConfig).Listen
+	}
+	s := &Sidecar{
+		opts: opts, clock: clock.New(), start: time.Now(), cfg: cfg,
+		drain: make(chan struct{}), doors: map[string]*door{}, addrs: map[string]net.Addr{},
+	}
+	if cfg.AccessLog.Path != "off" {
+		var err error
+		if s.accessLog, err = telemetry.OpenAccessLog(cfg.AccessLog.Path, s.clock); err != nil {
+			return nil, err
+		}
+	}
+	if err := s.connect(); err != nil {
+		return nil, err
+	}
+	s.metrics = prometheus.NewRegistry()
+	s.metrics.MustRegister(s.collector(), collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	return s, nil
+}
+
+// connect makes discovery and reporting, which share one connection to the
+// control plane.
+func (s *Sidecar) connect() error {
+	node := discovery.Node{
+		ID: s.cfg.Node.ID, Cluster: s.cfg.Node.Cluster, Region: s.cfg.Node.Region, Zone: s.cfg.Node.Zone,
+		Labels: s.cfg.Node.Labels, Version: s.opts.Version,
+	}
+	deps := discovery.Deps{
+		Cluster: cluster.Deps{Clock: s.clock, Dial: s.opts.Dial, Log: s.opts.Log, Seed: uint64(s.start.UnixNano())},
+		Log:     s.opts.Log,
+		Added: func(c *cluster.Cluster) {
+			if s.reporter != nil {
+				s.reporter.Add(c)
+			}
+			if s.opts.OnEvent != nil {
+				c.Subscribe(s.opts.OnEvent)
+			}
+		},
+	}
+	cp := s.cfg.ControlPlane
+	if len(cp.Addresses) > 0 {
+		var err error
+		if s.link, err = discovery.Connect(cp.Addresses, s.opts.Dial); err != nil {
+			return fmt.Errorf("control_plane: %w", err)
+		}
+		s.reporter = reporting.New(reporting.Config{
+			Node: node.ID, Region: node.Region, Zone: node.Zone, Labels: node.Labels,
+			Incarnation: uint64(s.start.UnixMilli()),
+		}, reporting.Deps{Clock: s.clock, Conn: s.link, Log: s.opts.Log})
+		deps.ControlPlane = s.link // not before: a nil pointer in an interface is not nil
+	}
+	s.discovery = discovery.New(discovery.Config{
+		Static:   static(s.cfg),
+		XDS:      discovery.XDS(node, cp.Clusters),
+		StateDir: s.cfg.StateDir,
+	}, deps)
+	return nil
+}
+
+func static(cfg config.Config) []discovery.Static {
+	var out []discovery.Static
+	for _, c := range cfg.Clusters {
+		out = append(out, discovery.Static{Config: c.Config, Endpoints: c.Specs()})
+	}
+	return out
+}
+
+// Run opens the listeners and serves until ctx ends or an operator asks to drain.
+// Then it takes no new connections, lets requests under way finish, and cuts what
+// is left after the drain timeout. It returns nil after an orderly end, when all
+// that it started has ended. It may be called once.
+func (s *Sidecar) Run(ctx context.Context) error {
+	// Three lives, from the shortest to the longest: ctx until we are told to
+	// stop; work until the last request has ended; and the access log's, until the
+	// last line is written.
+	work, endWork := context.WithCancel(context.WithoutCancel(ctx))
+	defer endWork()
+	logging, endLogging := context.WithCancel(context.WithoutCancel(ctx))
+	defer endLogging()
+
+	var log errgroup.Group
+	if s.accessLog != nil {
+		log.Go(func() error { return s.accessLog.Run(logging) })
+	}
+	group, work := errgroup.WithContext(work)
+	err := s.open(work, group)
+	if err == nil {
+		group.Go(func() error { return s.discovery.Run(work) })
+		if s.reporter != nil {
+			group.Go(func() error { return s.reporter.Run(work) })
+		}
+		s.opts.Log.Info("sidecar runs", "node", s.cfg.Node.ID, "version", s.opts.Version)
+		select {
+		case <-ctx.Done():
+		case <-s.drain:
+		case <-work.Done(): // something that must not end has ended
+		}
+		s.drainAll()
+	}
+	endWork()
+	err = errors.Join(err, ignoreCancel(group.Wait()))
+	if s.link != nil {
+		err = errors.Join(err, s.link.Close())
+	}
+	endLogging()
+	err = errors.Join(err, log.Wait())
+	s.opts.Log.Info("sidecar ended", "node", s.cfg.Node.ID)
+	return err
+}
+
+func ignoreCancel(err error) error {
+	if errors.Is(err, context.Canceled) {
+		return nil
+	}
+	return err
+}
+
+// open opens every listener and the admin port, or none.
+func (s *Sidecar) open(work context.Context, group *errgroup.Group) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.serve = func(d *door) {
+		group.Go(func() error {
+			if err := d.listener.Serve(work, d.socket); err != nil {
+				return fmt.Errorf("listener %s: %w", d.name, err)
+			}
+			return nil
+		})
+	}
+	s.retiring = func(doors ...*door) {
+		for _, d := range doors {
+			group.Go(func() error { d.shut(s.drainTimeout()); return nil })
+		}
+	}
+	if err := s.applyLocked(work, s.cfg); err != nil {
+		return err
+	}
+	if s.cfg.Admin.Address == "off" {
+		return nil
+	}
+	socket, err := s.opts.Listen(work, "tcp", s.cfg.Admin.Address)
+	if err != nil {
+		for _, d := range s.doors {
+			_ = d.listener.Drain(0)
+		}
+		return fmt.Errorf("admin.address: %w", err)
+	}
+	s.addrs["admin"] = socket.Addr()
+	server := &http.Server{
+		Handler:           admin.Handler(s.shown()),
+		ReadHeaderTimeout: admin.ReadHeaderTimeout,
+		IdleTimeout:       admin.IdleTimeout,
+		ErrorLog:          slog.NewLogLogger(s.opts.Log.Handler(), slog.LevelDebug),
+	}
+	group.Go(func() error {
+		if err := server.Serve(socket); !errors.Is(err, http.ErrServerClosed) {
+			return fmt.Errorf("admin: %w", err)
+		}
+		return nil
+	})
+	group.Go(func() error {
+		<-work.Done()
+		return server.Close()
+	})
+	return nil
+}
+
+// drainAll closes every listener gently.
+func (s *Sidecar) drainAll() {
+	s.draining.Store(true)
+	s.mu.Lock()
+	s.serve = nil // a reload opens nothing any more
+	doors := make([]*door, 0, len(s.doors))
+	for _, d := range s.doors {
+		doors = append(doors, d)
+	}
+	s.mu.Unlock()
+	s.opts.Log.Info("draining", "timeout", s.drainTimeout())
+	var wg sync.WaitGroup
+	for _, d := range doors {
+		wg.Go(func() { d.shut(s.drainTimeout()) })
+	}
+	wg.Wait()
+}
+
+func (s *Sidecar) drainTimeout() time.Duration {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.cfg.Drain.Timeout
+}
+
+// Drain makes Run end as the end of its context does.
+func (s *Sidecar) Drain() { s.drainOnce.Do(func() { close(s.drain) }) }
+
+// Ready returns "" when traffic can be served, else the reason why not.
+func (s *Sidecar) Ready() string {
+	s.mu.Lock()
+	open := s.serve != nil
+	s.mu.Unlock()
+	switch {
+	case s.draining.Load():
+		return "draining"
+	case !open:
+		return "listeners are not open"
+	}
+	select {
+	case <-s.discovery.Ready():
+		return ""
+	default:
+		return "no clusters yet: the control plane has not answered, and there is no saved state"
+	}
+}
+
+// Addr is where a listener, by its name, or "admin" listens; nil before Run has
+// opened it.
+func (s *Sidecar) Addr(name string) net.Addr {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.addrs[name]
+}
+
+// Clusters are all clusters of the moment.
+func (s *Sidecar) Clusters() []*cluster.Cluster { return s.discovery.Clusters() }
+
+// Reload replaces the configuration while requests go on. It changes all that can
+// be changed, or, with an error, nothing at all.
+func (s *Sidecar) Reload(next config.Config) error {
+	if err := s.reload(next); err != nil {
+		s.ReloadFailed(err)
+		return err
+	}
+	s.accepted.Add(1)
+	s.reloadError.Store(nil)
+	if s.accessLog != nil {
+		return s.accessLog.Reopen()
+	}
+	return nil
+}
+
+// ReloadFailed counts and shows a reload that failed before Reload could be called.
+func (s *Sidecar) ReloadFailed(err error) {
+	s.refused.Add(1)
+	text := err.Error()
+	s.reloadError.Store(&text)
+}
+
+func (s *Sidecar) reload(next config.Config) error {
+	if err := strictyaml.Validate(&next); err != nil {
+		return err
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.serve == nil {
+		return errors.New("the sidecar does not run")
+	}
+	if fixed := fixedFields(s.cfg, next); fixed != "" {
+		return fmt.Errorf("%s cannot change while the sidecar runs: restart it", fixed)
+	}
+	if err := s.applyLocked(context.Background(), next); err != nil {
+		return err
+	}
+	s.discovery.SetStatic(static(next))
+	if s.opts.LogLevel != nil {
+		_ = s.opts.LogLevel.UnmarshalText([]byte(next.Log.Level)) // valid: one that slog knows
+	}
+	s.cfg = next
+	s.opts.Log.Info("configuration reloaded")
+	return nil
+}
+
+// fixedFields names what differs between two configurations and cannot change at
+// run time.
+func fixedFields(a, b config.Config) string {
+	var differ []string
+	for _, f := range []struct {
+		name string
+		a, b any
+	}{
+		{"node", a.Node, b.Node}, {"admin", a.Admin, b.Admin}, {"control_plane", a.ControlPlane, b.ControlPlane},
+		{"state_dir", a.StateDir, b.StateDir}, {"log.format", a.Log.Format, b.Log.Format}, {"access_log", a.AccessLog, b.AccessLog},
+		{"http1", a.HTTP1, b.HTTP1}, {"tcp", a.TCP, b.TCP}, {"inbound", a.Inbound, b.Inbound},
+	} {
+		if !reflect.DeepEqual(f.a, f.b) {
+			differ = append(differ, f.name)
+		}
+	}
+	return strings.Join(differ, ", ")
+}
+
+// shown is what the admin port shows.
+func (s *Sidecar) shown() admin.Source {
+	return admin.Source{
+		Ready: s.Ready, Status: s.status, Drain: s.Drain, Level: s.opts.LogLevel, Metrics: s.metrics, Token: s.cfg.Admin.Token,
+		Clusters: func() []*cluster.Snapshot {
+			var all []*cluster.Snapshot
+			for _, c := range s.discovery.Clusters() {
+				if snapshot := c.Snapshot(); snapshot != nil {
+					all = append(all, snapshot)
+				}
+			}
+			return all
+		},
+		Config: func() ([]byte, error) {
+			s.mu.Lock()
+			shown := s.cfg
+			s.mu.Unlock()
+			if shown.Admin.Token != "" {
+				shown.Admin.Token = "(set)"
+			}
+			return strictyaml.Encode(shown)
+		},
+	}
+}
+
+func (s *Sidecar) status() admin.Status {
+	st := admin.Status{
+		Node: s.cfg.Node.ID, Zone: s.cfg.Node.Zone, Version: s.opts.Version,
+		Uptime: time.Since(s.start).Round(time.Second).String(), Draining: s.draining.Load(),
+	}
+	if s.link != nil {
+		from := s.discovery.Status()
+		st.ControlPlane = &admin.ControlPlane{Connected: from.Connected, Reporting: s.reporter.Connected(), Source: from.Source.String()}
+		if from.Source == discovery.Saved {
+			st.ControlPlane.Age = from.Age.Round(time.Second).String()
+		}
+	}
+	if text := s.reloadError.Load(); text != nil {
+		st.ReloadError = *text
+	}
+	return st
+}
+
+func (s *Sidecar) collector() *telemetry.Collector {
+	src := telemetry.Source{
+		Version: s.opts.Version, AccessLog: s.accessLog, Clusters: s.discovery.Clusters, Draining: s.draining.Load,
+		Reloads: func() (uint64, uint64) { return s.accepted.Load(), s.refused.Load() },
+		ControlPlane: func() (wanted, resources, reports bool) {
+			if s.link == nil {
+				return false, false, false
+			}
+			return true, s.discovery.Status().Connected, s.reporter.Connected()
+		},
+		Listeners: func() []telemetry.Listener {
+			s.mu.Lock()
+			defer s.mu.Unlock()
+			all := make([]telemetry.Listener, 0, len(s.doors))
+			for _, d := range s.doors {
+				all = append(all, d.numbers())
+			}
+			return all
+		},
+	}
+	if s.reporter != nil {
+		src.Reports = s.reporter.Stats
+	}
+	return telemetry.NewCollector(src)
+}
