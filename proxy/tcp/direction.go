@@ -15,8 +15,9 @@ const (
 	smallBuffer = 2 << 10
 	largeBuffer = 32 << 10
 
-	// bulkReads full reads in a row make a direction bulk.
-	bulkReads = 8
+	// bulkRun is how many bytes must come in reads that a small buffer would not
+	// have held, one after the other, to make a direction bulk.
+	bulkRun = 256 << 10
 	// spliceChunk is how much the kernel moves between two looks at how far it
 	// has come, and spliceWait is how long it may wait for the next bytes: a
 	// source that is slower is not bulk any more.
@@ -42,6 +43,7 @@ type direction struct {
 	spliced  bool         // the kernel can move data from src to dst
 	first    func()       // called before the first bytes are passed on; may be nil
 	moved    atomic.Int64 // bytes that dst has taken
+	bulk     int64        // of those, bytes that the kernel has moved
 	small    [smallBuffer]byte
 }
 
@@ -62,7 +64,7 @@ func (d *direction) copy() (end, error) {
 		}
 	}
 	defer release()
-	for full := 0; ; {
+	for run := 0; ; {
 		n, err := d.src.Read(buffer)
 		if n > 0 {
 			if err := d.pass(buffer[:n]); err != nil {
@@ -76,20 +78,18 @@ func (d *direction) copy() (end, error) {
 			return readFailed, err
 		}
 		switch {
-		case n == len(buffer) && large == nil:
+		case large == nil && n == smallBuffer:
 			large = largeBuffers.Get().(*[largeBuffer]byte)
 			buffer = large[:]
-		case n == len(buffer):
-			full++
 		case n <= smallBuffer:
 			release()
-			buffer, full = d.small[:], 0
+			buffer, run = d.small[:], 0
 		default:
-			full = 0
+			run += n
 		}
-		if full == bulkReads && d.spliced {
+		if run >= bulkRun && d.spliced {
 			release()
-			buffer, full = d.small[:], 0
+			buffer, run = d.small[:], 0
 			if end, over, err := d.splice(); over {
 				return end, err
 			}
@@ -116,6 +116,7 @@ func (d *direction) splice() (e end, over bool, err error) {
 		_ = d.src.SetReadDeadline(time.Now().Add(spliceWait))
 		n, err := io.CopyN(d.dst, d.src, spliceChunk)
 		d.moved.Add(n)
+		d.bulk += n
 		switch {
 		case err == nil:
 			continue

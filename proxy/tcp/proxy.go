@@ -42,7 +42,7 @@ type Proxy struct {
 	cfg  Config
 	deps Deps
 
-	connections, active, failed, sent, received atomic.Int64
+	connections, active, failed, sent, received, spliced atomic.Int64
 }
 
 // New makes a proxy. cfg must be valid.
@@ -58,6 +58,7 @@ type Stats struct {
 	Connections, Active int64
 	Failed              int64 // connections that no endpoint took
 	Sent, Received      int64 // bytes, of connections that have ended
+	Spliced             int64 // of those, bytes that the kernel has moved
 }
 
 // Stats returns the totals.
@@ -68,6 +69,7 @@ func (p *Proxy) Stats() Stats {
 		Failed:      p.failed.Load(),
 		Sent:        p.sent.Load(),
 		Received:    p.received.Load(),
+		Spliced:     p.spliced.Load(),
 	}
 }
 
@@ -123,6 +125,7 @@ func (p *Proxy) serve(ctx context.Context, client net.Conn, r *Record) {
 	}
 	s.carry(ctx, timeout)
 	r.Sent, r.Received = s.up.moved.Load(), s.down.moved.Load()
+	p.spliced.Add(s.up.bulk + s.down.bulk)
 	r.Flags |= s.flags
 	last := &r.Attempts[len(r.Attempts)-1]
 	last.Ending, last.Class = s.ending, s.class
