@@ -11,8 +11,13 @@ type failure struct {
 	Error string `json:"error"`
 }
 
+// fail answers with a failure.
 func fail(w http.ResponseWriter, status int, format string, args ...any) {
-	answer(w, status, failure{fmt.Sprintf(format, args...)})
+	failWith(w, status, fmt.Sprintf(format, args...))
+}
+
+func failWith(w http.ResponseWriter, status int, message string) {
+	answer(w, status, failure{message})
 }
 
 // answer writes v as JSON.

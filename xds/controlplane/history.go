@@ -1,28 +1,33 @@
 package controlplane
 
 import (
+	"slices"
 	"sync"
 	"time"
+
+	"github.com/overhear-mesh/overhear/outlier/merge"
 )
 
 // Event is one thing that an operator may want to know: a verdict, a verdict
-// that was refused, a reporter that came or went, a reload, an order of an
-// operator.
+// that was held back, a suspicion, a reporter that came or went, a reload, an
+// order of an operator.
 type Event struct {
 	// Cursor numbers events from 1 in the life of one process.
 	Cursor uint64    `json:"cursor"`
 	Time   time.Time `json:"time"`
-	// Kind is verdict, refused, finding, reporter, registry, operator or lost.
+	// Kind is verdict, refused, reporter, registry, ready, operator, lost, or the
+	// name of a merge.EventKind.
 	Kind     string `json:"kind"`
 	Service  string `json:"service,omitempty"`
 	Endpoint string `json:"endpoint,omitempty"` // instance
-	Scope    string `json:"scope,omitempty"`    // fleet or zone NAME
+	Reporter string `json:"reporter,omitempty"`
+	Scope    string `json:"scope,omitempty"` // "fleet" or "zone NAME"
 	From     string `json:"from,omitempty"`
 	To       string `json:"to,omitempty"`
 	Rule     string `json:"rule,omitempty"`
 	Epoch    uint64 `json:"epoch,omitempty"`
-	// Text is the event as a sentence.
-	Text string `json:"text"`
+	HeldBack string `json:"held_back_by,omitempty"` // a guard or a cap: To did not come about
+	Text     string `json:"text"`                   // the event as a sentence
 }
 
 // history keeps the newest events in a ring. Writers never wait for readers: a
@@ -71,4 +76,19 @@ func (h *history) after(cursor uint64, limit int) (events []Event, lost uint64, 
 		events = append(events, h.ring[(c-1)%uint64(len(h.ring))])
 	}
 	return events, lost, h.grown
+}
+
+// about returns the newest events of an endpoint, oldest first.
+func (h *history) about(k merge.Key, limit int) []Event {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	events := []Event{}
+	size := uint64(len(h.ring))
+	for c := h.next - 1; c > 0 && c+size >= h.next && len(events) < limit; c-- {
+		if e := h.ring[(c-1)%size]; e.Service == k.Service && e.Endpoint == k.Instance {
+			events = append(events, e)
+		}
+	}
+	slices.Reverse(events)
+	return events
 }

@@ -1,0 +1,485 @@
+package controlplane_test
+
+import (
+	"bufio"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/overhear-mesh/overhear/outlier"
+	"github.com/overhear-mesh/overhear/xds/controlplane"
+	"github.com/overhear-mesh/overhear/xds/registry"
+)
+
+// crash makes the callers see what a crashed endpoint looks like: one runs into
+// it, and whoever probes it is refused. It returns the instant of the failure.
+func crash(all []*sidecar, instance string) time.Time {
+	for _, s := range all {
+		s.broken(instance, outlier.Refused)
+	}
+	all[0].attempts(instance, 1, 1, outlier.Conn)
+	return time.Now()
+}
+
+func TestACrashReachesTheWholeFleetWithinAHundredMilliseconds(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, nil)
+		w.net.Delay("*", "*", time.Millisecond, time.Millisecond)
+		all := w.callers(6)
+		busy(all, 12*time.Second)
+		failed := crash(all, "api-3")
+		time.Sleep(500 * time.Millisecond)
+		for _, s := range all {
+			s.mu.Lock()
+			at, out := s.unhealthy["api-3"]
+			s.mu.Unlock()
+			if took := at.Sub(failed); !out || took > 100*time.Millisecond {
+				t.Errorf("%s was told after %v (told: %v), want within 100 ms", s.id, took, out)
+			}
+			for _, other := range []string{"api-1", "api-2", "api-4", "api-5", "api-6"} {
+				if e, ok := s.endpoint(other); !ok || e.Verdict.State != outlier.In {
+					t.Errorf("%s: %s is %v (known: %v), want in", s.id, other, e.Verdict.State, ok)
+				}
+			}
+		}
+		if got := w.state("api-3"); !got.Out() {
+			t.Errorf("status says %v, want out", got)
+		}
+		var why controlplane.Why
+		w.get("/api/v1/why?endpoint=api-3", &why)
+		if why.Explain.Rule != "hard" || len(why.Explain.Probes) == 0 || len(why.Events) == 0 {
+			t.Errorf("why: got rule %q, %d probes, %d events; want rule hard with its probes and history", why.Explain.Rule, len(why.Explain.Probes), len(why.Events))
+		}
+	})
+}
+
+func TestOneBrokenCallerMovesNobody(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, nil)
+		all := w.callers(6)
+		busy(all, 12*time.Second)
+		for range 50 { // its own network is broken: all that it does fails
+			for _, instance := range all[0].instances() {
+				all[0].attempts(instance, 3, 3, outlier.Conn)
+			}
+			for _, s := range all[1:] {
+				for _, instance := range s.instances() {
+					s.attempts(instance, 3, 0, outlier.OK)
+				}
+			}
+			time.Sleep(100 * time.Millisecond)
+		}
+		for _, s := range all {
+			if len(s.unhealthy) != 0 {
+				t.Errorf("%s was told to leave %v, want nobody", s.id, s.unhealthy)
+			}
+		}
+	})
+}
+
+func TestARestartReadmitsNobody(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		dir := t.TempDir()
+		w := newWorld(t, func(c *controlplane.Config) { c.StateDir = dir })
+		all := w.callers(6)
+		busy(all, 12*time.Second)
+		crash(all, "api-3")
+		time.Sleep(300 * time.Millisecond)
+		before, _ := all[1].endpoint("api-3")
+		if !before.Verdict.State.Out() {
+			t.Fatalf("api-3 is %v before the restart, want out", before.Verdict.State)
+		}
+		w.stop()
+		time.Sleep(5 * time.Second) // nobody is told anything
+		w.start()
+		began := time.Now()
+		w.opened()
+		if took := time.Since(began); took > 2*time.Second {
+			t.Errorf("the gate opened after %v, want at most 2 s", took)
+		}
+		time.Sleep(500 * time.Millisecond)
+		for _, s := range all {
+			e, ok := s.endpoint("api-3")
+			if !ok || !e.Verdict.State.Out() {
+				t.Errorf("%s: api-3 is %v (known: %v) after the restart, want out", s.id, e.Verdict.State, ok)
+			}
+			if e.Verdict.Epoch < before.Verdict.Epoch {
+				t.Errorf("%s: epoch fell from %d to %d", s.id, before.Verdict.Epoch, e.Verdict.Epoch)
+			}
+		}
+	})
+}
+
+func TestARestartWithoutAFileGoesByWhatReportersHold(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, nil)
+		all := w.callers(6)
+		busy(all, 12*time.Second)
+		crash(all, "api-3")
+		time.Sleep(300 * time.Millisecond)
+		before, _ := all[1].endpoint("api-3")
+		w.stop()
+		w.start()
+		w.opened()
+		time.Sleep(time.Second)
+		for _, s := range all {
+			e, _ := s.endpoint("api-3")
+			if !e.Verdict.State.Out() || e.Verdict.Epoch < before.Verdict.Epoch {
+				t.Errorf("%s: api-3 is %v of epoch %d after the restart, want out with at least epoch %d", s.id, e.Verdict.State, e.Verdict.Epoch, before.Verdict.Epoch)
+			}
+		}
+	})
+}
+
+func TestAnUnreadableFileOfVerdictsIsPutAside(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		dir := t.TempDir()
+		path := filepath.Join(dir, "verdicts.json")
+		if err := os.WriteFile(path, []byte("{half"), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		w := newWorld(t, func(c *controlplane.Config) { c.StateDir = dir })
+		w.opened()
+		if got, err := os.ReadFile(path + ".unreadable"); err != nil || string(got) != "{half" {
+			t.Errorf("the bad file: got %q, %v; want it kept aside", got, err)
+		}
+		time.Sleep(2 * time.Second)
+		var kept struct{ Version int }
+		if data, err := os.ReadFile(path); err != nil || json.Unmarshal(data, &kept) != nil || kept.Version != 1 {
+			t.Errorf("the new file: got %q, %v; want version 1", data, err)
+		}
+	})
+}
+
+func TestNobodyIsAnsweredBeforeTheGateOpens(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, nil)
+		s := w.sidecar(1, "a")
+		time.Sleep(1900 * time.Millisecond)
+		if got := s.instances(); len(got) != 0 {
+			t.Errorf("the client was told of %v before the gate opened", got)
+		}
+		if resp, text := w.do("GET", "/ready", "", nil); resp.StatusCode != http.StatusServiceUnavailable {
+			t.Errorf("ready: got %d %q, want 503", resp.StatusCode, text)
+		}
+		if resp, text := w.do("GET", "/live", "", nil); resp.StatusCode != http.StatusOK {
+			t.Errorf("live: got %d %q, want 200", resp.StatusCode, text)
+		}
+		time.Sleep(300 * time.Millisecond)
+		if got := len(s.instances()); got != 6 {
+			t.Errorf("the client was told of %d endpoints after the gate opened, want 6", got)
+		}
+		if resp, text := w.do("GET", "/ready", "", nil); resp.StatusCode != http.StatusOK {
+			t.Errorf("ready: got %d %q, want 200", resp.StatusCode, text)
+		}
+	})
+}
+
+func TestAFirstStartDoesNotWait(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		dir := t.TempDir()
+		began := time.Now()
+		w := newWorld(t, func(c *controlplane.Config) { c.StateDir = dir })
+		w.opened()
+		if took := time.Since(began); took > 100*time.Millisecond {
+			t.Errorf("the gate opened after %v, want at once: an empty state directory says that nobody was before", took)
+		}
+	})
+}
+
+func TestAReloadReachesTheClients(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, nil)
+		s := w.callers(1)[0]
+
+		m := mesh()
+		m.Services[0].Endpoints[5].Draining = true
+		m.Services[0].Endpoints = slices.Delete(m.Services[0].Endpoints, 0, 1)
+		w.registry.Set(m)
+		time.Sleep(100 * time.Millisecond)
+		if diff := cmp.Diff([]string{"api-2", "api-3", "api-4", "api-5", "api-6"}, s.instances()); diff != "" {
+			t.Errorf("endpoints after a removal differ (-want +got):\n%s", diff)
+		}
+		if e, _ := s.endpoint("api-6"); !e.Draining {
+			t.Errorf("api-6: got %+v, want draining", e)
+		}
+		if got := w.state("api-6"); got != outlier.Draining {
+			t.Errorf("status says that api-6 is %v, want draining", got)
+		}
+
+		w.registry.Set(&registry.Mesh{Services: []registry.Service{}})
+		time.Sleep(100 * time.Millisecond)
+		if got := s.instances(); len(got) != 0 {
+			t.Errorf("endpoints after the service was removed: got %v, want none", got)
+		}
+	})
+}
+
+func TestTheAPISaysWhatIsWrongWithARequest(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, nil)
+		m := mesh()
+		other := m.Services[0]
+		other.Name = "other"
+		m.Services = append(m.Services, other)
+		w.registry.Set(m)
+		w.opened()
+		for _, tc := range []struct {
+			method, path, body string
+			status             int
+			text               string
+		}{
+			{"GET", "/api/v1/why", "", 400, "endpoint is missing"},
+			{"GET", "/api/v1/why?endpoint=nobody", "", 404, `there is no endpoint \"nobody\"`},
+			{"GET", "/api/v1/why?endpoint=api-1", "", 409, `may be any of api/api-1, other/api-1`},
+			{"GET", "/api/v1/why?endpoint=api/10.1.0.1:8080", "", 200, `"api-1"`},
+			{"GET", "/api/v1/why?endpoint=other/api-1", "", 200, `"other"`},
+			{"GET", "/api/v1/status?service=nobody", "", 404, `there is no service`},
+			{"GET", "/api/v1/events?after=x", "", 400, "want the cursor of an event"},
+			{"GET", "/api/v1/events?follow=perhaps", "", 400, "want true or false"},
+			{"GET", "/api/v1/eject", "", 405, "POST"},
+			{"DELETE", "/api/v1/status", "", 405, ""},
+			{"GET", "/api/v2", "", 404, ""},
+			{"POST", "/api/v1/eject", `{`, 400, "no order"},
+			{"POST", "/api/v1/eject", `{"endpoint":"api/api-1"}`, 400, "reason is missing"},
+			{"POST", "/api/v1/eject", `{"endpoint":"api/api-1","reasn":"x"}`, 400, "unknown field"},
+			{"POST", "/api/v1/eject", `{"endpoint":"api/api-1","reason":"x"} more`, 400, "goes on"},
+			{"POST", "/api/v1/eject", `{"endpoint":"api/api-1","reason":"x","for":"-1s"}`, 400, "for is -1s"},
+			{"POST", "/api/v1/eject", `{"endpoint":"nobody","reason":"x"}`, 404, "no endpoint"},
+		} {
+			resp, text := w.do(tc.method, tc.path, tc.body, http.Header{"Authorization": {"Bearer " + token}})
+			if resp.StatusCode != tc.status || !strings.Contains(text, tc.text) {
+				t.Errorf("%s %s %s: got %d %s, want %d with %q", tc.method, tc.path, tc.body, resp.StatusCode, text, tc.status, tc.text)
+			}
+		}
+		if resp, _ := w.do("POST", "/api/v1/eject", `{"endpoint":"api/api-1","reason":"x"}`, nil); resp.StatusCode != http.StatusUnauthorized {
+			t.Errorf("an order without a token: got %d, want 401", resp.StatusCode)
+		}
+	})
+}
+
+func TestWithoutATokenNothingCanBeChanged(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, func(c *controlplane.Config) { c.APIToken = "" })
+		for _, verb := range []string{"eject", "pin", "release"} {
+			resp, _ := w.do("POST", "/api/v1/"+verb, `{"endpoint":"api-1","reason":"x"}`, http.Header{"Authorization": {"Bearer "}})
+			if resp.StatusCode != http.StatusNotFound {
+				t.Errorf("POST %s: got %d, want 404", verb, resp.StatusCode)
+			}
+		}
+	})
+}
+
+func TestAnOperatorEjectsPinsAndReleases(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, nil)
+		all := w.callers(6)
+		busy(all, 3*time.Second)
+		order := func(verb, body string) controlplane.Why {
+			t.Helper()
+			resp, text := w.do("POST", "/api/v1/"+verb, body, http.Header{"Authorization": {"Bearer " + token}})
+			var why controlplane.Why
+			if err := json.Unmarshal([]byte(text), &why); resp.StatusCode != http.StatusOK || err != nil {
+				t.Fatalf("%s: got %d %s", verb, resp.StatusCode, text)
+			}
+			return why
+		}
+		why := order("eject", `{"endpoint":"api-2","reason":"bad disk","for":"10m","by":"alice"}`)
+		if why.Endpoint.State != outlier.Ejected || why.Endpoint.Override == nil || why.Endpoint.Override.By != "alice" {
+			t.Errorf("after eject: got state %v, override %+v; want ejected by alice", why.Endpoint.State, why.Endpoint.Override)
+		}
+		time.Sleep(50 * time.Millisecond)
+		for _, s := range all {
+			if e, _ := s.endpoint("api-2"); e.Verdict.State != outlier.Ejected || e.Verdict.Reason != "bad disk" {
+				t.Errorf("%s: api-2 is %+v, want ejected for a bad disk", s.id, e.Verdict)
+			}
+		}
+		order("release", `{"endpoint":"api-2"}`)
+		order("pin", `{"endpoint":"api-3","reason":"the only one with the data"}`)
+		crash(all, "api-3")
+		time.Sleep(500 * time.Millisecond)
+		if got := w.state("api-3"); got != outlier.In {
+			t.Errorf("a pinned endpoint is %v after a crash, want in", got)
+		}
+		var events []string
+		_, text := w.do("GET", "/api/v1/events", "", nil)
+		for line := range strings.Lines(text) {
+			var e controlplane.Event
+			if err := json.Unmarshal([]byte(line), &e); err != nil {
+				t.Fatalf("event %q: %v", line, err)
+			}
+			if e.Kind == "operator" {
+				events = append(events, e.Text)
+			}
+		}
+		if len(events) != 3 || events[0] != "api/api-2: eject by alice: bad disk (for 10m0s)" {
+			t.Errorf("operator's events: got %q, want three", events)
+		}
+	})
+}
+
+func TestEventsAreFollowed(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, nil)
+		w.opened()
+		operator := w.net.Host("10.9.0.2")
+		tr := &http.Transport{DialContext: func(ctx context.Context, network, addr string) (net.Conn, error) {
+			return operator.Dial(ctx, network, addr)
+		}}
+		ctx, cancel := context.WithCancel(t.Context())
+		defer cancel()
+		req, err := http.NewRequestWithContext(ctx, "GET", "http://"+apiAddr+"/api/v1/events", nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		req.Header.Set("Accept", "text/event-stream")
+		resp, err := tr.RoundTrip(req)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer resp.Body.Close()
+		defer tr.CloseIdleConnections()
+		lines := bufio.NewReader(resp.Body)
+		next := func() (event string) {
+			t.Helper()
+			for {
+				line, err := lines.ReadString('\n')
+				if err != nil {
+					t.Fatal(err)
+				}
+				if text, ok := strings.CutPrefix(line, "event: "); ok {
+					return strings.TrimSpace(text)
+				}
+			}
+		}
+		if got := next(); got != "registry" {
+			t.Errorf("first event: got %q, want registry", got)
+		}
+		if got := next(); got != "ready" {
+			t.Errorf("second event: got %q, want ready", got)
+		}
+		w.registry.Set(mesh())
+		if got := next(); got != "registry" {
+			t.Errorf("event after a reload: got %q, want registry", got)
+		}
+		w.stop() // must not wait for a follower, and ends the stream
+		if _, err := io.Copy(io.Discard, lines); errors.Is(err, context.Canceled) {
+			t.Errorf("the stream ended with %v, want the control plane to end it", err)
+		}
+	})
+}
+
+func TestMetricsTellTheStory(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, nil)
+		all := w.callers(6)
+		busy(all, 12*time.Second)
+		crash(all, "api-3")
+		time.Sleep(300 * time.Millisecond)
+		_, text := w.do("GET", "/metrics", "", nil)
+		for _, want := range []string{
+			`overhear_controlplane_ready 1`,
+			`overhear_controlplane_info{version="test"} 1`,
+			`overhear_reporters{live="true"} 6`,
+			`overhear_endpoints{service="api",state="ejected"} 1`,
+			`overhear_endpoints{service="api",state="in"} 5`,
+			`overhear_verdicts_total{rule="hard",scope="fleet",service="api",state="ejected"} 1`,
+			`overhear_suspicions_total{service="api"} 1`,
+			`overhear_probe_results_total{result="refused"}`,
+			`overhear_registry_in_sync 1`,
+			`overhear_step_duration_seconds_count`,
+			`overhear_push_duration_seconds_bucket`,
+			`overhear_xds_streams 6`,
+		} {
+			if !strings.Contains(text, want) {
+				t.Errorf("metrics lack %s", want)
+			}
+		}
+		if t.Failed() {
+			t.Log(text)
+		}
+	})
+}
+
+func TestAConfigurationThatCannotWorkIsRefused(t *testing.T) {
+	for _, tc := range []struct {
+		name string
+		edit func(*controlplane.Config)
+		want string
+	}{
+		{"an open port without TLS", func(c *controlplane.Config) { c.XDS = "0.0.0.0:15010" }, "xds: 0.0.0.0:15010 is not loopback"},
+		{"no host is every address", func(c *controlplane.Config) { c.XDS = ":15010" }, "is not loopback"},
+		{"no port", func(c *controlplane.Config) { c.HTTP = "127.0.0.1" }, "http: "},
+		{"a port by name", func(c *controlplane.Config) { c.HTTP = "127.0.0.1:http" }, "no port number"},
+		{"a short token", func(c *controlplane.Config) { c.APIToken = "secret" }, "api_token: is 6 characters long"},
+		{"a token with a blank", func(c *controlplane.Config) { c.APIToken = "secret secret secret" }, "api_token: has blanks"},
+		{"no history", func(c *controlplane.Config) { c.Events = 0 }, "events: "},
+		{"a long wait", func(c *controlplane.Config) { c.ReturnWait = time.Hour }, "return_wait: "},
+		{"a part of it", func(c *controlplane.Config) { c.Merge.Mute = 0 }, "merge.mute: "},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			cfg := controlplane.DefaultConfig()
+			tc.edit(&cfg)
+			_, err := controlplane.New(cfg, controlplane.Options{Registry: registry.Static(&registry.Mesh{})})
+			if err == nil || !strings.Contains(err.Error(), tc.want) {
+				t.Errorf("got %v, want %q", err, tc.want)
+			}
+		})
+	}
+}
+
+func TestRunSaysWhichPortIsTaken(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, nil)
+		second, err := controlplane.New(w.cfg, controlplane.Options{Registry: registry.Static(mesh()), Listen: w.net.Host(host).Listen})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := second.Run(t.Context()); err == nil || !strings.HasPrefix(err.Error(), "xds: ") {
+			t.Errorf("Run on a taken port: got %v, want an error about xds", err)
+		}
+	})
+}
+
+func TestAnOwnerIsTheSidecarBesideTheInstance(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, nil)
+		all := w.callers(2)
+		all[0].attempts("api-1", 5, 0, outlier.OK)
+		time.Sleep(time.Second)
+		var reporters controlplane.Reporters
+		w.get("/api/v1/reporters", &reporters)
+		var got []string
+		for _, r := range reporters.Reporters {
+			got = append(got, fmt.Sprintf("%s %s %s live=%v", r.ID, r.Zone, r.Domain, r.Live))
+		}
+		want := []string{"caller-1 a node:node-caller-1 live=true", "caller-2 b node:node-caller-2 live=true"}
+		if diff := cmp.Diff(want, got); diff != "" {
+			t.Errorf("reporters differ (-want +got):\n%s", diff)
+		}
+		all[1].stop()
+		time.Sleep(time.Second)
+		w.get("/api/v1/reporters", &reporters)
+		if r := reporters.Reporters[1]; r.Live {
+			t.Errorf("%s is live after its stream has ended", r.ID)
+		}
+		var clients controlplane.Clients
+		w.get("/api/v1/clients", &clients)
+		if len(clients.Clients) != 1 || clients.Clients[0].Node != "caller-1" || clients.Clients[0].Kind != "overhear" {
+			t.Errorf("clients: got %+v, want caller-1 alone", clients.Clients)
+		}
+	})
+}

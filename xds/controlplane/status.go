@@ -1,0 +1,156 @@
+package controlplane
+
+import (
+	"cmp"
+	"maps"
+	"net/netip"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/overhear-mesh/overhear/outlier"
+	"github.com/overhear-mesh/overhear/outlier/merge"
+	"github.com/overhear-mesh/overhear/xds/registry"
+	"github.com/overhear-mesh/overhear/xds/server"
+)
+
+// Status is what the control plane knows, as an overview.
+type Status struct {
+	Version  string    `json:"version"`
+	Started  time.Time `json:"started"`
+	Now      time.Time `json:"now"`
+	Ready    bool      `json:"ready"`
+	Awaiting []string  `json:"awaiting,omitempty"` // reporters of before a restart, while not ready
+
+	Registry  registry.Status `json:"registry"`
+	Reporters int             `json:"reporters"` // with a live stream
+	Services  []ServiceStatus `json:"services"`
+}
+
+// ServiceStatus is a service with its endpoints.
+type ServiceStatus struct {
+	Name      string            `json:"name"`
+	Protocol  registry.Protocol `json:"protocol"`
+	Mode      outlier.Mode      `json:"mode"`
+	Reporters int               `json:"reporters"`       // that use it and were heard lately
+	BaseRate  float64           `json:"base_error_rate"` // of its better endpoints
+	Endpoints []EndpointStatus  `json:"endpoints"`
+}
+
+// EndpointStatus is what the control plane believes of an endpoint.
+type EndpointStatus struct {
+	Service  string `json:"service"`
+	Address  string `json:"address"`
+	Draining bool   `json:"draining,omitempty"` // says the registry
+	// SinceTime is when the state began; zero where it never changed.
+	SinceTime time.Time `json:"since_time,omitzero"`
+	merge.EndpointStatus
+}
+
+// Why is why an endpoint is where it is.
+type Why struct {
+	Now      time.Time         `json:"now"`
+	Endpoint EndpointStatus    `json:"endpoint"`
+	Explain  merge.Explanation `json:"explain"`
+	Events   []Event           `json:"events"` // its newest, oldest first
+}
+
+// Reporters are those who report.
+type Reporters struct {
+	Now       time.Time              `json:"now"`
+	Reporters []merge.ReporterStatus `json:"reporters"`
+}
+
+// Clients are those who are told.
+type Clients struct {
+	Now     time.Time             `json:"now"`
+	Clients []server.ClientStatus `json:"clients"`
+}
+
+// status is an overview of the services whose name is wanted; of all, if it is
+// empty.
+func (l *loop) status(wanted, version string) Status {
+	now := l.now()
+	st := Status{
+		Version: version, Started: l.begun, Now: l.wall(now), Ready: l.returns.over, Registry: l.registry.Status(),
+		Reporters: len(l.streams), Services: []ServiceStatus{},
+	}
+	if !st.Ready {
+		st.Awaiting = slices.Sorted(maps.Keys(l.returns.awaited))
+	}
+	known := map[string]merge.ServiceStatus{}
+	for _, s := range l.table.Status(now) {
+		known[s.Service] = s
+	}
+	for i := range l.mesh.Services {
+		s := &l.mesh.Services[i]
+		if wanted != "" && s.Name != wanted {
+			continue
+		}
+		k := known[s.Name]
+		believed := map[string]merge.EndpointStatus{}
+		for _, e := range k.Endpoints {
+			believed[e.Instance] = e
+		}
+		one := ServiceStatus{
+			Name: s.Name, Protocol: s.Protocol, Mode: s.Detection.Outlier.Mode, Reporters: k.Reporters, BaseRate: k.Pg,
+			Endpoints: make([]EndpointStatus, len(s.Endpoints)),
+		}
+		for j, e := range s.Endpoints {
+			one.Endpoints[j] = l.endpointStatus(s, e, believed[e.ID()], now)
+		}
+		slices.SortFunc(one.Endpoints, func(a, b EndpointStatus) int {
+			return cmp.Or(cmp.Compare(a.Zone, b.Zone), cmp.Compare(a.Instance, b.Instance))
+		})
+		st.Services = append(st.Services, one)
+	}
+	return st
+}
+
+func (l *loop) endpointStatus(s *registry.Service, e registry.Endpoint, believed merge.EndpointStatus, now time.Duration) EndpointStatus {
+	st := EndpointStatus{Service: s.Name, Address: e.Address.String(), Draining: e.Draining, EndpointStatus: believed}
+	st.Instance, st.Zone = e.ID(), e.Zone
+	if e.Draining {
+		st.State = outlier.Draining
+	}
+	if _, judged := l.beliefs[merge.Key{Service: s.Name, Instance: e.ID()}]; judged {
+		st.SinceTime = l.wall(now - time.Duration(believed.Since))
+	}
+	return st
+}
+
+// find returns the endpoints that an operator may mean by a name: an instance,
+// an address, or either with the service before it.
+func find(m *registry.Mesh, name string) []merge.Key {
+	var found []merge.Key
+	address, _ := netip.ParseAddrPort(name)
+	for _, s := range m.Services {
+		inside, qualified := strings.CutPrefix(name, s.Name+"/")
+		insideAddress, _ := netip.ParseAddrPort(inside)
+		for _, e := range s.Endpoints {
+			if e.ID() == name || address.IsValid() && e.Address == address ||
+				qualified && (e.ID() == inside || insideAddress.IsValid() && e.Address == insideAddress) {
+				found = append(found, merge.Key{Service: s.Name, Instance: e.ID()})
+			}
+		}
+	}
+	return found
+}
+
+// why explains one endpoint.
+func (l *loop) why(k merge.Key, version string) (Why, bool) {
+	now := l.now()
+	explain, ok := l.table.Explain(k, now)
+	if !ok {
+		return Why{}, false
+	}
+	w := Why{Now: l.wall(now), Explain: explain, Events: l.history.about(k, 10)}
+	for _, s := range l.status(k.Service, version).Services {
+		for _, e := range s.Endpoints {
+			if e.Instance == k.Instance {
+				w.Endpoint = e
+			}
+		}
+	}
+	return w, true
+}

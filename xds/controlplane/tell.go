@@ -1,0 +1,72 @@
+package controlplane
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+
+	"github.com/overhear-mesh/overhear/outlier/merge"
+)
+
+// reason is why a verdict stands, in a sentence.
+func reason(v merge.Verdict) string {
+	if v.Override != nil && v.Override.Reason != "" {
+		return v.Override.Reason
+	}
+	if v.Explain.Reason != "" {
+		return v.Explain.Reason
+	}
+	return v.Rule.String()
+}
+
+// scopeClass is the scope as a label of a metric: zones are many.
+func scopeClass(s merge.Scope) string {
+	if s == merge.Fleet {
+		return "fleet"
+	}
+	return "zone"
+}
+
+// tell logs, counts and records a change of belief, or one that was held back.
+func (l *loop) tell(c merge.Change) {
+	v := c.Verdict
+	kind, message := "verdict", "verdict"
+	text := fmt.Sprintf("%s %s, was %s, for %s: %s", v.Key, c.To, c.From, v.Scope, reason(v))
+	if c.Refused != "" {
+		kind, message = "refused", "verdict held back"
+		text = fmt.Sprintf("%s not %s for %s, held back by %s: %s", v.Key, c.To, v.Scope, c.Refused, reason(v))
+		l.numbers.refused[refusedLabels{v.Key.Service, c.Refused}]++
+	} else {
+		l.numbers.verdicts[verdictLabels{v.Key.Service, scopeClass(v.Scope), c.To, v.Rule}]++
+	}
+	l.history.add(Event{
+		Time: l.wall(c.At), Kind: kind, Service: v.Key.Service, Endpoint: v.Key.Instance, Scope: v.Scope.String(),
+		From: c.From.String(), To: c.To.String(), Rule: v.Rule.String(), Epoch: v.Epoch, HeldBack: c.Refused, Text: text,
+	})
+	attrs := []slog.Attr{
+		slog.String("service", v.Key.Service), slog.String("endpoint", v.Key.Instance), slog.String("scope", v.Scope.String()),
+		slog.String("from", c.From.String()), slog.String("to", c.To.String()), slog.String("rule", v.Rule.String()),
+		slog.Uint64("epoch", v.Epoch), slog.String("reason", reason(v)),
+	}
+	if c.Refused != "" {
+		attrs = append(attrs, slog.String("held_back_by", c.Refused))
+	}
+	l.log.LogAttrs(context.Background(), slog.LevelInfo, message, attrs...)
+}
+
+// note counts and records news of the table that change no belief.
+func (l *loop) note(e merge.Event) {
+	l.numbers.events[e.Kind]++
+	if e.Kind == merge.EventSuspicion {
+		l.numbers.suspected[e.Key.Service]++
+	}
+	text := e.Text
+	if text == "" {
+		text = string(e.Kind)
+	}
+	l.history.add(Event{
+		Time: l.wall(e.At), Kind: string(e.Kind), Service: e.Key.Service, Endpoint: e.Key.Instance, Reporter: e.Reporter, Text: text,
+	})
+	l.log.LogAttrs(context.Background(), slog.LevelDebug, string(e.Kind), slog.String("service", e.Key.Service),
+		slog.String("endpoint", e.Key.Instance), slog.String("reporter", e.Reporter), slog.String("text", e.Text))
+}
