@@ -317,6 +317,9 @@ func TestOneLinePerChangeOfBelief(t *testing.T) {
 		if changes := m.changes(); lines != said || len(changes) < 3 {
 			t.Errorf("%d lines for %d changes (%v); log:\n%s", lines, said, changes, m.log)
 		}
+		if !strings.Contains(m.log.String(), `why="{\"rule\":\"hard\"`) {
+			t.Errorf("the log does not say why:\n%s", m.log)
+		}
 		var counted uint64
 		for _, n := range m.cluster.Stats().Changes {
 			counted += n

@@ -205,6 +205,13 @@ func TestPingsCanBeTurnedOff(t *testing.T) {
 		if n := m.servers[0].accepted.Load(); n != 0 {
 			t.Errorf("%d connections, want none", n)
 		}
+		cfg := m.cluster.Config()
+		cfg.Ping.Kind = ping.TCP
+		m.cluster.SetConfig(cfg)
+		time.Sleep(15 * time.Second)
+		if n := m.servers[0].accepted.Load(); n == 0 {
+			t.Error("no pings after they were turned on")
+		}
 	})
 }
 

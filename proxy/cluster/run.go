@@ -234,7 +234,7 @@ func (l *loop) collect(now time.Duration) {
 func (l *loop) configure(cfg Config) {
 	cfg.Outlier.Timeout = l.timeout
 	if cfg.Ping != l.cfg.Ping {
-		l.idle.path = pathCheck{}
+		l.idle.path, l.idle.next = pathCheck{}, 0
 	}
 	l.cfg = cfg
 	options := upstream.DefaultOptions()

@@ -1,6 +1,7 @@
 package cluster
 
 import (
+	"encoding/json"
 	"log/slog"
 	"time"
 
@@ -89,5 +90,12 @@ func (l *loop) note(change outlier.Change) {
 		slog.String("cluster", l.c.name), slog.String("endpoint", change.ID),
 		slog.String("from", change.From.String()), slog.String("to", change.To.String()),
 		slog.String("rule", change.Rule.String()), slog.String("refused", change.Refused),
-		slog.Any("why", change.Explain))
+		slog.Any("why", why{&change.Explain}))
 }
+
+// why is an explanation in a log: an object in a JSON one, its text in others.
+type why struct{ *outlier.Explanation }
+
+func (w why) MarshalText() ([]byte, error) { return json.Marshal(w.Explanation) }
+
+func (w why) MarshalJSON() ([]byte, error) { return json.Marshal(w.Explanation) }
