@@ -73,7 +73,7 @@ func (b *bed) wait(want error) {
 }
 
 // echo answers each byte until its client ends.
-func echo(_ context.Context, c net.Conn) { io.Copy(c, c) }
+func echo(_ context.Context, c net.Conn) { _, _ = io.Copy(c, c) }
 
 // exchange sends a byte and wants it back.
 func exchange(t *testing.T, c net.Conn) {
@@ -112,16 +112,16 @@ func TestConnectionsAreServedSideBySide(t *testing.T) {
 
 func TestTheEndOfTheContextEndsEverything(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		var cause atomic.Value
+		var cause atomic.Pointer[error]
 		b := serve(t, listener.DefaultConfig(), nil, func(ctx context.Context, c net.Conn) {
-			c.Read(make([]byte, 1)) // ends because the connection is closed
-			cause.Store(context.Cause(ctx))
+			_, _ = c.Read(make([]byte, 1)) // ends because the connection is closed
+			cause.Store(new(context.Cause(ctx)))
 		})
 		c := b.dial()
 		synctest.Wait()
 		b.stop(nil)
 		b.wait(nil)
-		if got := cause.Load(); got != listener.ErrStopped {
+		if got := *cause.Load(); !errors.Is(got, listener.ErrStopped) {
 			t.Errorf("the handler's context ended with %v, want %v", got, listener.ErrStopped)
 		}
 		if _, err := c.Read(make([]byte, 1)); err == nil {
@@ -161,10 +161,10 @@ func TestDrainLetsConnectionsFinish(t *testing.T) {
 
 func TestDrainCutsWhatIsLeftAtItsDeadline(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		var cause atomic.Value
+		var cause atomic.Pointer[error]
 		b := serve(t, listener.DefaultConfig(), nil, func(ctx context.Context, c net.Conn) {
 			<-ctx.Done()
-			cause.Store(context.Cause(ctx))
+			cause.Store(new(context.Cause(ctx)))
 		})
 		b.dial()
 		b.dial()
@@ -176,7 +176,7 @@ func TestDrainCutsWhatIsLeftAtItsDeadline(t *testing.T) {
 		if got := time.Since(began); got != 10*time.Second {
 			t.Errorf("draining took %v, want 10s", got)
 		}
-		if got := cause.Load(); got != listener.ErrDrained {
+		if got := *cause.Load(); !errors.Is(got, listener.ErrDrained) {
 			t.Errorf("the handler's context ended with %v, want %v", got, listener.ErrDrained)
 		}
 		b.wait(nil)
@@ -224,7 +224,9 @@ func TestAFullListenerIsSlowAndNotDead(t *testing.T) {
 		first := b.dial()
 		exchange(t, first)
 		second := b.dial() // the backlog takes it
-		second.Write([]byte("x"))
+		if _, err := second.Write([]byte("x")); err != nil {
+			t.Errorf("write: %v", err)
+		}
 		synctest.Wait()
 		if got := b.listener.Active(); got != 1 {
 			t.Errorf("active: got %d, want 1", got)
@@ -382,7 +384,7 @@ func TestAConnectionThatComesTooLateIsClosed(t *testing.T) {
 		}, func(context.Context, net.Conn) { t.Error("it was handled") })
 		synctest.Wait()
 		b.stop(nil)
-		if _, err := theirs.Read(make([]byte, 1)); err != io.EOF {
+		if _, err := theirs.Read(make([]byte, 1)); !errors.Is(err, io.EOF) {
 			t.Errorf("reading from it: got %v, want %v", err, io.EOF)
 		}
 		b.wait(nil)

@@ -71,7 +71,7 @@ func (d *direction) copy() (end, error) {
 				return writeFailed, err
 			}
 		}
-		if err == io.EOF {
+		if errors.Is(err, io.EOF) {
 			return endOfStream, nil
 		}
 		if err != nil {
@@ -120,7 +120,7 @@ func (d *direction) splice() (e end, over bool, err error) {
 		switch {
 		case err == nil:
 			continue
-		case err == io.EOF:
+		case errors.Is(err, io.EOF):
 			return endOfStream, true, nil
 		case errors.Is(err, os.ErrDeadlineExceeded):
 			_ = d.src.SetReadDeadline(time.Time{})

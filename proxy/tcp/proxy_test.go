@@ -110,7 +110,7 @@ func (b *bed) serve(host, address string, deps tcp.Deps) {
 	b.accept(host, address, func(c net.Conn) { b.proxy.ServeConn(ctx, c) })
 }
 
-func (b *bed) accept(host, address string, handle func(net.Conn)) net.Listener {
+func (b *bed) accept(host, address string, handle func(net.Conn)) {
 	b.t.Helper()
 	ln, err := b.net.Host(host).Listen(b.t.Context(), "tcp", address)
 	if err != nil {
@@ -126,7 +126,6 @@ func (b *bed) accept(host, address string, handle func(net.Conn)) net.Listener {
 			go handle(c)
 		}
 	}()
-	return ln
 }
 
 // server makes endpoint i answer with handle.
@@ -166,6 +165,15 @@ func classes(r tcp.Record) []string {
 	return all
 }
 
+// echo answers each byte until its client ends.
+func echo(c *pipenet.Conn) {
+	defer c.Close()
+	_, _ = io.Copy(c, c) // how it ends is seen by the client
+}
+
+// say writes; whether it arrives is seen at the other end.
+func say(c net.Conn, text string) { _, _ = io.WriteString(c, text) }
+
 func wantReset(t *testing.T, c net.Conn) {
 	t.Helper()
 	if b, err := io.ReadAll(c); !errors.Is(err, syscall.ECONNRESET) {
@@ -182,7 +190,7 @@ func TestBytesFlowBothWaysUntilBothHaveEnded(t *testing.T) {
 			if err != nil {
 				t.Errorf("the server's read: %v", err)
 			}
-			fmt.Fprintf(c, "%d bytes", len(request))
+			say(c, fmt.Sprintf("%d bytes", len(request)))
 		})
 		b.start()
 		c := b.dial()
@@ -218,13 +226,10 @@ func TestAConnectFailureIsRepairedOnAnotherEndpoint(t *testing.T) {
 		b := newBed(t, 4) // nobody listens on 0, 1 hangs, there is no way to 2
 		b.net.Blackhole("*", "10.0.1.2")
 		b.net.Reject("*", "10.0.1.3")
-		b.server(3, func(c *pipenet.Conn) {
-			defer c.Close()
-			io.Copy(c, c)
-		})
+		b.server(3, echo)
 		b.start()
 		c := b.dial()
-		c.Write([]byte("hello"))
+		say(c, "hello")
 		c.CloseWrite()
 		if got, err := io.ReadAll(c); string(got) != "hello" || err != nil {
 			t.Errorf("got %q, %v; want hello", got, err)
@@ -309,7 +314,7 @@ func TestTheBreakerLearnsFromConnecting(t *testing.T) {
 		}
 		b.server(1, func(c *pipenet.Conn) { c.Close() })
 		time.Sleep(time.Second + time.Millisecond)
-		io.ReadAll(b.dial())
+		_, _ = io.ReadAll(b.dial())
 		synctest.Wait()
 		if got := b.fleet.breaker.State(); got != resilience.Closed {
 			t.Errorf("after one that somebody took: %v, want closed", got)
@@ -320,13 +325,13 @@ func TestTheBreakerLearnsFromConnecting(t *testing.T) {
 func TestWhatAConnectionSaysAboutItsEndpoint(t *testing.T) {
 	type side func(c *pipenet.Conn)
 	// What the two sides do, each after what it waits for.
-	silent := func(c *pipenet.Conn) { io.Copy(io.Discard, c); c.Close() }
+	silent := func(c *pipenet.Conn) { _, _ = io.Copy(io.Discard, c); c.Close() }
 	closes := func(c *pipenet.Conn) { c.Close() }
 	closesLater := func(c *pipenet.Conn) { time.Sleep(time.Second); c.CloseWrite(); silent(c) }
-	resets := func(c *pipenet.Conn) { time.Sleep(time.Second); c.Reset() }
-	speaks := func(c *pipenet.Conn) { c.Write([]byte("220 hello\r\n")) }
-	asks := func(c *pipenet.Conn) { c.Write([]byte("ask")) }
-	hears := func(c *pipenet.Conn) { io.ReadFull(c, make([]byte, 3)) }
+	resets := func(c *pipenet.Conn) { time.Sleep(time.Second); _ = c.Reset() }
+	speaks := func(c *pipenet.Conn) { say(c, "220 hello\r\n") }
+	asks := func(c *pipenet.Conn) { say(c, "ask") }
+	hears := func(c *pipenet.Conn) { _, _ = io.ReadFull(c, make([]byte, 3)) }
 	ends := func(c *pipenet.Conn) { c.CloseWrite() }
 	nothing := func(*pipenet.Conn) {}
 	pause := func(d time.Duration) side { return func(*pipenet.Conn) { time.Sleep(d) } }
@@ -406,10 +411,7 @@ func TestWhatAConnectionSaysAboutItsEndpoint(t *testing.T) {
 func TestTheFirstByteCountsAtOnceAndTheConnectionStaysLoad(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b := newBed(t, 1)
-		b.server(0, func(c *pipenet.Conn) {
-			defer c.Close()
-			io.Copy(c, c)
-		})
+		b.server(0, echo)
 		b.start()
 		c := b.dial()
 		stats := b.fleet.endpoints[0].Stats
@@ -417,7 +419,7 @@ func TestTheFirstByteCountsAtOnceAndTheConnectionStaysLoad(t *testing.T) {
 		if n, inflight := stats.Counts().N, stats.Inflight(); n != 0 || inflight != 1 {
 			t.Errorf("before a byte: %d counted, %d in flight; want 0, 1", n, inflight)
 		}
-		c.Write([]byte("x"))
+		say(c, "x")
 		synctest.Wait()
 		if n, inflight := stats.Counts().N, stats.Inflight(); n != 1 || inflight != 1 {
 			t.Errorf("after the first byte: %d counted, %d in flight; want 1, 1", n, inflight)
@@ -434,10 +436,7 @@ func TestASilentConnectionEnds(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b := newBed(t, 1)
 		b.config.IdleTimeout = time.Minute
-		b.server(0, func(c *pipenet.Conn) {
-			defer c.Close()
-			io.Copy(c, c)
-		})
+		b.server(0, echo)
 		b.start()
 		c := b.dial()
 		for range 10 { // ten minutes of one byte every 59 seconds
@@ -551,12 +550,9 @@ func TestADeadApplicationLooksDead(t *testing.T) {
 		}
 
 		// The application comes up: nothing stands in its way.
-		b.accept("10.0.1.1", "127.0.0.1:8080", func(c net.Conn) {
-			defer c.Close()
-			io.Copy(c, c)
-		})
+		b.accept("10.0.1.1", "127.0.0.1:8080", func(c net.Conn) { echo(c.(*pipenet.Conn)) })
 		c = b.dial()
-		c.Write([]byte("hello"))
+		say(c, "hello")
 		c.CloseWrite()
 		if got, err := io.ReadAll(c); string(got) != "hello" || err != nil {
 			t.Errorf("got %q, %v; want hello", got, err)
@@ -569,10 +565,7 @@ func TestManyConnectionsKeepTheirBytesApart(t *testing.T) {
 		b := newBed(t, 3)
 		b.records = make(chan tcp.Record, 100)
 		for i := range 3 {
-			b.server(i, func(c *pipenet.Conn) {
-				defer c.Close()
-				io.Copy(c, c)
-			})
+			b.server(i, echo)
 		}
 		b.start()
 		done := make(chan bool)
@@ -585,7 +578,7 @@ func TestManyConnectionsKeepTheirBytesApart(t *testing.T) {
 					message[j] = byte(rng.Uint32())
 				}
 				go func() {
-					c.Write(message)
+					say(c, string(message))
 					c.CloseWrite()
 				}()
 				got, err := io.ReadAll(c)

@@ -71,7 +71,7 @@ func pour(w io.Writer, seed uint64, n int) ([]byte, error) {
 	piece := make([]byte, 300_000)
 	for n > 0 {
 		b := piece[:min(n, 1+int(rng.Uint64()%uint64(len(piece))))]
-		rng.Read(b)
+		_, _ = rng.Read(b) // never fails
 		sum.Write(b)
 		if _, err := w.Write(b); err != nil {
 			return nil, err
@@ -133,9 +133,13 @@ func drain(r io.Reader) []byte {
 }
 
 func TestAfterBulkSmallExchangesWorkAgain(t *testing.T) {
-	address := loopback(t, func(c *net.TCPConn) { io.Copy(c, c) })
+	address := loopback(t, func(c *net.TCPConn) { _, _ = io.Copy(c, c) })
 	c, _ := through(t, address, nil)
-	go pour(c, 3, 4<<20)
+	go func() {
+		if _, err := pour(c, 3, 4<<20); err != nil {
+			t.Errorf("pour: %v", err)
+		}
+	}()
 	if _, err := io.CopyN(io.Discard, c, 4<<20); err != nil {
 		t.Fatal(err)
 	}
@@ -153,12 +157,12 @@ func TestAfterBulkSmallExchangesWorkAgain(t *testing.T) {
 
 func TestARealResetIsPassedOn(t *testing.T) {
 	address := loopback(t, func(c *net.TCPConn) {
-		c.Read(make([]byte, 1))
+		_, _ = c.Read(make([]byte, 1))
 		c.SetLinger(0)
 	})
 	records := make(chan tcp.Record, 1)
 	c, _ := through(t, address, records)
-	c.Write([]byte("x"))
+	say(c, "x")
 	if b, err := io.ReadAll(c); err == nil {
 		t.Errorf("read %q and an orderly end, want a reset", b)
 	}
@@ -169,7 +173,7 @@ func TestARealResetIsPassedOn(t *testing.T) {
 }
 
 func BenchmarkSmallExchange(b *testing.B) {
-	address := loopback(b, func(c *net.TCPConn) { io.Copy(c, c) })
+	address := loopback(b, func(c *net.TCPConn) { _, _ = io.Copy(c, c) })
 	c, _ := through(b, address, nil)
 	message := make([]byte, 100)
 	for b.Loop() {

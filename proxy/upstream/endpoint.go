@@ -3,6 +3,7 @@ package upstream
 import (
 	"context"
 	"net"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -151,7 +152,7 @@ func (e *Endpoint) Expire(now time.Duration) {
 	for n < len(e.idle) && now-e.idle[n].idleSince >= timeout {
 		n++
 	}
-	old := e.cutLocked(0, n)
+	old := e.cutLocked(n)
 	e.mu.Unlock()
 	discard(old)
 }
@@ -159,7 +160,7 @@ func (e *Endpoint) Expire(now time.Duration) {
 // CloseIdle closes every idle connection.
 func (e *Endpoint) CloseIdle() {
 	e.mu.Lock()
-	all := e.cutLocked(0, len(e.idle))
+	all := e.cutLocked(len(e.idle))
 	e.mu.Unlock()
 	discard(all)
 }
@@ -169,7 +170,7 @@ func (e *Endpoint) CloseIdle() {
 func (e *Endpoint) Retire() {
 	e.mu.Lock()
 	e.retired = true
-	all := e.cutLocked(0, len(e.idle))
+	all := e.cutLocked(len(e.idle))
 	e.mu.Unlock()
 	discard(all)
 }
@@ -213,7 +214,7 @@ func (e *Endpoint) take(now time.Duration) *Conn {
 	}
 	c := e.idle[n-1]
 	if timeout > 0 && now-c.idleSince >= timeout {
-		all := e.cutLocked(0, n)
+		all := e.cutLocked(n)
 		e.mu.Unlock()
 		discard(all)
 		return nil
@@ -231,12 +232,10 @@ func (e *Endpoint) doubtful(c *Conn) bool {
 	return c.idleFor >= peekAfter || c.idleSince <= time.Duration(e.lastHard.Load())
 }
 
-// cutLocked removes idle[from:to] and returns it.
-func (e *Endpoint) cutLocked(from, to int) []*Conn {
-	cut := append([]*Conn(nil), e.idle[from:to]...)
-	kept := append(e.idle[:from], e.idle[to:]...)
-	clear(e.idle[len(kept):])
-	e.idle = kept
+// cutLocked removes the n oldest idle connections and returns them.
+func (e *Endpoint) cutLocked(n int) []*Conn {
+	cut := slices.Clone(e.idle[:n])
+	e.idle = slices.Delete(e.idle, 0, n)
 	return cut
 }
 

@@ -123,8 +123,8 @@ func TestTheConnectionUsedLastIsUsedNext(t *testing.T) {
 func TestADeadIdleConnectionIsDroppedWithoutAWord(t *testing.T) {
 	for name, dies := range map[string]func(server *pipenet.Conn){
 		"closed by the server":     func(s *pipenet.Conn) { s.Close() },
-		"reset by the server":      func(s *pipenet.Conn) { s.Reset() },
-		"bytes that nobody wanted": func(s *pipenet.Conn) { s.Write([]byte("HTTP/1.1 408 Request Timeout\r\n\r\n")) },
+		"reset by the server":      func(s *pipenet.Conn) { _ = s.Reset() },
+		"bytes that nobody wanted": func(s *pipenet.Conn) { _, _ = io.WriteString(s, "HTTP/1.1 408 Request Timeout\r\n\r\n") },
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
@@ -151,8 +151,11 @@ func TestAfterAHardFailureIdleConnectionsAreLookedAt(t *testing.T) {
 		a := b.endpoint.Begin(b.clock.Now(), true)
 		b.put(idle)
 		// The server crashes: both connections are reset in the same instant.
-		busyServer.Reset()
-		idleServer.Reset()
+		for _, s := range []*pipenet.Conn{busyServer, idleServer} {
+			if err := s.Reset(); err != nil {
+				t.Fatal(err)
+			}
+		}
 		busy.Discard()
 		a.End(outlier.Outcome{Class: outlier.Conn, Now: b.clock.Now()})
 
@@ -494,7 +497,7 @@ func TestManyAtOnceNeverShareAConnection(t *testing.T) {
 				}
 				go func() {
 					defer s.Close()
-					io.Copy(s, s)
+					_, _ = io.Copy(s, s)
 				}()
 			}
 		}()

@@ -72,7 +72,7 @@ func TestADeadSocketIsDroppedWithoutAWord(t *testing.T) {
 	for name, dies := range map[string]func(server *net.TCPConn){
 		"closed": func(s *net.TCPConn) { s.Close() },
 		"reset":  func(s *net.TCPConn) { s.SetLinger(0); s.Close() },
-		"spoke":  func(s *net.TCPConn) { s.Write([]byte("x")) },
+		"spoke":  func(s *net.TCPConn) { _, _ = s.Write([]byte("x")) },
 	} {
 		t.Run(name, func(t *testing.T) {
 			e, open := loopback(t)
