@@ -1,0 +1,358 @@
+package reporting
+
+import (
+	"context"
+	"hash/fnv"
+	"log/slog"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+	"google.golang.org/grpc"
+
+	"github.com/overhear-mesh/overhear/outlier"
+	"github.com/overhear-mesh/overhear/outlier/merge"
+	"github.com/overhear-mesh/overhear/proxy/clock"
+	"github.com/overhear-mesh/overhear/proxy/cluster"
+	"github.com/overhear-mesh/overhear/xds/report"
+)
+
+// Config is who reports, and how often.
+type Config struct {
+	// Node is the xDS node id, which ADS uses as well.
+	Node         string
+	Region, Zone string
+	// Labels: "node" names the machine, the others are for people.
+	Labels map[string]string
+	// Incarnation must be larger than in any earlier life: the start time.
+	Incarnation uint64
+
+	// UrgentGap is between reports of an endpoint with hard news; default 50ms.
+	UrgentGap time.Duration
+	// UrgentGapSlow is the same once the news have lasted 500 ms; default 250ms.
+	UrgentGapSlow time.Duration
+	// Full is between reports of an endpoint under suspicion; default 1s.
+	Full time.Duration
+	// Summary is between reports of everything that has changed; default 10s.
+	Summary time.Duration
+}
+
+// DefaultConfig is the cadence that every figure of this project is measured with. It
+// names nobody.
+func DefaultConfig() Config {
+	return Config{
+		UrgentGap: 50 * time.Millisecond, UrgentGapSlow: 250 * time.Millisecond,
+		Full: time.Second, Summary: 10 * time.Second,
+	}
+}
+
+const (
+	fastFor    = 500 * time.Millisecond // of hard news, until UrgentGapSlow
+	newsFor    = time.Second            // without news, until the next ones are new
+	softDelay  = 50 * time.Millisecond  // gathers what comes together
+	softBurst  = 4
+	softGap    = time.Second            // per token
+	shareGap   = 100 * time.Millisecond // between looks at what a share has counted
+	refusedGap = 100 * time.Millisecond // between looks whether the application is back
+	askWithin  = time.Second            // a cluster that has not answered by then is left out
+	maxRunning = 16                     // ordered probes under way
+	maxResults = 256                    // results that wait; the newest win
+)
+
+// Deps is what a reporter gets from the sidecar around it.
+type Deps struct {
+	Clock clock.Clock
+	// Conn is the connection to the control plane, that of the ADS stream.
+	Conn grpc.ClientConnInterface
+	// Log. Default: discarded.
+	Log *slog.Logger
+}
+
+// Reporter ties clusters to the report stream. Its methods may be called from any
+// goroutine, before and during Run.
+type Reporter struct {
+	cfg    Config
+	deps   Deps
+	client *report.Client
+	ready  chan struct{} // the client should build
+	moved  chan struct{} // the time to do so has changed
+	sem    chan struct{} // slots for ordered probes
+	stats  stats
+	drain  atomic.Bool
+
+	// ctx ends what Run has started; set before anything uses it.
+	ctx context.Context
+	wg  sync.WaitGroup
+
+	// memory of what was told is Build's alone.
+	told   map[merge.Key]*told
+	totals map[string]merge.ClusterTotals
+
+	mu         sync.Mutex // guards what follows
+	connected  bool
+	members    []*member // that the control plane knows
+	own        []*instance
+	next       time.Duration // when to build
+	reported   time.Duration // when the last report was built
+	summary    time.Duration // when everything that has changed is told
+	everything bool          // the stream is new: tell all
+	soft       time.Duration // when soft news are told; 0: there are none
+	softFull   time.Duration // when all tokens for soft news are back
+	results    []report.Probed
+	polls      map[merge.Key]merge.Poll
+	watches    map[merge.Key]time.Duration // until
+	leases     map[merge.Key]merge.OrderID
+	shares     map[merge.Key]*share
+	running    map[merge.OrderID]context.CancelFunc // ordered probes
+}
+
+// member is one cluster.
+type member struct {
+	*cluster.Cluster
+	service string // by which the control plane knows it; empty: it does not
+	hot     bool   // it has news that do not wait for the summary
+	listed  bool   // its endpoints have been named on this stream
+}
+
+// New starts nothing. Zero durations of cfg mean the default.
+func New(cfg Config, deps Deps) *Reporter {
+	d := DefaultConfig()
+	for _, f := range []struct {
+		value *time.Duration
+		or    time.Duration
+	}{
+		{&cfg.UrgentGap, d.UrgentGap}, {&cfg.UrgentGapSlow, d.UrgentGapSlow}, {&cfg.Full, d.Full}, {&cfg.Summary, d.Summary},
+	} {
+		if *f.value <= 0 {
+			*f.value = f.or
+		}
+	}
+	if deps.Log == nil {
+		deps.Log = slog.New(slog.DiscardHandler)
+	}
+	r := &Reporter{
+		cfg: cfg, deps: deps,
+		ready: make(chan struct{}, 1), moved: make(chan struct{}, 1), sem: make(chan struct{}, maxRunning),
+		told: map[merge.Key]*told{}, totals: map[string]merge.ClusterTotals{},
+		next:  never,
+		polls: map[merge.Key]merge.Poll{}, watches: map[merge.Key]time.Duration{}, leases: map[merge.Key]merge.OrderID{},
+		shares: map[merge.Key]*share{}, running: map[merge.OrderID]context.CancelFunc{},
+	}
+	r.client = report.NewClient(deps.Conn, report.ClientConfig{Incarnation: cfg.Incarnation, Now: deps.Clock.Now, Log: deps.Log}, source{r})
+	return r
+}
+
+// never is an instant after everything.
+const never = time.Duration(1<<63 - 1)
+
+// Add has a cluster reported, if the control plane knows it. It is to be called before
+// the cluster runs; one that has stopped is forgotten by itself.
+func (r *Reporter) Add(c *cluster.Cluster) {
+	m := &member{Cluster: c}
+	c.Subscribe(func(e cluster.Event) { r.hear(m, e) })
+}
+
+// Connected says whether a control plane hears this sidecar.
+func (r *Reporter) Connected() bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.connected
+}
+
+// Drain says, at once, that the instances beside this sidecar are on their way out.
+func (r *Reporter) Drain() {
+	r.drain.Store(true)
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.wakeLocked(0)
+}
+
+// Run reports until ctx ends, and returns nil when all that it started has ended. It
+// may be called once.
+func (r *Reporter) Run(ctx context.Context) error {
+	group, ctx := errgroup.WithContext(ctx)
+	r.ctx = ctx
+	group.Go(func() error { return r.client.Run(ctx) })
+	group.Go(func() error { r.tick(ctx); return nil })
+	err := group.Wait()
+	r.wg.Wait()
+	return err
+}
+
+// tick calls for a report when it is time.
+func (r *Reporter) tick(ctx context.Context) {
+	timer := time.NewTimer(0)
+	defer timer.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-r.moved:
+		case <-timer.C:
+		}
+		now := r.deps.Clock.Now()
+		r.mu.Lock()
+		r.lookLocked(now)
+		due := r.next <= now
+		if due {
+			r.next = never // Build says when again
+		}
+		wait := r.next - now
+		r.mu.Unlock()
+		if due {
+			select {
+			case r.ready <- struct{}{}:
+			default: // it has been called for already
+			}
+		}
+		timer.Reset(wait)
+	}
+}
+
+// wakeLocked makes sure that a report is built at this time.
+func (r *Reporter) wakeLocked(at time.Duration) {
+	if at >= r.next {
+		return
+	}
+	r.next = at
+	select {
+	case r.moved <- struct{}{}:
+	default:
+	}
+}
+
+// hear takes in an event of a cluster. It is called on the cluster's goroutine.
+func (r *Reporter) hear(m *member, e cluster.Event) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if e.Members {
+		r.introduceLocked(m)
+	}
+	if m.service == "" {
+		return
+	}
+	for _, p := range e.Pings {
+		r.pingedLocked(m, p)
+	}
+	switch e.Urgency {
+	case outlier.UrgencyHard:
+		m.hot = true
+		r.wakeLocked(r.reported + r.cfg.UrgentGap)
+	case outlier.UrgencySoft:
+		m.hot = true
+		// Without a token the news wait for the full report.
+		at := e.At + r.cfg.Full
+		if full := max(r.softFull, e.At) + softGap; r.soft == 0 && full <= e.At+softBurst*softGap {
+			r.softFull, r.soft = full, e.At+softDelay
+			at = r.soft
+		}
+		r.wakeLocked(max(at, r.reported+r.cfg.UrgentGap))
+	}
+}
+
+// introduceLocked looks who a cluster is and what it has: the control plane may only
+// now have said so, or no longer.
+func (r *Reporter) introduceLocked(m *member) {
+	before := m.service
+	m.service, m.listed = m.Config().Service, false
+	switch {
+	case m.service == "" && before != "":
+		r.members = slices.DeleteFunc(r.members, func(o *member) bool { return o == m })
+		m.SetLink(cluster.Reports, false)
+		return
+	case m.service == "":
+		return
+	case before == "":
+		r.members = append(r.members, m)
+		m.SetLink(cluster.Reports, r.connected)
+	}
+	if r.connected {
+		r.wakeLocked(0) // orders can name the new ones once they are told
+	}
+}
+
+// findLocked is a cluster with this service.
+func (r *Reporter) findLocked(service string) *member {
+	i := slices.IndexFunc(r.members, func(m *member) bool { return m.service == service })
+	if i < 0 {
+		return nil
+	}
+	return r.members[i]
+}
+
+// phase spreads the summaries of many sidecars.
+func (r *Reporter) phase() time.Duration {
+	h := fnv.New64a()
+	_, _ = h.Write([]byte(r.cfg.Node)) // never fails
+	return time.Duration(h.Sum64() % uint64(r.cfg.Summary))
+}
+
+// source is the reporter as the client sees it.
+type source struct{ *Reporter }
+
+// Ready is where the client waits.
+func (s source) Ready() <-chan struct{} { return s.ready }
+
+// Hello says who this sidecar is, and forgets what it told on an earlier stream.
+func (s source) Hello() report.Hello {
+	r := s.Reporter
+	clear(r.told)
+	clear(r.totals)
+	h := report.Hello{Node: r.cfg.Node, Region: r.cfg.Region, Zone: r.cfg.Zone, Labels: r.cfg.Labels}
+	now := r.deps.Clock.Now()
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.everything, r.summary = true, now+r.phase()
+	r.results, r.soft = nil, 0
+	clear(r.polls)
+	clear(r.watches)
+	clear(r.leases)
+	clear(r.shares)
+	for _, o := range r.own {
+		h.Own = append(h.Own, report.Own{Key: o.key, Age: now})
+	}
+	for _, m := range r.members {
+		m.listed = false
+		if snapshot := m.Snapshot(); snapshot != nil {
+			h.Held = append(h.Held, held(m.service, snapshot)...)
+		}
+	}
+	return h
+}
+
+// held are the verdicts that a cluster was told, by a control plane that may have
+// forgotten them.
+func held(service string, s *cluster.Snapshot) []merge.Verdict {
+	var all []merge.Verdict
+	for _, e := range s.Endpoints {
+		if v := e.Verdict; v.Epoch > 0 {
+			all = append(all, merge.Verdict{
+				Key: merge.Key{Service: service, Instance: e.ID}, State: v.State, Epoch: v.Epoch, Rule: v.Rule, RampFrom: v.RampFrom,
+			})
+		}
+	}
+	return all
+}
+
+// Link tells the clusters whether a control plane hears of them.
+func (s source) Link(up bool) {
+	r := s.Reporter
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.connected == up {
+		return
+	}
+	r.connected = up
+	for _, m := range r.members {
+		m.SetLink(cluster.Reports, up)
+	}
+	if up {
+		r.deps.Log.Info("report stream heard")
+		return
+	}
+	for _, cancel := range r.running {
+		cancel()
+	}
+}
