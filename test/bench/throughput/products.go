@@ -69,7 +69,10 @@ func products() []product {
 				return path, nil
 			},
 			args:    func(config string) []string { return []string{"run", "-c", config} },
-			version: says("version"),
+			version: func(path string) (string, error) {
+				out, err := exec.Command(path, "version").Output()
+				return strings.TrimSpace(strings.TrimPrefix(string(out), "overhear sidecar")), err
+			},
 		},
 		{
 			name: "envoy", config: "envoy.yaml",
