@@ -68,7 +68,7 @@ func products() []product {
 				}
 				return path, nil
 			},
-			args:    func(config string) []string { return []string{"run", "-c", config} },
+			args: func(config string) []string { return []string{"run", "-c", config} },
 			version: func(path string) (string, error) {
 				out, err := exec.Command(path, "version").Output()
 				return strings.TrimSpace(strings.TrimPrefix(string(out), "overhear sidecar")), err
