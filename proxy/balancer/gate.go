@@ -40,7 +40,8 @@ func (g *Gate) With(every time.Duration, single bool) *Gate {
 // open reports whether a pick may pass.
 func (g *Gate) open(now time.Duration, stats *outlier.Endpoint) bool {
 	since := time.Duration(int64(now) - g.last.Load())
-	return since >= g.every && !(g.single && since < stuck && stats.Inflight() > 0)
+	busy := g.single && since < stuck && stats.Inflight() > 0
+	return since >= g.every && !busy
 }
 
 // enter takes the pick if the gate is open: of several at once one gets through.

@@ -46,8 +46,11 @@ func load(e balancer.Entry, n int) {
 	}
 }
 
+// n is how many picks it takes to measure a share.
+const n = 200_000
+
 // shares picks n times and returns what part each entry got.
-func shares(s *balancer.Set, n int, now time.Duration) []float64 {
+func shares(s *balancer.Set, now time.Duration) []float64 {
 	rng := rand.New(rand.NewPCG(7, 7))
 	out := make([]float64, s.Len())
 	for range n {
@@ -60,7 +63,7 @@ func shares(s *balancer.Set, n int, now time.Duration) []float64 {
 
 // wantShares checks parts of n picks against what is wanted, within 5 standard
 // deviations of a binomial.
-func wantShares(t *testing.T, got, want []float64, n int) {
+func wantShares(t *testing.T, got, want []float64) {
 	t.Helper()
 	for i := range want {
 		if limit := 5 * math.Sqrt(max(want[i]*(1-want[i]), 1e-12)/float64(n)); math.Abs(got[i]-want[i]) > limit {
@@ -70,7 +73,6 @@ func wantShares(t *testing.T, got, want []float64, n int) {
 }
 
 func TestEndpointsOfEqualCostArePickedByWeight(t *testing.T) {
-	const n = 200_000
 	for _, policy := range []balancer.Policy{balancer.P2C, balancer.RoundRobin, balancer.Random} {
 		for _, weights := range [][]float64{{1}, {1, 1}, {1, 1, 1}, {1, 2, 3}, {1, 0, 1}, {100, 1}, {5, 1, 1, 1, 1, 1, 1, 1}, {0.001, 1000}} {
 			t.Run(fmt.Sprint(policy, weights), func(t *testing.T) {
@@ -83,14 +85,13 @@ func TestEndpointsOfEqualCostArePickedByWeight(t *testing.T) {
 					want[i] = w / sum
 				}
 				s := balancer.NewSet(entries(t, weights...), balancer.Config{Policy: policy})
-				wantShares(t, shares(s, n, time.Second), want, n)
+				wantShares(t, shares(s, time.Second), want)
 			})
 		}
 	}
 }
 
 func TestAHeldEndpointGetsItsPartWhateverItsCost(t *testing.T) {
-	const n = 200_000
 	for _, tt := range []struct {
 		name         string
 		share        float64
@@ -111,22 +112,20 @@ func TestAHeldEndpointGetsItsPartWhateverItsCost(t *testing.T) {
 			}
 			sum := 4 + tt.share
 			rest := 1 / sum
-			wantShares(t, shares(balancer.NewSet(es, balancer.DefaultConfig()), n, time.Second), []float64{tt.share / sum, rest, rest, rest, rest}, n)
+			wantShares(t, shares(balancer.NewSet(es, balancer.DefaultConfig()), time.Second), []float64{tt.share / sum, rest, rest, rest, rest})
 		})
 	}
 }
 
 func TestOfTwoChoicesTheLessBusyIsTaken(t *testing.T) {
-	const n = 200_000
 	es := entries(t, 1, 1, 1, 1)
 	load(es[3], 10)
-	wantShares(t, shares(balancer.NewSet(es, balancer.DefaultConfig()), n, time.Second), []float64{1. / 3, 1. / 3, 1. / 3, 0}, n)
+	wantShares(t, shares(balancer.NewSet(es, balancer.DefaultConfig()), time.Second), []float64{1. / 3, 1. / 3, 1. / 3, 0})
 }
 
 // TestASlowEndpointGetsLessButIsNotStarved: little load, so that latency alone
 // tells the two apart. 100 µs are added to each.
 func TestASlowEndpointGetsLessButIsNotStarved(t *testing.T) {
-	const n = 200_000
 	for _, tt := range []struct {
 		fast, slow time.Duration
 		want       float64
@@ -145,7 +144,7 @@ func TestASlowEndpointGetsLessButIsNotStarved(t *testing.T) {
 			es[i].Stats.End(&a, outlier.Outcome{Class: outlier.OK, Now: now})
 		}
 		t.Run(fmt.Sprint(tt.fast, " ", tt.slow), func(t *testing.T) {
-			wantShares(t, shares(balancer.NewSet(es, balancer.DefaultConfig()), n, now), []float64{1 - tt.want, tt.want}, n)
+			wantShares(t, shares(balancer.NewSet(es, balancer.DefaultConfig()), now), []float64{1 - tt.want, tt.want})
 		})
 	}
 }
@@ -222,7 +221,6 @@ func TestATrickleIsOneAttemptPerPeriod(t *testing.T) {
 }
 
 func TestATrickleIsNoMoreThanAFairPartOfLittleDemand(t *testing.T) {
-	const n = 50_000
 	es := entries(t, 1, 1, 1, 1)
 	es[0].Gate = balancer.NewGate(time.Second, false)
 	s := balancer.NewSet(es, balancer.DefaultConfig())
@@ -231,7 +229,7 @@ func TestATrickleIsNoMoreThanAFairPartOfLittleDemand(t *testing.T) {
 	for k := range n { // one request a minute: the trickle is always due
 		got[s.Pick(rng.Uint64(), time.Duration(k)*time.Minute, nil)] += 1.0 / n
 	}
-	wantShares(t, got, []float64{0.25, 0.25, 0.25, 0.25}, n)
+	wantShares(t, got, []float64{0.25, 0.25, 0.25, 0.25})
 }
 
 func TestAnEndpointOnProbationHasOneAttemptAtATime(t *testing.T) {

@@ -30,7 +30,7 @@ func TestACrashedEndpointLeavesThePickerWithin150Milliseconds(t *testing.T) {
 				m.servers[0].crash()
 				before := m.status(0).Counts.Conn
 				m.await("first failed attempt", time.Second, func() bool { return m.status(0).Counts.Conn > before })
-				took := m.awaitState(0, outlier.Ejected, time.Second)
+				took := m.awaitState(outlier.Ejected, time.Second)
 				if took > 150*time.Millisecond {
 					t.Errorf("ejected %v after the first failed attempt, want at most 150ms", took)
 				}
@@ -54,7 +54,7 @@ func TestAHungEndpointIsSuspendedUntilItAnswers(t *testing.T) {
 		m.servers[0].hang.Store(true)
 		overdue := m.cluster.Overdue()
 		m.await("first hung attempt", time.Second, func() bool { return m.status(0).Inflight > 0 })
-		took := m.awaitState(0, outlier.Suspended, 5*time.Second)
+		took := m.awaitState(outlier.Suspended, 5*time.Second)
 		if limit := 2*overdue + 400*time.Millisecond; took > limit {
 			t.Errorf("suspended %v after the first hung attempt, want at most %v", took, limit)
 		}
@@ -75,13 +75,13 @@ func TestAnEndpointThatIsBackRampsUp(t *testing.T) {
 		defer stop()
 		time.Sleep(5 * time.Second)
 		m.servers[0].crash()
-		m.awaitState(0, outlier.Ejected, 2*time.Second)
+		m.awaitState(outlier.Ejected, 2*time.Second)
 		m.servers[0].start()
-		m.awaitState(0, outlier.Ramp, 60*time.Second)
+		m.awaitState(outlier.Ramp, 60*time.Second)
 		if share := m.status(0).Share; share <= 0 || share > 0.5 {
 			t.Errorf("share %v at the start of the ramp, want little", share)
 		}
-		m.awaitState(0, outlier.In, 15*time.Second)
+		m.awaitState(outlier.In, 15*time.Second)
 		if share := m.status(0).Share; share != 1 {
 			t.Errorf("share %v after the ramp, want 1", share)
 		}
@@ -303,9 +303,9 @@ func TestOneLinePerChangeOfBelief(t *testing.T) {
 		stop := m.traffic(100)
 		time.Sleep(5 * time.Second)
 		m.servers[0].crash()
-		m.awaitState(0, outlier.Ejected, 2*time.Second)
+		m.awaitState(outlier.Ejected, 2*time.Second)
 		m.servers[0].start()
-		m.awaitState(0, outlier.In, 2*time.Minute)
+		m.awaitState(outlier.In, 2*time.Minute)
 		stop()
 		m.mu.Lock()
 		said := 0
@@ -400,8 +400,8 @@ func TestTroubleOfThisMachineRaisesSelfDoubtAndBlamesNobody(t *testing.T) {
 		}})
 		m.cluster.Update([]cluster.Spec{{ID: "a", Address: "10.0.0.1:80"}, {ID: "b", Address: "10.0.0.2:80"}})
 		ctx, cancel := context.WithCancel(t.Context())
-		done := make(chan struct{})
-		go func() { m.cluster.Run(ctx); close(done) }()
+		done := make(chan error, 1)
+		go func() { done <- m.cluster.Run(ctx) }()
 		synctest.Wait()
 		for range 50 {
 			e := m.cluster.Pick(m.clock.Now(), nil)
@@ -423,7 +423,9 @@ func TestTroubleOfThisMachineRaisesSelfDoubtAndBlamesNobody(t *testing.T) {
 			}
 		}
 		cancel()
-		<-done
+		if err := <-done; err != nil {
+			t.Errorf("Run = %v, want nil", err)
+		}
 	})
 }
 

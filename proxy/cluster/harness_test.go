@@ -3,9 +3,10 @@ package cluster_test
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
-	"net"
+	"os"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -151,7 +152,7 @@ func (m *mesh) attempt(e *upstream.Endpoint, now time.Duration) outlier.Class {
 		return outlier.Server
 	}
 	defer c.Discard()
-	if ne, ok := err.(net.Error); ok && ne.Timeout() {
+	if errors.Is(err, os.ErrDeadlineExceeded) {
 		return end(outlier.Timeout, c)
 	}
 	return end(outlier.Conn, c)
@@ -219,10 +220,10 @@ func (m *mesh) await(what string, limit time.Duration, ok func() bool) time.Dura
 	return m.clock.Now() - start
 }
 
-// awaitState waits until server i is in that state.
-func (m *mesh) awaitState(i int, state outlier.State, limit time.Duration) time.Duration {
+// awaitState waits until the first server is in that state.
+func (m *mesh) awaitState(state outlier.State, limit time.Duration) time.Duration {
 	m.t.Helper()
-	return m.await(fmt.Sprintf("server %d is %v", i, state), limit, func() bool { return m.status(i).State == state })
+	return m.await("the first server is "+state.String(), limit, func() bool { return m.status(0).State == state })
 }
 
 // picks returns how many of n picks each server got.
@@ -301,7 +302,7 @@ func (s *server) start() {
 func (s *server) serve(c *pipenet.Conn) {
 	defer c.Close()
 	if s.reset.Load() {
-		c.Reset()
+		_ = c.Reset()
 		return
 	}
 	for b := make([]byte, 1); ; {

@@ -132,7 +132,7 @@ func TestAnIdleEndpointThatRefusesPingsIsTakenOut(t *testing.T) {
 	inMesh(t, 3, nil, func(m *mesh) {
 		time.Sleep(20 * time.Second)
 		m.servers[0].crash()
-		m.awaitState(0, outlier.Ejected, 20*time.Second)
+		m.awaitState(outlier.Ejected, 20*time.Second)
 	})
 }
 
@@ -245,7 +245,7 @@ func inHTTPMesh(t *testing.T, status int, body func(m *mesh, apps []*application
 				t.Fatal(err)
 			}
 			srv := &http.Server{Handler: app}
-			go srv.Serve(ln)
+			go func() { _ = srv.Serve(ln) }() // ends with the test
 			defer srv.Close()
 			apps = append(apps, app)
 			specs = append(specs, cluster.Spec{ID: ip, Address: ip + ":80"})
@@ -255,12 +255,14 @@ func inHTTPMesh(t *testing.T, status int, body func(m *mesh, apps []*application
 		m.cluster = cluster.New(cfg, cluster.Deps{Clock: m.clock, Dial: m.net.Host("10.0.0.1").Dial, Log: logTo(m.log)})
 		m.cluster.Update(specs)
 		ctx, cancel := context.WithCancel(t.Context())
-		done := make(chan struct{})
-		go func() { m.cluster.Run(ctx); close(done) }()
+		done := make(chan error, 1)
+		go func() { done <- m.cluster.Run(ctx) }()
 		synctest.Wait()
 		body(m, apps)
 		cancel()
-		<-done
+		if err := <-done; err != nil {
+			t.Errorf("Run = %v, want nil", err)
+		}
 	})
 }
 
@@ -275,8 +277,12 @@ func (m *mesh) get(d time.Duration) {
 		if err != nil {
 			m.t.Fatal(err)
 		}
-		io.WriteString(c, "GET / HTTP/1.1\r\nhost: web\r\nconnection: close\r\n\r\n")
-		io.Copy(io.Discard, c)
+		if _, err := io.WriteString(c, "GET / HTTP/1.1\r\nhost: web\r\nconnection: close\r\n\r\n"); err != nil {
+			m.t.Fatal(err)
+		}
+		if _, err := io.Copy(io.Discard, c); err != nil {
+			m.t.Fatal(err)
+		}
 		a.Headers(m.clock.Now())
 		c.Discard()
 		a.End(outlier.Outcome{Class: outlier.OK, Now: m.clock.Now(), Conn: c.Hash()})

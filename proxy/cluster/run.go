@@ -134,10 +134,9 @@ func (l *loop) work(now time.Duration) {
 			r.endpoint.Expire(now)
 		}
 	}
-	if now < l.next && !(l.dirty && now-l.last >= minGap) {
-		return
+	if now >= l.next || l.dirty && now-l.last >= minGap {
+		l.step(now)
 	}
-	l.step(now)
 }
 
 // step asks the detector what to believe, and acts on it.

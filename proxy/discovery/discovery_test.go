@@ -70,6 +70,26 @@ func assignment(service string, addresses ...string) resource.Endpoints {
 	return a
 }
 
+// feed is a handler to which only what is acceptable is told.
+type feed struct {
+	t *testing.T
+	h *handler
+}
+
+func (f feed) clusters(changed []resource.Cluster, removed ...string) {
+	f.t.Helper()
+	if err := f.h.Clusters(changed, removed); err != nil {
+		f.t.Fatal(err)
+	}
+}
+
+func (f feed) endpoints(changed ...resource.Endpoints) {
+	f.t.Helper()
+	if err := f.h.Endpoints(changed, nil); err != nil {
+		f.t.Fatal(err)
+	}
+}
+
 // addresses are where a cluster's picks go.
 func addresses(c *cluster.Cluster) map[string]bool {
 	synctest.Wait()
@@ -101,14 +121,12 @@ func TestANameLeadsToTheSameClusterBeforeAndAfterItIsKnown(t *testing.T) {
 		early := d.Lookup("api")
 		wantAddresses(t, early)
 
-		h := (*handler)(d)
-		if err := h.Clusters([]resource.Cluster{api("api"), api("other")}, nil); err != nil {
-			t.Fatal(err)
-		}
-		h.Endpoints([]resource.Endpoints{assignment("api.eds", "10.0.0.1:80", "10.0.0.2:80")}, nil)
+		h := feed{t, (*handler)(d)}
+		h.clusters([]resource.Cluster{api("api"), api("other")})
+		h.endpoints(assignment("api.eds", "10.0.0.1:80", "10.0.0.2:80"))
 		wantAddresses(t, early, "10.0.0.1:80", "10.0.0.2:80")
 
-		h.Clusters(nil, []string{"api", "other"})
+		h.clusters(nil, "api", "other")
 		wantAddresses(t, early)
 		if d.Lookup("api") != early {
 			t.Error("a cluster that was looked up became another one when it was withdrawn")
@@ -117,8 +135,8 @@ func TestANameLeadsToTheSameClusterBeforeAndAfterItIsKnown(t *testing.T) {
 			t.Errorf("%d clusters after both were withdrawn, want the one that is wanted", n)
 		}
 
-		h.Clusters([]resource.Cluster{api("api")}, nil)
-		h.Endpoints([]resource.Endpoints{assignment("api.eds", "10.0.0.3:80")}, nil)
+		h.clusters([]resource.Cluster{api("api")})
+		h.endpoints(assignment("api.eds", "10.0.0.3:80"))
 		wantAddresses(t, early, "10.0.0.3:80")
 		if diff := cmp.Diff([]string{"api", "other"}, added); diff != "" {
 			t.Errorf("told of (-want +got):\n%s", diff)
@@ -130,23 +148,25 @@ func TestEndpointsThatComeBeforeTheirClusterChangesStay(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		d, _, stop := running(t, Config{}, Deps{ControlPlane: silent{}})
 		defer stop()
-		h := (*handler)(d)
-		h.Clusters([]resource.Cluster{api("api")}, nil)
-		h.Endpoints([]resource.Endpoints{assignment("api.eds", "10.0.0.1:80")}, nil)
+		h := feed{t, (*handler)(d)}
+		h.clusters([]resource.Cluster{api("api")})
+		h.endpoints(assignment("api.eds", "10.0.0.1:80"))
 		c := d.Lookup("api")
 		synctest.Wait()
 		e := c.Pick(0, nil)
 
 		changed := api("api")
 		changed.ConnectTimeout = 3 * time.Second
-		h.Clusters([]resource.Cluster{changed}, nil)
+		h.clusters([]resource.Cluster{changed})
 		wantAddresses(t, c, "10.0.0.1:80")
 		if c.Pick(0, nil) != e || c.Config().ConnectTimeout != 3*time.Second {
 			t.Errorf("same endpoint %v, connect timeout %v; want true, 3s", c.Pick(0, nil) == e, c.Config().ConnectTimeout)
 		}
-		h.Endpoints(nil, []string{"api.eds"}) // without its cluster
+		if err := h.h.Endpoints(nil, []string{"api.eds"}); err != nil { // without its cluster
+			t.Fatal(err)
+		}
 		wantAddresses(t, c, "10.0.0.1:80")
-		h.Endpoints([]resource.Endpoints{assignment("api.eds")}, nil) // on purpose
+		h.endpoints(assignment("api.eds")) // on purpose
 		wantAddresses(t, c)
 	})
 }
@@ -155,7 +175,7 @@ func TestAClusterThatCannotBeServedIsRefusedAndTheOthersAreTaken(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		d, _, stop := running(t, Config{}, Deps{ControlPlane: silent{}})
 		defer stop()
-		h := (*handler)(d)
+		h := feed{t, (*handler)(d)}
 		bad := func(edit func(*resource.Cluster)) resource.Cluster {
 			c := api("bad")
 			edit(&c)
@@ -173,7 +193,7 @@ func TestAClusterThatCannotBeServedIsRefusedAndTheOthersAreTaken(t *testing.T) {
 				c.Policy.Protocol, c.Policy.Ping.Kind = resource.TCP, resource.PingHTTP
 			})},
 		} {
-			err := h.Clusters([]resource.Cluster{tt.c, api("good")}, nil)
+			err := h.h.Clusters([]resource.Cluster{tt.c, api("good")}, nil)
 			if err == nil || !strings.Contains(err.Error(), `cluster "bad"`) || !strings.Contains(err.Error(), tt.want) {
 				t.Errorf("error %v, want one about %s of cluster bad", err, tt.want)
 			}
@@ -188,13 +208,13 @@ func TestAPolicyThatIsRefusedLeavesTheOldOneInForce(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		d, _, stop := running(t, Config{}, Deps{ControlPlane: silent{}})
 		defer stop()
-		h := (*handler)(d)
+		h := feed{t, (*handler)(d)}
 		first := api("api")
 		first.ConnectTimeout = 2 * time.Second
-		h.Clusters([]resource.Cluster{first}, nil)
+		h.clusters([]resource.Cluster{first})
 		second := first
 		second.ConnectTimeout = time.Hour
-		if err := h.Clusters([]resource.Cluster{second}, nil); err == nil {
+		if err := h.h.Clusters([]resource.Cluster{second}, nil); err == nil {
 			t.Error("a connect timeout of an hour was taken")
 		}
 		if got := d.Lookup("api").Config().ConnectTimeout; got != 2*time.Second {
@@ -251,9 +271,9 @@ func TestAClusterOfTheFileHidesTheControlPlanes(t *testing.T) {
 		defer stop()
 		c := d.Lookup("api")
 		wantAddresses(t, c, "10.1.0.1:80")
-		h := (*handler)(d)
-		h.Clusters([]resource.Cluster{api("api")}, nil)
-		h.Endpoints([]resource.Endpoints{assignment("api.eds", "10.0.0.1:80")}, nil)
+		h := feed{t, (*handler)(d)}
+		h.clusters([]resource.Cluster{api("api")})
+		h.endpoints(assignment("api.eds", "10.0.0.1:80"))
 		wantAddresses(t, c, "10.1.0.1:80")
 		if !strings.Contains(log.String(), "hides") {
 			t.Errorf("nothing in the log: %s", log)
@@ -297,19 +317,19 @@ func TestTheLinkIsToldToTheControlPlanesClusters(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		d, log, stop := running(t, Config{}, Deps{ControlPlane: silent{}})
 		defer stop()
-		h := (*handler)(d)
-		h.Stream(true, nil)
-		h.Clusters([]resource.Cluster{api("api")}, nil)
-		h.Endpoints([]resource.Endpoints{assignment("api.eds", "10.0.0.1:80", "10.0.0.2:80")}, nil)
+		h := feed{t, (*handler)(d)}
+		h.h.Stream(true, nil)
+		h.clusters([]resource.Cluster{api("api")})
+		h.endpoints(assignment("api.eds", "10.0.0.1:80", "10.0.0.2:80"))
 		synctest.Wait()
 		if s := d.Status(); !s.Connected || s.Source != Control || !isReady(d) {
 			t.Errorf("status %+v, ready %v; want connected, from the control plane, ready", s, isReady(d))
 		}
 		ejected := assignment("api.eds", "10.0.0.1:80", "10.0.0.2:80")
 		ejected.Endpoints[0].Verdict = outlier.Verdict{State: outlier.Suspended, Epoch: 1, Rule: outlier.RuleStalled}
-		h.Endpoints([]resource.Endpoints{ejected}, nil)
+		h.endpoints(ejected)
 		wantAddresses(t, d.Lookup("api"), "10.0.0.2:80")
-		h.Stream(false, errors.New("connection reset"))
+		h.h.Stream(false, errors.New("connection reset"))
 		time.Sleep(5 * time.Second) // a suspension does not outlive the control plane for long
 		wantAddresses(t, d.Lookup("api"), "10.0.0.1:80", "10.0.0.2:80")
 		if s := d.Status(); s.Connected || !strings.Contains(log.String(), "connection reset") {
@@ -325,14 +345,14 @@ func TestASidecarStartedAloneServesFromWhatItKnewLast(t *testing.T) {
 		if isReady(d) {
 			t.Error("ready with nothing to serve from")
 		}
-		h := (*handler)(d)
-		h.Clusters([]resource.Cluster{api("api"), api("db")}, nil)
-		h.Endpoints([]resource.Endpoints{assignment("api.eds", "10.0.0.1:80"), assignment("db.eds", "10.0.0.2:80")}, nil)
+		h := feed{t, (*handler)(d)}
+		h.clusters([]resource.Cluster{api("api"), api("db")})
+		h.endpoints(assignment("api.eds", "10.0.0.1:80"), assignment("db.eds", "10.0.0.2:80"))
 		time.Sleep(2 * time.Second)
 		if _, err := os.Stat(filepath.Join(dir, stateFile)); err != nil {
 			t.Errorf("two seconds after a change: %v", err)
 		}
-		h.Endpoints([]resource.Endpoints{assignment("api.eds", "10.0.0.1:80", "10.0.0.9:80")}, nil)
+		h.endpoints(assignment("api.eds", "10.0.0.1:80", "10.0.0.9:80"))
 		stop() // what changed last is written on the way out
 	})
 	synctest.Test(t, func(t *testing.T) {
@@ -349,10 +369,10 @@ func TestASidecarStartedAloneServesFromWhatItKnewLast(t *testing.T) {
 		}
 
 		t.Log("the control plane is back and has dropped one")
-		h := (*handler)(d)
-		h.Stream(true, nil)
-		h.Clusters([]resource.Cluster{api("api")}, nil)
-		h.Endpoints([]resource.Endpoints{assignment("api.eds", "10.0.0.3:80")}, nil)
+		h := feed{t, (*handler)(d)}
+		h.h.Stream(true, nil)
+		h.clusters([]resource.Cluster{api("api")})
+		h.endpoints(assignment("api.eds", "10.0.0.3:80"))
 		wantAddresses(t, d.Lookup("api"), "10.0.0.3:80")
 		wantAddresses(t, d.Lookup("db"), "10.0.0.2:80") // its answer may not be complete yet
 		time.Sleep(20 * time.Second)

@@ -191,7 +191,7 @@ func readState(path string) (state, error) {
 	if err != nil {
 		return state{}, err
 	}
-	defer f.Close()
+	defer func() { _ = f.Close() }()
 	data, err := io.ReadAll(io.LimitReader(f, stateMax+1))
 	if err != nil {
 		return state{}, err
@@ -264,7 +264,7 @@ func writeFile(path string, data []byte) (err error) {
 	}
 	defer func() {
 		if err != nil {
-			os.Remove(f.Name())
+			_ = os.Remove(f.Name())
 		}
 	}()
 	_, err = io.Copy(f, bytes.NewReader(data))
@@ -280,6 +280,5 @@ func writeFile(path string, data []byte) (err error) {
 	if err != nil {
 		return err
 	}
-	defer parent.Close()
-	return parent.Sync()
+	return errors.Join(parent.Sync(), parent.Close())
 }

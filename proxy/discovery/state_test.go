@@ -105,7 +105,7 @@ func TestAStateBeyondAllBoundsIsNotRead(t *testing.T) {
 }
 
 func FuzzDecodeState(f *testing.F) {
-	f.Add([]byte(encoded(f, someState())))
+	f.Add(encoded(f, someState()))
 	f.Add([]byte(`{"format":1,"sha256":"","resources":{"clusters":[{}]}}`))
 	f.Add([]byte(`null`))
 	f.Fuzz(func(t *testing.T, body []byte) {

@@ -51,10 +51,10 @@ func Ping(ctx context.Context, dial Dial, t Target) outlier.ProbeResult {
 	if err != nil {
 		return failed(ctx, err)
 	}
-	defer c.Close()
+	defer func() { _ = c.Close() }()
 	// Closing is the one way to stop a read that works on every net.Conn
 	// whatever deadline it is under.
-	defer context.AfterFunc(ctx, func() { c.Close() })()
+	defer context.AfterFunc(ctx, func() { _ = c.Close() })()
 	switch t.Want {
 	case Held:
 		return hold(ctx, c)
@@ -98,12 +98,10 @@ func get(ctx context.Context, c net.Conn, t Target) outlier.ProbeResult {
 	}
 	r := bufio.NewReader(io.LimitReader(c, maxHead))
 	for {
-		answer, err := http.ReadResponse(r, nil)
+		answer, err := http.ReadResponse(r, nil) //nolint:bodyclose // Close would read the body to its end; the connection ends instead
 		if err != nil {
 			return failed(ctx, err)
 		}
-		// The body is left unread: the connection ends here. An interim answer
-		// has none.
 		if answer.StatusCode >= 100 && answer.StatusCode < 200 && answer.StatusCode != http.StatusSwitchingProtocols {
 			continue
 		}

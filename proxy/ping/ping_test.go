@@ -44,7 +44,7 @@ func answer(response string) func(*pipenet.Conn) {
 	return func(c *pipenet.Conn) {
 		defer c.Close()
 		readHead(c)
-		io.WriteString(c, response)
+		_, _ = io.WriteString(c, response)
 	}
 }
 
@@ -59,7 +59,9 @@ func readHead(c net.Conn) string {
 	return string(head)
 }
 
-func hang(c *pipenet.Conn) { io.Copy(io.Discard, c); c.Close() }
+func hang(c *pipenet.Conn) { _, _ = io.Copy(io.Discard, c); c.Close() }
+
+func reset(c *pipenet.Conn) { _ = c.Reset() }
 
 // pingIn asks once, for a second at most, and says how long it took.
 func pingIn(t *testing.T, n *pipenet.Network, target ping.Target) (outlier.ProbeResult, time.Duration) {
@@ -93,9 +95,9 @@ func TestAPingTellsTheWaysToBeDeadApart(t *testing.T) {
 		{name: "a connection is enough", handle: hang, want: outlier.ProbeOK},
 
 		{name: "held, then quiet", handle: hang, target: ping.Target{Want: ping.Held}, want: outlier.ProbeOK, took: 50 * time.Millisecond},
-		{name: "held, then reset", handle: func(c *pipenet.Conn) { c.Reset() }, target: ping.Target{Want: ping.Held}, want: outlier.Refused},
+		{name: "held, then reset", handle: reset, target: ping.Target{Want: ping.Held}, want: outlier.Refused},
 		{name: "held, then closed in order", handle: func(c *pipenet.Conn) { c.Close() }, target: ping.Target{Want: ping.Held}, want: outlier.ProbeOK},
-		{name: "held, the server speaks first", handle: func(c *pipenet.Conn) { io.WriteString(c, "220 hello\r\n"); c.Close() }, target: ping.Target{Want: ping.Held}, want: outlier.ProbeOK},
+		{name: "held, the server speaks first", handle: func(c *pipenet.Conn) { _, _ = io.WriteString(c, "220 hello\r\n"); c.Close() }, target: ping.Target{Want: ping.Held}, want: outlier.ProbeOK},
 
 		{name: "good", handle: answer(ok), target: ping.Target{Want: ping.Good}, want: outlier.ProbeOK},
 		{name: "redirected", handle: answer("HTTP/1.1 302 Found\r\nlocation: /login\r\n\r\n"), target: ping.Target{Want: ping.Good}, want: outlier.ProbeOK},
@@ -143,7 +145,7 @@ func TestAPingAsksForItsPathAndHost(t *testing.T) {
 			heads := make(chan string, 1)
 			serve(t, n, func(c *pipenet.Conn) {
 				heads <- readHead(c)
-				io.WriteString(c, "HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n")
+				_, _ = io.WriteString(c, "HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n")
 				c.Close()
 			})
 			pingIn(t, n, ping.Target{Want: ping.Good, Path: tt.path, Host: tt.host})
