@@ -37,7 +37,7 @@ type Rule struct {
 	// PerTryTimeout bounds each attempt; default 0, none but Timeout.
 	PerTryTimeout time.Duration `yaml:"per_try_timeout"`
 	// IdleTimeout ends an exchange in which nothing has moved for so long;
-	// default 0, which leaves it to the cluster's policy.
+	// default 0, which leaves it to the engine's own.
 	IdleTimeout time.Duration `yaml:"idle_timeout"`
 	// Retry says which failures are repeated.
 	Retry resilience.RetryPolicy `yaml:"retry"`

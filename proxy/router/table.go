@@ -9,6 +9,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/overhear-mesh/overhear/internal/strictyaml"
 	"github.com/overhear-mesh/overhear/proxy/cluster"
 	"github.com/overhear-mesh/overhear/proxy/resilience"
 )
@@ -72,7 +73,7 @@ func New(rules []Rule, resolve func(name string) *cluster.Cluster, ids *IDs) (*T
 	bySuffix := map[string][]entry{}
 	names := map[string]int{}
 	for i, rule := range rules {
-		if err := rule.Validate(); err != nil {
+		if err := strictyaml.Validate(&rule); err != nil {
 			return nil, fmt.Errorf("route %d: %w", i, err)
 		}
 		name := rule.name()

@@ -11,6 +11,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"github.com/overhear-mesh/overhear/internal/strictyaml"
 	"github.com/overhear-mesh/overhear/proxy/cluster"
 	"github.com/overhear-mesh/overhear/proxy/router"
 )
@@ -170,25 +171,6 @@ func TestARouteKeepsItsNumberWithItsName(t *testing.T) {
 	}
 }
 
-func TestNumbersRunOutWithoutHarm(t *testing.T) {
-	ids := new(router.IDs)
-	rules := make([]router.Rule, 1<<16)
-	for i := range rules {
-		rules[i] = rule(fmt.Sprint(i), nil)
-	}
-	table, err := router.New(rules, none, ids)
-	if err != nil {
-		t.Fatal(err)
-	}
-	all := slices.Collect(table.Routes())
-	if got := all[len(all)-2].ID; got != 1<<16-1 {
-		t.Errorf("the last number: got %d, want %d", got, 1<<16-1)
-	}
-	if got := all[len(all)-1].ID; got != 0 {
-		t.Errorf("one name too many: got %d, want 0", got)
-	}
-}
-
 func TestWrongRulesNameTheField(t *testing.T) {
 	tests := []struct {
 		name   string
@@ -205,12 +187,13 @@ func TestWrongRulesNameTheField(t *testing.T) {
 		{"no slash", func(r *router.Rule) { r.Prefix = "a" }, []string{"prefix"}},
 		{"regex", func(r *router.Rule) { r.Regex = "(" }, []string{"regex"}},
 		{"negative", func(r *router.Rule) { r.Timeout, r.PerTryTimeout, r.IdleTimeout = -1, -1, -1 }, []string{"timeout", "per_try_timeout", "idle_timeout"}},
+		{"retries", func(r *router.Rule) { r.Retry.MaxAttempts = 0 }, []string{"retry.max_attempts"}},
 		{"per try beyond all", func(r *router.Rule) { r.PerTryTimeout = time.Minute }, []string{"per_try_timeout"}},
 	}
 	for _, test := range tests {
 		t.Run(test.name, func(t *testing.T) {
 			r := rule("r", test.change)
-			err := r.Validate()
+			err := strictyaml.Validate(r)
 			if diff := cmp.Diff(test.want, fields(err)); diff != "" {
 				t.Errorf("fields (-want +got):\n%s", diff)
 			}
@@ -224,19 +207,9 @@ func TestWrongRulesNameTheField(t *testing.T) {
 // fields lists the fields that an error speaks of.
 func fields(err error) []string {
 	var names []string
-	if joined, ok := err.(interface{ Unwrap() []error }); ok {
-		for _, e := range joined.Unwrap() {
-			names = append(names, fields(e)...)
-		}
-	} else if err != nil {
-		f, ok := errors.AsType[interface {
-			error
-			Field() string
-		}](err)
-		if !ok {
-			return []string{err.Error()}
-		}
-		names = append(names, f.Field())
+	problems, _ := errors.AsType[strictyaml.Problems](err)
+	for _, p := range problems {
+		names = append(names, p.Field)
 	}
 	return names
 }
