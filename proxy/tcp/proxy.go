@@ -136,7 +136,11 @@ func (p *Proxy) serve(ctx context.Context, client net.Conn, r *Record) {
 func (p *Proxy) open(ctx context.Context, r *Record, deadlined bool) (upstream.Attempt, *upstream.Conn) {
 	if p.deps.Inbound != nil {
 		a, server, _ := p.connect(ctx, p.deps.Inbound, r, deadlined)
-		if server == nil {
+		switch {
+		case server != nil:
+		case ctx.Err() != nil:
+			r.Flags |= LocalReset
+		default:
 			r.Flags |= UpstreamConnectFailure
 		}
 		return a, server
