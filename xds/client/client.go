@@ -234,11 +234,9 @@ func (c *Client) stream(ctx context.Context) (good bool, err error) {
 			if !ok {
 				return good, ended
 			}
+			c.tell(up, nil)
 			requests := c.receive(m)
-			if len(requests) > 0 {
-				c.tell(up, nil)
-				good = good || requests[0].GetErrorDetail() == nil
-			}
+			good = good || len(requests) > 0 && requests[0].GetErrorDetail() == nil
 			for _, r := range requests {
 				_ = st.Send(r)
 			}
