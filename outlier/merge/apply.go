@@ -266,6 +266,11 @@ func (t *Table) Polled(a PollAnswer, now time.Duration) Refusal {
 	r.heard = max(r.heard, now)
 	delete(e.poll.waiting, a.Reporter)
 	t.touch(e)
+	if s := &e.susp; s.active {
+		if x := e.cell(r.slot).extra(); x.polledRound != s.rounds {
+			x.polledRound, x.polledAt = s.rounds, a.At
+		}
+	}
 	then := a.Then
 	if then == (Point{}) || then.At > a.At {
 		then.At = never
@@ -402,6 +407,9 @@ func (t *Table) foldCell(e *endpoint, s *staged, now time.Duration) {
 		x := c.extra()
 		x.lastHard, x.hardStart = max(x.lastHard, s.lastHard), max(x.hardStart, s.hardFrom)
 		x.overdue, x.state, x.level = s.overdue, s.state, s.level
+		if s.level == outlier.LevelApp && s.lastHard > never {
+			x.diedAt = max(x.diedAt, s.lastHard)
+		}
 		if x.overdue > 0 || d.Timeout > 0 || x.state == outlier.Suspended {
 			x.overdueAt = max(x.overdueAt, s.at)
 		}

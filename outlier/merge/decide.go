@@ -90,7 +90,7 @@ func hardFirst(r outlier.Rule) int {
 
 func (t *Table) hardCandidate(e *endpoint) *candidate {
 	s := &e.susp
-	c := &candidate{e: e, rule: outlier.RuleHard, scope: Scope(s.zone), score: math.MaxInt64}
+	c := &candidate{e: e, rule: outlier.RuleHard, scope: t.promote(e, Scope(s.zone)), score: math.MaxInt64}
 	n := t.domainsOf(s.zone, s.hard)
 	c.reason = fmt.Sprintf("%d fault domains cannot reach it, and nobody's later attempt succeeded", n)
 	if s.storm {
@@ -144,8 +144,9 @@ func (t *Table) rowCandidate(e *endpoint, now time.Duration) *candidate {
 func (t *Table) guards(c *candidate, now time.Duration) *candidate {
 	e, g := c.e, c.e.group
 	w := &c.row.last
-	self := outlier.Tally{N: w.n, K: w.k}
-	res := outlier.Guard(self, w.w, c.kind == slowRow)
+	// The endpoint is read over the very window of its neighbours: a fault that has
+	// just hit all of them looks weaker there than in its row.
+	res := outlier.Guard(e.tally(window(c.row.since, now), now), w.w, c.kind == slowRow)
 	detail := fmt.Sprintf("others fail at %.1f %%, this one at %.1f %%", 100*res.W, 100*res.Rate)
 	if res.Asked {
 		detail += fmt.Sprintf("; against p0 %.2f, p1 %.2f the score is %.1f, 6 is wanted", res.P0, res.P1, float64(res.LLR)/float64(nat))
@@ -222,7 +223,7 @@ func (t *Table) smallGroup(e *endpoint, now time.Duration) (bool, string) {
 		return false, "the only other endpoint has a score as well"
 	case w.open && 2*w.last.k*max(own.n, 1) > own.k*max(w.last.n, 1):
 		return false, "the only other endpoint fails more than half as often"
-	case now-max(other.lastOK, other.idle.goodAt) > 5*time.Second:
+	case max(other.lastOK, other.idle.goodAt) < now-5*time.Second:
 		return false, "the only other endpoint has not been seen well for 5 s"
 	}
 	return true, ""

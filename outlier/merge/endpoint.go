@@ -90,11 +90,15 @@ type cell struct {
 // extra is the part of a cell that a reporter with bad news needs.
 type extra struct {
 	lastHard, hardStart time.Duration
+	diedAt              time.Duration // when a connection that stood last broke
 	overdue             int
 	overdueAt           time.Duration
 	state               outlier.State
 	level               outlier.Level
 	hot                 bool
+	// When the reporter answered the first poll of a round of the suspicion.
+	polledAt    time.Duration
+	polledRound uint64
 	// The newest probe.
 	probeEnd, probeStart time.Duration
 	probe                outlier.ProbeResult
@@ -116,7 +120,7 @@ func newEndpoint(spec Endpoint, now time.Duration) *endpoint {
 	}
 	e.own = own{refused: never, lastOK: never, at: never}
 	e.idle.reset(now)
-	e.susp.shutUntil, e.susp.last, e.susp.confirmed = never, never, never
+	e.susp.shutUntil, e.susp.last, e.susp.confirmed, e.susp.told, e.susp.listener = never, never, never, never, never
 	e.fleet.scope = Fleet
 	e.poll.sent, e.poll.done = never, never
 	return e
@@ -135,7 +139,7 @@ func (e *endpoint) cell(slot int32) *cell {
 
 func (c *cell) extra() *extra {
 	if c.x == nil {
-		c.x = &extra{lastHard: never, hardStart: never, overdueAt: never, probeEnd: never, probeStart: never}
+		c.x = &extra{lastHard: never, hardStart: never, diedAt: never, overdueAt: never, probeEnd: never, probeStart: never}
 	}
 	return c.x
 }
@@ -217,6 +221,18 @@ func (e *endpoint) out(view Scope) bool {
 		}
 	}
 	return false
+}
+
+// zonesOut lists the zones whose observers are kept away by a verdict of their
+// own: what they still say of e, by probes, is answered already.
+func (e *endpoint) zonesOut() []string {
+	var list []string
+	for _, z := range e.zones {
+		if z.rec.state.Out() {
+			list = append(list, z.name)
+		}
+	}
+	return list
 }
 
 // judgeable says whether evidence may lead to a verdict for the fleet.

@@ -82,7 +82,7 @@ func (t *Table) idleStep(e *endpoint, now time.Duration) {
 	if i.asked == never {
 		// Successes are told of each ten seconds: ask before pinging what may be busy.
 		i.asked = now
-		t.pollTraffic(e, now, now)
+		t.poll(e, now, now, func(*reporter) bool { return true })
 		t.due(now + idlePoll)
 		return
 	}
@@ -115,8 +115,10 @@ func (t *Table) hearPings(e *endpoint, now time.Duration) {
 		if n.res == outlier.NotRun || r.domain.muted(now) || t.reporters[r.ID] != r {
 			continue
 		}
-		t.probeNews(e, r, n.res, n.level, n.start, n.end, now)
 		good := n.res == outlier.ProbeOK
+		if good || n.res.Hard() { // a refused ping is a hard failure like any other
+			t.probeNews(e, r, n.res, n.level, n.start, n.end, now)
+		}
 		i.belief = outlier.Belief(i.belief, good)
 		if good {
 			i.goodAt = max(i.goodAt, n.end)
@@ -287,7 +289,7 @@ func (t *Table) validate(s *service, now time.Duration) {
 	}
 	p.invalid = false
 	for e := range s.endpoints {
-		if slices.Contains(p.failed, e.Key) || e.fleet.state != outlier.In || e.leaving() || now-e.lastOK > 10*time.Second {
+		if slices.Contains(p.failed, e.Key) || e.fleet.state != outlier.In || e.leaving() || e.lastOK < now-10*time.Second {
 			continue
 		}
 		e.series.advance(now)

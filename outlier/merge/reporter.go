@@ -99,6 +99,9 @@ func (t *Table) Join(spec Reporter, services []string, now time.Duration) error 
 	r.LHM = min(max(r.LHM, 0), 7)
 	r.live, r.heard, r.joined = true, now, now
 	r.setServices(t, services)
+	if r.domain.muted(now) {
+		t.out.Mutes = append(t.out.Mutes, Mute{Reporter: r.ID, Domain: r.domain.name, Until: r.domain.mutedUntil, Reason: r.domain.reason})
+	}
 	t.due(now)
 	return nil
 }

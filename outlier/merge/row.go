@@ -204,9 +204,10 @@ func (t *Table) read(e *endpoint, w *row, k kind, steps outlier.Steps, who only,
 	out := reading{at: now}
 	t.stamp++
 	t.acc = t.acc[:0]
+	answered := e.zonesOut()
 	for _, i := range w.active {
 		r := t.slots[e.cells[i].reporter]
-		if !who.admits(r.Zone) {
+		if !who.admits(r.Zone) || slices.Contains(answered, r.Zone) {
 			continue
 		}
 		c, n, failed := t.value(e, i, k, steps, now)
@@ -258,7 +259,9 @@ func (t *Table) judge(e *endpoint, w *row, k kind, zone *zone, now time.Duration
 	var h int64
 	switch k {
 	case slowRow:
-		odds, h = outlier.SlowOdds(base.Pg), int64(p.HSlow*float64(nat))
+		// The group's present error rate counts as its usual one: a fault of the whole
+		// group is no small effect of one endpoint.
+		odds, h = outlier.SlowOdds(max(base.Pg, base.W)), int64(p.HSlow*float64(nat))
 	case zoneRow:
 		odds, h = outlier.FastOdds(base, p.Outlier.Bounds()), outlier.Threshold(zone.rate, p.Outlier.FalseEjectionInterval, p.HFleetMin, p.HFleetMax)
 	default:
@@ -280,40 +283,37 @@ func window(since, now time.Duration) time.Duration {
 }
 
 // others is w: the median error rate of the other endpoints of the group in the
-// same window. One that has traffic and that nobody complains of counts as 0,
-// however late its successes are reported.
+// same window. Failures are told of at once and successes when there is time, so
+// attempts that an endpoint usually has and that nobody has told of yet count as
+// good: without that, one broken observer who complains of everybody would make
+// the whole group look sick.
 func (t *Table) others(e *endpoint, since, now time.Duration) float64 {
 	g := e.group
-	if g.excursionsAt != t.steps {
-		g.excursionsAt = t.steps
-		g.excursions, g.quiet = g.excursions[:0], 0
-		for _, o := range g.endpoints {
-			switch {
-			case o.leaving() || o.fleet.state.Out():
-			case o.fast.open:
-				g.excursions = append(g.excursions, o)
-			case o.rate*30 >= 3:
-				g.quiet++
-			}
-		}
-	}
-	quiet := g.quiet
-	if !e.fast.open && e.rate*30 >= 3 {
-		quiet-- // that is e itself
-	}
-	if quiet > len(g.excursions) {
-		return 0
+	if g.windowsAt != t.steps {
+		g.windowsAt = t.steps
+		clear(g.windows)
 	}
 	from := window(since, now)
-	tallies := make([]outlier.Tally, 1, len(g.excursions)+max(quiet, 0)+1) // the first is e, left out
-	for _, o := range g.excursions {
-		if o != e {
-			o.series.advance(now)
-			tallies = append(tallies, o.series.since(from))
+	ratios, known := g.windows[bucketOf(from)]
+	if !known {
+		tallies := make([]outlier.Tally, 0, len(g.endpoints))
+		for _, o := range g.endpoints {
+			if !o.leaving() && !o.fleet.state.Out() {
+				tallies = append(tallies, o.tally(from, now))
+			}
 		}
+		ratios = outlier.NewRatios(tallies)
+		g.windows[bucketOf(from)] = ratios
 	}
-	for range quiet {
-		tallies = append(tallies, outlier.Tally{N: 3})
+	if e.fleet.state.Out() {
+		return ratios.Without(outlier.Tally{})
 	}
-	return outlier.MedianOthers(tallies, 0)
+	return ratios.Without(e.tally(from, now))
+}
+
+// tally is the attempts and failures of e from an instant on.
+func (e *endpoint) tally(from, now time.Duration) outlier.Tally {
+	e.series.advance(now)
+	seen := e.series.since(from)
+	return outlier.Tally{N: max(seen.N, int64(e.rate*(now-from).Seconds())), K: seen.K}
 }

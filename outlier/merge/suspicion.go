@@ -46,6 +46,9 @@ type suspicion struct {
 	zone      string        // the round is about the observers of this zone only
 	m         int           // fault domains that can be asked, without the first
 	second    bool          // the second probe was sent
+	told      time.Duration // when old connections have had time to answer; never: not asked
+	retold    bool          // and the second poll was sent
+	listener  time.Duration // when old connections last answered although new ones failed
 	shutUntil time.Duration
 	streak    int    // contradicted rounds in a row
 	nextZone  string // what the next round is limited to
@@ -199,10 +202,11 @@ func (t *Table) witnesses(e *endpoint, now time.Duration) {
 	s := &e.susp
 	s.hard, s.stalled = s.hard[:0], s.stalled[:0]
 	e.cool(now)
+	answered := e.zonesOut()
 	for _, i := range e.hot {
 		c := &e.cells[i]
 		r := t.slots[c.reporter]
-		if r.domain.muted(now) {
+		if r.domain.muted(now) || slices.Contains(answered, r.Zone) {
 			continue
 		}
 		x := c.x
@@ -409,8 +413,9 @@ func (t *Table) first(e *endpoint, zone string) {
 
 // contradiction finds a success that began after the failure: of real traffic, or
 // of a probe that reached at least as deep as the failure. By what two clocks say
-// it must be clearly later; a probe of this round is later by nature, because it
-// was ordered when the failure was known. It answers with who contradicts, and
+// it must be clearly later. A probe of this round is later by nature, because it
+// was ordered when the failure was known, and so is an attempt that its reporter
+// began after he answered this round's poll. It answers with who contradicts, and
 // the zones of all who do.
 func (t *Table) contradiction(e *endpoint, zone string, now time.Duration) (by string, zones []string) {
 	s := &e.susp
@@ -424,8 +429,8 @@ func (t *Table) contradiction(e *endpoint, zone string, now time.Duration) (by s
 			continue
 		}
 		after := s.firstAt + max(clockMargin, r.jitter, s.first.jitter)
-		traffic := c.okStart > after
 		x := c.x
+		traffic := c.okStart > after || x != nil && s.active && x.polledRound == s.rounds && c.okStart > x.polledAt
 		probe := x != nil && x.probe == outlier.ProbeOK && x.probeLevel >= s.level && x.probeStart > after
 		if !probe && x != nil {
 			probe = slices.ContainsFunc(s.orders, func(o *order) bool {
@@ -482,8 +487,8 @@ func (t *Table) question(e *endpoint, mayAsk bool, now time.Duration) {
 	need := 1 + min(2, s.m)
 	switch {
 	case t.domainsOf(s.zone, s.hard) >= need && t.twice(e, now):
-		if t.pollRunning(e, now) {
-			return // somebody may have answers on connections that still stand
+		if t.pollRunning(e, now) || !t.oldConnectionsTold(e, now) {
+			return
 		}
 		s.confirmed, s.streak = now, 0
 		t.keepAnswers(e)
@@ -503,6 +508,53 @@ func (t *Table) question(e *endpoint, mayAsk bool, now time.Duration) {
 		t.endRound(e)
 		s.streak, s.nextZone = 0, ""
 	}
+}
+
+const (
+	// toldAnswers are expected of connections that still stand before a listener
+	// that is gone counts as a crash; toldLongest bounds the wait for them, and
+	// toldAgain is the wait if they have answered within listenerMemory.
+	toldAnswers    = 4
+	toldLongest    = 60 * time.Millisecond
+	toldAgain      = 250 * time.Millisecond
+	listenerMemory = time.Minute
+	// toldRate is the traffic per second below which waiting would show nothing.
+	toldRate = 8
+)
+
+// oldConnectionsTold tells a crash from a listener that is gone. A crash resets
+// the connections that stand; if that was seen, there is nothing to wait for. If
+// new connections fail and nothing else, requests on old ones may still be
+// answered: they get the time in which some would have been, then everybody is
+// asked again.
+func (t *Table) oldConnectionsTold(e *endpoint, now time.Duration) bool {
+	s := &e.susp
+	died := func(w witness) bool {
+		x := e.cell(w.reporter.slot).x
+		return w.kind == "own" || x != nil && x.diedAt >= now-witnessFor
+	}
+	again := s.listener != never && now-s.listener < listenerMemory
+	switch {
+	case slices.ContainsFunc(s.hard, died), !s.active, e.rate < toldRate && !again:
+		return true
+	case s.told == never:
+		wait := min(time.Duration(toldAnswers/e.rate*float64(time.Second)), toldLongest)
+		if again {
+			wait = toldAgain
+		}
+		s.told, s.retold = s.last+wait, false
+		s.deadline = max(s.deadline, s.told+clockMargin+answerSlack)
+	}
+	if now < s.told {
+		t.due(s.told)
+		return false
+	}
+	if !s.retold {
+		s.retold = true
+		t.pollTraffic(e, s.firstAt, now)
+		return !t.pollRunning(e, now)
+	}
+	return true
 }
 
 // twice holds where only one other fault domain can be asked: then one failed
@@ -565,7 +617,7 @@ func (t *Table) ask(e *endpoint, now time.Duration) {
 		t.event(EventDropped, e, "", "the fleet's probes are used up", now)
 		return
 	}
-	s.active, s.last, s.second = true, now, false
+	s.active, s.last, s.second, s.told = true, now, false, never
 	s.rounds++
 	s.deadline = now + p.Outlier.ProbeTimeout + answerSlack
 	s.orders, s.answers = nil, nil
@@ -598,6 +650,9 @@ func (t *Table) contradicted(e *endpoint, by string, zones []string, now time.Du
 	s.nextZone = ""
 	if zone, one := oneZone(s.hard); one && s.zone == "" && len(zones) > 0 && !slices.Contains(zones, zone) {
 		s.nextZone = zone
+	}
+	if s.told != never {
+		s.listener = now
 	}
 	t.event(EventContradicted, e, by, "a success began after the failure", now)
 	t.keepAnswers(e)

@@ -98,17 +98,17 @@ type group struct {
 	endpoints []*endpoint // by instance
 	baseline  outlier.Baseline
 
-	// Of this Step, see excursions.
-	excursionsAt uint64
-	excursions   []*endpoint
-	quiet        int
+	// Error rates since the beginning of each half second, as far as this Step has
+	// needed them.
+	windowsAt uint64
+	windows   map[int64]outlier.Ratios
 }
 
 func (s *service) group(priority uint32) *group {
 	i, found := slices.BinarySearchFunc(s.groups, priority, func(g *group, p uint32) int { return cmp.Compare(g.priority, p) })
 	if !found {
 		s.groups = slices.Insert(s.groups, i, &group{
-			service: s, priority: priority, baseline: outlier.Baseline{Pg: outlier.FirstErrorRate},
+			service: s, priority: priority, windows: make(map[int64]outlier.Ratios), baseline: outlier.Baseline{Pg: outlier.FirstErrorRate},
 		})
 	}
 	return s.groups[i]

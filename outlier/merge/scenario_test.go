@@ -1,0 +1,421 @@
+package merge
+
+import (
+	"testing"
+	"time"
+
+	"github.com/overhear-mesh/overhear/outlier"
+)
+
+var twoZones = []string{"east", "west"}
+
+// quickstart is the size of the first example: five callers, six endpoints, two
+// zones, every caller on a node of its own.
+func quickstart(tb testing.TB, rate float64) *fleet {
+	return newFleet(tb, mesh{callers: 5, endpoints: 6, zones: twoZones, rate: rate, base: 0.001, seed: 7})
+}
+
+func TestACrashTakesTheWholeFleetOffWithinTheTimeOfOneProbe(t *testing.T) {
+	for _, rate := range []float64{0.1, 1, 50, 500} {
+		for _, inbound := range []bool{false, true} {
+			f := newFleet(t, mesh{callers: 5, endpoints: 6, zones: twoZones, rate: rate, base: 0.001, seed: 7, inbound: inbound})
+			f.run(12 * time.Second)
+			first := time.Duration(-1)
+			f.targets[2].fault = func(*caller, time.Duration) effect {
+				if first < 0 {
+					first = f.now
+				}
+				return crashed
+			}
+			if _, ok := f.ejected(2, 2*time.Minute); !ok {
+				t.Errorf("rate %v, inbound %v: no verdict\n%v", rate, inbound, f.events)
+				continue
+			}
+			v := f.verdicts(outlier.Ejected)
+			if took := f.now - first; took > 50*ms {
+				t.Errorf("rate %v, inbound %v: verdict %v after the first failure, want at most 50ms", rate, inbound, took)
+			}
+			if len(v) != 1 || v[0].Verdict.Rule != outlier.RuleHard || v[0].Verdict.Scope != Fleet {
+				t.Errorf("rate %v, inbound %v: got %s\nwant one hard verdict for the fleet", rate, inbound, describe(v))
+			}
+			for _, o := range f.orders {
+				if inbound && o.Reason == reasonSuspicion && o.Level != outlier.LevelApp {
+					t.Errorf("an endpoint behind a sidecar is probed at level %s, want app", o.Level)
+				}
+			}
+		}
+	}
+}
+
+func TestAListenerThatIsGoneIsNoCrashWhileOldConnectionsAnswer(t *testing.T) {
+	f := quickstart(t, 50)
+	f.run(12 * time.Second)
+	// One attempt in 50 needs a new connection.
+	f.targets[2].fault = func(*caller, time.Duration) effect {
+		if f.rng.Float64() < 0.02 {
+			return refuses
+		}
+		return effect{class: outlier.OK, probe: outlier.Refused}
+	}
+	f.run(30 * time.Second)
+	if v := f.verdicts(); len(v) != 0 {
+		t.Errorf("got %s\nwant no verdict", describe(v))
+	}
+	if len(f.orders) == 0 {
+		t.Error("nobody was asked to probe")
+	}
+}
+
+func TestAHangIsSuspendedSoonAfterAttemptsAreOverdueAndEndsWithTheFirstAnswer(t *testing.T) {
+	f := quickstart(t, 50)
+	f.run(12 * time.Second)
+	begin := f.now
+	f.targets[2].fault = always(hangs)
+	if !f.until(begin+5*time.Second, func() bool { return len(f.verdicts(outlier.Suspended)) > 0 }) {
+		t.Fatalf("not suspended: %v", f.events)
+	}
+	if took := f.now - begin; took > overdueAge+400*ms {
+		t.Errorf("suspended after %v, want at most %v", took, overdueAge+400*ms)
+	}
+	f.run(700 * ms)
+	if v := f.verdicts(); len(v) != 1 || v[0].Verdict.Rule != outlier.RuleStalled {
+		t.Errorf("got %s\nwant one suspend", describe(v))
+	}
+	f.targets[2].fault = always(works)
+	f.run(6 * time.Second)
+	if s := f.table.Status(f.now)[0].Endpoints[2]; s.State != outlier.In {
+		t.Errorf("after it answers again: %s, want in; %s", s.State, describe(f.verdicts()))
+	}
+}
+
+func TestACallerWithABrokenNetworkIsBelievedByNobodyAndMuted(t *testing.T) {
+	f := quickstart(t, 50)
+	f.run(12 * time.Second)
+	f.callers[1].broken = true
+	f.run(20 * time.Second)
+	if v := f.verdicts(); len(v) != 0 {
+		t.Errorf("got %s\nwant no verdict", describe(v))
+	}
+	muted := false
+	for _, e := range f.events {
+		muted = muted || e.Kind == EventMuted && e.Reporter == "node:node001"
+	}
+	if !muted {
+		t.Error("the broken caller was not muted")
+	}
+}
+
+func TestANodeWithThreeReportersThatIsCutOffGivesNoVerdict(t *testing.T) {
+	f := newFleet(t, mesh{callers: 8, endpoints: 10, zones: twoZones, rate: 50, base: 0.01, seed: 3, node: func(i int) string {
+		if i < 6 && i%2 == 0 { // three callers of the east
+			return "cut"
+		}
+		return "node" + string(rune('a'+i))
+	}})
+	f.run(12 * time.Second)
+	for _, c := range f.callers {
+		c.broken = c.Node == "cut"
+	}
+	f.run(30 * time.Second)
+	if v := f.verdicts(); len(v) != 0 {
+		t.Errorf("got %s\nwant no verdict", describe(v))
+	}
+}
+
+func TestAZoneThatIsDownLeavesInOnePush(t *testing.T) {
+	f := newFleet(t, mesh{callers: 5, endpoints: 6, zones: twoZones, rate: 50, base: 0.001, seed: 11})
+	f.run(12 * time.Second)
+	begin := f.now
+	for _, e := range f.targets {
+		if e.Zone == "west" {
+			e.fault = always(crashed)
+		}
+	}
+	f.run(200 * ms)
+	out := map[time.Duration]int{}
+	for _, ch := range f.verdicts(outlier.Ejected) {
+		if ch.Verdict.Key.Instance == "e00" || ch.Verdict.Key.Instance == "e02" || ch.Verdict.Key.Instance == "e04" {
+			t.Errorf("%s of the healthy zone went: %s", ch.Verdict.Key, ch.Verdict.Explain.Reason)
+		}
+		out[ch.At]++
+	}
+	total := 0
+	for at, n := range out {
+		total += n
+		if at-begin > 100*ms {
+			t.Errorf("%d left %v after the fault", n, at-begin)
+		}
+	}
+	if total != 3 {
+		t.Errorf("got %s\nwant the three of the west", describe(f.verdicts()))
+	}
+	t.Logf("pushes: %v", out)
+}
+
+func TestWhatOneZoneCannotReachIsOutForThatZoneOnly(t *testing.T) {
+	for name, fault := range map[string]effect{"refused": cut, "errors": errs} {
+		t.Run(name, func(t *testing.T) {
+			f := newFleet(t, mesh{callers: 8, endpoints: 6, zones: twoZones, rate: 50, base: 0.001, seed: 5})
+			f.run(12 * time.Second)
+			f.targets[2].fault = func(c *caller, _ time.Duration) effect {
+				if c.Zone == "west" {
+					return fault
+				}
+				return works
+			}
+			f.run(10 * time.Second)
+			v := f.verdicts(outlier.Ejected)
+			if len(v) == 0 || v[0].Verdict.Scope != "west" || v[0].Verdict.Key != f.targets[2].Key {
+				t.Fatalf("got %s\nwant a verdict for the zone west", describe(f.verdicts()))
+			}
+			for _, ch := range v {
+				if ch.Verdict.Scope != "west" {
+					t.Errorf("got %s\nwant no verdict for others", describe(v))
+				}
+			}
+		})
+	}
+}
+
+func TestAFlappingEndpointIsHeldOffLongerEachTime(t *testing.T) {
+	f := quickstart(t, 50)
+	f.run(12 * time.Second)
+	begin := f.now
+	f.targets[2].fault = func(_ *caller, now time.Duration) effect {
+		if (now-begin)/(5*time.Second)%2 == 0 {
+			return crashed
+		}
+		return works
+	}
+	f.run(10 * time.Minute)
+	v := f.verdicts(outlier.Ejected)
+	most := 0
+	for _, ch := range v {
+		most = max(most, ch.Verdict.N)
+	}
+	if most < 3 {
+		t.Errorf("most ejections on record: %d, want it to grow; %s", most, describe(v))
+	}
+	if back := f.verdicts(outlier.In); len(back) > 12 {
+		t.Errorf("it came back %d times in 10 minutes of flapping", len(back))
+	}
+	t.Logf("%d ejections, %d times in, most on record %d", len(v), len(f.verdicts(outlier.In)), most)
+}
+
+func TestRecoveryGoesByProbesProbationAndRamp(t *testing.T) {
+	tests := map[string]struct {
+		fault effect
+		want  []outlier.State
+		from  float64
+	}{
+		"hard": {crashed, []outlier.State{outlier.Ejected, outlier.Probing, outlier.Probation, outlier.Ramp, outlier.In}, 0.25},
+		"soft": {errs, []outlier.State{outlier.Ejected, outlier.Probing, outlier.Probation, outlier.Ramp, outlier.In}, 0.10},
+	}
+	for name, test := range tests {
+		t.Run(name, func(t *testing.T) {
+			f := quickstart(t, 50)
+			f.run(12 * time.Second)
+			f.targets[2].fault = always(test.fault)
+			if _, ok := f.ejected(2, 10*time.Second); !ok {
+				t.Fatal("not ejected")
+			}
+			f.targets[2].fault = always(works)
+			begin := f.now
+			if !f.until(begin+time.Minute, func() bool { return len(f.verdicts(outlier.In)) > 0 }) {
+				t.Fatalf("it never came back: %s", describe(f.verdicts()))
+			}
+			var got []outlier.State
+			from := 0.0
+			for _, ch := range f.verdicts() {
+				got = append(got, ch.To)
+				if ch.To == outlier.Ramp {
+					from = ch.Verdict.RampFrom
+				}
+			}
+			if len(got) != len(test.want) {
+				t.Errorf("states: %v, want %v", got, test.want)
+			}
+			for i := range min(len(got), len(test.want)) {
+				if got[i] != test.want[i] {
+					t.Errorf("states: %v, want %v", got, test.want)
+					break
+				}
+			}
+			if from != test.from {
+				t.Errorf("the ramp starts at %v, want %v", from, test.from)
+			}
+			if took := f.now - begin; took > 25*time.Second {
+				t.Errorf("it was back after %v, want at most 25s", took)
+			}
+			t.Logf("back after %v: %s", f.now-begin, describe(f.verdicts()))
+		})
+	}
+}
+
+func TestAnEndpointThatIsStillBadFailsItsProbation(t *testing.T) {
+	f := quickstart(t, 50)
+	f.run(12 * time.Second)
+	f.targets[2].fault = always(errs)
+	if _, ok := f.ejected(2, 10*time.Second); !ok {
+		t.Fatal("not ejected")
+	}
+	failed := 0
+	f.targets[2].fault = func(*caller, time.Duration) effect { failed++; return errs }
+	f.run(time.Minute)
+	v := f.verdicts(outlier.Ejected)
+	if len(v) < 2 || v[len(v)-1].Verdict.N < 2 {
+		t.Errorf("got %s\nwant it out again, with more on its record", describe(f.verdicts()))
+	}
+	for _, ch := range f.verdicts(outlier.Ramp, outlier.In) {
+		t.Errorf("it came back: %s", describe([]Change{ch}))
+	}
+	// Probes reach the fault function too: three for each try.
+	if failed > 12*len(v) {
+		t.Errorf("%d attempts and probes went to it in %d tries", failed, len(v))
+	}
+}
+
+func TestAGroupThatFailsTogetherIsNotEjected(t *testing.T) {
+	for name, share := range map[string]float64{"30 %": 0.3, "100 %": 1} {
+		for _, rate := range []float64{5, 50, 500} {
+			f := newFleet(t, mesh{callers: 10, endpoints: 10, zones: twoZones, rate: rate, base: 0.01, seed: uint64(rate)})
+			f.run(12 * time.Second)
+			for _, e := range f.targets {
+				e.fault = f.sometimes(share)
+			}
+			f.run(10 * time.Second)
+			if v := f.verdicts(outlier.Ejected); len(v) != 0 {
+				t.Errorf("all at %s, %v/s: got %s\nwant nobody ejected", name, rate, describe(v))
+			}
+		}
+	}
+}
+
+func TestAServiceThatIsWhollyDownKeepsSomeEndpoint(t *testing.T) {
+	for _, n := range []int{1, 2, 3, 6} {
+		f := newFleet(t, mesh{callers: 5, endpoints: n, zones: twoZones, rate: 50, seed: 2})
+		f.run(12 * time.Second)
+		for _, e := range f.targets {
+			e.fault = always(crashed)
+		}
+		f.run(20 * time.Second) // check looks after every Step
+	}
+}
+
+func TestARestartOfTheOwnerReadmitsNobody(t *testing.T) {
+	faults := map[string]effect{"crash": crashed, "errors": errs, "hang": hangs}
+	for name, fault := range faults {
+		t.Run(name, func(t *testing.T) {
+			f := quickstart(t, 50)
+			f.run(12 * time.Second)
+			f.targets[2].fault = always(fault)
+			if !f.until(f.now+10*time.Second, func() bool { return len(f.verdicts()) > 0 }) {
+				t.Fatal("no verdict")
+			}
+			f.run(500 * ms)
+			saved := f.table.Verdicts()
+			f.stopped = true
+			f.run(3 * time.Second)
+
+			f.stopped = false
+			f.table = NewTable(DefaultConfig(), 99)
+			f.table.Restore(saved, f.now)
+			f.setService()
+			for _, c := range f.callers {
+				c.join()
+				c.report(true)
+			}
+			seen := len(f.changes)
+			var top uint64
+			for _, v := range saved {
+				top = max(top, v.Epoch)
+			}
+			f.stepAt = f.now
+			if s := f.table.Status(f.now)[0].Endpoints[2]; !s.State.Out() {
+				t.Errorf("after the restart it is %s, want out", s.State)
+			}
+			f.run(30 * time.Second)
+			for _, ch := range f.changes[seen:] {
+				if ch.Verdict.Key != f.targets[2].Key {
+					t.Errorf("verdict against a healthy endpoint: %s", describe([]Change{ch}))
+				}
+				if ch.Verdict.Epoch <= top && ch.Refused == "" {
+					t.Errorf("epoch %d is not above those of before, %d", ch.Verdict.Epoch, top)
+				}
+				if ch.To == outlier.Ramp || ch.To == outlier.In && ch.From != outlier.Suspended {
+					t.Errorf("readmitted: %s", describe([]Change{ch}))
+				}
+			}
+		})
+	}
+}
+
+func TestAnIdleEndpointIsPingedByThreeUntilTrafficSpeaks(t *testing.T) {
+	f := newFleet(t, mesh{callers: 12, endpoints: 6, zones: []string{"a", "b", "c"}, rate: 0, seed: 4})
+	for _, e := range f.targets[:5] {
+		e.rate = 20
+		for _, c := range f.callers {
+			c.next(e)
+		}
+	}
+	f.run(2 * time.Minute)
+	for _, e := range f.targets[:5] {
+		if n := f.pings[e.Key]; n != 0 {
+			t.Errorf("%s has traffic and was pinged %d times", e.Key, n)
+		}
+	}
+	idle := f.targets[5]
+	if n := f.pings[idle.Key]; n < 24 || n > 40 {
+		t.Errorf("the idle endpoint was pinged %d times in 2 minutes, want about 33: three pingers, each 10 s", n)
+	}
+	zones := map[string]bool{}
+	for _, c := range f.callers {
+		if len(c.cells[idle.Key].leases) > 0 {
+			zones[c.Zone] = true
+		}
+	}
+	if len(zones) != 3 {
+		t.Errorf("pingers are in zones %v, want three", zones)
+	}
+	idle.rate = 20
+	for _, c := range f.callers {
+		c.next(idle)
+	}
+	f.run(11 * time.Second)
+	before := f.pings[idle.Key]
+	f.run(time.Minute)
+	if n := f.pings[idle.Key] - before; n != 0 {
+		t.Errorf("%d pings although traffic speaks", n)
+	}
+}
+
+func TestAnIdleEndpointThatDoesNotAnswerIsDownAtTheThirdMiss(t *testing.T) {
+	f := newFleet(t, mesh{callers: 6, endpoints: 4, zones: twoZones, rate: 0, seed: 4})
+	f.run(40 * time.Second)
+	f.targets[1].fault = always(hangs)
+	before := f.now
+	if _, ok := f.ejected(1, time.Minute); !ok {
+		t.Fatalf("not found: %v", f.events)
+	}
+	v := f.verdicts(outlier.Ejected)
+	if v[0].Verdict.Rule != outlier.RuleIdle {
+		t.Errorf("rule %s, want idle", v[0].Verdict.Rule)
+	}
+	t.Logf("down after %v: %s", f.now-before, v[0].Verdict.Explain.Reason)
+	f.targets[1].fault = always(works)
+	if !f.until(f.now+time.Minute, func() bool { return len(f.verdicts(outlier.In)) > 0 }) {
+		t.Errorf("it never came back: %s", describe(f.verdicts()))
+	}
+}
+
+func TestAnIdleEndpointThatRefusesIsFoundByItsPings(t *testing.T) {
+	f := newFleet(t, mesh{callers: 6, endpoints: 4, zones: twoZones, rate: 0, seed: 4})
+	f.run(40 * time.Second)
+	f.targets[1].fault = always(crashed)
+	if _, ok := f.ejected(1, 15*time.Second); !ok {
+		t.Fatalf("not found: %v", f.events)
+	}
+	if v := f.verdicts(outlier.Ejected); v[0].Verdict.Rule != outlier.RuleHard {
+		t.Errorf("rule %s, want hard", v[0].Verdict.Rule)
+	}
+}
