@@ -5,7 +5,7 @@ const (
 	tokenByte  = 1 << iota // tchar of RFC 9110, section 5.6.2
 	valueByte              // in a field value: HTAB, SP, VCHAR, obs-text (RFC 9110, section 5.5)
 	targetByte             // in a request target: visible ASCII except the number sign
-	hostByte               // in host[:port]: what RFC 3986 allows in a registered name, IP literal and port
+	hostByte               // in host[:port]: what RFC 3986 allows there, except percent-encoding
 	hexByte
 )
 
@@ -26,7 +26,7 @@ func classify() (table [256]uint8) {
 		if b > ' ' && b < 0x7f && b != '#' {
 			class |= targetByte
 		}
-		if letter || digit || contains("-._~!$&'()*+,;=%:[]", b) {
+		if letter || digit || contains("-._~!$&'()*+,;=:[]", b) {
 			class |= hostByte
 		}
 		if digit || b >= 'a' && b <= 'f' || b >= 'A' && b <= 'F' {

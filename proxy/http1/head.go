@@ -261,6 +261,13 @@ func (m *message) frame(buf []byte) *problem {
 			}
 		case te:
 			m.trailers = m.trailers || hasElement(value, "trailers")
+		case trailer:
+			for list := value; len(list) > 0; {
+				var name []byte
+				if name, list = element(list); framingKind(kindOf(name)) {
+					return errTrailer
+				}
+			}
 		}
 	}
 	switch {

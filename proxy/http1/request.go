@@ -150,7 +150,7 @@ func (r *request) splitTarget(buf []byte) *problem {
 	case string(method) == "CONNECT":
 		return errConnect
 	case target[0] == '/':
-		return nil
+		return checkEscapes(target)
 	case len(target) == 1 && target[0] == '*':
 		if string(method) != "OPTIONS" {
 			return errTarget
@@ -175,23 +175,23 @@ func (r *request) splitTarget(buf []byte) *problem {
 	r.absolute = true
 	r.authority = authority
 	r.target.start += int32(end)
+	return checkEscapes(target[end:])
+}
+
+// checkEscapes refuses a path with a percent sign that escapes nothing: those
+// who decode it disagree about what it means. In a query it is common.
+func checkEscapes(target []byte) *problem {
+	for i, b := range target {
+		switch {
+		case b == '?':
+			return nil
+		case b != '%':
+		case i+2 >= len(target), bytesOf[target[i+1]]&hexByte == 0, bytesOf[target[i+2]]&hexByte == 0:
+			return errTarget
+		}
+	}
 	return nil
 }
-
-// path is the target without its query, as routes match it. An absolute target
-// without a path means the root.
-func (r *request) path(buf []byte) []byte {
-	target := r.target.of(buf)
-	if i := bytes.IndexByte(target, '?'); i >= 0 {
-		target = target[:i]
-	}
-	if len(target) == 0 {
-		return rootPath
-	}
-	return target
-}
-
-var rootPath = []byte("/")
 
 // hasBody reports whether anything follows the head.
 func (r *request) hasBody() bool { return r.chunked || r.length > 0 }
@@ -232,7 +232,7 @@ func validHost(p []byte) bool {
 
 func ipLiteral(p []byte) bool {
 	for _, b := range p {
-		if bytesOf[b]&hexByte == 0 && b != ':' && b != '.' && b != '%' {
+		if bytesOf[b]&hexByte == 0 && b != ':' && b != '.' {
 			return false
 		}
 	}
