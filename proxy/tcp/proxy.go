@@ -22,6 +22,8 @@ type Cluster interface {
 	Limits() *resilience.Limits
 }
 
+var _ Cluster = (*cluster.Cluster)(nil)
+
 // Deps is what a proxy gets from the sidecar around it.
 type Deps struct {
 	Clock clock.Clock

@@ -12,10 +12,6 @@ import (
 type Conn struct {
 	net.Conn
 
-	// Buf belongs to the protocol that uses the connection and stays with it
-	// while it is idle.
-	Buf []byte
-
 	endpoint  *Endpoint
 	hash      uint32
 	idleSince time.Duration // when it was put back
