@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 
 	"github.com/overhear-mesh/overhear/internal/httpguard"
@@ -36,7 +37,7 @@ const (
 // handler is the operator's API, the probes and the metrics.
 func (cp *ControlPlane) handler() http.Handler {
 	metrics := prometheus.NewRegistry()
-	metrics.MustRegister(&collector{cp})
+	metrics.MustRegister(&collector{cp}, collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /live", cp.live)
 	mux.HandleFunc("GET /ready", cp.ready)
@@ -274,6 +275,11 @@ func (cp *ControlPlane) getEvents(w http.ResponseWriter, r *http.Request) {
 		w.Header().Set("Content-Type", "application/x-ndjson")
 	}
 	out := &eventWriter{w: w, control: http.NewResponseController(w), sse: sse}
+	// The server's deadline for reading a request would end a long answer as well.
+	if err := out.control.SetReadDeadline(time.Time{}); err != nil {
+		fail(w, http.StatusInternalServerError, "%v", err)
+		return
+	}
 	idle := time.NewTicker(followIdle)
 	defer idle.Stop()
 	for {
@@ -337,11 +343,7 @@ func (o *eventWriter) printf(format string, args ...any) {
 	if o.err != nil {
 		return
 	}
-	o.err = o.control.SetWriteDeadline(time.Now().Add(followWrite))
-	if errors.Is(o.err, http.ErrNotSupported) {
-		o.err = nil // not a connection: a recorder in memory has no deadlines
-	}
-	if o.err == nil {
+	if o.err = o.control.SetWriteDeadline(time.Now().Add(followWrite)); o.err == nil {
 		_, o.err = fmt.Fprintf(o.w, format, args...)
 	}
 }

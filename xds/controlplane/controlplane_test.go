@@ -18,6 +18,7 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-cmp/cmp/cmpopts"
 
 	"github.com/overhear-mesh/overhear/outlier"
 	"github.com/overhear-mesh/overhear/xds/controlplane"
@@ -102,6 +103,9 @@ func TestARestartReadmitsNobody(t *testing.T) {
 		if !before.Verdict.State.Out() {
 			t.Fatalf("api-3 is %v before the restart, want out", before.Verdict.State)
 		}
+		var old controlplane.Why
+		w.order("eject", `{"endpoint":"api-6","reason":"bad disk","for":"10m"}`)
+		w.get("/api/v1/why?endpoint=api-6", &old)
 		w.stop()
 		time.Sleep(5 * time.Second) // nobody is told anything
 		w.start()
@@ -119,6 +123,14 @@ func TestARestartReadmitsNobody(t *testing.T) {
 			if e.Verdict.Epoch < before.Verdict.Epoch {
 				t.Errorf("%s: epoch fell from %d to %d", s.id, before.Verdict.Epoch, e.Verdict.Epoch)
 			}
+		}
+		var why controlplane.Why
+		w.get("/api/v1/why?endpoint=api-6", &why)
+		if d := why.Endpoint.SinceTime.Sub(old.Endpoint.SinceTime); why.Endpoint.State != outlier.Ejected || d.Abs() > time.Millisecond {
+			t.Errorf("api-6 after the restart: %v, since moved by %v; want ejected since the same moment", why.Endpoint.State, d)
+		}
+		if diff := cmp.Diff(old.Endpoint.Override, why.Endpoint.Override, cmpopts.EquateApproxTime(10*time.Millisecond)); diff != "" {
+			t.Errorf("the operator's order differs after the restart (-want +got):\n%s", diff)
 		}
 	})
 }
@@ -288,16 +300,7 @@ func TestAnOperatorEjectsPinsAndReleases(t *testing.T) {
 		w := newWorld(t, nil)
 		all := w.callers(6)
 		busy(all, 3*time.Second)
-		order := func(verb, body string) controlplane.Why {
-			t.Helper()
-			resp, text := w.do("POST", "/api/v1/"+verb, body, http.Header{"Authorization": {"Bearer " + token}})
-			var why controlplane.Why
-			if err := json.Unmarshal([]byte(text), &why); resp.StatusCode != http.StatusOK || err != nil {
-				t.Fatalf("%s: got %d %s", verb, resp.StatusCode, text)
-			}
-			return why
-		}
-		why := order("eject", `{"endpoint":"api-2","reason":"bad disk","for":"10m","by":"alice"}`)
+		why := w.order("eject", `{"endpoint":"api-2","reason":"bad disk","for":"10m","by":"alice"}`)
 		if why.Endpoint.State != outlier.Ejected || why.Endpoint.Override == nil || why.Endpoint.Override.By != "alice" {
 			t.Errorf("after eject: got state %v, override %+v; want ejected by alice", why.Endpoint.State, why.Endpoint.Override)
 		}
@@ -307,8 +310,8 @@ func TestAnOperatorEjectsPinsAndReleases(t *testing.T) {
 				t.Errorf("%s: api-2 is %+v, want ejected for a bad disk", s.id, e.Verdict)
 			}
 		}
-		order("release", `{"endpoint":"api-2"}`)
-		order("pin", `{"endpoint":"api-3","reason":"the only one with the data"}`)
+		w.order("release", `{"endpoint":"api-2"}`)
+		w.order("pin", `{"endpoint":"api-3","reason":"the only one with the data"}`)
 		crash(all, "api-3")
 		time.Sleep(500 * time.Millisecond)
 		if got := w.state("api-3"); got != outlier.In {
@@ -371,6 +374,7 @@ func TestEventsAreFollowed(t *testing.T) {
 		if got := next(); got != "ready" {
 			t.Errorf("second event: got %q, want ready", got)
 		}
+		time.Sleep(10 * time.Minute) // longer than any timeout of the server
 		w.registry.Set(mesh())
 		if got := next(); got != "registry" {
 			t.Errorf("event after a reload: got %q, want registry", got)

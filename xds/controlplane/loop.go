@@ -62,9 +62,12 @@ type loop struct {
 	services map[string]*registry.Service
 	streams  map[string]*reporter // live, by id
 	beliefs  beliefs
-	placed   published // in the server
-	returns  returns
-	numbers  numbers
+	placed   placed // in the server
+	// before has, by epoch, when the verdicts of an earlier life began. The table
+	// dates them from the restart.
+	before  map[uint64]time.Time
+	returns returns
+	numbers numbers
 
 	stepAt   time.Duration // when the table must be stepped
 	urgent   bool          // and that it should be now
@@ -80,7 +83,7 @@ func newLoop(cfg Config, opts Options, srv *server.Server, hist *history, st *st
 		cfg: cfg, log: opts.Log, registry: opts.Registry, server: srv, history: hist, store: st,
 		begun: time.Now(), inbox: make(chan func(*loop), inboxSize), ended: make(chan struct{}), opened: make(chan struct{}),
 		table: merge.NewTable(cfg.Merge, opts.Seed), mesh: &registry.Mesh{}, services: map[string]*registry.Service{},
-		streams: map[string]*reporter{}, beliefs: beliefs{}, placed: published{},
+		streams: map[string]*reporter{}, beliefs: beliefs{}, placed: placed{}, before: map[uint64]time.Time{},
 		returns: returns{awaited: map[string]struct{}{}}, numbers: newNumbers(), batch: map[string]struct{}{},
 		batchAt: never, rampAt: never, keepAt: never,
 	}
@@ -283,17 +286,15 @@ func (l *loop) publish(names []string, kinds []resource.Kind) {
 	now := l.now()
 	began := time.Now()
 	var changes []server.Change
-	about := map[string]struct{}{}
 	for _, name := range names {
-		about[name] = struct{}{}
+		var wanted []server.Change
 		if s := l.services[name]; s != nil {
-			changes = append(changes, l.beliefs.assignments(s, kinds, now)...)
+			wanted = l.beliefs.assignments(s, kinds, now)
 		}
+		changes = append(changes, l.placed.replace(name, wanted, func(at slot) bool {
+			return at.typeURL == resource.TypeEndpoints && slices.Contains(kinds, at.view.Kind)
+		})...)
 	}
-	changes = l.placed.with(changes, func(at slot) bool {
-		_, mine := about[at.name]
-		return mine && at.typeURL == resource.TypeEndpoints && slices.Contains(kinds, at.view.Kind)
-	})
 	l.apply(changes, began)
 	if len(kinds) == len(allKinds) {
 		for _, name := range names {
@@ -391,12 +392,18 @@ func (l *loop) reload() {
 // publishAll makes the server hold exactly what the mesh and the beliefs say.
 func (l *loop) publishAll(now time.Duration, began time.Time) {
 	var changes []server.Change
+	everything := func(slot) bool { return true }
 	for i := range l.mesh.Services {
 		s := &l.mesh.Services[i]
-		changes = append(changes, clusters(s)...)
-		changes = append(changes, l.beliefs.assignments(s, allKinds, now)...)
+		wanted := append(clusters(s), l.beliefs.assignments(s, allKinds, now)...)
+		changes = append(changes, l.placed.replace(s.Name, wanted, everything)...)
 	}
-	l.apply(l.placed.with(changes, func(slot) bool { return true }), began)
+	for _, name := range slices.Sorted(maps.Keys(l.placed)) {
+		if l.services[name] == nil {
+			changes = append(changes, l.placed.replace(name, nil, everything)...)
+		}
+	}
+	l.apply(changes, began)
 	clear(l.batch)
 	l.batchAt, l.rampAt = never, l.nextRamp(now)
 }

@@ -177,30 +177,38 @@ type slot struct {
 	name    string
 }
 
-// published is what the server holds, so that what is no longer wanted can be
-// taken away.
-type published map[slot]struct{}
+// placed is what the server holds, by the service that it belongs to, so that
+// what is no longer wanted can be taken away.
+type placed map[string]map[slot]struct{}
 
-// with adds to changes the removal of everything that p holds, that the filter
-// names and that changes does not set. p is brought up to date.
-func (p published) with(changes []server.Change, filter func(slot) bool) []server.Change {
-	wanted := published{}
-	for _, c := range changes {
+// replace returns the changes after which the server holds, of what concerns a
+// service, what is wanted, and nothing else for which about holds.
+func (p placed) replace(service string, wanted []server.Change, about func(slot) bool) []server.Change {
+	have := p[service]
+	if have == nil {
+		have = map[slot]struct{}{}
+		p[service] = have
+	}
+	stay := make(map[slot]struct{}, len(wanted))
+	for _, c := range wanted {
 		at := slot{c.View, c.TypeURL, c.Name}
-		wanted[at], p[at] = struct{}{}, struct{}{}
+		stay[at], have[at] = struct{}{}, struct{}{}
 	}
 	var gone []slot
-	for at := range p {
-		if _, ok := wanted[at]; !ok && filter(at) {
+	for at := range have {
+		if _, ok := stay[at]; !ok && about(at) {
 			gone = append(gone, at)
 		}
 	}
 	slices.SortFunc(gone, slot.compare)
 	for _, at := range gone {
-		delete(p, at)
-		changes = append(changes, server.Change{View: at.view, TypeURL: at.typeURL, Name: at.name})
+		delete(have, at)
+		wanted = append(wanted, server.Change{View: at.view, TypeURL: at.typeURL, Name: at.name})
 	}
-	return changes
+	if len(have) == 0 {
+		delete(p, service)
+	}
+	return wanted
 }
 
 func (a slot) compare(b slot) int {

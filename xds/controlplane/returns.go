@@ -38,14 +38,12 @@ func (l *loop) remember() {
 	for _, id := range m.Reporters {
 		l.returns.awaited[id] = struct{}{}
 	}
-	// The file counts in ages; the time that the process was away is part of them.
+	// The file counts in ages: the time that the process was away is part of them.
 	away := max(0, time.Since(m.Written))
-	if m.Written.IsZero() {
-		away = 0
-	}
 	for i := range m.Verdicts {
 		v := &m.Verdicts[i]
 		v.Age += away
+		l.before[v.Epoch] = time.Now().Add(-v.Age)
 		if v.Override != nil && v.Override.Left > 0 {
 			o := *v.Override
 			o.Left = max(time.Nanosecond, o.Left-away)
@@ -85,9 +83,14 @@ func (l *loop) open(now time.Duration) {
 // keep hands what must outlive a restart to the store.
 func (l *loop) keep() {
 	l.keepAt = never
-	reporters := slices.Sorted(maps.Keys(l.streams))
 	if !l.returns.over {
 		return // what is on the disk is more than what is here
 	}
-	l.store.keep(memory{Written: time.Now(), Reporters: reporters, Verdicts: l.table.Verdicts()})
+	verdicts := l.table.Verdicts()
+	for i := range verdicts {
+		if since, ok := l.before[verdicts[i].Epoch]; ok {
+			verdicts[i].Age = time.Since(since)
+		}
+	}
+	l.store.keep(memory{Written: time.Now(), Reporters: slices.Sorted(maps.Keys(l.streams)), Verdicts: verdicts})
 }

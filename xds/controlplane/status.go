@@ -44,7 +44,17 @@ type EndpointStatus struct {
 	Draining bool   `json:"draining,omitempty"` // says the registry
 	// SinceTime is when the state began; zero where it never changed.
 	SinceTime time.Time `json:"since_time,omitzero"`
+	// Override is an operator's order that stands.
+	Override *Standing `json:"override,omitempty"`
 	merge.EndpointStatus
+}
+
+// Standing is an operator's order that stands.
+type Standing struct {
+	Kind   merge.OverrideKind `json:"kind"`
+	Reason string             `json:"reason"`
+	By     string             `json:"by,omitempty"`
+	Until  time.Time          `json:"until,omitzero"` // zero: until it is released
 }
 
 // Why is why an endpoint is where it is.
@@ -110,11 +120,20 @@ func (l *loop) status(wanted, version string) Status {
 func (l *loop) endpointStatus(s *registry.Service, e registry.Endpoint, believed merge.EndpointStatus, now time.Duration) EndpointStatus {
 	st := EndpointStatus{Service: s.Name, Address: e.Address.String(), Draining: e.Draining, EndpointStatus: believed}
 	st.Instance, st.Zone = e.ID(), e.Zone
+	if o := believed.Override; o != nil {
+		st.Override = &Standing{Kind: o.Kind, Reason: o.Reason, By: o.By}
+		if o.Until != 0 {
+			st.Override.Until = l.wall(o.Until)
+		}
+	}
 	if e.Draining {
 		st.State = outlier.Draining
 	}
 	if _, judged := l.beliefs[merge.Key{Service: s.Name, Instance: e.ID()}]; judged {
 		st.SinceTime = l.wall(now - time.Duration(believed.Since))
+		if since, ok := l.before[believed.Epoch]; ok {
+			st.SinceTime = since
+		}
 	}
 	return st
 }
@@ -144,6 +163,7 @@ func (l *loop) why(k merge.Key, version string) (Why, bool) {
 	if !ok {
 		return Why{}, false
 	}
+	explain.Override = nil // its instants are of the table's clock; the endpoint has it in the world's
 	w := Why{Now: l.wall(now), Explain: explain, Events: l.history.about(k, 10)}
 	for _, s := range l.status(k.Service, version).Services {
 		for _, e := range s.Endpoints {

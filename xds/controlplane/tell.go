@@ -27,14 +27,22 @@ func scopeClass(s merge.Scope) string {
 	return "zone"
 }
 
+// whom says for whom a verdict is, in a sentence.
+func whom(s merge.Scope) string {
+	if s == merge.Fleet {
+		return "the fleet"
+	}
+	return "callers in zone " + string(s)
+}
+
 // tell logs, counts and records a change of belief, or one that was held back.
 func (l *loop) tell(c merge.Change) {
 	v := c.Verdict
 	kind, message := "verdict", "verdict"
-	text := fmt.Sprintf("%s %s, was %s, for %s: %s", v.Key, c.To, c.From, v.Scope, reason(v))
+	text := fmt.Sprintf("%s: %s -> %s for %s, %s: %s", v.Key, c.From, c.To, whom(v.Scope), v.Rule, reason(v))
 	if c.Refused != "" {
 		kind, message = "refused", "verdict held back"
-		text = fmt.Sprintf("%s not %s for %s, held back by %s: %s", v.Key, c.To, v.Scope, c.Refused, reason(v))
+		text = fmt.Sprintf("%s: stays %s for %s and is not %s, held back by %s: %s", v.Key, c.From, whom(v.Scope), c.To, c.Refused, reason(v))
 		l.numbers.refused[refusedLabels{v.Key.Service, c.Refused}]++
 	} else {
 		l.numbers.verdicts[verdictLabels{v.Key.Service, scopeClass(v.Scope), c.To, v.Rule}]++
@@ -63,6 +71,12 @@ func (l *loop) note(e merge.Event) {
 	text := e.Text
 	if text == "" {
 		text = string(e.Kind)
+	}
+	switch {
+	case e.Key != merge.Key{}:
+		text = e.Key.String() + ": " + text
+	case e.Reporter != "":
+		text = e.Reporter + ": " + text
 	}
 	l.history.add(Event{
 		Time: l.wall(e.At), Kind: string(e.Kind), Service: e.Key.Service, Endpoint: e.Key.Instance, Reporter: e.Reporter, Text: text,

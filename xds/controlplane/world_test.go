@@ -145,6 +145,17 @@ func (w *world) get(path string, into any) {
 	}
 }
 
+// order carries out an operator's order.
+func (w *world) order(verb, body string) controlplane.Why {
+	w.t.Helper()
+	resp, text := w.do("POST", "/api/v1/"+verb, body, http.Header{"Authorization": {"Bearer " + token}})
+	var why controlplane.Why
+	if err := json.Unmarshal([]byte(text), &why); resp.StatusCode != http.StatusOK || err != nil {
+		w.t.Fatalf("%s: got %d %s", verb, resp.StatusCode, text)
+	}
+	return why
+}
+
 // state is what status says of an endpoint.
 func (w *world) state(instance string) outlier.State {
 	w.t.Helper()
