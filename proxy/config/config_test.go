@@ -93,15 +93,15 @@ clusters:
 	}
 	want := []string{
 		`sidecar.yaml:2:8: node.id: is empty: want a name that is unique in the mesh`,
-		`sidecar.yaml:5:3: control_plane.addresses[0]: 10.1.2.3:15010 is not on this machine and the connection has no TLS: want a loopback address, or insecure: true`,
+		`sidecar.yaml:5:15: control_plane.addresses[0]: 10.1.2.3:15010 is not on this machine and the connection has no TLS: want a loopback address, or insecure: true`,
 		`sidecar.yaml:6:7: log.level: is "loud": want debug, info, warn, error`,
 		`sidecar.yaml:7:14: access_log.path: is empty: want a file, stdout, stderr or off`,
 		`sidecar.yaml:9:5: outbound[0].address: 127.0.0.1:15001 is taken by admin.address: want a port of its own`,
 		`sidecar.yaml:11:5: outbound[1].address: is "nowhere": want host:port`,
 		`sidecar.yaml:11:5: outbound[1].cluster: nowhere to send requests: want cluster or routes`,
-		`sidecar.yaml:12:47: outbound[2].routes: tcp has nothing to match routes on: want cluster`,
-		`sidecar.yaml:14:36: inbound[0].application: is the listener itself: want the port of the application`,
-		`sidecar.yaml:17:17: clusters[0].endpoints[0].address: is "localhost:80": want ip:port`,
+		`sidecar.yaml:12:49: outbound[2].routes: tcp has nothing to match routes on: want cluster`,
+		`sidecar.yaml:14:34: inbound[0].application: is the listener itself: want the port of the application`,
+		`sidecar.yaml:17:18: clusters[0].endpoints[0].address: is "localhost:80": want ip:port`,
 		`sidecar.yaml:17:69: clusters[0].endpoints[1].weight: is 0: want 1 to 1000`,
 		`sidecar.yaml:18:5: clusters[1].name: a second cluster "api": names must be unique`,
 	}

@@ -1,13 +1,13 @@
 package telemetry
 
 import (
-	"bufio"
 	"context"
 	"fmt"
 	"io"
 	"os"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"github.com/overhear-mesh/overhear/proxy/clock"
 	"github.com/overhear-mesh/overhear/proxy/http1"
@@ -16,21 +16,31 @@ import (
 
 // AccessLog writes one JSON object a line. Its methods may be called from any
 // goroutine.
+//
+// A line is made on its request's goroutine, in a buffer of its own, and then
+// copied to those that wait; Run writes all of them at once every 100 ms. To wake
+// a writer for each line would cost more than the line.
 type AccessLog struct {
 	clock   clock.Clock
-	path    string // "" if w was given
-	lines   chan *[]byte
-	buffers sync.Pool
+	path    string    // "" if the output was given
+	buffers sync.Pool // of *[]byte, for lines being made
 	dropped atomic.Uint64
-	failed  atomic.Uint64
 
-	mu   sync.Mutex // guards what follows; held by the writer, never by a request
-	w    io.Writer
-	file *os.File // what Close and Reopen close; nil for a standard stream
+	mu      sync.Mutex // guards what follows; held for the copy of a line
+	waiting []byte
+	lines   uint64 // in waiting
+
+	output sync.Mutex // guards what follows; held while writing, never by a request
+	w      io.Writer
+	file   *os.File // what Run and Reopen close; nil for a standard stream
+	spare  []byte   // takes the place of waiting
 }
 
-// queueLength is how many lines may wait for the writer; then they are dropped.
-const queueLength = 8192
+const (
+	flushEvery = 100 * time.Millisecond
+	// maxWaiting is how many bytes may wait for the writer; then lines are dropped.
+	maxWaiting = 4 << 20
+)
 
 // OpenAccessLog opens the log at path, appending: a file, "stdout" or "stderr".
 func OpenAccessLog(path string, clk clock.Clock) (*AccessLog, error) {
@@ -47,10 +57,7 @@ func OpenAccessLog(path string, clk clock.Clock) (*AccessLog, error) {
 
 // NewAccessLog writes to w, which it does not close.
 func NewAccessLog(w io.Writer, clk clock.Clock) *AccessLog {
-	return &AccessLog{
-		clock: clk, w: w, lines: make(chan *[]byte, queueLength),
-		buffers: sync.Pool{New: func() any { b := make([]byte, 0, 512); return &b }},
-	}
+	return &AccessLog{clock: clk, w: w, buffers: sync.Pool{New: func() any { b := make([]byte, 0, 1024); return &b }}}
 }
 
 // Reopen opens the log's path again, for log rotation; a standard stream stays.
@@ -63,70 +70,71 @@ func (l *AccessLog) Reopen() error {
 	if err != nil {
 		return fmt.Errorf("access log: %w", err)
 	}
-	l.mu.Lock()
+	l.output.Lock()
+	defer l.output.Unlock()
 	old := l.file
 	l.file, l.w = file, file
-	l.mu.Unlock()
 	if old != nil {
 		return old.Close()
 	}
 	return nil
 }
 
-// Dropped is how many lines were lost because the writer could not keep up or
-// could not write.
-func (l *AccessLog) Dropped() uint64 { return l.dropped.Load() + l.failed.Load() }
+// Dropped is how many lines were lost because the output could not keep up, or
+// did not take them.
+func (l *AccessLog) Dropped() uint64 { return l.dropped.Load() }
 
 // Run writes until ctx ends and everything that was logged before has been
 // written, then closes the file.
 func (l *AccessLog) Run(ctx context.Context) error {
-	for {
+	tick := time.NewTicker(flushEvery)
+	defer tick.Stop()
+	for ctx.Err() == nil {
 		select {
 		case <-ctx.Done():
-			l.mu.Lock()
-			defer l.mu.Unlock()
-			l.writeLocked(nil)
-			if l.file != nil {
-				return l.file.Close()
-			}
-			return nil
-		case line := <-l.lines:
-			l.mu.Lock()
-			l.writeLocked(line)
-			l.mu.Unlock()
+		case <-tick.C:
+			l.flush()
 		}
 	}
+	l.flush()
+	l.output.Lock()
+	defer l.output.Unlock()
+	if l.file != nil {
+		return l.file.Close()
+	}
+	return nil
 }
 
-// writeLocked writes the line and those that wait, in few system calls.
-func (l *AccessLog) writeLocked(line *[]byte) {
-	out := bufio.NewWriterSize(l.w, 64<<10)
-	for {
-		if line != nil {
-			if _, err := out.Write(*line); err != nil {
-				l.failed.Add(1)
-			}
-			l.buffers.Put(line)
-		}
-		select {
-		case line = <-l.lines:
-			continue
-		default:
-		}
-		if err := out.Flush(); err != nil {
-			l.failed.Add(1)
-		}
+// flush writes the lines that wait.
+func (l *AccessLog) flush() {
+	l.output.Lock()
+	defer l.output.Unlock()
+	l.mu.Lock()
+	text, lines := l.waiting, l.lines
+	l.waiting, l.lines = l.spare[:0], 0
+	l.mu.Unlock()
+	l.spare = text
+	if len(text) == 0 {
 		return
 	}
+	if _, err := l.w.Write(text); err != nil {
+		l.dropped.Add(lines)
+	}
 }
 
-func (l *AccessLog) enqueue(line *[]byte) {
-	select {
-	case l.lines <- line:
-	default:
-		l.dropped.Add(1)
-		l.buffers.Put(line)
+// add hands a line that was made in one of the buffers to the writer.
+func (l *AccessLog) add(line *[]byte) {
+	l.mu.Lock()
+	full := len(l.waiting)+len(*line) > maxWaiting
+	if !full {
+		l.waiting = append(l.waiting, *line...)
+		l.lines++
 	}
+	l.mu.Unlock()
+	if full {
+		l.dropped.Add(1)
+	}
+	l.buffers.Put(line)
 }
 
 // http logs a request.
@@ -149,9 +157,7 @@ func (l *AccessLog) http(listener string, r *http1.AccessRecord) {
 	o.millis("duration_ms", r.Duration)
 	o.number("bytes_received", r.BodyReceived)
 	o.number("bytes_sent", r.BodySent)
-	if r.Client != nil {
-		o.text("client", r.Client.String())
-	}
+	o.address("client", r.Client)
 	if len(r.RequestID) > 0 {
 		o.bytes("request_id", r.RequestID)
 	}
@@ -184,7 +190,7 @@ func (l *AccessLog) http(listener string, r *http1.AccessRecord) {
 	}
 	o.close()
 	*line = append(o.buf, '\n')
-	l.enqueue(line)
+	l.add(line)
 }
 
 // tcp logs a connection.
@@ -221,7 +227,7 @@ func (l *AccessLog) tcp(listener string, inbound bool, r *tcp.Record) {
 	o.closeList()
 	o.close()
 	*line = append(o.buf, '\n')
-	l.enqueue(line)
+	l.add(line)
 }
 
 func direction(inbound bool) string {

@@ -1,6 +1,8 @@
 package telemetry
 
 import (
+	"net"
+	"net/netip"
 	"strconv"
 	"time"
 	"unicode/utf8"
@@ -68,6 +70,21 @@ func (o *object) number(name string, value int64) {
 func (o *object) millis(name string, d time.Duration) {
 	o.key(name)
 	o.buf = strconv.AppendFloat(o.buf, float64(d.Microseconds())/1e3, 'f', -1, 64)
+}
+
+// address writes where a connection comes from; nothing if that is not known.
+func (o *object) address(name string, a net.Addr) {
+	switch a := a.(type) {
+	case nil:
+	case *net.TCPAddr: // String would allocate
+		o.key(name)
+		o.buf = append(o.buf, '"')
+		from := a.AddrPort()
+		o.buf = netip.AddrPortFrom(from.Addr().Unmap(), from.Port()).AppendTo(o.buf)
+		o.buf = append(o.buf, '"')
+	default:
+		o.text(name, a.String())
+	}
 }
 
 func (o *object) time(name string, t time.Time) {

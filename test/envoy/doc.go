@@ -1,0 +1,2 @@
+// Package envoy finds and runs a real, unmodified Envoy for tests.
+package envoy
