@@ -47,7 +47,7 @@ func load(e balancer.Entry, n int) {
 }
 
 // n is how many picks it takes to measure a share.
-const n = 200_000
+const n = 50_000
 
 // shares picks n times and returns what part each entry got.
 func shares(s *balancer.Set, now time.Duration) []float64 {

@@ -192,12 +192,16 @@ func readState(path string) (state, error) {
 		return state{}, err
 	}
 	defer func() { _ = f.Close() }()
-	data, err := io.ReadAll(io.LimitReader(f, stateMax+1))
+	info, err := f.Stat()
 	if err != nil {
 		return state{}, err
 	}
-	if len(data) > stateMax {
-		return state{}, fmt.Errorf("larger than %d bytes", stateMax)
+	if info.Size() > stateMax {
+		return state{}, fmt.Errorf("%d bytes, want at most %d", info.Size(), stateMax)
+	}
+	data, err := io.ReadAll(f)
+	if err != nil {
+		return state{}, err
 	}
 	return decodeState(data)
 }

@@ -99,7 +99,7 @@ func TestAStateBeyondAllBoundsIsNotRead(t *testing.T) {
 	if err := errors.Join(f.Truncate(stateMax+1), f.Close()); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := readState(path); err == nil || !strings.Contains(err.Error(), "larger") {
+	if _, err := readState(path); err == nil || !strings.Contains(err.Error(), "at most") {
 		t.Errorf("error %v, want one about the size", err)
 	}
 }
