@@ -80,7 +80,7 @@ func (w *world) serve() {
 	if err != nil {
 		w.t.Fatal(err)
 	}
-	go w.server.Serve(ln)
+	go func() { _ = w.server.Serve(ln) }()
 	w.end = func() {
 		w.server.Stop()
 		c.Wait()
@@ -124,10 +124,7 @@ func key(i int) merge.Key { return merge.Key{Service: "api", Instance: fmt.Sprin
 // attempt is one attempt on an endpoint that ends this way.
 func (w *world) attempt(id string, class outlier.Class) {
 	w.t.Helper()
-	var stats *outlier.Endpoint
-	if err := w.cluster.Ask(w.t.Context(), func(d *outlier.Detector, _ time.Duration) { stats = d.Endpoint(id) }); err != nil || stats == nil {
-		w.t.Fatalf("endpoint %q: %v", id, err)
-	}
+	stats := w.stats(id)
 	now := w.clock.Now()
 	a := stats.Start(now, true)
 	if class == outlier.OK {
@@ -138,9 +135,20 @@ func (w *world) attempt(id string, class outlier.Class) {
 	}
 }
 
-func (w *world) attempts(id string, n int, class outlier.Class) {
+func (w *world) stats(id string) *outlier.Endpoint {
+	w.t.Helper()
+	var stats *outlier.Endpoint
+	if err := w.cluster.Ask(w.t.Context(), func(d *outlier.Detector, _ time.Duration) { stats = d.Endpoint(id) }); err != nil || stats == nil {
+		w.t.Fatalf("endpoint %q: %v", id, err)
+	}
+	return stats
+}
+
+// answers are n attempts that end well.
+func (w *world) answers(id string, n int) {
+	w.t.Helper()
 	for range n {
-		w.attempt(id, class)
+		w.attempt(id, outlier.OK)
 	}
 }
 
@@ -249,7 +257,7 @@ func TestTheFirstHardFailureIsToldAtOnce(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t, 5)
 		settle()
-		w.attempts("api-0", 10, outlier.OK)
+		w.answers("api-0", 10)
 		time.Sleep(10 * time.Millisecond)
 		start := time.Now()
 		w.attempt("api-0", outlier.Conn)
@@ -271,7 +279,7 @@ func TestAnotherEndpointsFirstFailureDoesNotWaitForTheSlowGap(t *testing.T) {
 		w := newWorld(t, 6)
 		settle()
 		for i := range 6 {
-			w.attempts(fmt.Sprintf("api-%d", i), 10, outlier.OK)
+			w.answers(fmt.Sprintf("api-%d", i), 10)
 		}
 		for range 20 { // one endpoint fails for a second
 			w.attempt("api-0", outlier.Conn)
@@ -328,7 +336,7 @@ func TestSoftFailuresHaveABudget(t *testing.T) {
 		w := newWorld(t, 40)
 		settle()
 		for i := range 40 {
-			w.attempts(fmt.Sprintf("api-%d", i), 30, outlier.OK)
+			w.answers(fmt.Sprintf("api-%d", i), 30)
 		}
 		settle()
 		start := time.Now()
@@ -361,7 +369,7 @@ func TestSoftFailuresHaveABudget(t *testing.T) {
 func TestWithoutNewsASummarySaysThatItLives(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t, 5)
-		w.attempts("api-0", 10, outlier.OK)
+		w.answers("api-0", 10)
 		settle()
 		start := time.Now()
 		time.Sleep(time.Minute)
@@ -376,7 +384,7 @@ func TestWithoutNewsASummarySaysThatItLives(t *testing.T) {
 			}
 		}
 		start = time.Now()
-		w.attempts("api-1", 3, outlier.OK)
+		w.answers("api-1", 3)
 		time.Sleep(10 * time.Second)
 		synctest.Wait()
 		all := w.sink.all(start)
@@ -425,10 +433,9 @@ func TestAnOverdueAttemptIsToldAndToldAgain(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t, 5)
 		settle()
-		w.attempts("api-0", 10, outlier.OK)
+		w.answers("api-0", 10)
 		time.Sleep(time.Second)
-		var stats *outlier.Endpoint
-		w.cluster.Ask(t.Context(), func(d *outlier.Detector, _ time.Duration) { stats = d.Endpoint("api-0") })
+		stats := w.stats("api-0")
 		start := time.Now()
 		a := stats.Start(w.clock.Now(), true)
 		time.Sleep(4 * time.Second)
@@ -503,10 +510,10 @@ func TestAPollIsAnsweredWithTheCountsOfNowAndThen(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t, 3)
 		settle()
-		w.attempts("api-0", 10, outlier.OK)
+		w.answers("api-0", 10)
 		time.Sleep(3 * time.Second)
 		asked := w.sink.reports[0].Received + time.Since(w.sink.reports[0].at) - time.Second // one second ago, table's clock
-		w.attempts("api-0", 5, outlier.OK)
+		w.answers("api-0", 5)
 		w.sink.stream.Poll(merge.Poll{ID: 5, Key: key(0), At: asked})
 		w.sink.stream.Poll(merge.Poll{ID: 6, Key: key(1), At: asked}) // never tried
 		time.Sleep(5 * time.Millisecond)
@@ -584,7 +591,7 @@ func TestAShareTellsWhatItHasCounted(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t, 3)
 		settle()
-		w.attempts("api-0", 10, outlier.OK)
+		w.answers("api-0", 10)
 		out := spec(0)
 		out.Verdict = outlier.Verdict{State: outlier.Probation, Epoch: 4, Rule: outlier.RuleFast}
 		w.cluster.Update([]cluster.Spec{out, spec(1), spec(2)})
@@ -593,7 +600,7 @@ func TestAShareTellsWhatItHasCounted(t *testing.T) {
 		time.Sleep(10 * time.Millisecond)
 		synctest.Wait()
 		before := w.count("api-0")
-		w.attempts("api-0", 3, outlier.OK)
+		w.answers("api-0", 3)
 		w.attempt("api-0", outlier.Server)
 		time.Sleep(200 * time.Millisecond)
 		synctest.Wait()
@@ -612,7 +619,7 @@ func TestAShareTellsWhatItHasCounted(t *testing.T) {
 		}
 		told := len(w.sink.probations)
 		time.Sleep(6 * time.Second) // it lapses
-		w.attempts("api-0", 3, outlier.OK)
+		w.answers("api-0", 3)
 		time.Sleep(time.Second)
 		synctest.Wait()
 		if more := len(w.sink.probations) - told; more > 0 {
@@ -692,8 +699,8 @@ func TestAControlPlaneThatComesBackIsToldEverything(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t, 3)
 		settle()
-		w.attempts("api-0", 10, outlier.OK)
-		w.attempts("api-1", 10, outlier.OK)
+		w.answers("api-0", 10)
+		w.answers("api-1", 10)
 		out := spec(2)
 		out.Verdict = outlier.Verdict{State: outlier.Ejected, Epoch: 9, Rule: outlier.RuleHard}
 		w.cluster.Update([]cluster.Spec{spec(0), spec(1), out})
@@ -765,7 +772,7 @@ func TestAClusterThatHasStoppedIsForgotten(t *testing.T) {
 		brief.Update([]cluster.Spec{spec(0)})
 		ctx, cancel := context.WithCancel(t.Context())
 		var wg sync.WaitGroup
-		wg.Go(func() { brief.Run(ctx) })
+		wg.Go(func() { _ = brief.Run(ctx) })
 		clusters := func() int {
 			w.reporter.mu.Lock()
 			defer w.reporter.mu.Unlock()

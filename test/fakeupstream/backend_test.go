@@ -70,7 +70,7 @@ func set(t *testing.T, b *fakeupstream.Backend, f fakeupstream.Fault) {
 
 func wantOK(t *testing.T, c *http.Client, url string) {
 	t.Helper()
-	if status, body, err := get(t, c, url); err != nil || status != 200 || body != "ok\n" {
+	if status, body, err := get(t, c, url); err != nil || status != http.StatusOK || body != "ok\n" {
 		t.Fatalf("got %d %q, %v; want 200 ok", status, body, err)
 	}
 }
@@ -230,20 +230,20 @@ func TestErrorsFailTheirShareAndSparePings(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			if status == 500 {
+			if status == http.StatusInternalServerError {
 				failed++
 			}
 		}
 		if failed < 60 || failed > 120 {
 			t.Errorf("failed: got %d of 300, want about 90", failed)
 		}
-		set(t, b, fakeupstream.Fault{ErrorRate: 1, Status: 503, Header: http.Header{"retry-after": {"3"}}})
+		set(t, b, fakeupstream.Fault{ErrorRate: 1, Status: http.StatusServiceUnavailable, Header: http.Header{"retry-after": {"3"}}})
 		resp, err := c.Get("http://" + b.Addr())
 		if err != nil {
 			t.Fatal(err)
 		}
 		resp.Body.Close()
-		if resp.StatusCode != 503 || resp.Header.Get("Retry-After") != "3" {
+		if resp.StatusCode != http.StatusServiceUnavailable || resp.Header.Get("Retry-After") != "3" {
 			t.Errorf("got %d, retry-after %q; want 503, 3", resp.StatusCode, resp.Header.Get("Retry-After"))
 		}
 		wantOK(t, c, "http://"+b.Addr()+"/healthz")
@@ -260,7 +260,7 @@ func TestBrokenBodies(t *testing.T) {
 		c := client(t, d)
 		set(t, b, fakeupstream.Fault{Body: fakeupstream.Cut})
 		status, body, err := get(t, c, "http://"+b.Addr())
-		if status != 200 || len(body) != 500 || err == nil {
+		if status != http.StatusOK || len(body) != 500 || err == nil {
 			t.Errorf("cut: got %d, %d bytes, %v; want 200, 500 bytes and an error", status, len(body), err)
 		}
 		set(t, b, fakeupstream.Fault{Body: fakeupstream.Stalled})
@@ -366,7 +366,9 @@ func TestATCPBackendEchoes(t *testing.T) {
 				t.Fatal(err)
 			}
 			defer c.Close()
-			io.WriteString(c, text)
+			if _, err := io.WriteString(c, text); err != nil {
+				t.Fatal(err)
+			}
 			c.(interface{ CloseWrite() error }).CloseWrite()
 			got, err := io.ReadAll(c)
 			return string(got), err

@@ -72,9 +72,6 @@ func Flap(f Fault, down, up time.Duration) Fault {
 	return f
 }
 
-// listens says whether the fault leaves a listener.
-func (f *Fault) listens() bool { return !f.Crashed && !f.Deaf }
-
 // pause is how much longer nothing is answered, since after the fault began.
 func (f *Fault) pause(since time.Duration) time.Duration {
 	if f.PauseEvery <= 0 || f.PauseFor <= 0 {

@@ -1,6 +1,7 @@
 package pipenet
 
 import (
+	"errors"
 	"io"
 	"net"
 	"net/netip"
@@ -103,7 +104,7 @@ func (p *pair) relink(n *Network) {
 // Read fails once the read deadline has passed, also with data there.
 func (c *Conn) Read(b []byte) (int, error) {
 	n, err := c.read(b)
-	if err != nil && err != io.EOF {
+	if err != nil && !errors.Is(err, io.EOF) {
 		err = c.opError("read", err)
 	}
 	return n, err

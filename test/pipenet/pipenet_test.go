@@ -179,7 +179,7 @@ func TestWaysToLoseAConnection(t *testing.T) {
 		{"an orderly close is EOF, then the second write fails", func(t *testing.T, s *pipenet.Conn) { s.Close() }, false, io.EOF, syscall.EPIPE, 2},
 		{"a close with unread data resets", func(t *testing.T, s *pipenet.Conn) { s.Close() }, true, syscall.ECONNRESET, syscall.ECONNRESET, 1},
 		{"linger 0 resets", func(t *testing.T, s *pipenet.Conn) { s.SetLinger(0); s.Close() }, false, syscall.ECONNRESET, syscall.ECONNRESET, 1},
-		{"Reset resets", func(t *testing.T, s *pipenet.Conn) { s.Reset() }, false, syscall.ECONNRESET, syscall.ECONNRESET, 1},
+		{"Reset resets", func(t *testing.T, s *pipenet.Conn) { _ = s.Reset() }, false, syscall.ECONNRESET, syscall.ECONNRESET, 1},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			_, client, ln := mesh(t)
@@ -211,9 +211,9 @@ func TestWaysToLoseAConnection(t *testing.T) {
 
 func TestReadableIsWhetherAReadWouldReturnAtOnce(t *testing.T) {
 	for name, happens := range map[string]func(server *pipenet.Conn){
-		"data":          func(s *pipenet.Conn) { s.Write([]byte("x")) },
+		"data":          func(s *pipenet.Conn) { _, _ = s.Write([]byte("x")) },
 		"end of stream": func(s *pipenet.Conn) { s.CloseWrite() },
-		"reset":         func(s *pipenet.Conn) { s.Reset() },
+		"reset":         func(s *pipenet.Conn) { _ = s.Reset() },
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
@@ -329,7 +329,7 @@ func TestBytesArriveLateAndInOrder(t *testing.T) {
 		}
 		go func() {
 			for i := range 200 {
-				fmt.Fprintf(s, "%d\n", i)
+				_, _ = fmt.Fprintf(s, "%d\n", i) // the reader sees what is missing
 			}
 			s.Close()
 		}()
@@ -353,7 +353,7 @@ func TestADelayedResetOvertakesNothing(t *testing.T) {
 		n.Delay("*", "*", 10*time.Millisecond, 0)
 		c, s := connect(t, client, ln)
 		write(t, s, "last words")
-		s.Reset()
+		_ = s.Reset()
 		write(t, c, "the reset is still under way")
 		read(t, c, "last words")
 		_, err := c.Read(make([]byte, 1))
@@ -428,7 +428,7 @@ func TestAResetWaitsForACutToHeal(t *testing.T) {
 		n, client, ln := mesh(t)
 		c, s := connect(t, client, ln)
 		n.Cut("*", "*")
-		s.Reset()
+		_ = s.Reset()
 		time.Sleep(time.Minute)
 		write(t, c, "into the void")
 		time.AfterFunc(time.Second, func() { n.Heal("*", "*") })
@@ -502,7 +502,7 @@ func TestAFullBacklogHangsDialsUntilSomebodyAccepts(t *testing.T) {
 		defer cancel()
 		_, err := client.Dial(ctx, "tcp", server)
 		wantErr(t, "dial beyond the backlog", err, context.DeadlineExceeded)
-		time.AfterFunc(time.Second, func() { ln.Accept() })
+		time.AfterFunc(time.Second, func() { _, _ = ln.Accept() })
 		c, err := client.Dial(t.Context(), "tcp", server)
 		if err != nil {
 			t.Fatalf("dial after an accept: %v", err)
@@ -517,9 +517,9 @@ func TestNetHTTPRunsOverItInVirtualTime(t *testing.T) {
 		n.Delay("*", "*", 5*time.Millisecond, 0)
 		srv := &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 			b, _ := io.ReadAll(r.Body) // whole: HTTP/1.1 of net/http is half-duplex
-			w.Write(b)
+			_, _ = w.Write(b)
 		})}
-		go srv.Serve(ln)
+		go func() { _ = srv.Serve(ln) }()
 		defer srv.Close()
 		tr := &http.Transport{DialContext: client.Dial}
 		defer tr.CloseIdleConnections()

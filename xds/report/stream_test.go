@@ -67,7 +67,7 @@ func (w *world) start() {
 	if err != nil {
 		w.t.Fatal(err)
 	}
-	go w.server.Serve(ln)
+	go func() { _ = w.server.Serve(ln) }()
 }
 
 // dial connects a host; the connection is closed when the test ends.
@@ -98,13 +98,18 @@ func hello(node string, incarnation uint64) *reportpb.Up {
 	return encodeHello(Hello{Node: node}, incarnation, ms(1))
 }
 
+func say(t *testing.T, s reportpb.EvidenceService_StreamClient, up *reportpb.Up) {
+	t.Helper()
+	if err := s.Send(up); err != nil {
+		t.Fatal(err)
+	}
+}
+
 // join opens a raw stream and waits for its welcome.
 func (w *world) join(ip, node string, incarnation uint64) reportpb.EvidenceService_StreamClient {
 	w.t.Helper()
 	s := w.raw(ip)
-	if err := s.Send(hello(node, incarnation)); err != nil {
-		w.t.Fatal(err)
-	}
+	say(w.t, s, hello(node, incarnation))
 	down, err := s.Recv()
 	if err != nil || down.GetWelcome() == nil {
 		w.t.Fatalf("joining as %q: got %v, %v; want a welcome", node, down, err)
@@ -133,7 +138,7 @@ type recorder struct {
 	refuse  error
 	log     []string
 	reports []merge.Report
-	streams map[string]*Stream
+	newest  *Stream
 }
 
 func (r *recorder) note(s *Stream, format string, args ...any) {
@@ -148,10 +153,7 @@ func (r *recorder) Join(s *Stream) error {
 		defer r.mu.Unlock()
 		return r.refuse
 	}
-	if r.streams == nil {
-		r.streams = map[string]*Stream{}
-	}
-	r.streams[s.Reporter().ID] = s
+	r.newest = s
 	r.mu.Unlock()
 	r.note(s, "join")
 	return nil
@@ -172,10 +174,11 @@ func (r *recorder) Probation(s *Stream, p Probation) { r.note(s, "probation %v %
 
 func (r *recorder) Leave(s *Stream) { r.note(s, "leave") }
 
-func (r *recorder) stream(id string) *Stream {
+// stream is the newest one that joined.
+func (r *recorder) stream() *Stream {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	return r.streams[id]
+	return r.newest
 }
 
 func (r *recorder) all() []string {
@@ -260,9 +263,9 @@ func (s *sidecar) seen() (links []bool, orders []Orders, hellos int) {
 }
 
 // run starts a client that ends with the test.
-func (w *world) run(ip string, s *sidecar, incarnation uint64) {
+func (w *world) run(s *sidecar, incarnation uint64) {
 	began := time.Now()
-	c := NewClient(w.dial(ip), ClientConfig{Incarnation: incarnation, Now: func() time.Duration { return time.Since(began) + ms(1) }}, s)
+	c := NewClient(w.dial("10.0.0.1"), ClientConfig{Incarnation: incarnation, Now: func() time.Duration { return time.Since(began) + ms(1) }}, s)
 	ctx, cancel := context.WithCancel(w.t.Context())
 	var wg sync.WaitGroup
 	wg.Go(func() {
@@ -288,10 +291,10 @@ func TestEvidenceGoesUpAndOrdersComeDown(t *testing.T) {
 			Held: []merge.Verdict{{Key: db1, State: outlier.Ejected, Epoch: 4, Rule: outlier.RuleFast}},
 		})
 		s.say(Message{Known: []merge.Key{api1, db1}})
-		w.run("10.0.0.1", s, 7)
+		w.run(s, 7)
 		time.Sleep(time.Second)
 
-		st := w.sink.stream("sidecar-1")
+		st := w.sink.stream()
 		if st == nil {
 			t.Fatal("nobody joined")
 		}
@@ -393,7 +396,7 @@ func TestTheClientComesBackWhenTheControlPlaneDoes(t *testing.T) {
 	bubble(t, func(t *testing.T) {
 		w := newWorld(t, nil)
 		s := newSidecar(Hello{Node: "sidecar-1"})
-		w.run("10.0.0.1", s, 7)
+		w.run(s, 7)
 		time.Sleep(time.Minute)
 		w.server.Stop()
 		time.Sleep(10 * time.Second)
@@ -417,9 +420,9 @@ func TestAClientToldToReincarnateComesAsAnother(t *testing.T) {
 	bubble(t, func(t *testing.T) {
 		w := newWorld(t, nil)
 		s := newSidecar(Hello{Node: "sidecar-1"})
-		w.run("10.0.0.1", s, 7)
+		w.run(s, 7)
 		time.Sleep(time.Second)
-		w.sink.stream("sidecar-1").Reincarnate("a counter fell")
+		w.sink.stream().Reincarnate("a counter fell")
 		time.Sleep(time.Second)
 		wantLog(t, w.sink, "sidecar-1/7 join", "sidecar-1/7 leave", "sidecar-1/8 join")
 	})
@@ -429,13 +432,13 @@ func TestACloseWithAReasonEndsTheStream(t *testing.T) {
 	bubble(t, func(t *testing.T) {
 		w := newWorld(t, nil)
 		s := w.join("10.0.0.1", "sidecar-1", 1)
-		w.sink.stream("sidecar-1").Close("leaving")
+		w.sink.stream().Close("leaving")
 		_, err := s.Recv()
 		if st, _ := status.FromError(err); st.Code() != codes.Unavailable || st.Message() != "leaving" {
 			t.Errorf("got %v, want unavailable: leaving", err)
 		}
 		wantLog(t, w.sink, "sidecar-1/1 join", "sidecar-1/1 leave")
-		w.sink.stream("sidecar-1").Cancel(1) // an order to a stream that has ended harms nobody
+		w.sink.stream().Cancel(1) // an order to a stream that has ended harms nobody
 	})
 }
 
@@ -481,7 +484,7 @@ func TestOneLiveStreamForEachReporter(t *testing.T) {
 					wantEnd(t, first, codes.Aborted)
 				} else {
 					second := w.raw(tc.ip)
-					second.Send(hello("sidecar-1", tc.incarnation))
+					say(t, second, hello("sidecar-1", tc.incarnation))
 					wantEnd(t, second, tc.want)
 				}
 				wantLog(t, w.sink, tc.log...)
@@ -513,7 +516,7 @@ func TestAPrincipalHasABoundedNumberOfReporters(t *testing.T) {
 		b := w.join("10.0.0.1", "b", 1)
 		w.join("10.0.0.2", "d", 1) // another principal
 		third := w.raw("10.0.0.1")
-		third.Send(hello("c", 1))
+		say(t, third, hello("c", 1))
 		wantEnd(t, third, codes.ResourceExhausted)
 		wantRefused(t, w, map[Refusal]uint64{TooManyStreams: 1})
 		b.CloseSend()
@@ -541,7 +544,7 @@ func TestStreamsThatDoNotIntroduceThemselves(t *testing.T) {
 				w := newWorld(t, nil)
 				s := w.raw("10.0.0.1")
 				if tc.say != nil {
-					s.Send(tc.say)
+					say(t, s, tc.say)
 				}
 				wantEnd(t, s, tc.want)
 				wantRefused(t, w, map[Refusal]uint64{tc.why: 1})
@@ -556,7 +559,7 @@ func TestASinkCanRefuseAReporter(t *testing.T) {
 		w := newWorld(t, nil)
 		w.sink.refuse = errors.New("not while loading")
 		s := w.raw("10.0.0.1")
-		s.Send(hello("sidecar-1", 1))
+		say(t, s, hello("sidecar-1", 1))
 		_, err := s.Recv()
 		if st, _ := status.FromError(err); st.Code() != codes.FailedPrecondition || st.Message() != "not while loading" {
 			t.Errorf("got %v, want the sink's reason", err)
@@ -572,7 +575,7 @@ func TestAMessageBeyondTheBoundEndsTheStream(t *testing.T) {
 	bubble(t, func(t *testing.T) {
 		w := newWorld(t, nil)
 		s := w.join("10.0.0.1", "sidecar-1", 1)
-		s.Send(&reportpb.Up{MonoMs: 1, Report: &reportpb.Report{Clusters: []*reportpb.ClusterReport{{Service: strings.Repeat("x", maxMessage)}}}})
+		say(t, s, &reportpb.Up{MonoMs: 1, Report: &reportpb.Report{Clusters: []*reportpb.ClusterReport{{Service: strings.Repeat("x", maxMessage)}}}})
 		wantEnd(t, s, codes.ResourceExhausted)
 		wantRefused(t, w, map[Refusal]uint64{TooLarge: 1})
 	})
@@ -583,9 +586,7 @@ func TestAReporterThatSendsTooFastIsReadMoreSlowly(t *testing.T) {
 		w := newWorld(t, nil)
 		s := w.join("10.0.0.1", "sidecar-1", 1)
 		for range 140 {
-			if err := s.Send(&reportpb.Up{MonoMs: 1, Report: &reportpb.Report{}}); err != nil {
-				t.Fatal(err)
-			}
+			say(t, s, &reportpb.Up{MonoMs: 1, Report: &reportpb.Report{}})
 		}
 		synctest.Wait()
 		if got, want := w.collector.Stats().Messages, uint64(41); got != want {
@@ -608,10 +609,10 @@ func TestAReporterThatDoesNotReadItsOrdersIsDropped(t *testing.T) {
 	bubble(t, func(t *testing.T) {
 		w := newWorld(t, nil)
 		s := w.join("10.0.0.1", "sidecar-1", 1)
-		s.Send(&reportpb.Up{MonoMs: 1, Declare: []*reportpb.Declare{{Ref: 1, Key: encodeKey(api1)}}})
+		say(t, s, &reportpb.Up{MonoMs: 1, Declare: []*reportpb.Declare{{Ref: 1, Key: encodeKey(api1)}}})
 		synctest.Wait()
 		w.net.Cut("10.0.0.9", "10.0.0.1")
-		st := w.sink.stream("sidecar-1")
+		st := w.sink.stream()
 		for range 1000 {
 			for range ringSize {
 				st.Order(merge.ProbeOrder{Key: api1, Reason: strings.Repeat("r", 100)})
@@ -635,7 +636,7 @@ func TestAClientThatCannotSendStartsAnew(t *testing.T) {
 	bubble(t, func(t *testing.T) {
 		w := newWorld(t, nil)
 		s := newSidecar(Hello{Node: "sidecar-1"})
-		w.run("10.0.0.1", s, 1)
+		w.run(s, 1)
 		time.Sleep(10 * time.Second)
 		w.net.Cut("10.0.0.1", "10.0.0.9")
 		big := &merge.Report{Clusters: make([]merge.ClusterTotals, 2000)}
@@ -693,9 +694,9 @@ func TestALargeSetOfLeasesIsSentInParts(t *testing.T) {
 			m.Known = append(m.Known, merge.Key{Service: "api", Instance: fmt.Sprint(i)})
 		}
 		s.say(m)
-		w.run("10.0.0.1", s, 1)
+		w.run(s, 1)
 		time.Sleep(5 * time.Second)
-		st := w.sink.stream("sidecar-1")
+		st := w.sink.stream()
 		for i, k := range m.Known {
 			st.Lease(merge.PingLease{ID: merge.OrderID(i), Key: k, Kind: merge.PingTCP, Until: 2 * time.Hour})
 		}
