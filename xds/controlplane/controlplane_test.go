@@ -9,6 +9,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"slices"
@@ -17,6 +18,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
 	"github.com/google/go-cmp/cmp"
 	"github.com/google/go-cmp/cmp/cmpopts"
 
@@ -208,6 +210,110 @@ func TestAFirstStartDoesNotWait(t *testing.T) {
 		w.opened()
 		if took := time.Since(began); took > 100*time.Millisecond {
 			t.Errorf("the gate opened after %v, want at once: an empty state directory says that nobody was before", took)
+		}
+	})
+}
+
+// recovers lets a crashed endpoint answer again, under traffic, until it is in.
+func (w *world) recovers(all []*sidecar, instance string) {
+	w.t.Helper()
+	for _, s := range all {
+		s.mu.Lock()
+		delete(s.down, instance)
+		s.mu.Unlock()
+	}
+	for range 60 {
+		busy(all, time.Second)
+		if w.state(instance) == outlier.In {
+			return
+		}
+	}
+	w.t.Fatalf("%s is %v a minute after it answered again", instance, w.state(instance))
+}
+
+// story is what a foreign client was told of the watched instance, one word for
+// each change: its weight, or its health if that is not HEALTHY.
+func (f *foreign) story() []string {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	var all []string
+	for _, e := range f.told {
+		word := e.HealthStatus.String()
+		if e.HealthStatus == corev3.HealthStatus_HEALTHY {
+			word = fmt.Sprint(e.LoadBalancingWeight.GetValue())
+		}
+		all = append(all, word)
+	}
+	return slices.Compact(all)
+}
+
+func TestARampIsOnePushForSidecarsAndFiveStepsForOthers(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, nil)
+		all := w.callers(6)
+		watched := netip.MustParseAddrPort("10.1.0.3:8080")
+		envoy := w.foreign("10.3.0.1", "envoy", "a", watched)
+		grpc := w.foreign("10.3.0.2", "gRPC Go", "a", watched)
+		busy(all, 12*time.Second)
+		crash(all, "api-3")
+		time.Sleep(100 * time.Millisecond)
+		w.recovers(all, "api-3")
+		time.Sleep(time.Second)
+		steps := []string{"25", "40", "55", "70", "85", "100"}
+		if diff := cmp.Diff(append([]string{"100", "DRAINING"}, steps...), envoy.story()); diff != "" {
+			t.Errorf("what an Envoy was told differs (-want +got):\n%s", diff)
+		}
+		if diff := cmp.Diff(append([]string{"100", "UNHEALTHY"}, steps...), grpc.story()); diff != "" {
+			t.Errorf("what a gRPC client was told differs (-want +got):\n%s", diff)
+		}
+		states := map[outlier.State]int{}
+		for _, push := range all[0].pushes {
+			for _, e := range push.Endpoints {
+				if e.ID() == "api-3" {
+					states[e.Verdict.State]++
+				}
+			}
+		}
+		if states[outlier.Ramp] != 1 {
+			t.Errorf("pushes to a sidecar by state of the endpoint: got %v, want one with the ramp", states)
+		}
+	})
+}
+
+func TestAVerdictForOneZoneIsToldToThatZone(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, nil)
+		all := w.callers(6) // 1, 3, 5 are in zone a
+		busy(all, 12*time.Second)
+		for range 40 { // zone a gets errors from api-2, zone b does not
+			for i, s := range all {
+				for _, instance := range s.instances() {
+					k := uint32(0)
+					if instance == "api-2" && i%2 == 0 {
+						k = 5
+					}
+					s.attempts(instance, 5, k, outlier.Server)
+				}
+			}
+			time.Sleep(50 * time.Millisecond)
+		}
+		for i, s := range all {
+			e, _ := s.endpoint("api-2")
+			if out, want := e.Verdict.State.Out(), i%2 == 0; out != want {
+				t.Errorf("%s: api-2 is %v, want out: %v", s.id, e.Verdict.State, want)
+			}
+		}
+		late := w.sidecar(50, "c") // a zone that nobody has spoken of
+		time.Sleep(100 * time.Millisecond)
+		if e, ok := late.endpoint("api-2"); !ok || e.Verdict.State != outlier.In {
+			t.Errorf("a caller of a third zone: api-2 is %v (known: %v), want in", e.Verdict.State, ok)
+		}
+		var st controlplane.Status
+		w.get("/api/v1/status", &st)
+		for _, e := range st.Services[0].Endpoints {
+			if e.Instance == "api-2" && (len(e.Zones) != 1 || e.Zones[0].Zone != "a") {
+				t.Errorf("status of api-2: got zones %+v, want a verdict for a", e.Zones)
+			}
 		}
 	})
 }

@@ -30,8 +30,6 @@ const (
 	batchFor = 50 * time.Millisecond
 	// keepEvery is how often coming and going reporters are written down.
 	keepEvery = time.Second
-	// rampSteps is in how many steps clients that cannot compute a ramp get it.
-	rampSteps = 5
 	// headStart is what the table's clock shows when the process begins.
 	headStart = 30 * 24 * time.Hour
 	// never is an instant that does not come.
@@ -341,11 +339,14 @@ func (l *loop) nextRamp(now time.Duration) time.Duration {
 		if s == nil {
 			continue
 		}
-		step := s.Detection.Outlier.Ramp / rampSteps
 		for _, v := range scopes {
-			if v.State == outlier.Ramp && step > 0 {
-				done := (now - v.Since) / step
-				next = min(next, v.Since+(done+1)*step)
+			if v.State != outlier.Ramp {
+				continue
+			}
+			for _, age := range resource.RampSteps(s.Detection.Outlier.Ramp) {
+				if at := v.Since + age; at > now {
+					next = min(next, at)
+				}
 			}
 		}
 	}

@@ -17,6 +17,9 @@ import (
 	"testing/synctest"
 	"time"
 
+	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
+	endpointv3 "github.com/envoyproxy/go-control-plane/envoy/config/endpoint/v3"
+	discoveryv3 "github.com/envoyproxy/go-control-plane/envoy/service/discovery/v3"
 	"google.golang.org/grpc"
 
 	"github.com/overhear-mesh/overhear/outlier"
@@ -191,6 +194,7 @@ type sidecar struct {
 	leases    []merge.PingLease
 	ready     chan struct{}
 	unhealthy map[string]time.Time // when an endpoint was first told to be out
+	pushes    []resource.Endpoints // all that it was told, in order
 }
 
 func (w *world) sidecar(i int, zone string) *sidecar {
@@ -207,16 +211,73 @@ func (w *world) sidecar(i int, zone string) *sidecar {
 	s.cc = cc
 	cfg := client.DefaultConfig()
 	cfg.Node = client.Node{ID: s.id, Zone: zone}
-	log := slog.New(slog.DiscardHandler)
 	ctx, cancel := context.WithCancel(context.Background())
 	var running sync.WaitGroup
-	ads := client.New(cc, cfg, s, log)
+	ads := client.New(cc, cfg, s, slog.New(slog.DiscardHandler))
 	reports := report.NewClient(cc, report.ClientConfig{Incarnation: 1, Now: s.now}, source{s, zone})
 	running.Go(func() { _ = ads.Run(ctx) })
 	running.Go(func() { _ = reports.Run(ctx) })
 	s.stop = sync.OnceFunc(func() { cancel(); running.Wait(); cc.Close() })
 	w.t.Cleanup(s.stop)
 	return s
+}
+
+// foreign is a client that is none of ours, on a state-of-the-world stream for
+// the endpoints of api.
+type foreign struct {
+	mu   sync.Mutex
+	told []*endpointv3.LbEndpoint // all that it was told of the watched instance
+}
+
+func (w *world) foreign(ip, agent, zone string, watched netip.AddrPort) *foreign {
+	w.t.Helper()
+	cc, err := client.Dial([]string{xdsAddr}, client.DialOptions{Dialer: w.net.Host(ip).Dial})
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	stream, err := discoveryv3.NewAggregatedDiscoveryServiceClient(cc).StreamAggregatedResources(ctx, grpc.WaitForReady(true))
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	f := &foreign{}
+	done := make(chan struct{})
+	w.t.Cleanup(func() { cancel(); <-done; cc.Close() })
+	go func() {
+		defer close(done)
+		request := &discoveryv3.DiscoveryRequest{
+			Node:    &corev3.Node{Id: agent, UserAgentName: agent, Locality: &corev3.Locality{Zone: zone}},
+			TypeUrl: resource.TypeEndpoints, ResourceNames: []string{"api"},
+		}
+		for stream.Send(request) == nil {
+			r, err := stream.Recv()
+			if err != nil {
+				return
+			}
+			request = &discoveryv3.DiscoveryRequest{TypeUrl: r.TypeUrl, ResourceNames: []string{"api"}, VersionInfo: r.VersionInfo, ResponseNonce: r.Nonce}
+			for _, any := range r.Resources {
+				var m endpointv3.ClusterLoadAssignment
+				if err := any.UnmarshalTo(&m); err != nil {
+					w.t.Error(err)
+					return
+				}
+				f.note(&m, watched)
+			}
+		}
+	}()
+	return f
+}
+
+func (f *foreign) note(m *endpointv3.ClusterLoadAssignment, watched netip.AddrPort) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	for _, l := range m.Endpoints {
+		for _, e := range l.LbEndpoints {
+			if a := e.GetEndpoint().GetAddress().GetSocketAddress(); a.GetAddress() == watched.Addr().String() {
+				f.told = append(f.told, e)
+			}
+		}
+	}
 }
 
 func (s *sidecar) now() time.Duration { return time.Since(s.began) + time.Second }
@@ -237,6 +298,7 @@ func (s *sidecar) Endpoints(changed []resource.Endpoints, removed []string) erro
 	defer s.mu.Unlock()
 	for _, e := range changed {
 		s.told[e.Service] = e
+		s.pushes = append(s.pushes, e)
 		for _, one := range e.Endpoints {
 			if _, out := s.unhealthy[one.ID()]; !out && one.Verdict.State.Out() {
 				s.unhealthy[one.ID()] = time.Now()
