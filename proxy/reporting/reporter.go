@@ -1,6 +1,7 @@
 package reporting
 
 import (
+	"cmp"
 	"context"
 	"hash/fnv"
 	"log/slog"
@@ -319,7 +320,16 @@ func (s source) Hello() report.Hello {
 			h.Held = append(h.Held, held(m.service, snapshot)...)
 		}
 	}
+	slices.SortStableFunc(h.Held, func(a, b merge.Verdict) int { return cmp.Compare(rank(a), rank(b)) })
 	return h
+}
+
+// rank puts those who are out first: that nobody readmits them matters most.
+func rank(v merge.Verdict) int {
+	if v.State.Out() {
+		return 0
+	}
+	return 1
 }
 
 // held are the verdicts that a cluster was told, by a control plane that may have

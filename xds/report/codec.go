@@ -183,7 +183,8 @@ func (n *names) key(ref uint32) (merge.Key, bool) {
 	return n.keys[ref-1], true
 }
 
-// encodeHello is the first message of a stream.
+// encodeHello is the first message of a stream. It has to fit into one: verdicts
+// beyond that are left out, from the end.
 func encodeHello(h Hello, incarnation uint64, now time.Duration) *reportpb.Up {
 	p := &reportpb.Hello{
 		Version: version(), NodeId: h.Node, Incarnation: incarnation,
@@ -192,7 +193,11 @@ func encodeHello(h Hello, incarnation uint64, now time.Duration) *reportpb.Up {
 	for _, o := range h.Own {
 		p.Own = append(p.Own, &reportpb.OwnInstance{Key: encodeKey(o.Key), StartAgeMs: uint64(max(0, o.Age.Milliseconds()))})
 	}
+	size := 0
 	for _, v := range h.Held {
+		if size += partSize + len(v.Key.Service) + len(v.Key.Instance); size > fullMessage {
+			break
+		}
 		p.Held = append(p.Held, &reportpb.HeldVerdict{
 			Key: encodeKey(v.Key), Epoch: v.Epoch, State: encodeState(v.State), Rule: encodeRule(v.Rule), RampFrom: v.RampFrom,
 		})

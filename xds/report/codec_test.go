@@ -212,6 +212,20 @@ func TestHelloArrivesAsItLeft(t *testing.T) {
 	}
 }
 
+func TestAHelloFitsIntoOneMessage(t *testing.T) {
+	var h Hello
+	for i := range maxRefs {
+		h.Held = append(h.Held, merge.Verdict{Key: merge.Key{Service: "api", Instance: strconv.Itoa(i)}, Epoch: math.MaxUint64, State: outlier.Draining, RampFrom: 1})
+	}
+	up := encodeHello(h, math.MaxUint64, time.Hour)
+	if size := proto.Size(up); size > maxMessage {
+		t.Errorf("got %d bytes, want at most %d", size, maxMessage)
+	}
+	if got := up.GetHello().GetHeld(); len(got) == 0 || got[0].GetKey().GetInstance() != "0" {
+		t.Errorf("got %d verdicts, want the first ones", len(got))
+	}
+}
+
 func TestAHelloThatIsRefused(t *testing.T) {
 	good := func() *reportpb.Hello {
 		return &reportpb.Hello{Version: &reportpb.Version{Major: 1, Minor: 9}, NodeId: "n"}

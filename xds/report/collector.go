@@ -53,25 +53,22 @@ func DefaultCollectorConfig() CollectorConfig {
 	return CollectorConfig{Rate: 20, Burst: 40, ReportersPerPrincipal: 64}
 }
 
-// FieldError is a field whose value cannot be used.
-type FieldError struct {
-	Name    string // as in YAML
-	Message string
-}
+// fieldError says which field of a configuration cannot be used.
+type fieldError struct{ field, message string }
 
-// Error names the field and what is wanted.
-func (e *FieldError) Error() string { return e.Name + ": " + e.Message }
+func (e *fieldError) Error() string { return e.field + ": " + e.message }
 
 // Field is the path of the field, as in YAML.
-func (e *FieldError) Field() string { return e.Name }
+func (e *fieldError) Field() string { return e.field }
 
-// Validate reports every field that cannot be used, as joined *FieldError.
+// Validate reports every field that cannot be used: errors joined, each with a method
+// Field that names it.
 func (c CollectorConfig) Validate() error {
 	between := func(name string, v, low, high int) error {
 		if v >= low && v <= high {
 			return nil
 		}
-		return &FieldError{name, fmt.Sprintf("want %d to %d, have %d", low, high, v)}
+		return &fieldError{name, fmt.Sprintf("want %d to %d, have %d", low, high, v)}
 	}
 	return errors.Join(
 		between("rate", c.Rate, 1, 10_000),

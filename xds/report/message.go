@@ -16,7 +16,8 @@ type Hello struct {
 	Labels map[string]string
 	// Own are the instances beside which the sidecar stands.
 	Own []Own
-	// Held are the verdicts that it knows, with Key, State, Epoch, Rule and RampFrom.
+	// Held are the verdicts that it knows, with Key, State, Epoch, Rule and RampFrom,
+	// the most important first: only so many are told as fit into one message.
 	Held []merge.Verdict
 }
 
