@@ -178,8 +178,10 @@ func (f front) sent(key streamKey, url, nonce string) {
 	defer f.s.mu.Unlock()
 	typ, ok := typeOf(url)
 	if st := f.s.streams[key]; ok && st != nil && st.subs[typ] != nil {
-		st.subs[typ].sent(nonce)
 		f.s.responses[typ]++
+		if b := st.subs[typ].sent(nonce); b != nil && len(b.announced) > 0 {
+			f.s.repeat(st, b)
+		}
 	}
 }
 
@@ -289,7 +291,8 @@ func (s *subscription) resume(version string) {
 	}
 	for t, e := range s.entries {
 		if now := t.in(s.stream.view.Zone); now != nil {
-			e.dirty = false
+			e.dirty = s.announced(t.name)
+			e.force = e.dirty
 			s.entries[t] = e
 			s.hold(t, now)
 		}
@@ -312,7 +315,8 @@ func (s *subscription) resumeFrom(versions map[string]string) {
 		if !ok || version != now.version {
 			continue
 		}
-		e.dirty, e.force = false, false
+		e.dirty = s.announced(name)
+		e.force = e.dirty
 		s.entries[t] = e
 		s.hold(t, now)
 	}

@@ -33,8 +33,10 @@
 //     is removed only when the client has answered the listeners and routes that
 //     came before, so that nothing refers to it any more.
 //   - In Envoy a cluster that changed stays "warming" until endpoints arrive after
-//     it, also when they are the same. Those of the clusters in a response are sent
-//     again, once the client has acknowledged it.
+//     it, also when they are the same, and the response that brought it is not
+//     acknowledged before that. So the endpoints of the clusters in a response are
+//     sent again right behind it, on the same stream; on a stream of their own, where
+//     they could overtake, when the response is acknowledged.
 //   - State of the world: clusters and listeners are always sent whole, because what
 //     is missing is deleted; endpoints and routes only as far as they changed.
 //   - Delta: a name that does not exist is answered with removed_resources, and a

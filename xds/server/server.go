@@ -335,20 +335,27 @@ func (s *Server) answered(sub *subscription, nonce, refusal string) {
 		s.log.Warn("a client refused resources", "node", sub.stream.node, "kind", sub.stream.view.Kind.String(),
 			"type", typeURLs[sub.typ], "version", b.version, "reason", refusal)
 	}
-	// Clusters that changed are warming until endpoints come after them. What came on
-	// the same stream since is no longer in the set.
-	for name := range b.announced {
-		for st := range s.byNode[sub.stream.node] {
-			eds := st.subs[endpoints]
-			if eds == nil {
-				continue
-			}
-			if t := eds.table.topics[name]; t != nil && eds.entries[t].named {
-				eds.mark(t, true)
-				s.flush(st)
-			}
-		}
+	// On other streams the endpoints could have overtaken the clusters until now.
+	for st := range s.byNode[sub.stream.node] {
+		s.repeat(st, b)
 	}
+}
+
+// repeat sends again on a stream the endpoints of the clusters in a response that
+// came after that response on no stream yet.
+func (s *Server) repeat(st *stream, b *batch) {
+	sub := st.subs[endpoints]
+	if sub == nil || len(b.announced) == 0 {
+		return
+	}
+	for name := range b.announced {
+		t := sub.table.topics[name]
+		if t == nil || !sub.entries[t].named || sub.queued.has(t) {
+			continue
+		}
+		sub.mark(t, true)
+	}
+	s.flush(st)
 }
 
 // TypeStatus is what one stream holds of one type.

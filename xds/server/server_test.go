@@ -355,11 +355,11 @@ func TestAnEnvoyHearsTheEndpointsOfAChangedClusterAgain(t *testing.T) {
 		c.want("endpoints[a b]")
 		c.quiet("endpoints came after the clusters: nothing to say again")
 
+		// An Envoy acknowledges a cluster only when it has heard its endpoints.
 		h.apply(cluster("a", 2))
 		changed := c.next()
-		c.quiet("it has not taken the cluster yet")
-		c.ack(changed)
 		c.want("endpoints[a]") // and not b
+		c.ack(changed)
 		c.quiet("once")
 
 		h.apply(cluster("a", 3), assignment("a", 2))
@@ -369,6 +369,32 @@ func TestAnEnvoyHearsTheEndpointsOfAChangedClusterAgain(t *testing.T) {
 		}
 		c.ack(changed)
 		c.quiet("they came after the cluster already")
+	})
+}
+
+func TestAnEnvoyThatReconnectsToChangedClustersHearsTheirEndpoints(t *testing.T) {
+	both(t, func(t *testing.T, h *harness, delta bool) {
+		h.apply(cluster("a", 1), assignment("a", 1), assignment("b", 1))
+		h.Ready()
+		c := h.open(node("n", envoyView), delta)
+		c.subscribe(cds)
+		c.want("clusters[a]")
+		c.subscribe(eds, "a", "b")
+		held := c.want("endpoints[a b]")
+		c.close()
+		h.apply(cluster("a", 2))
+
+		c = h.open(node("n", envoyView), delta)
+		c.subscribe(cds)
+		c.next() // of cluster a; not acknowledged while it is warming
+		if delta {
+			c.sendDelta(&discoveryv3.DeltaDiscoveryRequest{TypeUrl: eds, ResourceNamesSubscribe: []string{"a", "b"}, InitialResourceVersions: held.versions})
+		} else {
+			c.names[eds] = []string{"a", "b"}
+			c.sendSotw(&discoveryv3.DiscoveryRequest{TypeUrl: eds, ResourceNames: c.names[eds], VersionInfo: held.version})
+		}
+		c.want("endpoints[a]")
+		c.quiet("b is held")
 	})
 }
 
@@ -385,7 +411,9 @@ func TestEndpointsAreSaidAgainOnAStreamOfTheirOwn(t *testing.T) {
 		another.subscribe(eds, "a")
 		another.want("endpoints[a]")
 		h.apply(cluster("a", 2))
-		clusters.want("clusters[a]")
+		changed := clusters.next()
+		endpoints.quiet("they could be there before the cluster")
+		clusters.ack(changed)
 		endpoints.want("endpoints[a]")
 		another.quiet("it was not told of the cluster")
 	})

@@ -273,11 +273,29 @@ func (s *subscription) takeBack(b *batch) {
 	s.answer = s.answer || b.answer
 }
 
-// sent notes that the queued batch went out under a nonce.
-func (s *subscription) sent(nonce string) {
+// has says whether the topic is in the batch; a nil batch is empty.
+func (b *batch) has(t *topic) bool {
+	return b != nil && slices.ContainsFunc(b.items, func(i item) bool { return i.topic == t })
+}
+
+// announced says of the name of endpoints that clusters which refer to it were
+// sent on the same stream, and the endpoints not since.
+func (s *subscription) announced(name string) bool {
+	c := s.stream.subs[clusters]
+	if s.typ != endpoints || c == nil {
+		return false
+	}
+	return slices.ContainsFunc(c.inFlight, func(b *batch) bool {
+		_, ok := b.announced[name]
+		return ok
+	})
+}
+
+// sent notes that the queued batch went out under a nonce, and returns it.
+func (s *subscription) sent(nonce string) *batch {
 	b := s.queued
 	if b == nil {
-		return
+		return nil
 	}
 	s.queued = nil
 	b.nonce = nonce
@@ -325,6 +343,7 @@ func (s *subscription) sent(nonce string) {
 	if n := len(s.inFlight) - maxUnanswered; n > 0 {
 		s.inFlight = slices.Delete(s.inFlight, 0, n)
 	}
+	return b
 }
 
 // answered takes the client's answer to a response and returns the batch that it
