@@ -1,0 +1,241 @@
+package controlplane_test
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"net/netip"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/credentials/insecure"
+	"google.golang.org/grpc/health"
+	"google.golang.org/grpc/health/grpc_health_v1"
+	"google.golang.org/grpc/xds"
+
+	"github.com/overhear-mesh/overhear/outlier/merge"
+	"github.com/overhear-mesh/overhear/test/envoy"
+	"github.com/overhear-mesh/overhear/xds/controlplane"
+	"github.com/overhear-mesh/overhear/xds/registry"
+)
+
+// real is a control plane on loopback sockets, for clients that are processes or
+// that open their own connections.
+type real struct {
+	t        *testing.T
+	xds, api string
+}
+
+func runReal(t *testing.T, services ...registry.Service) *real {
+	t.Helper()
+	cfg := controlplane.DefaultConfig()
+	cfg.XDS, cfg.HTTP, cfg.APIToken, cfg.ReturnWait = "127.0.0.1:0", "127.0.0.1:0", token, 0
+	addresses := make(chan string, 2)
+	cp, err := controlplane.New(cfg, controlplane.Options{
+		Registry: registry.Static(&registry.Mesh{Services: services}),
+		Listen: func(ctx context.Context, network, address string) (net.Listener, error) {
+			var lc net.ListenConfig
+			lis, err := lc.Listen(ctx, network, address)
+			if err == nil {
+				addresses <- lis.Addr().String()
+			}
+			return lis, err
+		},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	var running sync.WaitGroup
+	running.Go(func() {
+		if err := cp.Run(ctx); err != nil {
+			t.Errorf("Run: %v", err)
+		}
+	})
+	t.Cleanup(func() { cancel(); running.Wait() })
+	r := &real{t: t, xds: <-addresses, api: <-addresses}
+	<-cp.Opened()
+	return r
+}
+
+func (r *real) order(verb, endpoint string) {
+	r.t.Helper()
+	body := fmt.Sprintf(`{"endpoint":%q,"reason":"test"}`, endpoint)
+	req, err := http.NewRequestWithContext(r.t.Context(), "POST", "http://"+r.api+"/api/v1/"+verb, strings.NewReader(body))
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	req.Header.Set("Authorization", "Bearer "+token)
+	resp, err := http.DefaultClient.Do(req)
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	if text, _ := io.ReadAll(resp.Body); resp.StatusCode != http.StatusOK {
+		r.t.Fatalf("%s %s: %s %s", verb, endpoint, resp.Status, text)
+	}
+}
+
+func service(name string, protocol registry.Protocol, addresses ...string) registry.Service {
+	s := registry.Service{
+		Name: name, Protocol: protocol, ConnectTimeout: time.Second,
+		Ping: registry.Ping{Kind: merge.PingTCP, Path: "/"}, Detection: merge.DefaultPolicy(),
+	}
+	for i, a := range addresses {
+		s.Endpoints = append(s.Endpoints, registry.Endpoint{
+			Address: netip.MustParseAddrPort(a), Instance: fmt.Sprintf("%s-%d", name, i+1), Zone: "a", Weight: 1,
+		})
+	}
+	return s
+}
+
+// obeys checks that a client, which request makes send one request, spreads over
+// three backends, leaves the second when it is ejected, comes back when it is
+// pinned, and fails no request all the while.
+func (r *real) obeys(name string, counts []*atomic.Int64, request func() error) {
+	r.t.Helper()
+	send := func(n int) {
+		r.t.Helper()
+		for range n {
+			if err := request(); err != nil {
+				r.t.Fatalf("a request failed: %v", err)
+			}
+		}
+	}
+	// How long a push takes is the machine's business: the test waits for the
+	// effect, and a client that never shows it runs into the deadline.
+	until := func(what string, effect func() bool) {
+		r.t.Helper()
+		for deadline := time.Now().Add(time.Minute); !effect(); {
+			if time.Now().After(deadline) {
+				r.t.Fatalf("the client did not %s; requests by backend: %d %d %d", what, counts[0].Load(), counts[1].Load(), counts[2].Load())
+			}
+		}
+	}
+	until("use all backends", func() bool {
+		send(10)
+		return counts[0].Load() > 0 && counts[1].Load() > 0 && counts[2].Load() > 0
+	})
+	r.order("eject", name+"-2")
+	until("leave the ejected backend", func() bool {
+		before := counts[1].Load()
+		send(100)
+		return counts[1].Load() == before
+	})
+	r.order("pin", name+"-2")
+	until("come back to the backend", func() bool {
+		before := counts[1].Load()
+		send(10)
+		return counts[1].Load() > before
+	})
+}
+
+func TestARealEnvoyLeavesAnEjectedEndpoint(t *testing.T) {
+	for _, protocol := range []string{"GRPC", "DELTA_GRPC"} {
+		t.Run(protocol, func(t *testing.T) {
+			envoy.Find(t)
+			counts := []*atomic.Int64{{}, {}, {}}
+			var addresses []string
+			for _, n := range counts {
+				backend := httptest.NewServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) { n.Add(1) }))
+				t.Cleanup(backend.Close)
+				addresses = append(addresses, backend.Listener.Addr().String())
+			}
+			lis, err := net.Listen("tcp", "127.0.0.1:0")
+			if err != nil {
+				t.Fatal(err)
+			}
+			entry := lis.Addr().String()
+			lis.Close() // for Envoy to take
+			web := service("web", registry.HTTP1, addresses...)
+			web.Listen = netip.MustParseAddrPort(entry)
+			r := runReal(t, web)
+			host, port, _ := net.SplitHostPort(r.xds)
+			envoy.Start(t, fmt.Sprintf(`
+node: { id: envoy-1, cluster: test, locality: { zone: a } }
+admin: { address: %s }
+dynamic_resources:
+  ads_config:
+    api_type: %s
+    transport_api_version: V3
+    grpc_services: [{ envoy_grpc: { cluster_name: xds } }]
+  cds_config: { resource_api_version: V3, ads: {} }
+  lds_config: { resource_api_version: V3, ads: {} }
+static_resources:
+  clusters:
+  - name: xds
+    type: STATIC
+    connect_timeout: 1s
+    typed_extension_protocol_options:
+      envoy.extensions.upstreams.http.v3.HttpProtocolOptions:
+        "@type": type.googleapis.com/envoy.extensions.upstreams.http.v3.HttpProtocolOptions
+        explicit_http_config: { http2_protocol_options: {} }
+    load_assignment:
+      cluster_name: xds
+      endpoints: [{ lb_endpoints: [{ endpoint: { address: { socket_address: { address: %q, port_value: %s } } } }] }]
+`, envoy.AdminAddress, protocol, host, port))
+			get := func() error {
+				resp, err := http.Get("http://" + entry + "/")
+				if err != nil {
+					return err
+				}
+				defer resp.Body.Close()
+				if resp.StatusCode != http.StatusOK {
+					return fmt.Errorf("status %s", resp.Status)
+				}
+				_, err = io.Copy(io.Discard, resp.Body)
+				return err
+			}
+			for deadline := time.Now().Add(time.Minute); get() != nil && time.Now().Before(deadline); {
+				<-time.After(50 * time.Millisecond) // until Envoy has its listener
+			}
+			r.obeys("web", counts, get)
+		})
+	}
+}
+
+func TestARealGRPCClientLeavesAnEjectedEndpoint(t *testing.T) {
+	counts := []*atomic.Int64{{}, {}, {}}
+	var addresses []string
+	for _, n := range counts {
+		lis, err := net.Listen("tcp", "127.0.0.1:0")
+		if err != nil {
+			t.Fatal(err)
+		}
+		s := grpc.NewServer(grpc.UnaryInterceptor(func(ctx context.Context, req any, _ *grpc.UnaryServerInfo, next grpc.UnaryHandler) (any, error) {
+			n.Add(1)
+			return next(ctx, req)
+		}))
+		grpc_health_v1.RegisterHealthServer(s, health.NewServer())
+		go s.Serve(lis)
+		t.Cleanup(s.Stop)
+		addresses = append(addresses, lis.Addr().String())
+	}
+	r := runReal(t, service("greeter", registry.TCP, addresses...))
+	resolver, err := xds.NewXDSResolverWithConfigForTesting([]byte(fmt.Sprintf(`{
+		"xds_servers": [{"server_uri": %q, "channel_creds": [{"type": "insecure"}], "server_features": ["xds_v3"]}],
+		"node": {"id": "grpc-1", "locality": {"zone": "a"}}
+	}`, r.xds)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	cc, err := grpc.NewClient("xds:///greeter", grpc.WithResolvers(resolver), grpc.WithTransportCredentials(insecure.NewCredentials()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { cc.Close() })
+	greeter := grpc_health_v1.NewHealthClient(cc)
+	r.obeys("greeter", counts, func() error {
+		ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+		defer cancel()
+		_, err := greeter.Check(ctx, &grpc_health_v1.HealthCheckRequest{}, grpc.WaitForReady(true))
+		return err
+	})
+}
