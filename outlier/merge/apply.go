@@ -34,6 +34,7 @@ type staged struct {
 	overdue  int
 	state    outlier.State
 	level    outlier.Level
+	score    int64
 	points   []Point // earlier counters, from histories and from reports that a newer one replaced
 }
 
@@ -130,7 +131,7 @@ func (t *Table) take(r *reporter, e *endpoint, in *Cell, seq uint64, at time.Dur
 	s := staged{
 		seq: seq, at: at, counts: in.Counts, lastOK: past(in.LastOK), okStart: past(in.LastOKStart),
 		lastHard: past(in.LastHard), hardFrom: past(in.LastHardStart),
-		overdue: min(max(in.Overdue, 0), 1<<20), state: in.State, level: in.Witness,
+		overdue: min(max(in.Overdue, 0), 1<<20), state: in.State, level: in.Witness, score: in.Score,
 	}
 	if n := min(len(in.History), 3); n > 0 || then.At >= 0 {
 		s.points = append(make([]Point, 0, n+1), in.History[:n]...)
@@ -218,7 +219,8 @@ func (s *staged) compare(o *staged) int {
 	a, b := s.counts, o.counts
 	return cmp.Or(cmp.Compare(s.seq, o.seq), cmp.Compare(s.at, o.at), cmp.Compare(a.N, b.N), cmp.Compare(a.Conn, b.Conn),
 		cmp.Compare(a.Timeout, b.Timeout), cmp.Compare(a.Server, b.Server), cmp.Compare(a.Over, b.Over), cmp.Compare(a.Cens, b.Cens),
-		cmp.Compare(a.N90, b.N90), cmp.Compare(a.N99, b.N99), cmp.Compare(s.overdue, o.overdue), cmp.Compare(s.state, o.state), cmp.Compare(s.level, o.level))
+		cmp.Compare(a.N90, b.N90), cmp.Compare(a.N99, b.N99), cmp.Compare(s.overdue, o.overdue), cmp.Compare(s.state, o.state), cmp.Compare(s.level, o.level),
+		cmp.Compare(s.score, o.score))
 }
 
 func comparePoints(a, b Point) int {
@@ -417,7 +419,7 @@ func (t *Table) foldCell(e *endpoint, s *staged, now time.Duration) {
 			e.heat(s.cell)
 		}
 	}
-	c.counts, c.at, c.seq, c.staged = s.counts, s.at, uint32(s.seq), -1
+	c.counts, c.at, c.seq, c.staged, c.excursion = s.counts, s.at, uint32(s.seq), -1, s.score > 0
 	*s = staged{}
 }
 

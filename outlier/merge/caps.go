@@ -89,10 +89,11 @@ func (g *group) load(e *endpoint, view Scope, now time.Duration) (load, room flo
 	return total / float64(left), g.service.policy.Outlier.Headroom * peak / float64(left)
 }
 
-// settledRate is the attempts per second of ten seconds that even the reporters
-// that are heard each ten seconds have told of.
+// settledRate is the attempts per second of the newest ten seconds that all
+// reporters have told of.
 func (e *endpoint) settledRate(now time.Duration) float64 {
-	return e.series.between(now-20*time.Second, now-10*time.Second) / 10
+	n, _ := e.series.between(now-settled-10*time.Second, now-settled)
+	return n / 10
 }
 
 // takeBack fails open: when too few are left, those that are out for soft reasons

@@ -15,8 +15,10 @@ const (
 	// well, so that those who fail together are judged together (the low and high
 	// watermarks of Rapid, Suresh et al. 2018).
 	gatherFor = 300 * time.Millisecond
-	// refusedFor is how long a refused verdict is not tried again.
-	refusedFor = time.Second
+	// fullFor is how long a verdict is not tried again for which there was no room,
+	// guardedFor one that a guard has stopped.
+	fullFor    = time.Second
+	guardedFor = 100 * time.Millisecond
 	// watchFor is how long reporters of an endpoint report each 50 ms once its
 	// statistic is at a quarter of the threshold.
 	watchFor = 2 * time.Second
@@ -309,7 +311,10 @@ func (t *Table) watch(e *endpoint, now time.Duration) {
 // refuse tells, once, that a candidate stays, and lets it rest for a moment.
 func (t *Table) refuse(c *candidate, why string, now time.Duration) {
 	t.tell(c, why, now)
-	c.e.refusal.until = now + refusedFor
+	c.e.refusal.until = now + guardedFor
+	if why == "cap" {
+		c.e.refusal.until = now + fullFor
+	}
 	if c.rule == outlier.RuleHard {
 		c.e.susp.confirmed, c.e.susp.storm = never, false
 		c.e.susp.shutUntil = now + shutFor

@@ -21,10 +21,15 @@ type endpoint struct {
 	hot    []int32         // cells with recent bad news
 
 	pooled     Tally // of all reporters, since the endpoint is known
-	seen       struct{ n, k int64 }
+	seen       int64 // pooled.N a second ago
 	series     series
-	rate       float64     // attempts per second, over 30 s
-	errors     float64     // error rate, over 100 attempts or 30 s
+	level      float64 // attempts told of per second, averaged over 30 s
+	known      float64 // weight of what that average has seen, 0 to 1
+	rate       float64 // level / known: right also in the first seconds
+	errors     float64 // error rate, over 100 attempts or 30 s
+	settled    float64 // attempts that errors rests on
+	quietShare float64 // see quiet
+	quietAt    time.Duration
 	peaks      [10]float64 // largest healthy rate of each of ten minutes
 	peakMinute int64
 	lastOK     time.Duration // newest success that an unmuted reporter or the own sidecar tells
@@ -75,16 +80,17 @@ type zone struct {
 // cell is the newest counters of one reporter. Most cells never see trouble: what
 // only trouble needs is in extra.
 type cell struct {
-	reporter int32
-	seq      uint32
-	fresh    bool // nothing of the reporter has been taken over yet
-	staged   int32
-	counts   outlier.Counts
-	at       time.Duration // of the newest report
-	changed  time.Duration // when n last grew
-	lastOK   time.Duration
-	okStart  time.Duration
-	x        *extra
+	reporter  int32
+	seq       uint32
+	fresh     bool // nothing of the reporter has been taken over yet
+	excursion bool // the reporter sees one
+	staged    int32
+	counts    outlier.Counts
+	at        time.Duration // of the newest report
+	changed   time.Duration // when n last grew
+	lastOK    time.Duration
+	okStart   time.Duration
+	x         *extra
 }
 
 // extra is the part of a cell that a reporter with bad news needs.
@@ -116,7 +122,7 @@ type base struct {
 func newEndpoint(spec Endpoint, now time.Duration) *endpoint {
 	e := &endpoint{
 		Endpoint: spec, added: now, index: make(map[int32]int32), errors: outlier.FirstErrorRate,
-		lastOK: never, overAt: never, gatherAt: never, restartedAt: never, newAt: never, watched: never,
+		lastOK: never, overAt: never, gatherAt: never, restartedAt: never, newAt: never, watched: never, quietAt: never,
 	}
 	e.own = own{refused: never, lastOK: never, at: never}
 	e.idle.reset(now)
@@ -306,11 +312,11 @@ func (s *series) since(from time.Duration) outlier.Tally {
 	return outlier.Tally{N: int64(n + 0.5), K: int64(k + 0.5)}
 }
 
-// between sums up the attempts of [from, to).
-func (s *series) between(from, to time.Duration) float64 {
-	var n float64
+// between sums up the attempts and failures of [from, to).
+func (s *series) between(from, to time.Duration) (n, k float64) {
 	for b := max(bucketOf(from), s.head-seriesLen+1, 0); b < min(bucketOf(to), s.head+1); b++ {
 		n += float64(s.n[b%seriesLen])
+		k += float64(s.k[b%seriesLen])
 	}
-	return n
+	return n, k
 }

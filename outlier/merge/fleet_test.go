@@ -574,7 +574,7 @@ func (cell *callerCell) say(now time.Duration) Cell {
 	}
 	out := Cell{
 		Key: cell.target.Key, Counts: cell.counts, Overdue: overdue, LastOK: cell.lastOK, LastOKStart: cell.okStart,
-		LastHard: cell.lastHard, LastHardStart: cell.lastHard, Witness: cell.level,
+		LastHard: cell.lastHard, LastHardStart: cell.lastHard, Witness: cell.level, Score: cell.score,
 	}
 	if cell.fresh {
 		out.History = slices.Clone(cell.history)

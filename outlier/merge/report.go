@@ -90,7 +90,7 @@ type Cell struct {
 	State                                        outlier.State // what the reporter itself believes
 	Witness                                      outlier.Level // level at which an answer would contradict the failure
 	History                                      []Point       // earlier counters, oldest first; at most three
-	Score                                        int64         // local score in milli-nats; informational
+	Score                                        int64         // local score in milli-nats; above 0 the reporter is in an excursion
 }
 
 // Point is the counters of a cell at an earlier instant: n attempts of which k

@@ -283,10 +283,7 @@ func window(since, now time.Duration) time.Duration {
 }
 
 // others is w: the median error rate of the other endpoints of the group in the
-// same window. Failures are told of at once and successes when there is time, so
-// attempts that an endpoint usually has and that nobody has told of yet count as
-// good: without that, one broken observer who complains of everybody would make
-// the whole group look sick.
+// same window.
 func (t *Table) others(e *endpoint, since, now time.Duration) float64 {
 	g := e.group
 	if g.windowsAt != t.steps {
@@ -311,9 +308,41 @@ func (t *Table) others(e *endpoint, since, now time.Duration) float64 {
 	return ratios.Without(e.tally(from, now))
 }
 
-// tally is the attempts and failures of e from an instant on.
+// quietAfter is the silence after which a reporter without an excursion has things
+// to tell; one who has an excursion tells each second what is new.
+const quietAfter = 1500 * time.Millisecond
+
+// tally is the attempts and failures of e from an instant on. Failures are told of
+// at once and successes when there is time, so the usual attempts of reporters
+// who are quiet count as good: without that, one broken observer who complains of
+// everybody would make the whole group look sick.
 func (e *endpoint) tally(from, now time.Duration) outlier.Tally {
 	e.series.advance(now)
 	seen := e.series.since(from)
-	return outlier.Tally{N: max(seen.N, int64(e.rate*(now-from).Seconds())), K: seen.K}
+	if seen.K == 0 {
+		// The common case: nobody complains.
+		return outlier.Tally{N: max(seen.N, int64(e.rate*(now-from).Seconds()))}
+	}
+	return outlier.Tally{N: seen.N + int64(e.quiet(now)*e.rate*(now-from).Seconds()), K: seen.K}
+}
+
+// quiet is the share of those with traffic on e who are quiet.
+func (e *endpoint) quiet(now time.Duration) float64 {
+	if e.quietAt != never && now-e.quietAt < tick {
+		return e.quietShare
+	}
+	quiet, all := 0, 0
+	for i := range e.cells {
+		if c := &e.cells[i]; c.changed > now-25*time.Second {
+			all++
+			if !c.excursion && c.at < now-quietAfter {
+				quiet++
+			}
+		}
+	}
+	e.quietAt, e.quietShare = now, 0
+	if all > 0 {
+		e.quietShare = float64(quiet) / float64(all)
+	}
+	return e.quietShare
 }

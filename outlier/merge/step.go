@@ -126,15 +126,9 @@ func (t *Table) stepGroup(look []*endpoint, full bool, now time.Duration) {
 // second does what is due once a second: baselines, rates, mutes, idle endpoints,
 // and forgetting who is long silent.
 func (t *Table) second(now time.Duration) {
-	dt := time.Second
 	for _, e := range t.endpoints {
 		e.series.advance(now)
-		dn, dk := e.pooled.N-e.seen.n, e.pooled.K-e.seen.k
-		e.seen.n, e.seen.k = e.pooled.N, e.pooled.K
-		e.rate += rateStep * (float64(dn) - e.rate)
-		if dn > 0 {
-			e.errors += outlier.ErrorRateStep(dn, dt) * (float64(dk)/float64(dn) - e.errors)
-		}
+		e.measure(now)
 		for _, z := range e.zones {
 			z.rate += rateStep * (float64(z.n-z.seen) - z.rate)
 			z.seen = z.n
@@ -180,6 +174,25 @@ func (t *Table) mayBeIdle(e *endpoint, now time.Duration) bool {
 	return p.Ping != PingOff && now-max(e.idle.spoke, e.lastOK, e.own.lastOK) >= p.Outlier.IdleAfter/2
 }
 
+// measure learns the rate and the error rate of e. Failures are told of at once
+// and successes up to ten seconds later, so the error rate is that of a second of
+// which all is known by now: the most recent one would look worse than it was.
+func (e *endpoint) measure(now time.Duration) {
+	dn := float64(e.pooled.N - e.seen)
+	e.seen = e.pooled.N
+	e.known += rateStep * (1 - e.known)
+	e.level += rateStep * (dn - e.level)
+	e.rate = e.level / e.known
+	n, k := e.series.between(now-settled-time.Second, now-settled)
+	if n > 0 {
+		e.errors += outlier.ErrorRateStep(int64(n+0.5), time.Second) * (k/n - e.errors)
+		e.settled += n
+	}
+}
+
+// settled is how long ago something must be for every reporter to have told of it.
+const settled = 11 * time.Second
+
 // notePeak keeps the largest healthy ten-second rate of each of the last ten
 // minutes.
 func (e *endpoint) notePeak(now time.Duration) {
@@ -203,7 +216,7 @@ func (g *group) measure(now time.Duration) {
 			continue
 		}
 		g.baseline.Endpoints++
-		g.baseline.Attempts += e.pooled.N
+		g.baseline.Attempts += int64(e.settled)
 		if !e.fleet.state.Out() && now-e.added >= young {
 			rates = append(rates, e.errors)
 		}
