@@ -1,0 +1,251 @@
+// Command quickstart shows a whole Overhear mesh at work: one control plane, six
+// instances of a service in two zones and five callers, a sidecar beside each of
+// them, steady traffic, and then everything that goes wrong in real life.
+//
+//	go run ./examples/quickstart                 all faults, about two minutes
+//	go run ./examples/quickstart -fault crash    one of them
+//	go run ./examples/quickstart -fault crash -rate 300 -repeat 10
+//	                                             ten times over: median and p95
+//	go run ./examples/quickstart -stay           and keep running, to look around
+//
+// The control plane and the sidecars of the instances are processes of their own,
+// built from this checkout. The five callers' sidecars are the same code inside
+// this process, so that the network of one of them can be broken; they talk over
+// real sockets. The applications are in this process too. Nothing leaves
+// 127.0.0.1.
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"slices"
+	"strings"
+	"sync"
+	"syscall"
+	"time"
+)
+
+type options struct {
+	fault  string
+	rate   float64
+	repeat int
+	stay   bool
+	json   bool
+}
+
+func main() {
+	var names []string
+	for _, act := range acts() {
+		for _, s := range act {
+			names = append(names, s.fault.name)
+		}
+	}
+	var o options
+	flag.StringVar(&o.fault, "fault", "", "show just this `fault`: "+strings.Join(names, ", "))
+	flag.Float64Var(&o.rate, "rate", 300, "requests a second of all callers together; a sixth goes into each endpoint")
+	flag.IntVar(&o.repeat, "repeat", 1, "how often to show it; more than once prints median and p95")
+	flag.BoolVar(&o.stay, "stay", false, "keep the mesh running at the end, until interrupted")
+	flag.BoolVar(&o.json, "json", false, "print the summary as one JSON object, and nothing else on standard output")
+	flag.Parse()
+	if o.fault != "" && !slices.Contains(names, o.fault) {
+		fmt.Fprintf(os.Stderr, "quickstart: no fault %q: want one of %s\n", o.fault, strings.Join(names, ", "))
+		os.Exit(2)
+	}
+	if o.rate < 1 || o.rate > 20000 || o.repeat < 1 || flag.NArg() > 0 {
+		fmt.Fprintln(os.Stderr, "quickstart: want -rate from 1 to 20000, -repeat from 1, and no other arguments")
+		os.Exit(2)
+	}
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	ok, err := run(ctx, o, os.Stdout, os.Stderr)
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "quickstart:", err)
+		os.Exit(1)
+	}
+	if !ok {
+		os.Exit(1)
+	}
+}
+
+func run(ctx context.Context, o options, stdout, stderr io.Writer) (ok bool, err error) {
+	dir, err := os.MkdirTemp("", "overhear-quickstart-")
+	if err != nil {
+		return false, err
+	}
+	defer os.RemoveAll(dir)
+	timeline := stdout
+	if o.json {
+		timeline = stderr
+	}
+	story := newNarrator(timeline)
+	story.line("building the sidecar and the control plane, starting 1 control plane, %d instances, %d callers …", instances, callers)
+
+	meshCtx, endMesh := context.WithCancel(ctx)
+	defer endMesh()
+	l := &ledger{}
+	m, err := startMesh(meshCtx, dir, o.rate, l, story.control)
+	if err != nil {
+		return false, err
+	}
+	defer m.stop()
+	defer endMesh() // before m.stop: the callers end with it
+	story.begin(m.started)
+
+	usersCtx, endUsers := context.WithCancel(ctx)
+	var users sync.WaitGroup
+	for _, c := range m.callers {
+		users.Go(func() { c.user.run(usersCtx) })
+	}
+	defer users.Wait()
+	defer endUsers()
+	story.line("control plane at http://%s, %d requests/s over %d callers", m.http, int(o.rate), callers)
+
+	// The detector learns what is normal before anything goes wrong.
+	if err := sleep(ctx, 2*time.Second); err != nil {
+		return false, err
+	}
+	var results []result
+	for range o.repeat {
+		for _, act := range acts() {
+			got, err := m.play(ctx, act, o.fault, story)
+			if err != nil {
+				return false, err
+			}
+			results = append(results, got...)
+		}
+	}
+	falseEjections(results, l)
+	if o.stay {
+		story.line("the mesh keeps running: %s -address … or curl http://%s/api/v1/status; interrupt to end", "controlplane status", m.http)
+		for i, c := range m.callers {
+			story.line("  caller-%d: curl http://%s/", i+1, c.sidecar.Addr("api"))
+		}
+		<-ctx.Done()
+		ctx = context.Background()
+	}
+	endUsers()
+	users.Wait()
+	return summarise(ctx, o, results, m, stdout)
+}
+
+// play shows the faults of one act, or just the one that is wanted.
+func (m *mesh) play(ctx context.Context, act []staged, wanted string, story *narrator) ([]result, error) {
+	var wg sync.WaitGroup
+	results := make([]result, len(act))
+	errs := make([]error, len(act))
+	for i, s := range act {
+		if wanted != "" && s.fault.name != wanted {
+			continue
+		}
+		after := s.after
+		if wanted != "" {
+			after = 0
+		}
+		wg.Go(func() {
+			if errs[i] = sleep(ctx, after); errs[i] == nil {
+				results[i], errs[i] = m.show(ctx, s.fault, story)
+			}
+		})
+	}
+	wg.Wait()
+	results = slices.DeleteFunc(results, func(r result) bool { return r.Name == "" })
+	return results, errors.Join(errs...)
+}
+
+// show lets one fault happen, mends it and waits until all is well again.
+func (m *mesh) show(ctx context.Context, f fault, story *narrator) (result, error) {
+	began := time.Since(m.started)
+	story.opens(f, began)
+	if err := f.begin(m); err != nil {
+		return result{}, fmt.Errorf("%s: %w", f.name, err)
+	}
+	if err := sleep(ctx, f.hold); err != nil {
+		return result{}, err
+	}
+	if err := f.end(m); err != nil {
+		return result{}, fmt.Errorf("%s: %w", f.name, err)
+	}
+	mended := time.Since(m.started)
+	story.mends(f, mended)
+	var r result
+	for {
+		if err := sleep(ctx, 250*time.Millisecond); err != nil {
+			return result{}, err
+		}
+		select {
+		case err := <-m.failure:
+			return result{}, err
+		default:
+		}
+		now := time.Since(m.started)
+		r = judge(f, began, mended, now, m.ledger)
+		// A second after a fault that leaves nothing to recover, late evidence is in.
+		settled := now-mended > 2*time.Second
+		if settled && (len(f.targets) == 0 || r.RecoveredMS != nil) || now-mended > recoveryAim+5*time.Second {
+			break
+		}
+	}
+	story.closes(r)
+	return r, nil
+}
+
+func (m *mesh) caller(name string) *caller {
+	for _, c := range m.callers {
+		if c.name == name {
+			return c
+		}
+	}
+	panic("no caller " + name) // a fault's definition is wrong
+}
+
+// later does something after a while, as part of the mesh's life.
+func (m *mesh) later(after time.Duration, do func() error) error {
+	m.running.Go(func() {
+		if sleep(m.ctx, after) != nil {
+			return
+		}
+		if err := do(); err != nil {
+			m.failure <- err
+		}
+	})
+	return nil
+}
+
+func sleep(ctx context.Context, d time.Duration) error {
+	select {
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-time.After(d):
+		return nil
+	}
+}
+
+func summarise(ctx context.Context, o options, results []result, m *mesh, w io.Writer) (bool, error) {
+	if err := ctx.Err(); err != nil {
+		return false, err
+	}
+	ok := len(results) > 0
+	for _, r := range results {
+		ok = ok && r.OK
+	}
+	if o.json {
+		enc := json.NewEncoder(w)
+		enc.SetIndent("", "  ")
+		return ok, enc.Encode(struct {
+			Faults []result `json:"faults"`
+		}{results})
+	}
+	var sent, failed, skipped int64
+	for _, c := range m.callers {
+		sent += c.user.sent.Load()
+		failed += c.user.failed.Load()
+		skipped += c.user.skipped.Load()
+	}
+	return ok, printSummary(w, o, results, sent, failed, skipped)
+}
