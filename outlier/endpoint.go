@@ -182,7 +182,7 @@ func (e *Endpoint) End(a *Attempt, o Outcome) (wake bool) {
 		if o.RetryAfter > 0 {
 			sample = min(o.RetryAfter, retryAfterMax)
 		}
-		e.observe(c, o.Now, sample, true)
+		e.observe(c, millis(o.Now), sample, true)
 		return e.watched.Load() != 0
 	case Censored:
 		e.cens.Add(1)
@@ -201,7 +201,8 @@ func (e *Endpoint) endOK(a *Attempt, o Outcome, latency time.Duration, deadlined
 			break
 		}
 	}
-	e.answered(a.start, o.Now)
+	ms := millis(o.Now)
+	e.answeredAt(a.start, ms)
 	if c.t90 > 0 && latency > c.t90 {
 		e.n90.Add(1)
 		if latency > c.t99 {
@@ -214,16 +215,17 @@ func (e *Endpoint) endOK(a *Attempt, o Outcome, latency time.Duration, deadlined
 	if deadlined && latency >= c.stall {
 		storeMax(&c.shared.longest, int64(latency))
 	}
-	e.observe(c, o.Now, latency, true)
+	e.observe(c, ms, latency, true)
 	return e.watched.Load() != 0
 }
 
 // answered notes the newest answer, once a millisecond: it is told no more
 // finely, and a store costs as much as a counter.
-func (e *Endpoint) answered(start, end time.Duration) {
-	word := span(start, end)
-	if word>>spanEnd != e.answer.Load()>>spanEnd {
-		e.answer.Store(word)
+func (e *Endpoint) answered(start, end time.Duration) { e.answeredAt(start, millis(end)) }
+
+func (e *Endpoint) answeredAt(start time.Duration, ms uint64) {
+	if e.answer.Load()>>spanEnd != ms+1 {
+		e.answer.Store(spanTo(start, ms))
 	}
 }
 
@@ -242,10 +244,10 @@ func (e *Endpoint) endFailure(a *Attempt, o Outcome, latency time.Duration) bool
 		e.penalise(c, o.Now)
 	case Timeout:
 		e.timeout.Add(1)
-		e.observe(c, o.Now, max(latency, c.p90), false)
+		e.observe(c, millis(o.Now), max(latency, c.p90), false)
 	default:
 		e.server.Add(1)
-		e.observe(c, o.Now, max(latency, c.p90), false)
+		e.observe(c, millis(o.Now), max(latency, c.p90), false)
 	}
 	storeMax(&e.lastFail, int64(o.Now))
 	at := c.shared.head.Add(1) - 1
@@ -307,9 +309,12 @@ func (e *Endpoint) Counts() Counts {
 // failure is booked as a long latency.
 func (e *Endpoint) Cost(now time.Duration) float64 {
 	c := e.conf.Load()
-	value, stamp := unpackCost(e.cost.Load())
 	rest := float32(c.p50.Seconds())
-	value = rest + (abs32(value)-rest)*decay(costAge(now, stamp))
+	value := rest
+	if word := e.cost.Load(); word != 0 {
+		known, stamp := unpackCost(word)
+		value += (abs32(known) - rest) * decay(costAge(millis(now), stamp))
+	}
 	return float64(value) * float64(1+e.Inflight())
 }
 
@@ -317,11 +322,11 @@ func (e *Endpoint) Cost(now time.Duration) float64 {
 // most every 8 ms, which the 10 s average does not notice. Of two that write
 // at the same time one may be lost. Only an answer ends the penalty of a hard
 // failure.
-func (e *Endpoint) observe(c *conf, now, latency time.Duration, answer bool) {
-	sample := float32(latency.Seconds())
+func (e *Endpoint) observe(c *conf, ms uint64, latency time.Duration, answer bool) {
+	sample := float32(latency) * 1e-9
 	word := e.cost.Load()
 	value, stamp := unpackCost(word)
-	age := costAge(now, stamp)
+	age := costAge(ms, stamp)
 	switch {
 	case value < 0 && !answer:
 		return
@@ -334,20 +339,20 @@ func (e *Endpoint) observe(c *conf, now, latency time.Duration, answer bool) {
 	default:
 		value = sample + (value-sample)*decay(age)
 	}
-	e.cost.Store(packCost(value, now))
+	e.cost.Store(packCost(value, ms))
 }
 
 // penalise books a hard failure; a negative cost marks it, so that the next
 // answer can put an end to it instead of averaging it away.
 func (e *Endpoint) penalise(c *conf, now time.Duration) {
-	e.cost.Store(packCost(-float32(c.penalty.Seconds()), now))
+	e.cost.Store(packCost(-float32(c.penalty.Seconds()), millis(now)))
 }
 
 // forgive ends the penalty of a hard failure: a probe was answered.
 func (e *Endpoint) forgive(now time.Duration) {
 	word := e.cost.Load()
 	if value, _ := unpackCost(word); value < 0 {
-		e.cost.CompareAndSwap(word, packCost(float32(e.conf.Load().p50.Seconds()), now))
+		e.cost.CompareAndSwap(word, packCost(float32(e.conf.Load().p50.Seconds()), millis(now)))
 	}
 }
 
@@ -355,8 +360,8 @@ func (e *Endpoint) forgive(now time.Duration) {
 const costEvery = 8
 
 // packCost packs a latency in seconds and the millisecond of its instant.
-func packCost(value float32, now time.Duration) uint64 {
-	return uint64(uint32(now/time.Millisecond))<<32 | uint64(math.Float32bits(value))
+func packCost(value float32, ms uint64) uint64 {
+	return ms<<32 | uint64(math.Float32bits(value))
 }
 
 func unpackCost(word uint64) (value float32, stamp uint32) {
@@ -364,8 +369,8 @@ func unpackCost(word uint64) (value float32, stamp uint32) {
 }
 
 // costAge is how old a stamp is, in ms.
-func costAge(now time.Duration, stamp uint32) int32 {
-	return max(0, int32(uint32(now/time.Millisecond)-stamp))
+func costAge(ms uint64, stamp uint32) int32 {
+	return max(0, int32(uint32(ms)-stamp))
 }
 
 // decay is e^(-ms/10s), by the first terms of its inverse: right to 2 % over
@@ -391,7 +396,10 @@ func storeMax(to *atomic.Int64, v int64) {
 	}
 }
 
-func epoch(now time.Duration) uint64 { return uint64(now / ringWidth) }
+func epoch(now time.Duration) uint64 { return uint64(now) / uint64(ringWidth) }
+
+// millis is an instant in whole milliseconds.
+func millis(now time.Duration) uint64 { return uint64(max(0, now)) / uint64(time.Millisecond) }
 
 // spanEnd is the lowest bit of a span's end.
 const spanEnd = 24
@@ -399,9 +407,10 @@ const spanEnd = 24
 // span packs start and end of an attempt into one word, so that a reader
 // never mixes two attempts: the end in ms + 1 above, the length in ms and two
 // free bits below. 0 is never.
-func span(start, end time.Duration) uint64 {
-	endMS := uint64(max(0, end) / time.Millisecond)
-	length := endMS - min(endMS, uint64(max(0, start)/time.Millisecond))
+func span(start, end time.Duration) uint64 { return spanTo(start, millis(end)) }
+
+func spanTo(start time.Duration, endMS uint64) uint64 {
+	length := endMS - min(endMS, millis(start))
 	return (endMS+1)<<spanEnd | min(length, 1<<22-1)<<2
 }
 

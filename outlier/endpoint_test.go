@@ -1,6 +1,9 @@
 package outlier
 
 import (
+	"math"
+	"math/rand/v2"
+	"sync"
 	"testing"
 	"time"
 	"unsafe"
@@ -84,5 +87,300 @@ func BenchmarkCost(b *testing.B) {
 	for b.Loop() {
 		now += time.Millisecond
 		e.Cost(now)
+	}
+}
+
+func TestAnAttemptEndsOnce(t *testing.T) {
+	e := newEndpoint(1, testConf())
+	a := e.Start(0, true)
+	e.Headers(&a, time.Millisecond)
+	e.Headers(&a, 2*time.Millisecond)
+	e.End(&a, Outcome{Class: OK, Now: time.Millisecond})
+	e.End(&a, Outcome{Class: Server, Now: time.Millisecond})
+	e.Headers(&a, time.Millisecond)
+	var never Attempt
+	e.End(&never, Outcome{Class: Server})
+	if got, want := e.Counts(), (Counts{N: 1}); got != want {
+		t.Errorf("counts are %+v, want %+v", got, want)
+	}
+	if got := e.Inflight(); got != 0 {
+		t.Errorf("%d in flight, want 0", got)
+	}
+	if old, ring := e.old.Load(), e.ring[0].Load(); old != 0 || ring != 0 {
+		t.Errorf("old %d, ring %d, want 0, 0", old, ring)
+	}
+}
+
+func TestEachClassHasItsCounter(t *testing.T) {
+	for _, tt := range []struct {
+		class Class
+		want  Counts
+	}{
+		{OK, Counts{N: 1}},
+		{Conn, Counts{N: 1, Conn: 1}},
+		{Timeout, Counts{N: 1, Timeout: 1}},
+		{Server, Counts{N: 1, Server: 1}},
+		{Overload, Counts{Over: 1}},
+		{Censored, Counts{Cens: 1}},
+		{Ignore, Counts{}},
+	} {
+		e := newEndpoint(1, testConf())
+		a := e.Start(0, true)
+		if got := e.Inflight(); got != 1 {
+			t.Errorf("%v: %d in flight, want 1", tt.class, got)
+		}
+		e.End(&a, Outcome{Class: tt.class, Now: time.Millisecond})
+		if got := e.Counts(); got != tt.want {
+			t.Errorf("%v: %+v, want %+v", tt.class, got, tt.want)
+		}
+		if got := e.Inflight(); got != 0 {
+			t.Errorf("%v: %d in flight, want 0", tt.class, got)
+		}
+		if got, want := tt.class.counted(), tt.want.N == 1; got != want {
+			t.Errorf("%v: counted %v, want %v", tt.class, got, want)
+		}
+	}
+}
+
+func TestSlowAnswersAreCounted(t *testing.T) {
+	e := newEndpoint(1, testConf()) // t90 10 ms, t99 20 ms
+	for _, latency := range []time.Duration{5, 10, 11, 20, 21} {
+		a := e.Start(0, true)
+		e.Headers(&a, latency*time.Millisecond)
+		e.End(&a, Outcome{Class: OK, Now: time.Second}) // the body takes its time
+	}
+	if got := e.Counts(); got.N90 != 3 || got.N99 != 1 {
+		t.Errorf("n90 %d, n99 %d, want 3, 1", got.N90, got.N99)
+	}
+}
+
+func TestStepIsWokenWhenItMatters(t *testing.T) {
+	e := newEndpoint(1, testConf())
+	end := func(c Class) bool {
+		a := e.Start(0, true)
+		return e.End(&a, Outcome{Class: c})
+	}
+	check := func(what string, got, want bool) {
+		t.Helper()
+		if got != want {
+			t.Errorf("%s: wake %v, want %v", what, got, want)
+		}
+	}
+	check("an ok", end(OK), false)
+	check("the first failure", end(Server), true)
+	check("the second", end(Server), false)
+	check("a hard one", end(Conn), true)
+	check("the fourth crosses 10 nats", end(Server), true)
+	check("the fifth", end(Server), false)
+	check("ignored", end(Ignore), false)
+	e.watched.Store(1)
+	check("ok while watched", end(OK), true)
+	check("overload while watched", end(Overload), true)
+	check("failure while watched", end(Timeout), true)
+	check("censored while watched", end(Censored), false)
+	if got, limit := e.score.Load(), e.conf.Load().ceiling; got > limit {
+		t.Errorf("score is %d, want at most %d", got, limit)
+	}
+	for range 1000 {
+		end(Server)
+	}
+	if got, want := e.score.Load(), e.conf.Load().ceiling; got != want {
+		t.Errorf("score after 1000 failures is %d, want its ceiling %d", got, want)
+	}
+}
+
+func TestSpansSurviveTheirPacking(t *testing.T) {
+	if start, end := unspan(0); start != Never || end != Never {
+		t.Errorf("the empty span is %v, %v, want never", start, end)
+	}
+	rng := rand.New(rand.NewPCG(1, 1))
+	for range 1000 {
+		end := time.Duration(rng.Int64N(int64(30 * 24 * time.Hour)))
+		start := end - time.Duration(rng.Int64N(int64(time.Hour)))
+		gotStart, gotEnd := unspan(span(start, end))
+		if wantEnd := end.Truncate(time.Millisecond); gotEnd != wantEnd {
+			t.Fatalf("end %v, want %v", gotEnd, wantEnd)
+		}
+		if want := max(0, start).Truncate(time.Millisecond); gotStart != want {
+			t.Fatalf("start %v, want %v", gotStart, want)
+		}
+	}
+	// A level sits in the low bits and changes nothing.
+	start, end := unspan(span(time.Second, 3*time.Second) | uint64(LevelApp))
+	if start != time.Second || end != 3*time.Second {
+		t.Errorf("with a level: %v to %v, want 1s to 3s", start, end)
+	}
+}
+
+func TestFailureWordsSurviveTheirPacking(t *testing.T) {
+	for _, slot := range []uint32{0, 1, maxSlots - 1} {
+		o := Outcome{Class: Server, Route: 65535, Conn: 0xabcdef12}
+		want := failure{slot: slot, class: Server, route: 65535, conn: 0xcdef12}
+		if got := unfailure(failureWord(slot, o)); got != want {
+			t.Errorf("got %+v, want %+v", got, want)
+		}
+	}
+}
+
+func TestTheCostOfAnEndpoint(t *testing.T) {
+	at := func(edit func(e *Endpoint, end func(c Class, now, latency time.Duration))) *Endpoint {
+		e := newEndpoint(1, testConf())
+		edit(e, func(c Class, now, latency time.Duration) {
+			a := e.Start(now-latency, true)
+			e.End(&a, Outcome{Class: c, Now: now})
+		})
+		return e
+	}
+	const ms = time.Millisecond
+	for _, tt := range []struct {
+		name string
+		e    *Endpoint
+		now  time.Duration
+		want float64
+	}{
+		{"nothing known: the group's median", at(func(*Endpoint, func(Class, time.Duration, time.Duration)) {}), time.Second, 0.001},
+		{"in flight counts", at(func(e *Endpoint, _ func(Class, time.Duration, time.Duration)) {
+			e.Start(time.Second, true)
+			e.Start(time.Second, true)
+		}), time.Second, 0.003},
+		{"one answer", at(func(_ *Endpoint, end func(Class, time.Duration, time.Duration)) {
+			end(OK, time.Second, 4*ms)
+		}), time.Second, 0.004},
+		{"a peak shows at once", at(func(_ *Endpoint, end func(Class, time.Duration, time.Duration)) {
+			end(OK, time.Second, 4*ms)
+			end(OK, time.Second+ms, 40*ms)
+		}), time.Second + ms, 0.04},
+		{"without news it drifts to the median", at(func(_ *Endpoint, end func(Class, time.Duration, time.Duration)) {
+			end(OK, time.Second, 101*ms)
+		}), 11 * time.Second, 0.001 + 0.1*math.Exp(-1)},
+		{"a fast failure is no bargain", at(func(_ *Endpoint, end func(Class, time.Duration, time.Duration)) {
+			end(OK, time.Second, ms)
+			end(Server, time.Second, ms/10)
+		}), time.Second, 0.005},
+		{"a hard failure is dear", at(func(_ *Endpoint, end func(Class, time.Duration, time.Duration)) {
+			end(OK, time.Second, ms)
+			end(Conn, time.Second, ms)
+		}), time.Second, 5},
+		{"and stays dear over soft ones", at(func(_ *Endpoint, end func(Class, time.Duration, time.Duration)) {
+			end(Conn, time.Second, ms)
+			end(Server, time.Second, ms)
+		}), time.Second, 5},
+		{"until it answers", at(func(_ *Endpoint, end func(Class, time.Duration, time.Duration)) {
+			end(Conn, time.Second, ms)
+			end(OK, time.Second, 2*ms)
+		}), time.Second, 0.002},
+		{"or a probe is good", at(func(e *Endpoint, end func(Class, time.Duration, time.Duration)) {
+			end(Conn, time.Second, ms)
+			e.forgive(time.Second)
+		}), time.Second, 0.001},
+		{"an overload costs what it asks for", at(func(e *Endpoint, _ func(Class, time.Duration, time.Duration)) {
+			a := e.Start(time.Second, true)
+			e.End(&a, Outcome{Class: Overload, Now: time.Second, RetryAfter: 2 * time.Second})
+		}), time.Second, 2},
+		{"but no more than 5 minutes", at(func(e *Endpoint, _ func(Class, time.Duration, time.Duration)) {
+			a := e.Start(time.Second, true)
+			e.End(&a, Outcome{Class: Overload, Now: time.Second, RetryAfter: time.Hour})
+		}), time.Second, 300},
+		{"or else the group's p99", at(func(_ *Endpoint, end func(Class, time.Duration, time.Duration)) {
+			end(Overload, time.Second, ms)
+		}), time.Second, 0.01},
+	} {
+		if got := tt.e.Cost(tt.now); math.Abs(got-tt.want) > 0.03*tt.want {
+			t.Errorf("%s: %v, want %v", tt.name, got, tt.want)
+		}
+	}
+}
+
+// The ring against a list of all attempts in flight.
+func TestTheRingKnowsWhatIsOverdue(t *testing.T) {
+	rng := rand.New(rand.NewPCG(3, 3))
+	d := New(DefaultConfig(), rng)
+	d.SetMembers([]Member{{ID: "a"}}, 0)
+	m := d.byID["a"]
+	type open struct {
+		a  Attempt
+		at time.Duration
+	}
+	var all []open
+	now, lastStep := time.Duration(0), time.Duration(0)
+	for range 20000 {
+		now += time.Duration(rng.Int64N(int64(20 * time.Millisecond)))
+		switch {
+		case rng.IntN(2) == 0 && len(all) < 50:
+			all = append(all, open{m.ep.Start(now, true), now})
+		case len(all) > 0 && rng.IntN(3) > 0:
+			i := rng.IntN(len(all))
+			if rng.IntN(3) == 0 {
+				i = 0 // the old ones must end some time, too
+			}
+			m.ep.End(&all[i].a, Outcome{Class: Ignore, Now: now})
+			all = append(all[:i], all[i+1:]...)
+		}
+		if now-lastStep < 50*time.Millisecond {
+			continue
+		}
+		lastStep = now
+		d.Step(now)
+		surely, possibly := 0, 0
+		for _, o := range all {
+			if now-o.at >= d.overdue+ringWidth {
+				surely++
+			}
+			if now-o.at >= d.overdue {
+				possibly++
+			}
+		}
+		// One may be booked on the wrong side while its slot is moved.
+		if got := m.wait.overdue; got < surely-1 || got > possibly+1 {
+			t.Fatalf("at %v: %d overdue, want %d to %d", now, got, surely, possibly)
+		}
+	}
+	for i := range all {
+		m.ep.End(&all[i].a, Outcome{Class: Ignore, Now: now})
+	}
+	for range 40 {
+		now += 60 * time.Millisecond
+		d.Step(now)
+	}
+	sum := m.ep.old.Load()
+	for i := range m.ep.ring {
+		sum += m.ep.ring[i].Load()
+	}
+	if sum != 0 || m.wait.overdue != 0 {
+		t.Errorf("all ended, but ring and old sum to %d, %d overdue", sum, m.wait.overdue)
+	}
+}
+
+func TestManyGoroutinesCountTogether(t *testing.T) {
+	d := New(DefaultConfig(), rand.New(rand.NewPCG(1, 1)))
+	d.SetMembers([]Member{{ID: "a"}, {ID: "b"}, {ID: "c"}}, 0)
+	e := d.Endpoint("a")
+	const workers, each = 8, 2000
+	classes := []Class{OK, OK, OK, Server, Conn, Timeout, Overload, Censored, Ignore}
+	var wg sync.WaitGroup
+	for range workers {
+		wg.Go(func() {
+			for i := range each {
+				now := time.Duration(i) * time.Millisecond
+				a := e.Start(now, true)
+				e.Headers(&a, now)
+				e.End(&a, Outcome{Class: classes[i%len(classes)], Now: now})
+				e.Cost(now)
+			}
+		})
+	}
+	for i := range 200 {
+		d.Step(time.Duration(i) * 10 * time.Millisecond)
+		d.View()
+		d.Evidence(d.now)
+	}
+	wg.Wait()
+	c := e.Counts()
+	total := int(c.N + c.Over + c.Cens + e.ignored.Load())
+	if total != workers*each {
+		t.Errorf("%d ends counted, want %d", total, workers*each)
+	}
+	if got := e.Inflight(); got != 0 {
+		t.Errorf("%d in flight, want 0", got)
 	}
 }
