@@ -34,7 +34,7 @@ type ControlPlane struct {
 	followers chan struct{} // one for each who follows the events
 }
 
-// New checks cfg and starts nothing.
+// New checks cfg and starts nothing. The clock of the evidence begins here.
 func New(cfg Config, opts Options) (*ControlPlane, error) {
 	if err := strictyaml.Validate(cfg); err != nil {
 		return nil, err
@@ -103,6 +103,8 @@ func (cp *ControlPlane) Run(ctx context.Context) error {
 func (cp *ControlPlane) serveGRPC(ctx context.Context, lis net.Listener) error {
 	s := grpc.NewServer(
 		grpc.ConnectionTimeout(10*time.Second),
+		// A client needs two or three; an aggregator in front of many, some hundred.
+		grpc.MaxConcurrentStreams(1024),
 		// Sidecars ask every 30 s whether the other side is there, also when no
 		// stream is open.
 		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: 10 * time.Second, PermitWithoutStream: true}),

@@ -513,6 +513,7 @@ func TestMetricsTellTheStory(t *testing.T) {
 			`overhear_step_duration_seconds_count`,
 			`overhear_push_duration_seconds_bucket`,
 			`overhear_xds_streams 6`,
+			`go_goroutines`,
 		} {
 			if !strings.Contains(text, want) {
 				t.Errorf("metrics lack %s", want)
@@ -564,7 +565,7 @@ func TestRunSaysWhichPortIsTaken(t *testing.T) {
 	})
 }
 
-func TestAnOwnerIsTheSidecarBesideTheInstance(t *testing.T) {
+func TestReportersAndClientsAreListed(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t, nil)
 		all := w.callers(2)

@@ -20,7 +20,6 @@ import (
 	"google.golang.org/grpc/health/grpc_health_v1"
 	"google.golang.org/grpc/xds"
 
-	"github.com/overhear-mesh/overhear/outlier/merge"
 	"github.com/overhear-mesh/overhear/test/envoy"
 	"github.com/overhear-mesh/overhear/xds/controlplane"
 	"github.com/overhear-mesh/overhear/xds/registry"
@@ -84,10 +83,8 @@ func (r *real) order(verb, endpoint string) {
 }
 
 func service(name string, protocol registry.Protocol, addresses ...string) registry.Service {
-	s := registry.Service{
-		Name: name, Protocol: protocol, ConnectTimeout: time.Second,
-		Ping: registry.Ping{Kind: merge.PingTCP, Path: "/"}, Detection: merge.DefaultPolicy(),
-	}
+	s := registry.NewService(name)
+	s.Protocol = protocol
 	for i, a := range addresses {
 		s.Endpoints = append(s.Endpoints, registry.Endpoint{
 			Address: netip.MustParseAddrPort(a), Instance: fmt.Sprintf("%s-%d", name, i+1), Zone: "a", Weight: 1,

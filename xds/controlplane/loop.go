@@ -208,7 +208,7 @@ func (l *loop) step(now time.Duration) {
 	l.numbers.step.observe(time.Since(began))
 	l.urgent, l.stepAt = false, max(r.Next, now+time.Millisecond)
 
-	var away []string
+	var away []string // services to publish before anything else
 	for _, c := range r.Changes {
 		l.tell(c)
 		if c.Refused != "" {
@@ -222,8 +222,13 @@ func (l *loop) step(now time.Duration) {
 			l.later(service, now)
 		}
 	}
-	// What takes traffic away goes first and at once. Orders come after it: they
-	// name epochs of which clients should have heard.
+	// What takes traffic away goes first and at once. So does what a share belongs
+	// to: it counts only for a sidecar that has heard of its epoch.
+	for _, s := range r.Shares {
+		if _, waits := l.batch[s.Key.Service]; waits {
+			away = append(away, s.Key.Service)
+		}
+	}
 	if len(away) > 0 {
 		slices.Sort(away)
 		l.publish(slices.Compact(away), allKinds)

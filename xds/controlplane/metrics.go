@@ -27,6 +27,8 @@ var (
 	descReporters = desc("reporters", "Reporters that the evidence table knows, by whether their stream is open.", "live")
 	descStreams   = desc("report_streams", "Report streams that are open.")
 	descMessages  = desc("report_messages_total", "Messages that reporters sent.")
+	descThrottled = desc("report_messages_throttled_total", "Messages that were read late because their reporter sends too many.")
+	descDropped   = desc("orders_dropped_total", "Orders that never left for a reporter, by reason.", "reason")
 	descReports   = desc("reports_total", "Reports that reached the evidence table.")
 	descCells     = desc("report_cells_total", "Readings of one endpoint by one reporter that the evidence table took over.")
 	descUnheard   = desc("report_refused_total", "What reporters said and nobody believed, by reason.", "stage", "reason")
@@ -140,6 +142,10 @@ func (m sender) registry(st registry.Status) {
 func (m sender) reports(st report.Stats) {
 	m.gauge(descStreams, float64(st.Streams))
 	m.counter(descMessages, st.Messages)
+	m.counter(descThrottled, st.Throttled)
+	for why, n := range st.Dropped {
+		m.counter(descDropped, n, string(why))
+	}
 	for why, n := range st.Refused {
 		m.counter(descUnheard, n, "stream", string(why))
 	}

@@ -104,11 +104,12 @@ func (b beliefs) endpoints(s *registry.Service, scope merge.Scope, kind resource
 	return all
 }
 
-// assignments are the endpoints of a service as every view is told them.
+// assignments are the endpoints of a service as every view of the kinds is told
+// them.
 func (b beliefs) assignments(s *registry.Service, kinds []resource.Kind, now time.Duration) []server.Change {
 	var all []server.Change
 	for _, scope := range append([]merge.Scope{merge.Fleet}, b.scopes(s)...) {
-		for _, kind := range allKinds {
+		for _, kind := range kinds {
 			all = append(all, server.Change{
 				View:    resource.View{Kind: kind, Zone: string(scope)},
 				TypeURL: resource.TypeEndpoints,

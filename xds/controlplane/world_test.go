@@ -41,10 +41,7 @@ const (
 
 // mesh is six instances of api in two zones.
 func mesh() *registry.Mesh {
-	s := registry.Service{
-		Name: "api", Protocol: registry.HTTP1, ConnectTimeout: time.Second,
-		Ping: registry.Ping{Kind: merge.PingTCP, Path: "/"}, Detection: merge.DefaultPolicy(),
-	}
+	s := registry.NewService("api")
 	for i := range 6 {
 		s.Endpoints = append(s.Endpoints, registry.Endpoint{
 			Address: netip.MustParseAddrPort(fmt.Sprintf("10.1.0.%d:8080", i+1)), Instance: fmt.Sprintf("api-%d", i+1),

@@ -127,6 +127,15 @@ func (m *Mesh) Len() int {
 	return n
 }
 
+// NewService is a service without endpoints, as a file that says nothing else
+// would make it.
+func NewService(name string) Service {
+	return Service{
+		Name: name, Protocol: HTTP1, ConnectTimeout: time.Second,
+		Ping: Ping{Kind: merge.PingTCP, Path: "/"}, Detection: merge.DefaultPolicy(),
+	}
+}
+
 // DecodeInto decodes a mesh file into the struct that into points to and checks
 // it. The struct holds a Mesh, inline, and whatever else the file says. The
 // error names every problem with line and column; into is written only if there
@@ -142,7 +151,8 @@ func DecodeInto(name string, data []byte, into any) error {
 			*v = defaults
 			base = v
 		case *Service:
-			*v = Service{Protocol: HTTP1, ConnectTimeout: time.Second, Ping: Ping{Kind: merge.PingTCP, Path: "/"}, Detection: *base}
+			*v = NewService("")
+			v.Detection = *base
 		case *Endpoint:
 			*v = Endpoint{Weight: 1}
 		}
