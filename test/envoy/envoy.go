@@ -169,7 +169,7 @@ func (l *Log) String() string {
 	return l.buf.String()
 }
 
-var publicAddress = regexp.MustCompile(`\b0\.0\.0\.0\b|address:\s*['"]?::['"]?\s*[,}\n]`)
+var publicAddress = regexp.MustCompile(`\b0\.0\.0\.0\b|address["']?:\s*['"]?::['"]?\s*[,}\n]`)
 
 // Start runs an Envoy with that bootstrap (YAML) until the test ends, and waits
 // until its admin API answers; it does not wait for the listeners. The admin

@@ -2,11 +2,16 @@ package server
 
 import (
 	"context"
+	"iter"
+	"maps"
+	"slices"
+	"strings"
 	"time"
 
 	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
 	discoveryv3 "github.com/envoyproxy/go-control-plane/envoy/service/discovery/v3"
 	"github.com/envoyproxy/go-control-plane/pkg/cache/v3"
+	spb "google.golang.org/genproto/googleapis/rpc/status"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/peer"
 	"google.golang.org/grpc/status"
@@ -18,8 +23,8 @@ const (
 	// maxStrangers is how many types that are not served one stream may ask for;
 	// go-control-plane remembers each.
 	maxStrangers = 32
-	// maxNodeID bounds the name that a client gives itself.
-	maxNodeID = 1024
+	// maxName bounds names that a client chooses: its node id, types, resources.
+	maxName = 2048
 	// maxRefusal bounds what is kept of the text of a NACK.
 	maxRefusal = 2048
 )
@@ -92,8 +97,8 @@ func (f front) request(key streamKey, r request) (*corev3.Node, error) {
 		switch {
 		case r.node.GetId() == "":
 			return nil, status.Error(codes.InvalidArgument, "the first request of a stream must have a node with an id")
-		case len(r.node.GetId()) > maxNodeID:
-			return nil, status.Errorf(codes.InvalidArgument, "node.id is longer than %d bytes", maxNodeID)
+		case len(r.node.GetId()) > maxName:
+			return nil, tooLong("node.id")
 		}
 		st.id, st.node, st.view = r.node, r.node.GetId(), resource.ViewOf(r.node)
 		f.s.byID[st.id] = st
@@ -105,6 +110,9 @@ func (f front) request(key streamKey, r request) (*corev3.Node, error) {
 	}
 	typ, ok := typeOf(r.url)
 	if !ok {
+		if len(r.url) > maxName {
+			return nil, tooLong("type_url")
+		}
 		if st.strangers == nil {
 			st.strangers = map[string]struct{}{}
 		}
@@ -120,14 +128,15 @@ func (f front) request(key streamKey, r request) (*corev3.Node, error) {
 	return st.id, nil
 }
 
-func refusalOf(nonce string, detail interface{ GetMessage() string }, refused bool) string {
-	if nonce == "" || !refused {
+// refusalOf is the text of a NACK; "" for an ACK or a first request.
+func refusalOf(nonce string, detail *spb.Status) string {
+	switch {
+	case nonce == "" || detail == nil:
 		return ""
+	case detail.GetMessage() == "":
+		return "no reason given"
 	}
-	if m := detail.GetMessage(); m != "" {
-		return m[:min(len(m), maxRefusal)]
-	}
-	return "no reason given"
+	return strings.ToValidUTF8(detail.GetMessage()[:min(len(detail.GetMessage()), maxRefusal)], "")
 }
 
 // Callbacks, see sotw.Callbacks and delta.Callbacks of go-control-plane. Its
@@ -150,7 +159,7 @@ func (f front) OnDeltaStreamClosed(id int64, _ *corev3.Node) {
 func (f front) OnStreamRequest(id int64, r *discoveryv3.DiscoveryRequest) error {
 	node, err := f.request(streamKey{id: id}, request{
 		node: r.GetNode(), url: r.GetTypeUrl(), nonce: r.GetResponseNonce(),
-		refusal: refusalOf(r.GetResponseNonce(), r.GetErrorDetail(), r.GetErrorDetail() != nil),
+		refusal: refusalOf(r.GetResponseNonce(), r.GetErrorDetail()),
 	})
 	r.Node = node
 	return err
@@ -159,7 +168,7 @@ func (f front) OnStreamRequest(id int64, r *discoveryv3.DiscoveryRequest) error 
 func (f front) OnStreamDeltaRequest(id int64, r *discoveryv3.DeltaDiscoveryRequest) error {
 	node, err := f.request(streamKey{delta: true, id: id}, request{
 		node: r.GetNode(), url: r.GetTypeUrl(), nonce: r.GetResponseNonce(),
-		refusal: refusalOf(r.GetResponseNonce(), r.GetErrorDetail(), r.GetErrorDetail() != nil),
+		refusal: refusalOf(r.GetResponseNonce(), r.GetErrorDetail()),
 	})
 	r.Node = node
 	return err
@@ -203,8 +212,8 @@ func (f front) CreateWatch(r *cache.Request, want cache.Subscription, ch chan ca
 	if sub == nil {
 		return nil, err
 	}
-	if n := len(want.SubscribedResources()); n > f.s.cfg.MaxNames {
-		return nil, tooMany(n, f.s.cfg.MaxNames)
+	if err := f.s.check(maps.Keys(want.SubscribedResources()), len(want.SubscribedResources())); err != nil {
+		return nil, err
 	}
 	sub.lost()
 	sub.setWildcard(want.IsWildcard())
@@ -222,7 +231,6 @@ func (f front) CreateWatch(r *cache.Request, want cache.Subscription, ch chan ca
 		}
 	}
 	if first {
-		sub.answer = sub.wildcard
 		sub.resume(r.GetVersionInfo())
 	}
 	return f.s.arm(sub, &watch{request: r, respond: ch}), nil
@@ -236,8 +244,8 @@ func (f front) CreateDeltaWatch(r *cache.DeltaRequest, want cache.Subscription, 
 	if sub == nil {
 		return nil, err
 	}
-	if n := len(want.SubscribedResources()); n > f.s.cfg.MaxNames {
-		return nil, tooMany(n, f.s.cfg.MaxNames)
+	if err := f.s.check(slices.Values(r.GetResourceNamesSubscribe()), len(want.SubscribedResources())); err != nil {
+		return nil, err
 	}
 	sub.lost()
 	sub.setWildcard(want.IsWildcard())
@@ -253,7 +261,6 @@ func (f front) CreateDeltaWatch(r *cache.DeltaRequest, want cache.Subscription, 
 		}
 	}
 	if first {
-		sub.answer = sub.wildcard
 		sub.resumeFrom(r.GetInitialResourceVersions())
 	}
 	return f.s.arm(sub, &watch{requestD: r, respondD: ch}), nil
@@ -261,8 +268,21 @@ func (f front) CreateDeltaWatch(r *cache.DeltaRequest, want cache.Subscription, 
 
 const wildcard = "*"
 
-func tooMany(n, most int) error {
-	return status.Errorf(codes.ResourceExhausted, "%d names of one type: at most %d", n, most)
+// check bounds what a client asks for: names, of n in all.
+func (s *Server) check(names iter.Seq[string], n int) error {
+	if n > s.cfg.MaxNames {
+		return status.Errorf(codes.ResourceExhausted, "%d names of one type: at most %d", n, s.cfg.MaxNames)
+	}
+	for name := range names {
+		if len(name) > maxName {
+			return tooLong("a resource name")
+		}
+	}
+	return nil
+}
+
+func tooLong(what string) error {
+	return status.Errorf(codes.InvalidArgument, "%s is longer than %d bytes", what, maxName)
 }
 
 // lost takes back a response that go-control-plane threw away because the next

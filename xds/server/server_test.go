@@ -572,7 +572,7 @@ func (c *stream) wantEnd(want codes.Code) {
 func TestAClientMustSayWhoItIs(t *testing.T) {
 	both(t, func(t *testing.T, h *harness, delta bool) {
 		h.Ready()
-		for _, n := range []string{"", strings.Repeat("x", 2000)} {
+		for _, n := range []string{"", strings.Repeat("x", 4000)} {
 			c := h.open(node(n, envoyView), delta)
 			c.subscribe(cds)
 			c.wantEnd(codes.InvalidArgument)
@@ -610,6 +610,41 @@ func TestTooManyNamesEndAStream(t *testing.T) {
 			c.subscribe(eds, "a", "b", "c")
 			c.subscribe(eds, "d")
 			c.wantEnd(codes.ResourceExhausted)
+		}
+	})
+}
+
+func TestANameThatIsAbsurdlyLongEndsAStream(t *testing.T) {
+	both(t, func(t *testing.T, h *harness, delta bool) {
+		h.Ready()
+		long := strings.Repeat("x", 4000)
+		c := h.open(node("n", envoyView), delta)
+		c.subscribe(eds, long)
+		c.wantEnd(codes.InvalidArgument)
+		c = h.open(node("n", envoyView), delta)
+		c.subscribe(long)
+		c.wantEnd(codes.InvalidArgument)
+	})
+}
+
+func TestAWildcardThatComesLaterIsAnsweredToo(t *testing.T) {
+	both(t, func(t *testing.T, h *harness, delta bool) {
+		h.apply(cluster("a", 1))
+		h.Ready()
+		c := h.open(node("n", envoyView), delta)
+		c.subscribe(cds, "a")
+		c.want("clusters[a]")
+		c.subscribe(cds, "*")
+		if delta {
+			c.want("clusters[]") // nothing more than it has
+		} else {
+			c.want("clusters[a]")
+		}
+		h.apply(cluster("b", 1))
+		if delta {
+			c.want("clusters[b]")
+		} else {
+			c.want("clusters[a b]")
 		}
 	})
 }

@@ -2,9 +2,9 @@ package server
 
 import (
 	"cmp"
+	"fmt"
 	"maps"
 	"slices"
-	"strconv"
 	"time"
 
 	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
@@ -163,6 +163,7 @@ func (s *subscription) setWildcard(on bool) {
 	}
 	s.wildcard = on
 	if on {
+		s.answer = true // also when there is nothing: it could wait for it
 		s.table.wildcards[s] = struct{}{}
 		for _, t := range s.table.topics {
 			if t.in(s.stream.view.Zone) != nil {
@@ -233,6 +234,9 @@ func (s *subscription) next() *batch {
 			b.sum -= e.sent.sum
 			e.sent, e.acked = nil, false
 			s.entries[t] = e
+			if !e.named {
+				s.drop(t)
+			}
 			continue
 		}
 		if e.sent != nil {
@@ -253,14 +257,7 @@ func (s *subscription) next() *batch {
 }
 
 // versionOf is the version of a set of resources.
-func versionOf(sum uint64) string {
-	const digits = 16
-	s := strconv.FormatUint(sum, 16)
-	for len(s) < digits {
-		s = "0" + s
-	}
-	return s
-}
+func versionOf(sum uint64) string { return fmt.Sprintf("%016x", sum) }
 
 // takeBack undoes next for a batch that was never sent.
 func (s *subscription) takeBack(b *batch) {
