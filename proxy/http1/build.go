@@ -152,7 +152,7 @@ func (c *conn) appendResponseFields(b []byte, chunked bool) []byte {
 		case hopByHop, connection, contentLength, transferEncoding, upgrade, origin:
 			keep = false
 		case trailer:
-			keep = chunked
+			keep = chunked || c.isHead()
 		case other:
 			keep = r.named == 0 || !r.drops(buf, f)
 		}

@@ -316,8 +316,8 @@ func (c *conn) again(ending outlier.Ending, answered bool) (*upstream.Endpoint, 
 		return c.ep, decision
 	}
 	next := c.pick(decision == resilience.Retry)
-	if next == nil && ending == outlier.EndKeepAliveRace {
-		return c.ep, resilience.RetryFresh
+	if next == nil && decision == resilience.Retry && c.reused && !answered {
+		return c.ep, resilience.RetryFresh // there is nobody else, and a fresh connection may do better
 	}
 	if decision == resilience.AskBudget && next != nil && !c.mayRetry() {
 		return nil, decision

@@ -692,7 +692,8 @@ func TestAStaleConnectionIsReplacedByAFreshOne(t *testing.T) {
 		{get, 2 * time.Second, []string{"10.0.1.1 ignore", "10.0.1.1 ok"}},
 		{"DELETE / HTTP/1.1\r\nHost: a\r\n\r\n", 2 * time.Second, []string{"10.0.1.1 ignore", "10.0.1.1 ok"}},
 		{"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 0\r\n\r\n", 2 * time.Second, []string{"10.0.1.1 ignore"}},
-		{get, 100 * time.Millisecond, []string{"10.0.1.1 conn"}}, // too soon for an idle time-out, and no other endpoint
+		{get, 100 * time.Millisecond, []string{"10.0.1.1 conn", "10.0.1.1 ok"}}, // too soon for an idle time-out
+		{"DELETE / HTTP/1.1\r\nHost: a\r\n\r\n", 100 * time.Millisecond, []string{"10.0.1.1 conn"}},
 	} {
 		inRig(t, nil, func(r *rig) {
 			c := r.dial()

@@ -3,7 +3,6 @@ package http1
 import (
 	"bufio"
 	"context"
-	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -160,6 +159,7 @@ func (r *rig) put(o options) {
 }
 
 func (b *backend) listen(t *testing.T, wg *sync.WaitGroup) {
+	t.Helper()
 	ln, err := b.host.Listen(t.Context(), "tcp", ":80")
 	if err != nil {
 		t.Fatal(err)
@@ -331,9 +331,4 @@ func (r *rig) outcomes() outlier.Counts {
 		r.t.Fatal(err)
 	}
 	return sum
-}
-
-func isReset(err error) bool {
-	var op *net.OpError
-	return errors.As(err, &op)
 }
