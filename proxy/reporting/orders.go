@@ -117,13 +117,13 @@ func (r *Reporter) pingedLocked(m *member, p cluster.Pinged) {
 	r.resultLocked(report.Probed{ID: id, Key: k, Level: p.Level, Result: p.Result, Start: p.Start, End: p.End})
 }
 
-// share is a share in the traffic to an endpoint that is out for others.
+// share is a probation: a share in the traffic to an endpoint that is out for others,
+// of which the outcomes decide. The trickle of a suspension is none.
 type share struct {
-	epoch     uint64
-	until     time.Duration
-	base      outlier.Counts // when it began
-	told      outlier.Counts // since then
-	probation bool           // what is counted decides; not so for the trickle of a suspension
+	epoch uint64
+	until time.Duration
+	base  outlier.Counts // when it began
+	told  outlier.Counts // since then
 }
 
 // shareLocked lets the cluster use an endpoint, and counts from here.
@@ -145,7 +145,7 @@ func (r *Reporter) shareLocked(s merge.Share, now time.Duration) {
 			held.until = now
 		}
 	case weight > 0 && s.Trickle == 0:
-		r.shares[s.Key] = &share{epoch: s.Epoch, until: until, base: counts(m, s.Key.Instance), probation: true}
+		r.shares[s.Key] = &share{epoch: s.Epoch, until: until, base: counts(m, s.Key.Instance)}
 	}
 	r.wakeLocked(now + shareGap)
 }
