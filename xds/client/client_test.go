@@ -8,6 +8,8 @@ import (
 	"maps"
 	"net/netip"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -38,7 +40,7 @@ type controlPlane struct {
 	address string
 	grpc    *grpc.Server
 	streams chan *adsStream
-	refuse  error // every stream, when set
+	refuse  atomic.Bool // every stream
 	nonce   int
 }
 
@@ -75,9 +77,9 @@ func (cp *controlPlane) start() {
 func (cp *controlPlane) crash() { cp.grpc.Stop() }
 
 func (cp *controlPlane) DeltaAggregatedResources(st discoveryv3.AggregatedDiscoveryService_DeltaAggregatedResourcesServer) error {
-	if cp.refuse != nil {
+	if cp.refuse.Load() {
 		cp.streams <- nil
-		return cp.refuse
+		return status.Error(codes.PermissionDenied, "who are you")
 	}
 	s := &adsStream{t: cp.t, grpc: st, got: make(chan *discoveryv3.DeltaDiscoveryRequest, 1000), end: make(chan error, 1), cp: cp}
 	cp.streams <- s
@@ -176,29 +178,34 @@ func assignment(name, version string, port uint16) *discoveryv3.Resource {
 
 // sidecar is a handler that writes down what it is told.
 type sidecar struct {
+	mu     sync.Mutex // guards the rest
 	events []string
 	refuse string // the name of a resource to refuse
 }
 
 func (s *sidecar) Clusters(changed []resource.Cluster, removed []string) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
 	for _, c := range changed {
 		s.events = append(s.events, "cluster "+c.Name)
 	}
-	return s.note("cluster", removed, s.events)
+	return s.noteLocked("cluster", removed)
 }
 
 func (s *sidecar) Endpoints(changed []resource.Endpoints, removed []string) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
 	for _, e := range changed {
 		s.events = append(s.events, fmt.Sprint("endpoints ", e.Service, " ", e.Endpoints[0].Address.Port()))
 	}
-	return s.note("endpoints", removed, s.events)
+	return s.noteLocked("endpoints", removed)
 }
 
-func (s *sidecar) note(what string, removed, events []string) error {
+func (s *sidecar) noteLocked(what string, removed []string) error {
 	for _, name := range removed {
 		s.events = append(s.events, what+" -"+name)
 	}
-	for _, e := range events {
+	for _, e := range s.events {
 		if s.refuse != "" && strings.Contains(e, s.refuse) {
 			return errors.New("no " + s.refuse + " here")
 		}
@@ -207,6 +214,8 @@ func (s *sidecar) note(what string, removed, events []string) error {
 }
 
 func (s *sidecar) Stream(up bool, why error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
 	switch {
 	case up:
 		s.events = append(s.events, "up")
@@ -217,9 +226,17 @@ func (s *sidecar) Stream(up bool, why error) {
 	}
 }
 
+func (s *sidecar) refusing(what string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.refuse = what
+}
+
 // told is what was told since the last call.
 func (s *sidecar) told() string {
 	synctest.Wait()
+	s.mu.Lock()
+	defer s.mu.Unlock()
 	t := strings.Join(s.events, ", ")
 	s.events = nil
 	return t
@@ -373,12 +390,12 @@ func TestWhatTheHandlerRefusesIsNotHeld(t *testing.T) {
 		st.acked(st.send(cds, nil, cluster("api", "1")))
 		st.request()
 		s.told()
-		s.refuse = "endpoints api 666"
+		s.refusing("endpoints api 666")
 		r := st.send(eds, nil, assignment("api", "1", 666))
 		if got := r.GetErrorDetail().GetMessage(); got != "no endpoints api 666 here" {
 			t.Errorf("NACK %q, want the handler's words", got)
 		}
-		s.refuse = ""
+		s.refusing("")
 		st.end <- nil
 		time.Sleep(time.Second)
 		again := cp.stream()
@@ -395,7 +412,7 @@ func TestARefusedClusterChangesNoSubscription(t *testing.T) {
 	connected(t, config(), func(cp *controlPlane, s *sidecar) {
 		st := cp.stream()
 		st.request()
-		s.refuse = "cluster api"
+		s.refusing("cluster api")
 		if r := st.send(cds, nil, cluster("api", "1")); r.GetErrorDetail() == nil {
 			t.Error("ACK, want a NACK")
 		}
@@ -490,7 +507,7 @@ func TestAServerThatRefusesIsAskedLessAndLess(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		n := pipenet.New(1)
 		cp := newControlPlane(t, n, "10.0.0.9:15010")
-		cp.refuse = status.Error(codes.PermissionDenied, "who are you")
+		cp.refuse.Store(true)
 		s := &sidecar{}
 		run(t, n, config(), s, cp.address)
 		time.Sleep(2 * time.Minute)
@@ -499,7 +516,7 @@ func TestAServerThatRefusesIsAskedLessAndLess(t *testing.T) {
 			t.Errorf("%d streams in 2 minutes, want 10 to 30", got)
 		}
 		s.want(t, "down") // once
-		cp.refuse = nil
+		cp.refuse.Store(false)
 		for len(cp.streams) > 0 {
 			<-cp.streams
 		}

@@ -32,6 +32,10 @@ type DialOptions struct {
 // Dial returns a connection to the first of the addresses ("host:port") that
 // answers, tried in the order given. It stays with that one until it is lost, and
 // then begins at the front again. Dial itself does not wait for a connection.
+//
+// An idle connection is asked every 30 s whether it lives, so the gRPC server must
+// allow that (keepalive.EnforcementPolicy): by default it hangs up on who asks more
+// than once in five minutes.
 func Dial(addresses []string, opts DialOptions) (*grpc.ClientConn, error) {
 	if len(addresses) == 0 {
 		return nil, errors.New("dial control plane: no address")

@@ -2,7 +2,6 @@ package server
 
 import (
 	"context"
-	"time"
 
 	clusterservicev3 "github.com/envoyproxy/go-control-plane/envoy/service/cluster/v3"
 	discoveryv3 "github.com/envoyproxy/go-control-plane/envoy/service/discovery/v3"
@@ -14,7 +13,6 @@ import (
 	"github.com/envoyproxy/go-control-plane/pkg/server/delta/v3"
 	"github.com/envoyproxy/go-control-plane/pkg/server/sotw/v3"
 	"google.golang.org/grpc"
-	"google.golang.org/grpc/keepalive"
 
 	"github.com/overhear-mesh/overhear/xds/resource"
 )
@@ -92,15 +90,4 @@ func (v services) StreamRoutes(st routeservicev3.RouteDiscoveryService_StreamRou
 
 func (v services) DeltaRoutes(st routeservicev3.RouteDiscoveryService_DeltaRoutesServer) error {
 	return v.delta.DeltaStreamHandler(st, resource.TypeRoute)
-}
-
-// Options are what a gRPC server that serves xDS should be made with. Our sidecars
-// ask every 30 s whether the connection lives; the default of a gRPC server would
-// end it for that.
-func Options() []grpc.ServerOption {
-	return []grpc.ServerOption{
-		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: 10 * time.Second, PermitWithoutStream: true}),
-		// A client that is gone without a word must not hold its subscriptions for ever.
-		grpc.KeepaliveParams(keepalive.ServerParameters{Time: 30 * time.Second, Timeout: 10 * time.Second}),
-	}
 }
