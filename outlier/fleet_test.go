@@ -1,0 +1,301 @@
+package outlier
+
+import (
+	"testing"
+	"time"
+)
+
+func (w *world) admitted(id string) Admission {
+	for _, a := range w.d.View() {
+		if a.ID == id {
+			return a
+		}
+	}
+	w.t.Fatalf("%s is not in the view", id)
+	return Admission{}
+}
+
+func TestACentralVerdictKeepsAnEndpointOut(t *testing.T) {
+	w := newWorld(t, 6, 1)
+	w.load(300, 100*second)
+	w.run(10 * second)
+	w.d.Fleet("e01", Verdict{State: Ejected, Epoch: 3, Rule: RuleFast}, w.now)
+	if a := w.admitted("e01"); a.Weight != 0 || a.State != Ejected {
+		t.Errorf("admitted as %+v, want ejected with weight 0", a)
+	}
+	w.run(30 * second)
+	if n := w.hosts["e01"].picksSince(10 * second); n != 0 {
+		t.Errorf("%d attempts since the verdict, want 0: no timer restores traffic", n)
+	}
+	w.d.Fleet("e01", Verdict{State: In, Epoch: 2}, w.now)
+	if a := w.admitted("e01"); a.Weight != 0 {
+		t.Errorf("an older epoch readmitted it: %+v", a)
+	}
+	w.d.Fleet("e01", Verdict{State: Ramp, Epoch: 4, RampFrom: 0.1, RampAge: 5 * second}, w.now)
+	if a := w.admitted("e01"); a.State != Ramp || a.Weight < 0.54 || a.Weight > 0.56 {
+		t.Errorf("half-way up the ramp it is %+v, want weight 0.55", a)
+	}
+	w.run(36 * second)
+	if a := w.admitted("e01"); a.State != In || a.Weight != 1 {
+		t.Errorf("after the ramp it is %+v, want in", a)
+	}
+}
+
+func TestBeliefsCombineTowardsAvoiding(t *testing.T) {
+	for _, local := range []State{In, Suspended, Ejected, Probing, Probation, Ramp} {
+		for _, fleet := range []State{In, Suspended, Ejected, Probing, Probation, Ramp} {
+			w := newWorld(t, 6, 1)
+			m := w.d.byID["e02"]
+			m.record.state, m.record.share, m.record.rampFrom, m.record.rampAt = local, fairShare, rampStart, w.now
+			m.fleet.verdict, m.fleet.at = Verdict{State: fleet, Epoch: 1, Rule: RuleFast, RampFrom: 0.2}, w.now
+			a := w.d.admit(m, w.now)
+			l, f := w.d.localShare(m, w.now), w.d.fleetShare(m, w.now)
+			want := 1.0
+			if local != In {
+				want = min(want, l.Weight)
+			}
+			if fleet != In {
+				want = min(want, f.Weight)
+			}
+			if a.Weight != want {
+				t.Errorf("local %v, fleet %v: weight %v, want %v", local, fleet, a.Weight, want)
+			}
+			if a.State != local && a.State != fleet {
+				t.Errorf("local %v, fleet %v: state %v", local, fleet, a.State)
+			}
+		}
+	}
+}
+
+func TestAVerdictAbsorbsASoftLocalEjection(t *testing.T) {
+	w := newWorld(t, 6, 1)
+	w.load(300, 100*second)
+	w.run(10 * second)
+	w.hosts["e01"].errors = 1
+	w.run(11 * second)
+	w.want("e01", Ejected, 10*second)
+	w.hosts["e01"].errors = 0
+	w.d.Fleet("e01", Verdict{State: Ejected, Epoch: 3, Rule: RuleFast}, w.now)
+	w.run(20 * second)
+	w.d.Fleet("e01", Verdict{State: Ramp, Epoch: 4}, w.now)
+	w.run(31 * second)
+	if a := w.admitted("e01"); a.State != In || a.Weight != 1 {
+		t.Errorf("after the fleet's ramp it is %+v, want in: nothing local stands in the way\n%s", a, w.story())
+	}
+}
+
+func TestAHardLocalEjectionOutlivesTheVerdictUntilAProbeIsGood(t *testing.T) {
+	w := newWorld(t, 6, 1)
+	w.load(300, 100*second)
+	w.run(10 * second)
+	h := w.hosts["e01"]
+	h.refuse = true // the way from here is broken; the fleet sees another fault
+	w.run(11 * second)
+	w.want("e01", Ejected, 10*second)
+	w.d.Fleet("e01", Verdict{State: Ejected, Epoch: 3, Rule: RuleFast}, w.now)
+	w.run(20 * second)
+	w.d.Fleet("e01", Verdict{}, w.now)
+	w.run(25 * second)
+	if a := w.admitted("e01"); a.Weight != 0 {
+		t.Fatalf("nothing central can force traffic onto what cannot be reached: %+v\n%s", a, w.story())
+	}
+	h.refuse = false
+	w.run(31 * second)
+	if a := w.admitted("e01"); a.State != In {
+		t.Errorf("after a good probe it is %+v, want in\n%s", a, w.story())
+	}
+}
+
+func TestAShareOnProbationBeginsAfterOneGoodProbeAndLapses(t *testing.T) {
+	w := newWorld(t, 6, 1)
+	w.load(300, 100*second)
+	w.run(10 * second)
+	w.d.Fleet("e01", Verdict{State: Probation, Epoch: 7, Rule: RuleFast}, w.now)
+	w.d.Share("e01", 6, 0.1, w.now+5*second)
+	w.run(11 * second)
+	if a := w.admitted("e01"); a.Weight != 0 {
+		t.Errorf("a share of another epoch counts: %+v", a)
+	}
+	w.d.Share("e01", 7, 0.1, w.now+5*second)
+	if a := w.admitted("e01"); a.Weight != 0 {
+		t.Errorf("the share counts before its probe: %+v", a)
+	}
+	w.run(12 * second)
+	if a := w.admitted("e01"); a.Weight != 0.1 || a.State != Probation {
+		t.Errorf("after the probe it is %+v, want probation with weight 0.1", a)
+	}
+	w.run(17 * second)
+	if a := w.admitted("e01"); a.Weight != 0 {
+		t.Errorf("the share has not lapsed: %+v", a)
+	}
+
+	w.hosts["e01"].refuse = true
+	w.d.Fleet("e01", Verdict{State: Probation, Epoch: 8, Rule: RuleFast}, w.now)
+	w.d.Share("e01", 8, 0.1, w.now+5*second)
+	w.run(19 * second)
+	if a := w.admitted("e01"); a.Weight != 0 {
+		t.Errorf("the share counts although its probe failed: %+v", a)
+	}
+}
+
+func TestASuspensionOfTheFleetTricklesOnlyThroughShares(t *testing.T) {
+	w := newWorld(t, 6, 1)
+	w.load(300, 100*second)
+	w.run(10 * second)
+	w.d.Fleet("e01", Verdict{State: Suspended, Epoch: 7, Rule: RuleStalled}, w.now)
+	w.run(15 * second)
+	if n := w.hosts["e01"].picksSince(10 * second); n != 0 {
+		t.Errorf("%d attempts without a share, want 0", n)
+	}
+	w.d.Share("e01", 7, 1./3, w.now+30*second)
+	w.run(30 * second)
+	if n := w.hosts["e01"].picksSince(15 * second); n < 4 || n > 6 {
+		t.Errorf("%d attempts in 15 s with a third of one per second, want 5", n)
+	}
+}
+
+func TestWithoutAControlPlaneWhatItLeftOutComesBackByItself(t *testing.T) {
+	w := newWorld(t, 6, 1)
+	w.load(300, 300*second)
+	w.run(10 * second)
+	w.d.Fleet("e01", Verdict{State: Suspended, Epoch: 1, Rule: RuleStalled}, w.now)
+	w.d.Fleet("e02", Verdict{State: Ejected, Epoch: 2, Rule: RuleFast}, w.now)
+	w.d.Fleet("e03", Verdict{State: Ejected, Epoch: 3, Rule: RuleHard}, w.now)
+	w.hosts["e03"].refuse = true
+	w.d.CentralGone(w.now)
+	w.run(11 * second)
+	if a := w.admitted("e01"); a.State != Suspended {
+		t.Errorf("after 1 s: %+v, want suspended", a)
+	}
+	w.run(13 * second)
+	if a := w.admitted("e01"); a.State != In {
+		t.Errorf("after 3 s: %+v, want the suspension to have lapsed", a)
+	}
+	w.run(69 * second)
+	if n := w.hosts["e02"].picksSince(10 * second); n != 0 {
+		t.Errorf("%d attempts on what the fleet ejected, within 60 s, want 0", n)
+	}
+	w.run(120 * second)
+	if a := w.admitted("e02"); a.State != In {
+		t.Errorf("e02 is %+v, want it back by our own recovery\n%s", a, w.story())
+	}
+	if a := w.admitted("e03"); a.Weight != 0 {
+		t.Errorf("e03 is %+v, but it is still down", a)
+	}
+	w.d.CentralBack(w.now)
+	w.d.Fleet("e02", Verdict{State: Ejected, Epoch: 2, Rule: RuleFast}, w.now)
+	if a := w.admitted("e02"); a.Weight != 0 {
+		t.Errorf("the control plane is back and says e02 is out, but it is %+v", a)
+	}
+}
+
+func TestAnUpdateKeepsIdentityAndRemovalForgetsAll(t *testing.T) {
+	w := newWorld(t, 4, 1)
+	w.load(100, 100*second)
+	w.run(10 * second)
+	w.hosts["e01"].errors = 1
+	w.run(12 * second)
+	w.want("e01", Ejected, 10*second)
+	before := w.d.Endpoint("e01")
+	w.d.SetMembers(w.members, w.now)
+	if w.d.Endpoint("e01") != before {
+		t.Error("the same identity became another object")
+	}
+	if a := w.admitted("e01"); a.Weight == 1 {
+		t.Errorf("the record did not survive an update: %+v", a)
+	}
+	total := w.d.Summary(w.now).N
+	w.d.SetMembers(append([]Member{}, w.members[0], w.members[2], w.members[3]), w.now)
+	if got := len(w.d.bySlot); got != 3 || len(w.d.byID) != 3 {
+		t.Errorf("%d slots and %d ids are left of 3 members", got, len(w.d.byID))
+	}
+	if got := w.d.Summary(w.now).N; got != total {
+		t.Errorf("the cluster's attempts went from %d to %d", total, got)
+	}
+	w.d.SetMembers(w.members, w.now)
+	if a := w.admitted("e01"); a.Weight != 1 || w.d.Endpoint("e01") == before {
+		t.Errorf("it came back with its old record: %+v", a)
+	}
+}
+
+func TestADrainingEndpointGetsNothingAndIsNotJudged(t *testing.T) {
+	w := newWorld(t, 4, 1)
+	w.load(100, 100*second)
+	w.run(10 * second)
+	w.members[1].Draining = true
+	w.d.SetMembers(w.members, w.now)
+	w.hosts["e01"].refuse = true
+	ep := w.d.Endpoint("e01")
+	for range 20 {
+		a := ep.Start(w.now, true)
+		ep.End(&a, Outcome{Class: Conn, Now: w.now})
+		w.runFor(100 * time.Millisecond)
+	}
+	if a := w.admitted("e01"); a.State != Draining || a.Weight != 0 {
+		t.Errorf("admitted as %+v, want draining", a)
+	}
+	if n := w.count(Ejected); n != 0 || w.probes != 0 {
+		t.Errorf("%d ejections and %d probes, want none\n%s", n, w.probes, w.story())
+	}
+	for i := range w.members {
+		w.members[i].Draining = true
+	}
+	w.d.SetMembers(w.members, w.now)
+	if a := w.admitted("e00"); a.Weight == 0 {
+		t.Error("all drain, and nothing can be picked")
+	}
+}
+
+func TestANewInstanceEntersByTheRamp(t *testing.T) {
+	w := newWorld(t, 4, 1)
+	w.members = append(w.members, Member{ID: "e99", New: true})
+	w.order = append(w.order, "e99")
+	w.hosts["e99"] = &host{id: "e99", latency: time.Millisecond}
+	w.d.SetMembers(w.members, w.now)
+	if a := w.admitted("e99"); a.State != Ramp || a.Weight != rampStart {
+		t.Errorf("a new instance is %+v, want ramp from 0.1", a)
+	}
+	w.d.SetMembers(w.members, w.now+5*second)
+	w.run(w.now + 11*second)
+	if a := w.admitted("e99"); a.State != In {
+		t.Errorf("after the ramp it is %+v, want in", a)
+	}
+}
+
+func TestShadowDecidesButDoesNotAct(t *testing.T) {
+	w := newWorld(t, 6, 1, func(c *Config) { c.Mode = Shadow })
+	w.load(300, 100*second)
+	w.run(10 * second)
+	w.hosts["e01"].errors = 1
+	w.run(12 * second)
+	if c := w.want("e01", Ejected, 10*second); !c.Shadow {
+		t.Errorf("the change does not say that it is a shadow's: %+v", c)
+	}
+	if a := w.admitted("e01"); a.Weight != 1 || a.State != In {
+		t.Errorf("admitted as %+v, want in", a)
+	}
+}
+
+func TestPrioritiesAreJudgedApart(t *testing.T) {
+	w := newWorld(t, 6, 1)
+	for i := range w.members {
+		w.members[i].Priority = uint32(i % 2)
+	}
+	w.d.SetMembers(w.members, w.now)
+	if n := len(w.d.groups); n != 2 {
+		t.Fatalf("%d groups, want 2", n)
+	}
+	// Three each: a soft verdict may take one of each.
+	for _, id := range []string{"e00", "e01", "e02", "e03"} {
+		m := w.d.byID[id]
+		var r Result
+		if w.d.allow(m, RuleFast, w.now, &r) == "" {
+			m.record.state = Ejected
+		}
+	}
+	for id, want := range map[string]State{"e00": Ejected, "e01": Ejected, "e02": In, "e03": In} {
+		if got := w.d.byID[id].record.state; got != want {
+			t.Errorf("%s is %v, want %v", id, got, want)
+		}
+	}
+}

@@ -1,0 +1,271 @@
+package outlier
+
+import (
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+)
+
+func (w *world) evidence(id string) Evidence {
+	for _, e := range w.d.Evidence(w.now) {
+		if e.ID == id {
+			return e
+		}
+	}
+	w.t.Fatalf("no evidence of %s", id)
+	return Evidence{}
+}
+
+func TestEvidenceBearsWitnessWhileAHardFailureIsTheNewestNews(t *testing.T) {
+	w := newWorld(t, 4, 1)
+	ep := w.d.Endpoint("e01")
+	if all := w.d.Evidence(w.now); len(all) != 0 {
+		t.Errorf("before any attempt there is evidence: %+v", all)
+	}
+	attempt := func(c Class, level Level) {
+		a := ep.Start(w.now-5*time.Millisecond, true)
+		ep.End(&a, Outcome{Class: c, Now: w.now, Level: level})
+		w.doStep()
+	}
+	attempt(OK, LevelNone)
+	e := w.evidence("e01")
+	if e.Witness != LevelNone || e.LastOK != w.now || e.LastOKStart != w.now-5*time.Millisecond || e.LastHard != Never {
+		t.Errorf("after an ok: %+v", e)
+	}
+	w.runFor(time.Second)
+	failed := w.now
+	attempt(Conn, LevelTLS)
+	if e := w.evidence("e01"); e.Witness != LevelTLS || e.WitnessAt != failed || !e.Excursion || e.Score == 0 {
+		t.Errorf("after a hard failure: %+v, want witness at level tls", e)
+	}
+	w.runFor(900 * time.Millisecond)
+	if e := w.evidence("e01"); e.Witness != LevelTLS {
+		t.Errorf("0.9 s later: witness %v, want tls", e.Witness)
+	}
+	w.runFor(200 * time.Millisecond)
+	if e := w.evidence("e01"); e.Witness != LevelNone {
+		t.Errorf("1.1 s later: witness %v, want none", e.Witness)
+	}
+	attempt(Conn, LevelNone)
+	w.runFor(10 * time.Millisecond)
+	attempt(Overload, LevelNone)
+	if e := w.evidence("e01"); e.Witness != LevelNone {
+		t.Errorf("after an answer: witness %v, want none", e.Witness)
+	}
+}
+
+func TestEvidenceTellsWhereAnExcursionBegan(t *testing.T) {
+	w := newWorld(t, 4, 1)
+	w.load(40, 100*second)
+	w.run(20*second + 300*time.Millisecond)
+	if e := w.evidence("e01"); e.History != nil || e.Excursion {
+		t.Errorf("without an excursion: %+v", e)
+	}
+	w.hosts["e01"].errors = 1
+	for w.d.Endpoint("e01").score.Load() == 0 {
+		w.runFor(time.Millisecond)
+	}
+	w.runFor(2 * time.Millisecond)
+	e := w.evidence("e01")
+	if len(e.History) != 3 {
+		t.Fatalf("history is %+v, want 3 points", e.History)
+	}
+	for i, want := range []time.Duration{18 * second, 19 * second, 20 * second} {
+		if p := e.History[i]; p.At < want || p.At > want+busyStep {
+			t.Errorf("point %d is from %v, want %v", i, p.At, want)
+		}
+	}
+	last := e.History[2]
+	if last.K != 0 || last.N == 0 || last.N > e.Counts.N {
+		t.Errorf("the last point is %+v, with counts %+v", last, e.Counts)
+	}
+	p, ok := w.d.History("e01", 19*second+500*time.Millisecond)
+	if !ok || !cmp.Equal(p, e.History[1]) {
+		t.Errorf("the reading at 19.5s is %+v, %v, want %+v", p, ok, e.History[1])
+	}
+	if p, ok := w.d.History("e01", 0); ok {
+		t.Errorf("there is a reading from before the start: %+v", p)
+	}
+	if _, ok := w.d.History("nobody", 19*second); ok {
+		t.Error("there is a reading of an unknown endpoint")
+	}
+}
+
+func TestUrgencyFollowsTheNews(t *testing.T) {
+	w := newWorld(t, 4, 1)
+	ep := w.d.Endpoint("e01")
+	step := func() Urgency { return w.d.Step(w.now).Urgency }
+	if got := step(); got != UrgencyNone {
+		t.Errorf("at rest: %v", got)
+	}
+	a := ep.Start(w.now, true)
+	ep.End(&a, Outcome{Class: Server, Now: w.now})
+	w.now += time.Millisecond
+	if got := step(); got != UrgencySoft {
+		t.Errorf("after a soft failure: %v, want soft", got)
+	}
+	w.now += time.Millisecond
+	if got := step(); got != UrgencyNone {
+		t.Errorf("a moment later: %v, want none", got)
+	}
+	a = ep.Start(w.now, true)
+	ep.End(&a, Outcome{Class: Conn, Now: w.now})
+	w.now += time.Millisecond
+	if got := step(); got != UrgencyHard {
+		t.Errorf("after a hard failure: %v, want hard", got)
+	}
+	w.now += 2 * second
+	if got := step(); got != UrgencyNone {
+		t.Errorf("2 s later: %v, want none", got)
+	}
+	ep.Start(w.now, true)
+	got := UrgencyNone
+	for range 20 {
+		w.now += busyStep
+		got = step()
+	}
+	if got != UrgencyHard {
+		t.Errorf("with an overdue attempt: %v, want hard", got)
+	}
+}
+
+func TestASummaryAddsUp(t *testing.T) {
+	w := newWorld(t, 4, 1)
+	for _, h := range w.hosts {
+		h.errors = 0.02
+	}
+	w.load(400, 61*second)
+	w.run(62 * second)
+	s := w.d.Summary(w.now)
+	var n, k uint64
+	for _, e := range w.d.Evidence(w.now) {
+		n += uint64(e.Counts.N)
+		k += uint64(e.Counts.K())
+	}
+	if s.N != n || s.K != k || n < 20000 {
+		t.Errorf("summary has %d, %d, the endpoints %d, %d", s.N, s.K, n, k)
+	}
+	if s.Pg < 0.008 || s.Pg > 0.025 {
+		t.Errorf("p_g is %v, want a little under 0.02", s.Pg)
+	}
+	// The median of the simulated service is 1 ms + ln 2 ms, its p99 5.6 ms.
+	if s.P50 < 1400*time.Microsecond || s.P50 > 2000*time.Microsecond {
+		t.Errorf("p50 is %v, want about 1.7ms", s.P50)
+	}
+	if s.P99 < 5*time.Millisecond || s.P99 > 6500*time.Microsecond {
+		t.Errorf("p99 is %v, want about 5.6ms", s.P99)
+	}
+	if s.Overdue != 250*time.Millisecond {
+		t.Errorf("D_over is %v, want its least, 250ms", s.Overdue)
+	}
+	if len(s.Latency) == 0 {
+		t.Error("there is no histogram")
+	}
+}
+
+func TestOverdueFollowsWhatIsKnown(t *testing.T) {
+	d := New(DefaultConfig(), nil)
+	if got := d.Overdue(); got != 1500*time.Millisecond {
+		t.Errorf("nothing known: %v, want 1.5s", got)
+	}
+	d.SetLatency(Percentiles{P50: 40 * time.Millisecond, P90: 80 * time.Millisecond, P99: 100 * time.Millisecond})
+	d.setOverdue(0)
+	if got := d.Overdue(); got != 400*time.Millisecond {
+		t.Errorf("p99 of 100ms: %v, want 400ms", got)
+	}
+	c := DefaultConfig()
+	c.Timeout = 600 * time.Millisecond
+	d.SetConfig(c)
+	d.setOverdue(0)
+	if got := d.Overdue(); got != 300*time.Millisecond {
+		t.Errorf("with a timeout of 600ms: %v, want 300ms", got)
+	}
+	d.SetConfig(DefaultConfig())
+	d.shared.longest.Store(int64(800 * time.Millisecond))
+	d.noteStall(time.Minute)
+	if got := d.Overdue(); got != 1200*time.Millisecond {
+		t.Errorf("after a stall of 0.8s: %v, want 1.2s", got)
+	}
+	d.setOverdue(12 * time.Minute)
+	if got := d.Overdue(); got != 400*time.Millisecond {
+		t.Errorf("11 min after it: %v, want 400ms", got)
+	}
+	d.self.lhm.Store(7)
+	d.setOverdue(12 * time.Minute)
+	if got := d.Overdue(); got != overdueLimitDoubted {
+		t.Errorf("in full doubt: %v, want %v", got, overdueLimitDoubted)
+	}
+}
+
+func TestSelfDoubtTakesTwoClusters(t *testing.T) {
+	for _, tt := range []struct {
+		name     string
+		clusters int
+		active   int // each
+		turned   int // each
+		want     int
+	}{
+		{"two clusters, all bad", 2, 2, 2, 3},
+		{"one cluster, all bad", 1, 8, 8, 0},
+		{"two clusters, half bad", 2, 4, 2, 0},
+		{"two clusters, three endpoints", 2, 1, 1, 0},
+	} {
+		s := NewSelf()
+		for sec := 1; sec <= 4; sec++ {
+			for range tt.clusters {
+				s.tally(time.Duration(sec)*second, tt.active, tt.turned)
+			}
+		}
+		s.tally(5*second, 0, 0)
+		if got := s.LHM(); got != tt.want {
+			t.Errorf("%s: doubt after 3 seconds is %d, want %d", tt.name, got, tt.want)
+		}
+		for sec := 6; sec <= 12; sec++ {
+			s.tally(time.Duration(sec)*second, 4, 0)
+		}
+		if got := s.LHM(); got != 0 {
+			t.Errorf("%s: after clean seconds it is %d, want 0", tt.name, got)
+		}
+	}
+	s := NewSelf()
+	s.Trouble(5 * second)
+	for sec := 5; sec <= 7; sec++ {
+		s.tally(time.Duration(sec)*second, 0, 0)
+	}
+	if got := s.LHM(); got != 1 {
+		t.Errorf("after trouble: %d, want 1", got)
+	}
+}
+
+func TestALateStepIsOurOwnTrouble(t *testing.T) {
+	w := newWorld(t, 4, 1)
+	w.run(10 * second)
+	late := w.d.next + 60*time.Millisecond
+	w.d.Step(late)
+	for i := range 3 {
+		w.d.Step(late + time.Duration(i+1)*second)
+	}
+	if got := w.d.self.LHM(); got == 0 {
+		t.Error("a Step that came 60 ms late left no doubt")
+	}
+}
+
+func TestDoubtRaisesThresholdsAndSuspendsNobody(t *testing.T) {
+	w := newWorld(t, 4, 1)
+	m := w.d.byID["e01"]
+	base := w.d.threshold(m)
+	w.d.self.lhm.Store(4)
+	if got := w.d.threshold(m); got != 3*base {
+		t.Errorf("threshold with a doubt of 4 is %d, want 3 x %d", got, base)
+	}
+	m.wait.overdue = 5
+	var r Result
+	if w.d.stalled(m, w.now, &r) {
+		t.Error("a sidecar in doubt suspends")
+	}
+	w.d.self.lhm.Store(3)
+	if !w.d.stalled(m, w.now, &r) {
+		t.Error("with a doubt of 3 nothing is suspended")
+	}
+}
