@@ -23,6 +23,7 @@ import (
 	"github.com/google/go-cmp/cmp/cmpopts"
 
 	"github.com/overhear-mesh/overhear/outlier"
+	"github.com/overhear-mesh/overhear/outlier/merge"
 	"github.com/overhear-mesh/overhear/xds/controlplane"
 	"github.com/overhear-mesh/overhear/xds/registry"
 )
@@ -124,6 +125,16 @@ func TestARestartReadmitsNobody(t *testing.T) {
 			}
 			if e.Verdict.Epoch < before.Verdict.Epoch {
 				t.Errorf("%s: epoch fell from %d to %d", s.id, before.Verdict.Epoch, e.Verdict.Epoch)
+			}
+		}
+		// What each says once, right after it is back, must not be lost because its
+		// xDS stream came a little later.
+		time.Sleep(1500 * time.Millisecond)
+		var reporters controlplane.Reporters
+		w.get("/api/v1/reporters", &reporters)
+		for _, r := range reporters.Reporters {
+			if r.Accepted == 0 || len(r.Refused) > 0 {
+				t.Errorf("%s after the restart: %d readings accepted, refused %v; want its evidence whole", r.ID, r.Accepted, r.Refused)
 			}
 		}
 		var why controlplane.Why
@@ -276,6 +287,42 @@ func TestARampIsOnePushForSidecarsAndFiveStepsForOthers(t *testing.T) {
 		}
 		if states[outlier.Ramp] != 1 {
 			t.Errorf("pushes to a sidecar by state of the endpoint: got %v, want one with the ramp", states)
+		}
+	})
+}
+
+func TestAnIdleEndpointIsPingedByThreeUntilTrafficSpeaks(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, nil)
+		all := w.callers(6)
+		pingers := func() map[string]int {
+			n := map[string]int{}
+			for _, s := range all {
+				s.mu.Lock()
+				last := map[string]merge.PingLease{}
+				for _, l := range s.leases {
+					last[l.Key.Instance] = l
+				}
+				for instance, l := range last {
+					if l.Until > s.now() {
+						n[instance]++
+					}
+				}
+				s.mu.Unlock()
+			}
+			return n
+		}
+		time.Sleep(15 * time.Second)
+		want := map[string]int{}
+		for _, instance := range all[0].instances() {
+			want[instance] = 3
+		}
+		if diff := cmp.Diff(want, pingers()); diff != "" {
+			t.Errorf("pingers by endpoint after 15 s of silence (-want +got):\n%s", diff)
+		}
+		busy(all, 3*time.Second)
+		if got := pingers(); len(got) != 0 {
+			t.Errorf("pingers by endpoint under traffic: got %v, want none", got)
 		}
 	})
 }

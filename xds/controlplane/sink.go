@@ -56,12 +56,19 @@ func (k sink) Join(s *report.Stream) error {
 	return nil
 }
 
-// accepted waits until the node has accepted endpoints, or long enough for one
-// that wants none. It asks less and less often, as thousands may come at once.
+// accepted waits until the node has accepted endpoints, or, once the gate is
+// open, long enough for one that wants none. It asks less and less often, as
+// thousands may wait at once.
 func (k sink) accepted(node string) {
-	for pause := 2 * time.Millisecond; pause <= endpointsWait && len(k.server.SentTo(node)) == 0; pause *= 2 {
+	const often, seldom = 2 * time.Millisecond, 100 * time.Millisecond
+	opened, late := k.loop.opened, (<-chan time.Time)(nil)
+	for pause := often; len(k.server.SentTo(node)) == 0; pause = min(2*pause, seldom) {
 		select {
 		case <-k.loop.ended:
+			return
+		case <-opened:
+			opened, late, pause = nil, time.After(endpointsWait), often
+		case <-late:
 			return
 		case <-time.After(pause):
 		}
