@@ -70,12 +70,17 @@ func (t *Table) decide(g *group, look []*endpoint, now time.Duration) {
 		return cmp.Or(cmp.Compare(hardFirst(a.rule), hardFirst(b.rule)), -cmp.Compare(a.score, b.score), compareEndpoints(a.e, b.e))
 	})
 	hard := false
+	var left []*endpoint
 	for _, c := range list {
+		if slices.Contains(left, c.e) {
+			continue // by a harder rule: one fault is one ejection on its record
+		}
 		if ok, detail := g.mayLeave(c.e, c.scope, c.rule == outlier.RuleHard, now); !c.guard("cap", ok, "%s", detail) {
 			t.refuse(c, "cap", now)
 			continue
 		}
 		t.commit(c, now)
+		left = append(left, c.e)
 		hard = hard || c.rule == outlier.RuleHard
 	}
 	if hard {

@@ -28,13 +28,15 @@ type fleet struct {
 	delay    time.Duration // one way
 	callers  []*caller
 	targets  []*target
+	byKey    map[Key]*target
+	byID     map[string]*caller
 	changes  []Change
 	events   []Event
 	orders   []ProbeOrder
 	pings    map[Key]int
 	polls    int
 	reports  int
-	noPoll   bool // answers to polls are lost
+	deaf     bool // polls and watches are lost
 	stopped  bool // the table's owner is down
 	attempts int
 	tamper   func(Report) []Report // what the network makes of a report
@@ -144,7 +146,7 @@ type mesh struct {
 
 func newFleet(tb testing.TB, m mesh) *fleet {
 	tb.Helper()
-	f := &fleet{tb: tb, rng: rand.New(rand.NewPCG(m.seed, 1)), delay: ms, pings: make(map[Key]int), policy: DefaultPolicy()}
+	f := &fleet{tb: tb, rng: rand.New(rand.NewPCG(m.seed, 1)), delay: ms, pings: make(map[Key]int), byKey: make(map[Key]*target), byID: make(map[string]*caller), policy: DefaultPolicy()}
 	if m.policy != nil {
 		f.policy = *m.policy
 	}
@@ -162,6 +164,9 @@ func newFleet(tb testing.TB, m mesh) *fleet {
 			fault: func(*caller, time.Duration) effect { return works },
 		})
 	}
+	for _, t := range f.targets {
+		f.byKey[t.Key] = t
+	}
 	f.setService()
 	for i := range m.callers {
 		node := fmt.Sprintf("node%03d", i)
@@ -173,6 +178,7 @@ func newFleet(tb testing.TB, m mesh) *fleet {
 			cells: make(map[Key]*callerCell), tokens: 4, last: -time.Hour, urgentAt: -time.Hour,
 		}
 		f.callers = append(f.callers, c)
+		f.byID[c.ID] = c
 		c.join()
 		for _, t := range f.targets {
 			c.cells[t.Key] = &callerCell{target: t, lastOK: -1, okStart: -1, lastHard: -1, leases: make(map[OrderID]PingLease)}
@@ -256,12 +262,15 @@ func (f *fleet) step() {
 		f.polls++
 		for _, id := range p.Reporters {
 			c := f.caller(id)
-			if !f.noPoll {
+			if !f.deaf {
 				f.at(f.now+f.delay, func() { c.answer(p) })
 			}
 		}
 	}
 	for _, w := range out.Watches {
+		if f.deaf {
+			break
+		}
 		for _, id := range w.Reporters {
 			if cell := f.caller(id).cells[w.Key]; cell != nil {
 				cell.watched = f.now + w.For
@@ -314,20 +323,16 @@ func (f *fleet) check() {
 }
 
 func (f *fleet) target(k Key) *target {
-	for _, t := range f.targets {
-		if t.Key == k {
-			return t
-		}
+	if t := f.byKey[k]; t != nil {
+		return t
 	}
 	f.tb.Fatalf("no endpoint %s", k)
 	return nil
 }
 
 func (f *fleet) caller(id string) *caller {
-	for _, c := range f.callers {
-		if c.ID == id {
-			return c
-		}
+	if c := f.byID[id]; c != nil {
+		return c
 	}
 	f.tb.Fatalf("no caller %s", id)
 	return nil
@@ -576,7 +581,7 @@ func (cell *callerCell) say(now time.Duration) Cell {
 		Key: cell.target.Key, Counts: cell.counts, Overdue: overdue, LastOK: cell.lastOK, LastOKStart: cell.okStart,
 		LastHard: cell.lastHard, LastHardStart: cell.lastHard, Witness: cell.level, Score: cell.score,
 	}
-	if cell.fresh {
+	if cell.fresh || now < cell.watched {
 		out.History = slices.Clone(cell.history)
 	}
 	return out

@@ -146,18 +146,14 @@ func TestMedianTimesToAVerdictAreThoseOfTheModel(t *testing.T) {
 		{5, 10, [3]float64{1.9, 4.1, 15}},
 		{50, 10, [3]float64{.29, .61, 2.1}},
 		{100, 20, [3]float64{.18, .36, 1.2}},
-		{500, 100, [3]float64{.08, .17, .36}},
 	}
-	runs := 21
-	if testing.Short() {
-		runs = 5
-	}
+	const runs = 21
 	for _, test := range tests {
 		for i, share := range []float64{1, 0.5, 0.2} {
 			var took []float64
 			for run := range runs {
 				f := newFleet(t, mesh{callers: test.reporters, endpoints: 5, rate: test.rate, base: 0.01, seed: uint64(1000*run + i)})
-				f.run(time.Minute + time.Duration(f.rng.Int64N(int64(time.Second))))
+				f.run(45*time.Second + time.Duration(f.rng.Int64N(int64(time.Second))))
 				f.targets[2].fault = f.sometimes(share)
 				d, ok := f.ejected(2, 3*time.Minute)
 				if !ok {
@@ -168,15 +164,17 @@ func TestMedianTimesToAVerdictAreThoseOfTheModel(t *testing.T) {
 			slices.Sort(took)
 			got := took[len(took)/2]
 			t.Logf("rate %3.0f/s, %3d reporters, %3.0f %% errors: median %6.3f s, model %5.2f s, largest of %d %6.2f s", test.rate, test.reporters, 100*share, got, test.want[i], runs, took[len(took)-1])
+			// The median of so few runs is itself uncertain by a third; the network's
+			// delay and the answers to polls come on top.
+			if got > 1.35*test.want[i]+0.01 {
+				t.Errorf("rate %v, %d reporters, %v errors: median %.3f s, the model says %.2f s", test.rate, test.reporters, share, got, test.want[i])
+			}
 		}
 	}
 }
 
 func TestOneReporterThatFailsEverythingGivesNoVerdict(t *testing.T) {
-	attempts := 200_000
-	if testing.Short() {
-		attempts = 20_000
-	}
+	const attempts = 30_000
 	for _, test := range []struct {
 		rate      float64
 		reporters int
@@ -201,11 +199,12 @@ func TestOneReporterThatFailsEverythingGivesNoVerdict(t *testing.T) {
 // With many silent reporters and a base of 3 % the failures are told at once and
 // the successes up to ten seconds later. The poll asks for them.
 func TestLateSuccessesGiveNoFalseVerdictBecauseReportersArePolled(t *testing.T) {
-	run := func(noPoll bool, attempts int) (alarms, polls int) {
+	run := func(deaf bool, attempts int) (alarms, polls int) {
 		p := DefaultPolicy()
 		p.HFleetMin, p.HFleetMax = 8, 8
+		p.Outlier.P0Max = 0.025
 		f := newFleet(t, mesh{callers: 500, endpoints: 5, rate: 50, base: 0.03, seed: 23, policy: &p})
-		f.noPoll = noPoll
+		f.deaf = deaf
 		f.until(time.Hour*24, func() bool { return f.attempts >= attempts })
 		for _, ch := range f.changes {
 			if ch.To == outlier.Ejected && ch.Verdict.Rule == outlier.RuleFast {
@@ -214,10 +213,7 @@ func TestLateSuccessesGiveNoFalseVerdictBecauseReportersArePolled(t *testing.T) 
 		}
 		return alarms, f.polls
 	}
-	attempts := 100_000
-	if testing.Short() {
-		attempts = 30_000
-	}
+	const attempts = 20_000
 	with, polls := run(false, attempts)
 	without, _ := run(true, attempts)
 	t.Logf("%d attempts: %d alarms with polls (%d of them), %d without answers", attempts, with, polls, without)

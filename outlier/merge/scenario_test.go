@@ -47,6 +47,19 @@ func TestACrashTakesTheWholeFleetOffWithinTheTimeOfOneProbe(t *testing.T) {
 	}
 }
 
+func TestACrashThatTwoRulesSeeAtOnceIsOneEjection(t *testing.T) {
+	// While the table waits for old connections to speak, enough requests of enough
+	// callers fail for the statistic as well.
+	f := newFleet(t, mesh{callers: 12, endpoints: 6, zones: twoZones, rate: 100, base: 0.001, seed: 7})
+	f.run(12 * time.Second)
+	f.targets[2].fault = always(effect{outlier.Conn, outlier.Refused, outlier.LevelConnect})
+	f.run(700 * ms)
+	v := f.verdicts()
+	if len(v) != 1 || v[0].Verdict.Rule != outlier.RuleHard || v[0].Verdict.N != 1 {
+		t.Errorf("got %s\nwant one hard verdict", describe(v))
+	}
+}
+
 func TestAListenerThatIsGoneIsNoCrashWhileOldConnectionsAnswer(t *testing.T) {
 	f := quickstart(t, 50)
 	f.run(12 * time.Second)
