@@ -123,7 +123,7 @@ func (c *conn) readHead() bool {
 		if c.guard.settle() == byHead {
 			return c.refuse(errHeadTimeout)
 		}
-		return c.vanish("connection ended within a request head")
+		return false // nothing was asked
 	}
 }
 

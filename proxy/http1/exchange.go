@@ -64,6 +64,7 @@ type exchange struct {
 // answer handles the request whose head is in c.req, and reports whether the
 // connection can carry another one.
 func (c *conn) answer(ctx context.Context) bool {
+	c.guard.begin(c.now, c.srv.cfg.StreamIdleTimeout)
 	c.open()
 	keep := c.handle(ctx)
 	c.stopPump()
@@ -112,9 +113,13 @@ func (c *conn) open() {
 		c.out.head = getBuffer(smallBuffer)
 	}
 	r := &c.record
+	path := c.req.target.of(buf)
+	if c.req.absolute && (len(path) == 0 || path[0] != '/') {
+		path = appendTarget(nil, &c.req, buf)
+	}
 	*r = AccessRecord{
 		Start: c.now, Client: c.client, Inbound: c.srv.deps.Inbound != nil,
-		Method: c.req.method.of(buf), Host: c.req.authority.of(buf), Path: c.req.target.of(buf),
+		Method: c.req.method.of(buf), Host: c.req.authority.of(buf), Path: path,
 		Minor: int(c.req.minor), Attempts: c.attempts[:0],
 	}
 	if c.req.identified.len() > 0 {
@@ -241,11 +246,14 @@ func (c *conn) collect() (ok, keep bool) {
 			c.now = c.srv.deps.Clock.Now()
 			continue
 		}
-		if c.guard.settle() == byCollect {
+		switch c.guard.settle() {
+		case byCollect:
 			c.record.BodyReceived = int64(have)
 			return true, true
+		case byEnd:
+			return false, c.vanish(LocalReset, "")
 		}
-		return false, c.vanish("connection ended within a request body")
+		return false, c.vanish(DownstreamTermination, "connection ended within a request body")
 	}
 }
 
@@ -622,7 +630,7 @@ func (c *conn) dropUpstream() {
 	if c.up == nil {
 		return
 	}
-	c.guard.release()
+	c.guard.release(false)
 	c.up.Discard()
 	c.up = nil
 }

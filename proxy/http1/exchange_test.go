@@ -804,6 +804,52 @@ func TestARequestTimeout(t *testing.T) {
 	})
 }
 
+func TestARequestTimeoutCountsAllAttempts(t *testing.T) {
+	inRig(t, func(o *options) { o.rule.Timeout = 2 * time.Second }, func(r *rig) {
+		for {
+			start := r.clock.Now()
+			got := r.dial().do(get)
+			line := r.last()
+			if line.Attempts[0] != "10.0.1.1 conn" {
+				continue
+			}
+			r.check(got, 504, "*", "URX,UT", "10.0.1.1 conn", "10.0.1.2 timeout")
+			if took := r.clock.Now() - start; took < 2*time.Second || took > 2*time.Second+3*tick {
+				t.Errorf("took %v, want 2s and a little", took)
+			}
+			return
+		}
+	}, broken("", true), hangs)
+}
+
+func TestAClientThatReadsNoneOfItsAnswersIsCutOff(t *testing.T) {
+	inRig(t, func(o *options) { o.rule.Hosts = []string{"other"} }, func(r *rig) {
+		c := r.dial()
+		start := r.clock.Now()
+		for {
+			if _, err := io.WriteString(c, get); err != nil {
+				break
+			}
+		}
+		if took := r.clock.Now() - start; took > 2*5*time.Minute {
+			t.Errorf("cut off after %v, want about stream_idle_timeout", took)
+		}
+		if line := r.last(); line.Flags != "NR,DC" {
+			t.Errorf("log: got %s, want NR,DC", line.Flags)
+		}
+	}, say(ok))
+}
+
+func TestAnAbsoluteTargetIsRoutedByItsOwnHostAndPath(t *testing.T) {
+	inRig(t, func(o *options) { o.rule.Hosts, o.rule.Prefix = []string{"b"}, "/" }, func(r *rig) {
+		c := r.dial()
+		for _, target := range []string{"http://b", "http://b?q", "http://b/x", "http://B:80/x"} {
+			r.check(c.do("GET "+target+" HTTP/1.1\r\nHost: a\r\n\r\n"), 200, "ok", "-", "10.0.1.1 ok")
+		}
+		r.check(c.do("GET http://a/ HTTP/1.1\r\nHost: b\r\n\r\n"), 404, "*", "NR")
+	}, say(ok))
+}
+
 func TestAnAnswerThatStallsIsGivenUp(t *testing.T) {
 	inRig(t, func(o *options) { o.rule.Timeout, o.rule.IdleTimeout = 0, time.Second }, func(r *rig) {
 		got := r.dial().do(get)

@@ -171,12 +171,15 @@ func (g *guard) answered() reason {
 	return g.why
 }
 
-// release forgets the attempt's connection. If it returns a reason, the
-// connection's deadline may have been set.
-func (g *guard) release() reason {
+// release forgets the attempt's connection, and if done, that the request has a
+// time limit. If it returns a reason, the connection's deadline may have been set.
+func (g *guard) release(done bool) reason {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	g.up, g.dialing, g.tryAt, g.requestAt = nil, false, never, never
+	g.up, g.dialing, g.tryAt = nil, false, never
+	if done {
+		g.requestAt = never // what is left is between us and the client
+	}
 	return g.why
 }
 

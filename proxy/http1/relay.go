@@ -27,6 +27,7 @@ func (c *conn) relay() bool {
 			return c.unheard()
 		}
 		if c.reply.done {
+			c.linger = !keep && c.req.persistent() // the next request may be on its way
 			return keep
 		}
 		// What is left is the beginning of a trailer section.
@@ -125,16 +126,13 @@ func (c *conn) finish(clean bool) bool {
 	// Who answered before it had the request, or said more than the answer, may
 	// take the next request for something else.
 	reusable := clean && sent && c.res.persistent() && c.reply.framing != untilClose
-	kicked := c.guard.release() != uninterrupted
+	kicked := c.guard.release(true) != uninterrupted
 	if reusable && !kicked {
 		c.ep.Put(c.up, c.now)
 	} else {
 		c.up.Discard()
 	}
 	c.up = nil
-	if !read {
-		c.linger = true
-	}
 	return read
 }
 

@@ -10,17 +10,17 @@ import (
 // refuse answers what could not be read as a request.
 func (c *conn) refuse(p *problem) bool {
 	c.srv.deps.Metrics.Malformed.Add(1)
-	c.guard.settle()
+	c.guard.begin(c.now, c.srv.cfg.StreamIdleTimeout)
 	c.open()
 	c.reject(p.status, DownstreamProtocolError, p.text)
 	c.account()
 	return false
 }
 
-// vanish ends a connection whose client left in the middle of a head.
-func (c *conn) vanish(detail string) bool {
+// vanish ends an exchange that nobody waits for any more.
+func (c *conn) vanish(flag Flags, detail string) bool {
 	c.lost = true
-	c.record.Flags |= DownstreamTermination
+	c.record.Flags |= flag
 	c.record.Detail = detail
 	return false
 }
@@ -68,9 +68,7 @@ func (c *conn) fail(ending outlier.Ending) bool {
 	case why == byBody:
 		return c.refuseBody(c.malformed)
 	case why == byClient, why == byEnd:
-		c.lost = true
-		c.record.Flags |= flags
-		return false
+		return c.vanish(flags, "")
 	}
 	status, text := statusOf(ending)
 	origin := c.originFor(ending)
