@@ -94,22 +94,43 @@ func (g *group) healthyPeak(now time.Duration) float64 {
 }
 
 // conclude turns the baseline into each member's thresholds. Members without
-// an excursion share one window and so one sort; the others are few.
+// an excursion share one window.
 func (d *Detector) conclude(g *group, now time.Duration) {
-	windows := make(map[int]Ratios, 1)
+	n := g.size()
 	for _, m := range g.members {
 		from := d.window(m, now)
-		ratios, ok := windows[from]
-		if !ok {
-			ratios = d.ratios(g, from)
-			windows[from] = ratios
-		}
-		d.reconfigure(m, ratios)
+		d.reconfigure(m, d.ratios(g, from).Without(d.since(m, from)), n)
 	}
 }
 
-// ratios are the error rates of the counted members of a group since a snapshot.
+// size is how many members count.
+func (g *group) size() (n int) {
+	for _, m := range g.members {
+		if m.counted() {
+			n++
+		}
+	}
+	return n
+}
+
+// windowOf names a group's ratios since a snapshot.
+type windowOf struct {
+	g    *group
+	from int
+}
+
+// ratios are the error rates of the counted members of a group since a
+// snapshot, sorted once per Step.
 func (d *Detector) ratios(g *group, from int) Ratios {
+	r, ok := d.sorted[windowOf{g, from}]
+	if !ok {
+		r = d.sortRatios(g, from)
+		d.sorted[windowOf{g, from}] = r
+	}
+	return r
+}
+
+func (d *Detector) sortRatios(g *group, from int) Ratios {
 	tallies := make([]Tally, 0, len(g.members))
 	for _, m := range g.members {
 		if m.counted() {
@@ -120,16 +141,15 @@ func (d *Detector) ratios(g *group, from int) Ratios {
 }
 
 // reconfigure hands the member's hot path its thresholds, if they changed.
-func (d *Detector) reconfigure(m *member, ratios Ratios) {
-	w := ratios.Without(d.since(m, d.window(m, d.now)))
-	c := d.confFor(m, w)
+func (d *Detector) reconfigure(m *member, w float64, n int) {
+	c := d.confFor(m, w, n)
 	if old := m.ep.conf.Load(); old == nil || *old != *c {
 		m.ep.conf.Store(c)
 	}
 }
 
-func (d *Detector) confFor(m *member, w float64) *conf {
-	odds := d.odds(m, w)
+func (d *Detector) confFor(m *member, w float64, n int) *conf {
+	odds := d.odds(m, w, n)
 	p := d.percentiles()
 	h := d.threshold(m)
 	c := &conf{
@@ -148,14 +168,8 @@ func (d *Detector) confFor(m *member, w float64) *conf {
 	return c
 }
 
-// odds are the hypotheses of the member's fast test.
-func (d *Detector) odds(m *member, w float64) Odds {
-	n := 0
-	for _, o := range m.group.members {
-		if o.counted() {
-			n++
-		}
-	}
+// odds are the hypotheses of the member's fast test, in a group of n.
+func (d *Detector) odds(m *member, w float64, n int) Odds {
 	return FastOdds(Baseline{Pg: m.group.pg, W: w, Endpoints: n, Attempts: m.group.attempts}, d.cfg.Bounds())
 }
 

@@ -46,6 +46,8 @@ type Detector struct {
 	second   time.Duration // the last tick
 	nextTick time.Duration
 
+	sorted map[windowOf]Ratios // of this Step
+
 	latency latencies
 	fleetP  Percentiles // the control plane's, until our own are known
 	stalls  [10]stall
@@ -56,7 +58,8 @@ type Detector struct {
 	goneAt time.Duration
 
 	view  []Admission
-	stale bool // view may differ from what is believed
+	spare []Admission // the next view is built in it
+	stale bool        // view may differ from what is believed
 }
 
 // stall is the longest stall that ended within a minute.
@@ -74,6 +77,7 @@ func New(cfg Config, rng *rand.Rand) *Detector {
 		shared:  new(shared),
 		byID:    make(map[string]*member),
 		bySlot:  make(map[uint32]*member),
+		sorted:  make(map[windowOf]Ratios),
 		overdue: cfg.overdueMost(),
 		stale:   true,
 	}
@@ -131,7 +135,7 @@ func (d *Detector) SetMembers(ms []Member, now time.Duration) {
 	d.groups = slices.DeleteFunc(d.groups, func(g *group) bool { return len(g.members) == 0 })
 	for _, m := range d.members {
 		if m.ep.conf.Load() == nil {
-			d.reconfigure(m, Ratios{})
+			d.reconfigure(m, 0, m.group.size())
 		}
 	}
 	d.stale = true
@@ -182,6 +186,7 @@ func (d *Detector) Step(now time.Duration) Result {
 	d.now = now
 	r := Result{Changes: d.pending, Next: now + calmStep}
 	d.pending, d.active = nil, false
+	clear(d.sorted)
 
 	d.look(now, &r)
 	if now >= d.nextTick {

@@ -24,7 +24,7 @@ const (
 	// failure among its last few attempts, two at a high base. At a quarter a
 	// fault of the whole group ejects somebody twice as often, in the first
 	// tenth of a second, when by chance one endpoint is hit before the rest.
-	gatherLow = 8
+	gatherLow   = 8
 	partnerLife = 5 * time.Second // how fresh the other's sign of life must be
 	refusalGap  = 10 * time.Second
 )

@@ -64,7 +64,8 @@ func (d *Detector) explain(m *member, rule Rule, now time.Duration) Explanation 
 	counts := d.countsSince(m, from)
 	ratios := d.ratios(m.group, from)
 	w := ratios.Without(counts.Tally())
-	odds := d.odds(m, w)
+	members := m.group.size()
+	odds := d.odds(m, w, members)
 	e := Explanation{
 		Rule: rule, Counts: counts, Window: now - m.joined,
 		Score: m.score(), Threshold: d.threshold(m),
@@ -88,14 +89,10 @@ func (d *Detector) explain(m *member, rule Rule, now time.Duration) Explanation 
 		e.Silence = now - end
 	}
 	for _, o := range m.group.members {
-		if !o.counted() {
-			continue
-		}
-		e.Members++
-		if o.out() {
+		if o.counted() && o.out() {
 			e.Out++
 		}
 	}
-	e.Cap = int(d.cfg.MaxOut * float64(e.Members))
+	e.Members, e.Cap = members, int(d.cfg.MaxOut*float64(members))
 	return e
 }

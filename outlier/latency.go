@@ -26,7 +26,7 @@ func BucketUpper(i int) time.Duration {
 	return time.Duration(float64(histFirst) * math.Exp2(float64(i+1)/histPerOct))
 }
 
-// Percentiles of a group's latency to headers; 0 while unknown.
+// Percentiles are those of a group's latency to headers; 0 while unknown.
 type Percentiles struct{ P50, P90, P99 time.Duration }
 
 const (

@@ -163,7 +163,9 @@ func (d *Detector) try(m *member, now time.Duration, r *Result) {
 	earlier := min(l.earlier, int64(delta.Timeout))
 	t.N, t.K = t.N-earlier, t.K-earlier
 	score := ProbationStart + m.ep.conf.Load().steps.LLR(t.N, t.K)
-	hung := m.wait.newest >= l.trialAt && m.answerEnd() <= m.wait.newest
+	// Nothing was sent for a whole hold-off before: what is overdue in the slot
+	// of the trial's beginning is of the trial.
+	hung := m.wait.newest > l.trialAt-ringWidth && m.answerEnd() <= m.wait.newest
 	proven := l.good >= hardProbes && t.K == 0
 	switch {
 	case score >= ProbationOut, hung, l.failed:

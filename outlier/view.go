@@ -19,15 +19,16 @@ func (d *Detector) View() []Admission {
 // refresh computes the view and says whether it differs.
 func (d *Detector) refresh(now time.Duration) bool {
 	d.stale = false
-	view := make([]Admission, len(d.members))
-	for i, m := range d.members {
-		view[i] = d.admit(m, now)
+	view := d.spare[:0]
+	for _, m := range d.members {
+		view = append(view, d.admit(m, now))
 	}
 	d.failOpen(view)
 	if slices.Equal(view, d.view) {
+		d.spare = view
 		return false
 	}
-	d.view = view
+	d.view, d.spare = view, nil // it is published, and never touched again
 	return true
 }
 

@@ -1,0 +1,144 @@
+// Package outlier decides, from the outcomes of real requests, what one
+// observer believes of each endpoint of a cluster: a passive failure detector.
+//
+// It is arithmetic and nothing else. It imports the standard library only,
+// reads no clock, starts no goroutine and takes no lock; instants and dice
+// come in as values, changes of belief go out. Package merge, below, turns
+// what many observers counted into one verdict, with the same statistics.
+//
+// # Words
+//
+// An attempt is one try on one endpoint; each retry and each hedge is one. Its
+// [Class] is what it says about the endpoint: [Conn], [Timeout] and [Server]
+// count against it, [OK] for it, the others not at all. n is the number of
+// counted attempts, k that of failures. A hard failure is one of class Conn.
+//
+// An excursion is the time while an endpoint's score is above 0. To suspend is
+// to stop using an endpoint without a record, until its first answer. To eject
+// is to take it out on record; it comes back by a probe, then a probation on a
+// small share of real requests, then a ramp. Self-doubt ("lhm", 0 to 7) is how
+// far the observer distrusts itself.
+//
+// # The hot path
+//
+// [Endpoint.Start], [Endpoint.Headers] and [Endpoint.End] only count: a handful of atomic
+// operations for the whole attempt, no allocation. Each failure
+// adds a log likelihood ratio to the endpoint's score, each success subtracts
+// one; End says when the slow path should look. All the rest happens in
+// [Detector.Step], which one goroutine calls, each 100 ms or so and whenever
+// an End asked for it.
+//
+// # The rules
+//
+// Errors. Page's test (Page 1954): the score is the sum of log likelihood
+// ratios of "fails with p1" against "fails with p0", never below 0; it alarms
+// at a threshold h. Of all tests with the same mean time between false alarms
+// it has the shortest worst-case delay (Lorden 1971, Moustakides 1986). p0 follows the group's own error
+// rate ([FastOdds], [TrimmedMean]) and h the endpoint's rate ([Threshold]), so
+// that a healthy endpoint raises a false alarm about once a month at whatever
+// rate it works. At a base of 1 % an endpoint that fails all requests is found
+// after 6 attempts, at 50 % after 12, at 20 % after 43. An alarm needs three
+// failures from two connections or from two moments 100 ms apart.
+//
+// Everybody's fault. When the neighbours fail too, a suspect must be worse
+// than they are by a test of its own ([Guard]), and suspects that come in
+// numbers wait 300 ms for each other, so that a rack leaves in one step and a
+// broken dependency ejects nobody (Rapid: Suresh et al. 2018).
+//
+// Down. A hard failure opens a suspicion: the endpoint is probed 20 and 120 ms
+// later. If both probes fail hard and nothing was answered in between, it is
+// ejected; waiting for statistics would only send it more requests. Any answer
+// to an attempt that began later than the failure ends the suspicion (SWIM:
+// Das, Gupta, Motivala 2002).
+//
+// Hung. Attempts that await their headers are counted by age. Older than D_over, four
+// times the group's p99, they are overdue; two of them, or one that is alone,
+// and silence for longer than the endpoint's own rhythm explains, suspend it.
+// Overdue is no failure, so a pause is forgiven with the first answer, and a
+// pause that was once recovered from makes D_over longer. Attempts that began
+// long before the newest answer say nothing: an earlier pause left them behind.
+// Clients that give up early do not hide a hang: their attempts stay overdue
+// for D_over more (class [Censored]).
+//
+// Slow. Two more of Page's tests watch the share of answers beyond the group's
+// p90 and p99. They lower the endpoint's weight and never eject.
+//
+// Idle. Without traffic, pings tell: a belief moves by each ([Belief]; Trinocular:
+// Quan, Heidemann, Pradkin 2013), and three net misses take the endpoint out.
+// Pings never overrule traffic. The Detector says who is due ([Detector.Idle]).
+//
+// Overload. An endpoint that says that it has too much to do is believed, and
+// never ejected for it.
+//
+// Ourselves. When most endpoints of several clusters turn bad within one
+// second, or our own Step comes late, the fault is likely ours: thresholds
+// rise, D_over grows, nobody is suspended ([Self]; Lifeguard: Dadgar, Phillips, Currey 2017).
+//
+// # Never make it worse
+//
+// At most max_out of the endpoints of one priority may be out, local and
+// central belief together, and never the last. Only what is down may go
+// beyond, while the rest can bear its load. Of two endpoints, one goes only if
+// the other is known to be well. If less than the panic share is usable all
+// the same, the least bad are used. Whatever was refused is told, with its
+// reason, like what was done: see [Change] and [Explanation].
+//
+// # Recovery
+//
+// in → ejected (a hold-off that doubles with each ejection on record) →
+// probing (one good probe) → probation → ramp → in. Probation is a sequential
+// probability ratio test (Wald 1945): about 22 clean successes on a tenth of a
+// fair share readmit, two early failures send back. After a hard cause,
+// three successes and two good probes suffice. No timer alone restores traffic.
+//
+// A control plane's [Verdict] combines with the local belief towards avoiding:
+// the smaller share counts. Nothing central can force traffic onto an endpoint
+// that cannot be reached from here. A control plane that stays away for a
+// minute leaves its endpoints to the local recovery.
+//
+// # Use
+//
+//	d := outlier.New(outlier.DefaultConfig(), rand.New(rand.NewPCG(seed, 0)))
+//	d.SetMembers([]outlier.Member{{ID: "a"}, {ID: "b"}, {ID: "c"}}, now)
+//
+//	// Requests, on any goroutine:
+//	e := d.Endpoint("a") // looked up once, then held
+//	a := e.Start(now, true)
+//	e.Headers(&a, now)
+//	if e.End(&a, outlier.Outcome{Class: outlier.OK, Now: now}) {
+//		wake()
+//	}
+//
+//	// The owner, when woken and at the latest at r.Next:
+//	r := d.Step(now)
+//	for _, p := range r.Probes {
+//		run(p) // and bring the result to d.Probed
+//	}
+//	if r.Changed {
+//		publish(d.View())
+//	}
+//
+// Instants are time since one epoch of the process, never wall time. Scores
+// are integers, in milli-nats.
+//
+// # Limits
+//
+// An error rate of 5 % at a base of 3 % takes one observer thousands of
+// attempts, and at a base of 20 % even one of 50 % does. At one request a
+// second or less only hard failures and hangs are found soon. An endpoint that
+// hangs while its port still accepts is, without traffic and without an
+// application-level ping, not found at all.
+//
+// # Sources
+//
+//   - Page, "Continuous Inspection Schemes", Biometrika 41 (1954)
+//   - Wald, "Sequential Tests of Statistical Hypotheses", Ann. Math. Stat. 16 (1945)
+//   - Lorden, "Procedures for Reacting to a Change in Distribution", Ann. Math. Stat. 42 (1971)
+//   - Moustakides, "Optimal Stopping Times for Detecting Changes in Distributions", Ann. Stat. 14 (1986)
+//   - Chen, Toueg, Aguilera, "On the Quality of Service of Failure Detectors", IEEE ToC 51 (2002): detection
+//     time, mistake rate and mistake duration are what such a detector is judged by
+//   - Das, Gupta, Motivala, "SWIM: Scalable Weakly-consistent Infection-style Process Group Membership Protocol", DSN 2002
+//   - Quan, Heidemann, Pradkin, "Trinocular: Understanding Internet Reliability Through Adaptive Probing", SIGCOMM 2013
+//   - Dadgar, Phillips, Currey, "Lifeguard: Local Health Awareness for More Accurate Failure Detection", 2017
+//   - Suresh et al., "Stable and Consistent Membership at Scale with Rapid", USENIX ATC 2018
+package outlier
