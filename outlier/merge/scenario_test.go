@@ -47,14 +47,20 @@ func TestACrashTakesTheWholeFleetOffWithinTheTimeOfOneProbe(t *testing.T) {
 	}
 }
 
-func TestACrashThatTwoRulesSeeAtOnceIsOneEjection(t *testing.T) {
-	// While the table waits for old connections to speak, enough requests of enough
-	// callers fail for the statistic as well.
-	f := newFleet(t, mesh{callers: 12, endpoints: 6, zones: twoZones, rate: 100, base: 0.001, seed: 7})
+func TestAFaultThatTwoRulesSeeAtOnceIsOneEjection(t *testing.T) {
+	f := quickstart(t, 50)
 	f.run(12 * time.Second)
-	f.targets[2].fault = always(effect{outlier.Conn, outlier.Refused, outlier.LevelConnect})
-	f.run(700 * ms)
-	v := f.verdicts()
+	f.targets[2].fault, f.deaf = always(errs), true // so that the statistic waits for a count poll
+	e := f.table.endpoints[f.targets[2].Key]
+	over := func() bool { return e.fast.open && e.fast.last.h > 0 && e.fast.last.t >= e.fast.last.h }
+	if !f.until(f.now+10*time.Second, over) || e.fleet.state != outlier.In {
+		t.Fatalf("the statistic was not caught over its threshold: %s", describe(f.verdicts()))
+	}
+	// The answers to the count poll arrive together with those of the probes.
+	e.poll.waiting, e.poll.done = nil, f.now
+	e.susp.confirmed = f.now
+	f.table.touch(e)
+	v := f.table.Step(f.now + ms).Changes
 	if len(v) != 1 || v[0].Verdict.Rule != outlier.RuleHard || v[0].Verdict.N != 1 {
 		t.Errorf("got %s\nwant one hard verdict", describe(v))
 	}
