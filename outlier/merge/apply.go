@@ -191,7 +191,11 @@ func (t *Table) stage(e *endpoint, c *cell, s staged) (urgent bool) {
 		e.susp.active || e.poll.waiting != nil || e.fleet.state.Out() && s.lastOK > c.lastOK
 	s.cell = e.index[c.reporter]
 	if c.staged < 0 {
-		c.staged = int32(len(e.staged))
+		n := len(e.staged)
+		c.staged = int32(n)
+		if n < cap(e.staged) { // reuse the room that an earlier one had for points
+			s.points = append(e.staged[:n+1][n].points[:0], s.points...)
+		}
 		e.staged = append(e.staged, s)
 		return urgent
 	}
@@ -310,7 +314,8 @@ func (e *endpoint) slot(s staged) int32 {
 }
 
 // ready reduces the points of s to those that lie between the last Step's
-// counters and the new ones, and gives a fresh cell its first counters.
+// counters and the new ones, which are the last of them, and gives a fresh cell
+// its first counters.
 func (t *Table) ready(e *endpoint, s *staged) {
 	if s.cell < 0 {
 		return // its reporter is gone
@@ -325,6 +330,7 @@ func (t *Table) ready(e *endpoint, s *staged) {
 		n, k := p.N-low.N, p.K-low.K
 		return p.At < low.At || p.At > s.at || n > dn || k > dk || k > n
 	})
+	s.points = append(s.points, Point{At: s.at, N: s.counts.N, K: s.counts.K()})
 }
 
 // begin sets where the counters of a new cell start. A reporter that has been
@@ -373,7 +379,7 @@ func (t *Table) foldCell(e *endpoint, s *staged, now time.Duration) {
 
 	e.pooled.add(d)
 	at := from
-	for _, p := range append(s.points, Point{At: s.at, N: s.counts.N, K: s.counts.K()}) {
+	for _, p := range s.points {
 		if n, k := p.N-at.N, p.K-at.K; n <= d.N && k <= d.K() && k <= n {
 			e.series.add(at.At, p.At, float64(n), float64(k))
 			at = p
@@ -420,7 +426,7 @@ func (t *Table) foldCell(e *endpoint, s *staged, now time.Duration) {
 		}
 	}
 	c.counts, c.at, c.seq, c.staged, c.excursion = s.counts, s.at, uint32(s.seq), -1, s.score > 0
-	*s = staged{}
+	*s = staged{points: s.points[:0]}
 }
 
 // hotFor is how long bad news keeps a cell in view of the suspicions.
