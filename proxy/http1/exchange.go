@@ -312,7 +312,13 @@ func (c *conn) again(ending outlier.Ending, answered bool) (*upstream.Endpoint, 
 	}
 	if answered {
 		failure.Status = c.res.status
-		failure.Unprocessed = c.originOf() == outlier.OriginRefused
+		switch c.originOf() {
+		case outlier.OriginRefused:
+			failure.Unprocessed = true
+		case outlier.OriginReset:
+			// The sidecar there stands between, but the news is the same.
+			failure.Ending = outlier.EndResetBeforeHeaders
+		}
 	} else {
 		failure.Unprocessed = !c.sent
 	}

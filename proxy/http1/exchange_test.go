@@ -1118,6 +1118,24 @@ func TestAnOriginIsBelievedOnlyFromAnEndpointThatMaySendIt(t *testing.T) {
 	}, says("app-refused"), say(ok))
 }
 
+func TestAnApplicationThatResetIsRetriedAsIfTheResetHadBeenSeenFromHere(t *testing.T) {
+	reset := say("HTTP/1.1 503 Service Unavailable\r\nX-Overhear-Origin: app-reset\r\nContent-Length: 3\r\n\r\nbad")
+	inRig(t, func(o *options) { o.marked = true }, func(r *rig) {
+		for range 20 {
+			if got := r.dial().do(get); got.StatusCode != 200 {
+				t.Fatalf("response: got %d, want 200 from the other endpoint", got.StatusCode)
+			}
+		}
+		for range 20 {
+			if got := r.dial().do("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 1\r\n\r\nx"); got.StatusCode == 503 {
+				r.check(got, 503, "bad", "UC", "10.0.1.1 conn") // nobody knows what was processed
+				return
+			}
+		}
+		t.Error("no POST met the endpoint")
+	}, reset, say(ok))
+}
+
 func TestALateAnswerToACutRequestNeverReachesTheNextOne(t *testing.T) {
 	inRig(t, func(o *options) { o.rule.PerTryTimeout = 100 * time.Millisecond }, func(r *rig) {
 		c := r.dial()
