@@ -29,9 +29,10 @@
 //
 //   - Nothing is answered before [Server.Ready]: an Envoy keeps what it has while a
 //     server is silent, and drops everything when one answers with an empty world.
-//   - On one stream the order is clusters, endpoints, listeners, routes. A cluster
-//     is removed only when the client has answered the listeners and routes that
-//     came before, so that nothing refers to it any more.
+//   - On one stream the order is clusters, endpoints, listeners, routes. An Envoy is
+//     sent listeners and routes when it has acknowledged the clusters before them,
+//     and a cluster is removed when the client has answered the listeners and routes
+//     before that: nothing ever refers to what is not there.
 //   - In Envoy a cluster that changed stays "warming" until endpoints arrive after
 //     it, also when they are the same, and the response that brought it is not
 //     acknowledged before that. So the endpoints of the clusters in a response are

@@ -290,7 +290,7 @@ func (s *Server) flush(st *stream) {
 }
 
 func (s *Server) push(sub *subscription) {
-	if sub == nil || sub.watch == nil {
+	if sub == nil || sub.watch == nil || sub.mustWait() {
 		return
 	}
 	b := sub.next()

@@ -62,11 +62,8 @@ func TestARequestWithoutNamesIsAWildcardOnlyWhereThereIsOne(t *testing.T) {
 				c.sendSotw(&discoveryv3.DiscoveryRequest{TypeUrl: url})
 			}
 		}
-		for _, want := range []string{"clusters[api]", "listeners[l]"} {
-			if got := c.next().names(); got != want {
-				t.Errorf("got %s, want %s", got, want)
-			}
-		}
+		c.want("clusters[api]")
+		c.want("listeners[l]")
 		c.quiet("endpoints and routes are asked for by name")
 	})
 }
@@ -291,6 +288,31 @@ func TestOneBatchComesInTheOrderOfReference(t *testing.T) {
 		c.want("clusters[api]")
 		c.want("endpoints[api]")
 		c.want("listeners[l]")
+		c.want("routes[r]")
+	})
+}
+
+func TestARouteComesOnlyWhenItsClusterIsWarm(t *testing.T) {
+	both(t, func(t *testing.T, h *harness, delta bool) {
+		h.apply(cluster("a", 1), assignment("a", 1), route("r", "a"))
+		h.Ready()
+		c := h.open(node("n", envoyView), delta)
+		c.subscribe(cds)
+		c.want("clusters[a]")
+		c.subscribe(eds, "a")
+		c.want("endpoints[a]")
+		c.subscribe(rds, "r")
+		c.want("routes[r]")
+		h.apply(cluster("b", 1), assignment("b", 1), route("r", "b"))
+		warming := c.next()
+		c.quiet("the new cluster is not acknowledged: it has no endpoints yet")
+		c.subscribe(eds, "b")
+		c.want("endpoints[b]")
+		c.quiet("it is still not acknowledged")
+		c.ack(warming)
+		c.want("routes[r]")
+		h.apply(cluster("c", 1), route("r", "a"))
+		c.nack(c.next(), "no") // an answer too: the rest must not wait for ever
 		c.want("routes[r]")
 	})
 }

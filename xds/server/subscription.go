@@ -194,6 +194,15 @@ func (s *subscription) busy() bool {
 	return s != nil && (len(s.dirty) > 0 || s.queued != nil || len(s.inFlight) > 0)
 }
 
+// mustWait says that what refers to clusters must not be sent yet: an Envoy uses a
+// new cluster only when it is warm, which is also when it acknowledges it, and
+// answers 503 on a route to one that is not.
+func (s *subscription) mustWait() bool {
+	c := s.stream.subs[clusters]
+	return (s.typ == listeners || s.typ == routes) && s.stream.view.Kind == resource.Envoy &&
+		c != nil && (c.queued != nil || len(c.inFlight) > 0)
+}
+
 // next takes what is dirty and makes it into a batch; nil when there is nothing to
 // say.
 func (s *subscription) next() *batch {
