@@ -261,6 +261,9 @@ func (s *Sidecar) open(work context.Context, group *errgroup.Group) error {
 // drainAll closes every listener gently.
 func (s *Sidecar) drainAll() {
 	s.draining.Store(true)
+	if s.reporter != nil {
+		s.reporter.Drain()
+	}
 	s.mu.Lock()
 	s.serve = nil // a reload opens nothing any more
 	doors := make([]*door, 0, len(s.doors))

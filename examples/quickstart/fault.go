@@ -1,9 +1,11 @@
 package main
 
 import (
+	"fmt"
 	"slices"
 	"time"
 
+	"github.com/overhear-mesh/overhear/outlier"
 	"github.com/overhear-mesh/overhear/test/fakeupstream"
 )
 
@@ -297,42 +299,55 @@ func (r *result) limits(f fault, w *ledger) {
 	r.OK = len(r.Problems) == 0
 }
 
-// falseEjections gives each ejection of an endpoint that had no fault to the
-// fault that began last before it. A suspension is none: it rests on a request
-// that really hung, as happens on a machine that is short of CPU, leaves no
-// record, and ends with the first answer.
-func falseEjections(results []result, l *ledger) {
-	for _, b := range l.window(0, 1<<62).beliefs {
-		if b.state != "ejected" {
+// unexplained gives what happened to endpoints and callers that had no fault to
+// the fault that began last before it: ejections, and requests lost that could
+// have been repeated. A suspension is no ejection: it rests on a request that
+// really hung, as happens on a machine that is short of CPU, leaves no record,
+// and ends with the first answer.
+func unexplained(results []result, l *ledger) {
+	all := l.window(0, 1<<62)
+	for _, b := range all.beliefs {
+		if b.state != outlier.Ejected.String() {
 			continue
 		}
-		guilty := -1
-		covered := false
-		for i := range results {
-			r := &results[i]
-			if b.at < r.began {
-				continue
-			}
-			if b.at <= r.over && (slices.Contains(r.fault.targets, b.endpoint) || !b.fleet && b.observer == r.fault.suspect) {
-				covered = true
-			}
-			if guilty < 0 || r.began > results[guilty].began {
-				guilty = i
-			}
+		observer := b.observer
+		if b.fleet {
+			observer = "the fleet"
 		}
-		if covered || guilty < 0 {
+		if r := blame(results, b.at, b.endpoint, b.observer); r != nil {
+			r.FalseEjections++
+			r.Problems = append(r.Problems, fmt.Sprintf("%s ejected without cause by %s, %s", b.endpoint, observer, b.rule))
+			r.OK = false
+		}
+	}
+	for _, q := range all.requests {
+		if !q.failed || !q.repeatable {
 			continue
 		}
-		r := &results[guilty]
-		r.FalseEjections++
-		r.Problems = append(r.Problems, "ejected without cause: "+b.endpoint+" by "+b.by()+", "+b.rule)
-		r.OK = false
+		if r := blame(results, q.at, q.endpoint, q.caller); r != nil {
+			r.FailedRequests++
+			r.Problems = append(r.Problems, fmt.Sprintf("%s lost a request without cause: %s", q.caller, q.outcome))
+			r.OK = false
+		}
 	}
 }
 
-func (b belief) by() string {
-	if b.fleet {
-		return "the fleet"
+// blame returns the fault that began last before at, unless a fault of that
+// endpoint or that observer explains what happened; then nil.
+func blame(results []result, at time.Duration, endpoint, observer string) *result {
+	var last *result
+	for i := range results {
+		r := &results[i]
+		if at < r.began {
+			continue
+		}
+		mine := slices.Contains(r.fault.targets, endpoint) || observer != "" && observer == r.fault.suspect
+		if mine && at <= r.over {
+			return nil
+		}
+		if last == nil || r.began > last.began {
+			last = r
+		}
 	}
-	return b.observer
+	return last
 }

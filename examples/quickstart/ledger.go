@@ -25,6 +25,7 @@ type request struct {
 	endpoint   string // of the last attempt
 	failed     bool
 	repeatable bool // a GET: it may be sent again wherever an attempt of it failed
+	outcome    string
 }
 
 // belief is a change in what the control plane or one sidecar holds of an endpoint.

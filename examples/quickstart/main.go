@@ -120,7 +120,7 @@ func run(ctx context.Context, o options, stdout, stderr io.Writer) (ok bool, err
 			results = append(results, got...)
 		}
 	}
-	falseEjections(results, l)
+	unexplained(results, l)
 	if o.stay {
 		story.line("the mesh keeps running: %s -address … or curl http://%s/api/v1/status; interrupt to end", "controlplane status", m.http)
 		for i, c := range m.callers {

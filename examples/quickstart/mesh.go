@@ -376,6 +376,9 @@ func (m *mesh) heard(c *caller, r *http1.AccessRecord) {
 		at: began, ended: ended, caller: c.name, failed: r.Status != http.StatusOK,
 		repeatable: string(r.Method) == http.MethodGet,
 	}
+	if q.failed {
+		q.outcome = fmt.Sprintf("status %d, flags %s %s", r.Status, r.Flags, r.Detail)
+	}
 	for _, a := range r.Attempts {
 		q.endpoint = a.Endpoint.ID
 		m.ledger.addAttempt(attempt{
