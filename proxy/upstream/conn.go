@@ -23,6 +23,15 @@ type Conn struct {
 	peeked bool // what peek found
 }
 
+// condition is what a look at a connection shows.
+type condition uint8
+
+const (
+	ended   condition = iota // closed or reset, by either side
+	unclear                  // there is something to read: bytes, or the end
+	stands
+)
+
 // readinessTeller is a connection without a descriptor that knows whether a
 // Read would return at once.
 type readinessTeller interface{ Readable() bool }
@@ -55,7 +64,7 @@ func (c *Conn) Close() error {
 	if c.closed.Swap(true) {
 		return nil
 	}
-	c.endpoint.open.Add(-1)
+	c.endpoint.gone(c)
 	return c.Conn.Close()
 }
 
@@ -72,4 +81,24 @@ func (c *Conn) readable() bool {
 		return teller.Readable()
 	}
 	return false
+}
+
+// look says how the connection is. Unlike readable it may be asked of one that
+// somebody else uses: it takes nothing from the connection, not even the error of
+// a reset, which a kernel tells only once.
+func (c *Conn) look() condition {
+	if c.closed.Load() {
+		return ended
+	}
+	if c.raw != nil {
+		found := ended
+		if err := c.raw.Control(func(fd uintptr) { found = lookFD(fd) }); err != nil {
+			return ended // closed in between
+		}
+		return found
+	}
+	if teller, ok := c.Conn.(readinessTeller); ok && !teller.Readable() {
+		return stands
+	}
+	return unclear
 }

@@ -29,5 +29,8 @@
 // system call per request and find nothing.
 //
 // Idle connections are not closed merely because a new one was refused: when
-// only the listener of a server is gone, its old connections still answer.
+// only the listener of a server is gone, its old connections still answer. That
+// they stand tells such a server from one that has crashed ([Endpoint.Stands]), and
+// where there is no other server to go to, a request waits for one of them
+// ([Options.RefusedWait]).
 package upstream

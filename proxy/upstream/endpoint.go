@@ -43,8 +43,10 @@ type Endpoint struct {
 	lastHard atomic.Int64  // instant of the last attempt that ended in outlier.Conn
 	lastRace atomic.Int64  // instant of the last keep-alive race
 
-	mu      sync.Mutex // guards what follows; held for a few instructions
-	idle    []*Conn    // the youngest is last
+	mu      sync.Mutex         // guards what follows; held for a few instructions
+	conns   map[*Conn]struct{} // all that are open
+	idle    []*Conn            // the youngest is last
+	waiting []turn             // who has waited longest is first
 	retired bool
 }
 
@@ -55,7 +57,10 @@ func NewEndpoint(id, address, zone string, priority uint32, inbound bool, stats 
 	if wake == nil {
 		wake = func() {}
 	}
-	e := &Endpoint{ID: id, Address: address, Zone: zone, Priority: priority, Inbound: inbound, Stats: stats, wake: wake}
+	e := &Endpoint{
+		ID: id, Address: address, Zone: zone, Priority: priority, Inbound: inbound, Stats: stats,
+		wake: wake, conns: make(map[*Conn]struct{}),
+	}
 	e.options.Store(opts)
 	e.lastHard.Store(int64(never))
 	e.lastRace.Store(int64(never))
@@ -72,8 +77,8 @@ func (e *Endpoint) Begin(now time.Duration, deadlined bool) Attempt {
 	return Attempt{Attempt: e.Stats.Start(now, deadlined), endpoint: e}
 }
 
-// Get hands out an idle connection, the one used last, or opens one. The error
-// is a *ConnectError.
+// Get hands out an idle connection, the one used last, or does as Fresh. The
+// error is a *ConnectError.
 func (e *Endpoint) Get(ctx context.Context, now time.Duration) (c *Conn, reused bool, err error) {
 	for c := e.take(now); c != nil; c = e.take(now) {
 		if !e.doubtful(c) || !c.readable() {
@@ -85,10 +90,22 @@ func (e *Endpoint) Get(ctx context.Context, now time.Duration) (c *Conn, reused 
 	return c, false, err
 }
 
-// Fresh opens a connection, also when idle ones are there. The error is a
-// *ConnectError.
+// Fresh opens a connection, also when idle ones are there. Only if the endpoint
+// refuses it, and Options.RefusedWait is set, one that is open already will do. The
+// error is a *ConnectError.
 func (e *Endpoint) Fresh(ctx context.Context) (*Conn, error) {
 	opts := e.options.Load()
+	c, err := e.fresh(ctx, opts)
+	if err != nil && err.Ending == outlier.EndConnectRefused && opts.RefusedWait > 0 {
+		c, err = e.free(ctx, opts.RefusedWait, err)
+	}
+	if err != nil {
+		return nil, err // not before: a nil pointer in an interface is not nil
+	}
+	return c, nil
+}
+
+func (e *Endpoint) fresh(ctx context.Context, opts *Options) (*Conn, *ConnectError) {
 	if n := e.open.Add(1); opts.MaxConns > 0 && int(n) > opts.MaxConns {
 		e.open.Add(-1)
 		return nil, &ConnectError{Ending: outlier.EndLocalLimit, Err: ErrTooManyConnections}
@@ -99,12 +116,16 @@ func (e *Endpoint) Fresh(ctx context.Context) (*Conn, error) {
 		return nil, err
 	}
 	tune(raw, opts)
-	return newConn(raw, e, e.serial.Add(1)), nil
+	c := newConn(raw, e, e.serial.Add(1))
+	e.mu.Lock()
+	e.conns[c] = struct{}{}
+	e.mu.Unlock()
+	return c, nil
 }
 
 // dial opens a connection within the connect time-out and tells the ends apart:
 // the client left, the caller's time was up, or the endpoint did not answer.
-func (e *Endpoint) dial(ctx context.Context, opts *Options) (net.Conn, error) {
+func (e *Endpoint) dial(ctx context.Context, opts *Options) (net.Conn, *ConnectError) {
 	dialing := ctx
 	if opts.ConnectTimeout > 0 {
 		var cancel context.CancelFunc
@@ -130,8 +151,14 @@ func (e *Endpoint) Put(c *Conn, now time.Duration) {
 	opts := e.options.Load()
 	c.idleSince = now
 	e.mu.Lock()
-	keep := !e.retired && len(e.idle) < opts.MaxIdle
-	if keep {
+	keep := false
+	switch {
+	case e.retired:
+	case len(e.waiting) > 0:
+		keep = true
+		e.serveLocked(c)
+	case len(e.idle) < opts.MaxIdle:
+		keep = true
 		e.idle = append(e.idle, c)
 	}
 	e.mu.Unlock()
@@ -208,21 +235,29 @@ func (e *Endpoint) take(now time.Duration) *Conn {
 	timeout := e.options.Load().IdleTimeout
 	e.mu.Lock()
 	n := len(e.idle)
-	if n == 0 {
-		e.mu.Unlock()
-		return nil
-	}
-	c := e.idle[n-1]
-	if timeout > 0 && now-c.idleSince >= timeout {
+	if n > 0 && timeout > 0 && now-e.idle[n-1].idleSince >= timeout {
 		all := e.cutLocked(n)
 		e.mu.Unlock()
 		discard(all)
 		return nil
 	}
+	c := e.popLocked()
+	e.mu.Unlock()
+	if c != nil {
+		c.idleFor = max(0, now-c.idleSince)
+	}
+	return c
+}
+
+// popLocked removes the youngest idle connection; nil: there is none.
+func (e *Endpoint) popLocked() *Conn {
+	n := len(e.idle)
+	if n == 0 {
+		return nil
+	}
+	c := e.idle[n-1]
 	e.idle[n-1] = nil
 	e.idle = e.idle[:n-1]
-	e.mu.Unlock()
-	c.idleFor = max(0, now-c.idleSince)
 	return c
 }
 

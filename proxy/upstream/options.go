@@ -22,6 +22,11 @@ type Options struct {
 	// MaxConns is how many connections may be open at once; default 4096, 0 is
 	// no limit. One more is refused with ErrTooManyConnections.
 	MaxConns int
+	// RefusedWait is for how long, at most, a connection that is open already is
+	// waited for when the endpoint refuses a new one; default 0, not at all. It is
+	// for an endpoint without an alternative: the local application of an inbound
+	// sidecar, which must not look dead as long as it answers.
+	RefusedWait time.Duration
 	// KeepAlive is after what silence the kernel asks the peer whether it is
 	// still there; it gives up after twice as long. Default 15s, 0 leaves it to
 	// Dial.
