@@ -151,6 +151,7 @@ func (t *Table) recoverRecord(e *endpoint, r *record, now time.Duration) {
 	switch r.state {
 	case outlier.Draining:
 		t.set(e, r, outlier.In, outlier.RuleNone, "it stays after all", now)
+		e.susp.shutUntil = now + witnessFor // what failed while it was leaving is no news
 	case outlier.In:
 		t.forgive(e, r, now)
 	case outlier.Suspended:

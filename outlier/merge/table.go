@@ -160,6 +160,9 @@ func (t *Table) SetService(name string, policy Policy, specs []Endpoint, now tim
 			e.group = s.group(spec.Priority)
 			e.group.add(e)
 		}
+		if e.Draining && !spec.Draining {
+			e.susp.shutUntil = now + witnessFor // what failed while it was leaving is no news
+		}
 		restarted := spec.Started != 0 && e.Started != 0 && spec.Started != e.Started
 		e.Endpoint = spec
 		if restarted {
