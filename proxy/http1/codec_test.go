@@ -180,7 +180,7 @@ func oracleRequests(stream []byte) (all []seen, headers []http.Header, _ error) 
 		if n := len("http://"); len(target) > n && strings.EqualFold(target[:n], "http://") {
 			target = strings.TrimPrefix(target[n:], req.URL.Host)
 			switch {
-			case target == "" && req.Method == "OPTIONS":
+			case target == "" && req.Method == http.MethodOptions:
 				target = "*"
 			case target == "" || target[0] == '?':
 				target = "/" + target
@@ -206,6 +206,7 @@ func oracleResponses(stream []byte, head bool) (all []seen, _ error) {
 			return all, err
 		}
 		body, err := io.ReadAll(resp.Body)
+		resp.Body.Close()
 		if err != nil {
 			return all, err
 		}

@@ -103,7 +103,8 @@ func (c *conn) readHead() bool {
 	for began := false; ; {
 		done, p := c.req.parse(c.in[:c.w], c.srv.limits)
 		if p != nil {
-			return c.refuse(p)
+			c.refuse(p)
+			return false
 		}
 		if done {
 			return true
@@ -121,9 +122,9 @@ func (c *conn) readHead() bool {
 			continue
 		}
 		if c.guard.settle() == byHead {
-			return c.refuse(errHeadTimeout)
+			c.refuse(errHeadTimeout)
 		}
-		return false // nothing was asked
+		return false // otherwise nothing was asked
 	}
 }
 
@@ -136,6 +137,10 @@ func (c *conn) advance() {
 		copy(small, c.in[:n])
 		putBuffer(c.in)
 		c.in = small
+	}
+	if len(c.resp) > smallBuffer {
+		putBuffer(c.resp)
+		c.resp = nil
 	}
 }
 

@@ -30,7 +30,7 @@ func (j *journal) serve(c net.Conn, _ int) {
 	for {
 		req, err := http.ReadRequest(br)
 		if err != nil {
-			if _, broken := errors.AsType[*net.OpError](err); !broken && err != io.EOF {
+			if _, broken := errors.AsType[*net.OpError](err); !broken && !errors.Is(err, io.EOF) {
 				j.add(fmt.Sprintf("unreadable: %v", err))
 			}
 			return
@@ -73,7 +73,7 @@ func TestTheBackendNeverSeesAnotherNumberOfRequests(t *testing.T) {
 				c := r.dial()
 				c.send(stream)
 				for range ours {
-					if got := c.read("GET"); got.StatusCode != 200 && got.StatusCode != 501 {
+					if got := c.read("GET"); got.StatusCode != http.StatusOK {
 						t.Errorf("%s: response: got %d, want 200", tt.name, got.StatusCode)
 					}
 				}
@@ -88,7 +88,7 @@ func TestTheBackendNeverSeesAnotherNumberOfRequests(t *testing.T) {
 						t.Errorf("%s: log: got %d %s %q, want %d DPE and why", tt.name, line.Status, line.Flags, line.Detail, tt.status)
 					}
 				}
-				if got := r.dial().do(get); got.StatusCode != 200 {
+				if got := r.dial().do(get); got.StatusCode != http.StatusOK {
 					t.Errorf("%s: next request on a fresh connection: got %d, want 200", tt.name, got.StatusCode)
 				}
 				want = append(want, `GET / api ""`)
@@ -182,19 +182,19 @@ func TestTheProxyIsInvisibleBetweenNetHTTPAndItself(t *testing.T) {
 			_, _ = w.Write(body)
 		},
 		"nothing": func(http.ResponseWriter, *http.Request) {},
-		"204":     func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(204) },
-		"304":     func(w http.ResponseWriter, _ *http.Request) { w.Header().Set("Etag", `"x"`); w.WriteHeader(304) },
-		"500":     func(w http.ResponseWriter, _ *http.Request) { http.Error(w, "no", 500) },
+		"204":     func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusNoContent) },
+		"304":     func(w http.ResponseWriter, _ *http.Request) { w.Header().Set("Etag", `"x"`); w.WriteHeader(http.StatusNotModified) },
+		"500":     func(w http.ResponseWriter, _ *http.Request) { http.Error(w, "no", http.StatusInternalServerError) },
 		"redirect": func(w http.ResponseWriter, _ *http.Request) {
 			w.Header().Set("Location", "/elsewhere")
-			w.WriteHeader(302)
+			w.WriteHeader(http.StatusFound)
 		},
 		"big": func(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, big) },
 		"slow": func(w http.ResponseWriter, _ *http.Request) {
 			time.Sleep(time.Second)
 			_, _ = io.WriteString(w, "slow")
 		},
-		"early": func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(200); _, _ = io.WriteString(w, "early") },
+		"early": func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusOK); _, _ = io.WriteString(w, "early") },
 		"trailer": func(w http.ResponseWriter, _ *http.Request) {
 			w.Header().Set("Trailer", "X-End")
 			_, _ = io.WriteString(w, "x")
@@ -207,7 +207,7 @@ func TestTheProxyIsInvisibleBetweenNetHTTPAndItself(t *testing.T) {
 				time.Sleep(100 * time.Millisecond)
 			}
 		},
-		"hints": func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(103); w.WriteHeader(200) },
+		"hints": func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusEarlyHints); w.WriteHeader(http.StatusOK) },
 		"abort": func(w http.ResponseWriter, _ *http.Request) {
 			w.Header().Set("Content-Length", "10")
 			_, _ = io.WriteString(w, "half")

@@ -6,8 +6,8 @@
 // read a head, match a route, pick an endpoint, write the head anew, read the
 // answer, write it back. A head is parsed where it was read, into offsets; there
 // is no map of headers and no string per header. Head and body leave in one
-// write wherever both are there, so that a request costs four system calls: a
-// read and a write on each side. Nothing on this path allocates.
+// write wherever both are there, so that a request costs a read and a write on each
+// side, besides reads that find nothing yet. Nothing on this path allocates.
 //
 // Two more goroutines exist when they must. A request body that is not there
 // when the first attempt begins is carried by a pump, so that an endpoint may

@@ -311,7 +311,7 @@ func (g *guard) hurry(until time.Duration) {
 func (g *guard) visit(now time.Duration) time.Duration {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	next := never
+	var next time.Duration
 	switch {
 	case g.shutOff:
 		return never

@@ -132,6 +132,9 @@ func (c *conn) finish(clean bool) bool {
 	} else {
 		c.up.Discard()
 	}
+	if kicked {
+		c.guard.settle() // it came too late: the answer is here
+	}
 	c.up = nil
 	return read
 }

@@ -8,27 +8,25 @@ import (
 )
 
 // refuse answers what could not be read as a request.
-func (c *conn) refuse(p *problem) bool {
+func (c *conn) refuse(p *problem) {
 	c.srv.deps.Metrics.Malformed.Add(1)
 	c.guard.begin(c.now, c.srv.cfg.StreamIdleTimeout)
 	c.open()
 	c.reject(p.status, DownstreamProtocolError, p.text)
 	c.account()
-	return false
 }
 
 // vanish ends an exchange that nobody waits for any more.
-func (c *conn) vanish(flag Flags, detail string) bool {
+func (c *conn) vanish(flag Flags, detail string) {
 	c.lost = true
 	c.record.Flags |= flag
 	c.record.Detail = detail
-	return false
 }
 
 // refuseBody answers a request whose body is malformed.
-func (c *conn) refuseBody(p *problem) bool {
+func (c *conn) refuseBody(p *problem) {
 	c.srv.deps.Metrics.Malformed.Add(1)
-	return c.reject(p.status, DownstreamProtocolError, p.text)
+	c.reject(p.status, DownstreamProtocolError, p.text)
 }
 
 // reject answers in place of an endpoint. It reports whether the connection can
@@ -64,11 +62,13 @@ func (c *conn) fail(ending outlier.Ending) bool {
 	}
 	c.stopPump()
 	c.guard.settle()
-	switch {
-	case why == byBody:
-		return c.refuseBody(c.malformed)
-	case why == byClient, why == byEnd:
-		return c.vanish(flags, "")
+	switch why {
+	case byBody:
+		c.refuseBody(c.malformed)
+		return false
+	case byClient, byEnd:
+		c.vanish(flags, "")
+		return false
 	}
 	status, text := statusOf(ending)
 	origin := c.originFor(ending)

@@ -229,6 +229,7 @@ func (c *client) read(method string) reply {
 		c.t.Fatalf("response: %v", err)
 	}
 	body, err := io.ReadAll(resp.Body)
+	resp.Body.Close()
 	return reply{resp, string(body), err}
 }
 
