@@ -33,7 +33,7 @@ func command(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	if err == nil {
 		return 0
 	}
-	fmt.Fprintf(stderr, "controlplane: %v\n", err)
+	root.PrintErrf("controlplane: %v\n", err)
 	if _, ok := errors.AsType[usageError](err); ok {
 		return 2
 	}
@@ -83,7 +83,10 @@ ejection: by probes, probation and a ramp.`),
 	root.AddCommand(remotes...)
 	root.AddCommand(runCommand(), validateCommand(), &cobra.Command{
 		Use: "version", Short: "Print the version", Args: noArgs,
-		Run: func(c *cobra.Command, _ []string) { fmt.Fprintln(c.OutOrStdout(), "controlplane", version()) },
+		RunE: func(c *cobra.Command, _ []string) error {
+			_, err := fmt.Fprintln(c.OutOrStdout(), "controlplane", version())
+			return err
+		},
 	})
 	return root
 }

@@ -79,7 +79,7 @@ func (r *remote) open(ctx context.Context, method, path string, query url.Values
 	if resp.StatusCode == http.StatusOK {
 		return resp.Body, nil
 	}
-	defer resp.Body.Close()
+	defer func() { _ = resp.Body.Close() }()                 // it was only read
 	text, _ := io.ReadAll(io.LimitReader(resp.Body, 64<<10)) // the status alone is an answer, too
 	var failure struct{ Error string }
 	if json.Unmarshal(text, &failure) == nil && failure.Error != "" {
@@ -111,7 +111,7 @@ func (r *remote) post(ctx context.Context, path string, body, v any) ([]byte, er
 }
 
 func decode(body io.ReadCloser, v any) ([]byte, error) {
-	defer body.Close()
+	defer func() { _ = body.Close() }() // it was only read
 	text, err := io.ReadAll(io.LimitReader(body, maxAnswer))
 	if err != nil {
 		return nil, err

@@ -118,13 +118,13 @@ func validateCommand() *cobra.Command {
 			f, err := decodeMeshFile(path, data)
 			if err != nil {
 				// One problem a line, in the form that editors link.
-				fmt.Fprintln(c.ErrOrStderr(), err)
+				c.PrintErrln(err)
 				n := strings.Count(err.Error(), "\n") + 1
 				return fmt.Errorf("%s is not valid: %s", path, count(n, "problem"))
 			}
-			fmt.Fprintf(c.OutOrStdout(), "%s is valid: %s, %s\n", path,
+			_, err = fmt.Fprintf(c.OutOrStdout(), "%s is valid: %s, %s\n", path,
 				count(len(f.Mesh.Services), "service"), count(f.Mesh.Len(), "endpoint"))
-			return nil
+			return err
 		},
 	}
 	c.Flags().StringVarP(&path, "config", "c", "mesh.yaml", "mesh file")

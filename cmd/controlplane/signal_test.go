@@ -41,7 +41,7 @@ func TestSignals(t *testing.T) {
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
-	defer cmd.Process.Kill()
+	defer func() { _ = cmd.Process.Kill() }() // if it still lives
 	failures := func(want uint64) {
 		t.Helper()
 		var st controlplane.Status

@@ -5,7 +5,6 @@ import (
 	"io"
 	"net/url"
 	"strings"
-	"text/tabwriter"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -41,41 +40,40 @@ func statusCommand(r *remote) *cobra.Command {
 }
 
 func printStatus(w io.Writer, st controlplane.Status) error {
-	fmt.Fprintf(w, "control plane %s, up %s, %s reporting\n", st.Version, span(st.Now.Sub(st.Started)), count(st.Reporters, "sidecar"))
+	p := &page{w: w}
+	p.printf("control plane %s, up %s, %s reporting\n", st.Version, span(st.Now.Sub(st.Started)), count(st.Reporters, "sidecar"))
 	if !st.Ready {
-		fmt.Fprint(w, "NOT READY: it has been restarted and answers no client yet")
+		p.printf("NOT READY: it has been restarted and answers no client yet")
 		if len(st.Awaiting) > 0 {
-			fmt.Fprintf(w, "; it waits for %s", strings.Join(st.Awaiting, ", "))
+			p.printf("; it waits for %s", strings.Join(st.Awaiting, ", "))
 		}
-		fmt.Fprintln(w)
+		p.printf("\n")
 	}
 	if reg := st.Registry; reg.LastError != "" {
-		fmt.Fprintf(w, "THE MESH FILE WAS REFUSED %s ago, the one of before is in force:\n", span(st.Now.Sub(reg.FailedAt)))
+		p.printf("THE MESH FILE WAS REFUSED %s ago, the one of before is in force:\n", span(st.Now.Sub(reg.FailedAt)))
 		for line := range strings.Lines(reg.LastError) {
-			fmt.Fprintf(w, "  %s\n", strings.TrimSuffix(line, "\n"))
+			p.printf("  %s\n", strings.TrimSuffix(line, "\n"))
 		}
 	}
 	for _, s := range st.Services {
-		fmt.Fprintf(w, "\n%s (%s), used by %s, usual error rate %s", s.Name, s.Protocol, count(s.Reporters, "sidecar"), percent(s.BaseRate))
+		p.printf("\n%s (%s), used by %s, usual error rate %s", s.Name, s.Protocol, count(s.Reporters, "sidecar"), percent(s.BaseRate))
 		if s.Mode == outlier.Shadow {
-			fmt.Fprint(w, ", SHADOW: nothing is acted upon")
+			p.printf(", SHADOW: nothing is acted upon")
 		}
-		fmt.Fprintln(w)
-		t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
-		fmt.Fprintln(t, "  ENDPOINT\tADDRESS\tZONE\tSTATE\tSINCE\tRATE\tERRORS\tNOTE")
-		for _, e := range s.Endpoints {
-			since := "-"
-			if !e.SinceTime.IsZero() {
-				since = span(st.Now.Sub(e.SinceTime))
+		p.printf("\n")
+		p.table(func(line func(string, ...any)) {
+			line("  ENDPOINT\tADDRESS\tZONE\tSTATE\tSINCE\tRATE\tERRORS\tNOTE")
+			for _, e := range s.Endpoints {
+				since := "-"
+				if !e.SinceTime.IsZero() {
+					since = span(st.Now.Sub(e.SinceTime))
+				}
+				line("  %s\t%s\t%s\t%s\t%s\t%s\t%s\t%s", e.Instance, e.Address, orDash(e.Zone), e.State, since,
+					rate(e.Rate), percent(e.ErrorRate), notes(e))
 			}
-			fmt.Fprintf(t, "  %s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\n", e.Instance, e.Address, orDash(e.Zone), e.State, since,
-				rate(e.Rate), percent(e.ErrorRate), notes(e))
-		}
-		if err := t.Flush(); err != nil {
-			return err
-		}
+		})
 	}
-	return nil
+	return p.err
 }
 
 // notes are what an operator should know of an endpoint beside its state.
@@ -122,27 +120,29 @@ func reportersCommand(r *remote) *cobra.Command {
 }
 
 func printReporters(w io.Writer, all controlplane.Reporters) error {
+	p := &page{w: w}
 	if len(all.Reporters) == 0 {
-		_, err := fmt.Fprintln(w, "nobody reports")
-		return err
+		p.printf("nobody reports\n")
+		return p.err
 	}
-	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
-	fmt.Fprintln(t, "REPORTER\tZONE\tFAULT DOMAIN\tSTREAM\tHEARD\tSELF-DOUBT\tACCEPTED\tREFUSED\tNOTE")
-	for _, one := range all.Reporters {
-		stream, note, refused := "open", "-", uint64(0)
-		if !one.Live {
-			stream = "lost"
+	p.table(func(line func(string, ...any)) {
+		line("REPORTER\tZONE\tFAULT DOMAIN\tSTREAM\tHEARD\tSELF-DOUBT\tACCEPTED\tREFUSED\tNOTE")
+		for _, one := range all.Reporters {
+			stream, note, refused := "open", "-", uint64(0)
+			if !one.Live {
+				stream = "lost"
+			}
+			if one.Muted {
+				note = "muted: " + one.Reason
+			}
+			for _, n := range one.Refused {
+				refused += n
+			}
+			line("%s\t%s\t%s\t%s\t%s ago\t%d/7\t%d\t%d\t%s", one.ID, orDash(one.Zone), one.Domain, stream,
+				span(time.Duration(one.Heard)), one.LHM, one.Accepted, refused, note)
 		}
-		if one.Muted {
-			note = "muted: " + one.Reason
-		}
-		for _, n := range one.Refused {
-			refused += n
-		}
-		fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%s ago\t%d/7\t%d\t%d\t%s\n", one.ID, orDash(one.Zone), one.Domain, stream,
-			span(time.Duration(one.Heard)), one.LHM, one.Accepted, refused, note)
-	}
-	return t.Flush()
+	})
+	return p.err
 }
 
 func clientsCommand(r *remote) *cobra.Command {
@@ -165,24 +165,25 @@ func clientsCommand(r *remote) *cobra.Command {
 }
 
 func printClients(w io.Writer, all controlplane.Clients) error {
+	p := &page{w: w}
 	if len(all.Clients) == 0 {
-		_, err := fmt.Fprintln(w, "nobody is served")
-		return err
+		p.printf("nobody is served\n")
+		return p.err
 	}
-	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
-	fmt.Fprintln(t, "NODE\tKIND\tZONE\tPROTOCOL\tSINCE\tTYPE\tRESOURCES\tWAITING\tREFUSED\tLAST REFUSAL")
-	for _, one := range all.Clients {
-		protocol := "sotw"
-		if one.Delta {
-			protocol = "delta"
+	p.table(func(line func(string, ...any)) {
+		line("NODE\tKIND\tZONE\tPROTOCOL\tSINCE\tTYPE\tRESOURCES\tWAITING\tREFUSED\tLAST REFUSAL")
+		for _, one := range all.Clients {
+			protocol := "sotw"
+			if one.Delta {
+				protocol = "delta"
+			}
+			for _, typ := range one.Types {
+				line("%s\t%s\t%s\t%s\t%s\t%s\t%d\t%d\t%d\t%s", one.Node, one.Kind, orDash(one.Zone), protocol, span(all.Now.Sub(one.Since)),
+					typ.TypeURL[strings.LastIndexByte(typ.TypeURL, '.')+1:], typ.Resources, typ.Waiting, typ.NACKs, orDash(typ.LastNACK))
+			}
 		}
-		for _, typ := range one.Types {
-			_, short, _ := strings.Cut(typ.TypeURL, "/")
-			fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%s\t%s\t%d\t%d\t%d\t%s\n", one.Node, one.Kind, orDash(one.Zone), protocol, span(all.Now.Sub(one.Since)),
-				short[strings.LastIndexByte(short, '.')+1:], typ.Resources, typ.Waiting, typ.NACKs, orDash(typ.LastNACK))
-		}
-	}
-	return t.Flush()
+	})
+	return p.err
 }
 
 func orDash(s string) string {

@@ -46,23 +46,27 @@ func watch(ctx context.Context, r *remote, w io.Writer, after uint64, follow boo
 	if err != nil {
 		return err
 	}
-	defer body.Close()
+	defer func() { _ = body.Close() }() // it was only read
+	p := &page{w: w}
 	lines := bufio.NewScanner(body)
 	lines.Buffer(nil, 1<<20)
-	for lines.Scan() {
+	for p.err == nil && lines.Scan() {
 		line := bytes.TrimSpace(lines.Bytes())
 		if len(line) == 0 {
 			continue // a sign of life
 		}
 		if r.output == "json" {
-			fmt.Fprintf(w, "%s\n", line)
+			p.printf("%s\n", line)
 			continue
 		}
 		var e controlplane.Event
 		if err := json.Unmarshal(line, &e); err != nil {
 			return fmt.Errorf("not an event: %w", err)
 		}
-		fmt.Fprintf(w, "%s  %-9s  %s\n", e.Time.Local().Format("15:04:05.000"), e.Kind, e.Text)
+		p.printf("%s  %-9s  %s\n", e.Time.Local().Format("15:04:05.000"), e.Kind, e.Text)
+	}
+	if p.err != nil {
+		return p.err
 	}
 	if ctx.Err() != nil {
 		return nil // the operator has seen enough

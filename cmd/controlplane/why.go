@@ -7,7 +7,6 @@ import (
 	"net/url"
 	"slices"
 	"strings"
-	"text/tabwriter"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -75,24 +74,56 @@ var ruleMeans = map[string]string{
 // printWhy writes an explanation for somebody who was woken by it: what, since
 // when, on whose word, and what happens if he goes back to bed.
 func printWhy(w io.Writer, why controlplane.Why) error {
+	p := &page{w: w}
 	e, x := why.Endpoint, why.Explain
-	fmt.Fprintf(w, "%s/%s is %s", e.Service, e.Instance, headline[e.State])
+	p.printf("%s/%s is %s", e.Service, e.Instance, headline[e.State])
 	if e.State != outlier.In && e.State != outlier.Draining {
-		fmt.Fprintf(w, " for %s", whom(x.Scope))
+		p.printf(" for %s", whom(x.Scope))
 	}
 	if !e.SinceTime.IsZero() {
-		fmt.Fprintf(w, ", since %s (%s ago)", clock(e.SinceTime, why.Now), span(why.Now.Sub(e.SinceTime)))
+		p.printf(", since %s (%s ago)", clock(e.SinceTime, why.Now), span(why.Now.Sub(e.SinceTime)))
 	}
-	fmt.Fprintf(w, "\n%s\n\n", stateMeans[e.State])
-
-	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
-	row := func(name, format string, args ...any) { fmt.Fprintf(t, "%s\t%s\n", name, fmt.Sprintf(format, args...)) }
-
-	where := e.Address
-	for _, part := range []struct{ name, value string }{{"zone", e.Zone}, {"labels", labels(x.Labels)}} {
-		if part.value != "" {
-			where += ", " + part.name + " " + part.value
+	p.printf("\n%s\n\n", stateMeans[e.State])
+	p.table(func(line func(string, ...any)) {
+		row := func(name, format string, args ...any) { line("%s\t%s", name, fmt.Sprintf(format, args...)) }
+		printPlace(row, why)
+		printEvidence(row, x)
+		for i, g := range x.Guards {
+			verdict := "let it pass"
+			if !g.Pass {
+				verdict = "HELD IT BACK"
+			}
+			if g.Detail != "" {
+				verdict += ": " + g.Detail
+			}
+			row(first(i, "Guards"), "%s %s", g.Name, verdict)
 		}
+		for i, finding := range x.Findings {
+			row(first(i, "Findings"), "%s", finding)
+		}
+		for i, z := range e.Zones {
+			row(first(i, "Zones"), "%s for callers in %s since %s (%s)", z.State, z.Zone, span(time.Duration(z.Since)), z.Rule)
+		}
+		if x.N > 0 {
+			row("Record", "%s; each doubles the next wait", count(x.N, "ejection"))
+		}
+		row("Next", "%s", next(x))
+		for i, event := range why.Events {
+			row(first(i, "History"), "%s  %s", clock(event.Time, why.Now), event.Text)
+		}
+	})
+	return p.err
+}
+
+// printPlace writes which endpoint this is and on whose word it is where it is.
+func printPlace(row func(name, format string, args ...any), why controlplane.Why) {
+	e, x := why.Endpoint, why.Explain
+	where := e.Address
+	if e.Zone != "" {
+		where += ", zone " + e.Zone
+	}
+	if all := labels(x.Labels); all != "" {
+		where += ", labels " + all
 	}
 	row("Endpoint", "%s", where)
 	if o := e.Override; o != nil {
@@ -108,31 +139,6 @@ func printWhy(w io.Writer, why controlplane.Why) error {
 	if x.Reason != "" {
 		row("Reason", "%s", x.Reason)
 	}
-	printEvidence(row, x)
-	for i, g := range x.Guards {
-		verdict := "let it pass"
-		if !g.Pass {
-			verdict = "HELD IT BACK"
-		}
-		if g.Detail != "" {
-			verdict += ": " + g.Detail
-		}
-		row(first(i, "Guards"), "%s %s", g.Name, verdict)
-	}
-	for i, finding := range x.Findings {
-		row(first(i, "Findings"), "%s", finding)
-	}
-	for i, z := range e.Zones {
-		row(first(i, "Zones"), "%s for callers in %s since %s (%s)", z.State, z.Zone, span(time.Duration(z.Since)), z.Rule)
-	}
-	if x.N > 0 {
-		row("Record", "%s; each doubles the next wait", count(x.N, "ejection"))
-	}
-	row("Next", "%s", next(x))
-	for i, event := range why.Events {
-		row(first(i, "History"), "%s  %s", clock(event.Time, why.Now), event.Text)
-	}
-	return t.Flush()
 }
 
 // printEvidence writes what was seen, by whom, and how it compares with what

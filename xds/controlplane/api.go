@@ -55,10 +55,15 @@ func (cp *ControlPlane) handler() http.Handler {
 	return mux
 }
 
+// State is what a probe of the process itself is told.
+type State struct {
+	State string `json:"state"` // live or ready
+}
+
 // live says that the loop turns.
 func (cp *ControlPlane) live(w http.ResponseWriter, r *http.Request) {
 	if cp.ask(w, r, func(*loop) {}) {
-		fmt.Fprintln(w, "live")
+		answer(w, http.StatusOK, State{"live"})
 	}
 }
 
@@ -66,7 +71,7 @@ func (cp *ControlPlane) live(w http.ResponseWriter, r *http.Request) {
 func (cp *ControlPlane) ready(w http.ResponseWriter, _ *http.Request) {
 	select {
 	case <-cp.loop.opened:
-		fmt.Fprintln(w, "ready")
+		answer(w, http.StatusOK, State{"ready"})
 	default:
 		fail(w, http.StatusServiceUnavailable, "not ready: waiting for those who reported before the restart")
 	}

@@ -28,9 +28,10 @@ import (
 	"github.com/overhear-mesh/overhear/xds/registry"
 )
 
-// crash makes the callers see what a crashed endpoint looks like: one runs into
-// it, and whoever probes it is refused. It returns the instant of the failure.
-func crash(all []*sidecar, instance string) time.Time {
+// crash makes the callers see what a crash of api-3 looks like: one runs into it,
+// and whoever probes it is refused. It returns the instant of the failure.
+func crash(all []*sidecar) time.Time {
+	const instance = "api-3"
 	for _, s := range all {
 		s.broken(instance, outlier.Refused)
 	}
@@ -44,7 +45,7 @@ func TestACrashReachesTheWholeFleetWithinAHundredMilliseconds(t *testing.T) {
 		w.net.Delay("*", "*", time.Millisecond, time.Millisecond)
 		all := w.callers(6)
 		busy(all, 12*time.Second)
-		failed := crash(all, "api-3")
+		failed := crash(all)
 		time.Sleep(500 * time.Millisecond)
 		for _, s := range all {
 			s.mu.Lock()
@@ -100,7 +101,7 @@ func TestARestartReadmitsNobody(t *testing.T) {
 		w := newWorld(t, func(c *controlplane.Config) { c.StateDir = dir })
 		all := w.callers(6)
 		busy(all, 12*time.Second)
-		crash(all, "api-3")
+		crash(all)
 		time.Sleep(300 * time.Millisecond)
 		before, _ := all[1].endpoint("api-3")
 		if !before.Verdict.State.Out() {
@@ -153,7 +154,7 @@ func TestARestartWithoutAFileGoesByWhatReportersHold(t *testing.T) {
 		w := newWorld(t, nil)
 		all := w.callers(6)
 		busy(all, 12*time.Second)
-		crash(all, "api-3")
+		crash(all)
 		time.Sleep(300 * time.Millisecond)
 		before, _ := all[1].endpoint("api-3")
 		w.stop()
@@ -197,18 +198,18 @@ func TestNobodyIsAnsweredBeforeTheGateOpens(t *testing.T) {
 		if got := s.instances(); len(got) != 0 {
 			t.Errorf("the client was told of %v before the gate opened", got)
 		}
-		if resp, text := w.do("GET", "/ready", "", nil); resp.StatusCode != http.StatusServiceUnavailable {
-			t.Errorf("ready: got %d %q, want 503", resp.StatusCode, text)
+		if status, text := w.do("GET", "/ready", "", nil); status != http.StatusServiceUnavailable {
+			t.Errorf("ready: got %d %q, want 503", status, text)
 		}
-		if resp, text := w.do("GET", "/live", "", nil); resp.StatusCode != http.StatusOK {
-			t.Errorf("live: got %d %q, want 200", resp.StatusCode, text)
+		if status, text := w.do("GET", "/live", "", nil); status != http.StatusOK {
+			t.Errorf("live: got %d %q, want 200", status, text)
 		}
 		time.Sleep(300 * time.Millisecond)
 		if got := len(s.instances()); got != 6 {
 			t.Errorf("the client was told of %d endpoints after the gate opened, want 6", got)
 		}
-		if resp, text := w.do("GET", "/ready", "", nil); resp.StatusCode != http.StatusOK {
-			t.Errorf("ready: got %d %q, want 200", resp.StatusCode, text)
+		if status, text := w.do("GET", "/ready", "", nil); status != http.StatusOK {
+			t.Errorf("ready: got %d %q, want 200", status, text)
 		}
 	})
 }
@@ -225,21 +226,21 @@ func TestAFirstStartDoesNotWait(t *testing.T) {
 	})
 }
 
-// recovers lets a crashed endpoint answer again, under traffic, until it is in.
-func (w *world) recovers(all []*sidecar, instance string) {
+// recovers lets api-3 answer again, under traffic, until it is in.
+func (w *world) recovers(all []*sidecar) {
 	w.t.Helper()
 	for _, s := range all {
 		s.mu.Lock()
-		delete(s.down, instance)
+		delete(s.down, "api-3")
 		s.mu.Unlock()
 	}
 	for range 60 {
 		busy(all, time.Second)
-		if w.state(instance) == outlier.In {
+		if w.state("api-3") == outlier.In {
 			return
 		}
 	}
-	w.t.Fatalf("%s is %v a minute after it answered again", instance, w.state(instance))
+	w.t.Fatalf("api-3 is %v a minute after it answered again", w.state("api-3"))
 }
 
 // story is what a foreign client was told of the watched instance, one word for
@@ -266,9 +267,9 @@ func TestARampIsOnePushForSidecarsAndFiveStepsForOthers(t *testing.T) {
 		envoy := w.foreign("10.3.0.1", "envoy", "a", watched)
 		grpc := w.foreign("10.3.0.2", "gRPC Go", "a", watched)
 		busy(all, 12*time.Second)
-		crash(all, "api-3")
+		crash(all)
 		time.Sleep(100 * time.Millisecond)
-		w.recovers(all, "api-3")
+		w.recovers(all)
 		time.Sleep(time.Second)
 		steps := []string{"25", "40", "55", "70", "85", "100"}
 		if diff := cmp.Diff(append([]string{"100", "DRAINING"}, steps...), envoy.story()); diff != "" {
@@ -404,7 +405,7 @@ func TestTheAPISaysWhatIsWrongWithARequest(t *testing.T) {
 		w.opened()
 		for _, tc := range []struct {
 			method, path, body string
-			status             int
+			want               int
 			text               string
 		}{
 			{"GET", "/api/v1/why", "", 400, "endpoint is missing"},
@@ -425,13 +426,13 @@ func TestTheAPISaysWhatIsWrongWithARequest(t *testing.T) {
 			{"POST", "/api/v1/eject", `{"endpoint":"api/api-1","reason":"x","for":"-1s"}`, 400, "for is -1s"},
 			{"POST", "/api/v1/eject", `{"endpoint":"nobody","reason":"x"}`, 404, "no endpoint"},
 		} {
-			resp, text := w.do(tc.method, tc.path, tc.body, http.Header{"Authorization": {"Bearer " + token}})
-			if resp.StatusCode != tc.status || !strings.Contains(text, tc.text) {
-				t.Errorf("%s %s %s: got %d %s, want %d with %q", tc.method, tc.path, tc.body, resp.StatusCode, text, tc.status, tc.text)
+			status, text := w.do(tc.method, tc.path, tc.body, http.Header{"Authorization": {"Bearer " + token}})
+			if status != tc.want || !strings.Contains(text, tc.text) {
+				t.Errorf("%s %s %s: got %d %s, want %d with %q", tc.method, tc.path, tc.body, status, text, tc.want, tc.text)
 			}
 		}
-		if resp, _ := w.do("POST", "/api/v1/eject", `{"endpoint":"api/api-1","reason":"x"}`, nil); resp.StatusCode != http.StatusUnauthorized {
-			t.Errorf("an order without a token: got %d, want 401", resp.StatusCode)
+		if status, _ := w.do("POST", "/api/v1/eject", `{"endpoint":"api/api-1","reason":"x"}`, nil); status != http.StatusUnauthorized {
+			t.Errorf("an order without a token: got %d, want 401", status)
 		}
 	})
 }
@@ -440,9 +441,9 @@ func TestWithoutATokenNothingCanBeChanged(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t, func(c *controlplane.Config) { c.APIToken = "" })
 		for _, verb := range []string{"eject", "pin", "release"} {
-			resp, _ := w.do("POST", "/api/v1/"+verb, `{"endpoint":"api-1","reason":"x"}`, http.Header{"Authorization": {"Bearer "}})
-			if resp.StatusCode != http.StatusNotFound {
-				t.Errorf("POST %s: got %d, want 404", verb, resp.StatusCode)
+			status, _ := w.do("POST", "/api/v1/"+verb, `{"endpoint":"api-1","reason":"x"}`, http.Header{"Authorization": {"Bearer "}})
+			if status != http.StatusNotFound {
+				t.Errorf("POST %s: got %d, want 404", verb, status)
 			}
 		}
 	})
@@ -465,7 +466,7 @@ func TestAnOperatorEjectsPinsAndReleases(t *testing.T) {
 		}
 		w.order("release", `{"endpoint":"api-2"}`)
 		w.order("pin", `{"endpoint":"api-3","reason":"the only one with the data"}`)
-		crash(all, "api-3")
+		crash(all)
 		time.Sleep(500 * time.Millisecond)
 		if got := w.state("api-3"); got != outlier.In {
 			t.Errorf("a pinned endpoint is %v after a crash, want in", got)
@@ -497,7 +498,7 @@ func TestEventsAreFollowed(t *testing.T) {
 		}}
 		ctx, cancel := context.WithCancel(t.Context())
 		defer cancel()
-		req, err := http.NewRequestWithContext(ctx, "GET", "http://"+apiAddr+"/api/v1/events", nil)
+		req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+apiAddr+"/api/v1/events", nil)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -544,7 +545,7 @@ func TestMetricsTellTheStory(t *testing.T) {
 		w := newWorld(t, nil)
 		all := w.callers(6)
 		busy(all, 12*time.Second)
-		crash(all, "api-3")
+		crash(all)
 		time.Sleep(300 * time.Millisecond)
 		_, text := w.do("GET", "/metrics", "", nil)
 		for _, want := range []string{

@@ -67,7 +67,7 @@ func runReal(t *testing.T, services ...registry.Service) *real {
 func (r *real) order(verb, endpoint string) {
 	r.t.Helper()
 	body := fmt.Sprintf(`{"endpoint":%q,"reason":"test"}`, endpoint)
-	req, err := http.NewRequestWithContext(r.t.Context(), "POST", "http://"+r.api+"/api/v1/"+verb, strings.NewReader(body))
+	req, err := http.NewRequestWithContext(r.t.Context(), http.MethodPost, "http://"+r.api+"/api/v1/"+verb, strings.NewReader(body))
 	if err != nil {
 		r.t.Fatal(err)
 	}
@@ -211,7 +211,7 @@ func TestARealGRPCClientLeavesAnEjectedEndpoint(t *testing.T) {
 			return next(ctx, req)
 		}))
 		grpc_health_v1.RegisterHealthServer(s, health.NewServer())
-		go s.Serve(lis)
+		go func() { _ = s.Serve(lis) }() // ends with Stop
 		t.Cleanup(s.Stop)
 		addresses = append(addresses, lis.Addr().String())
 	}

@@ -233,7 +233,7 @@ func (l *loop) step(now time.Duration) {
 		slices.Sort(away)
 		l.publish(slices.Compact(away), allKinds)
 	}
-	l.order(r, now)
+	l.order(r)
 	for _, e := range r.Events {
 		l.note(e)
 	}
@@ -250,7 +250,7 @@ func (l *loop) later(service string, now time.Duration) {
 
 // order carries orders to the streams of those whom they are for. A reporter
 // that has gone meanwhile does not answer, which the table takes for what it is.
-func (l *loop) order(r merge.Result, now time.Duration) {
+func (l *loop) order(r merge.Result) {
 	to := func(reporter, what string, give func(*report.Stream)) {
 		if r := l.streams[reporter]; r != nil {
 			give(r.stream)

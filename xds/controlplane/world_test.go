@@ -106,7 +106,8 @@ func (w *world) opened() {
 	}
 }
 
-func (w *world) do(method, path, body string, header http.Header) (*http.Response, string) {
+// do sends a request from an operator's host.
+func (w *world) do(method, path, body string, header http.Header) (status int, text string) {
 	w.t.Helper()
 	operator := w.net.Host("10.9.0.1")
 	tr := &http.Transport{
@@ -127,18 +128,18 @@ func (w *world) do(method, path, body string, header http.Header) (*http.Respons
 		w.t.Fatal(err)
 	}
 	defer resp.Body.Close()
-	text, err := io.ReadAll(resp.Body)
+	all, err := io.ReadAll(resp.Body)
 	if err != nil {
 		w.t.Fatal(err)
 	}
-	return resp, string(text)
+	return resp.StatusCode, string(all)
 }
 
 func (w *world) get(path string, into any) {
 	w.t.Helper()
-	resp, text := w.do("GET", path, "", nil)
-	if resp.StatusCode != http.StatusOK {
-		w.t.Fatalf("GET %s: %s: %s", path, resp.Status, text)
+	status, text := w.do(http.MethodGet, path, "", nil)
+	if status != http.StatusOK {
+		w.t.Fatalf("GET %s: %d: %s", path, status, text)
 	}
 	if err := json.Unmarshal([]byte(text), into); err != nil {
 		w.t.Fatalf("GET %s: %v in %s", path, err, text)
@@ -148,10 +149,10 @@ func (w *world) get(path string, into any) {
 // order carries out an operator's order.
 func (w *world) order(verb, body string) controlplane.Why {
 	w.t.Helper()
-	resp, text := w.do("POST", "/api/v1/"+verb, body, http.Header{"Authorization": {"Bearer " + token}})
+	status, text := w.do(http.MethodPost, "/api/v1/"+verb, body, http.Header{"Authorization": {"Bearer " + token}})
 	var why controlplane.Why
-	if err := json.Unmarshal([]byte(text), &why); resp.StatusCode != http.StatusOK || err != nil {
-		w.t.Fatalf("%s: got %d %s", verb, resp.StatusCode, text)
+	if err := json.Unmarshal([]byte(text), &why); status != http.StatusOK || err != nil {
+		w.t.Fatalf("%s: got %d %s", verb, status, text)
 	}
 	return why
 }
@@ -181,7 +182,6 @@ type sidecar struct {
 
 	mu        sync.Mutex
 	told      map[string]resource.Endpoints
-	held      []merge.Verdict
 	cells     map[string]*merge.Cell // by instance
 	down      map[string]outlier.ProbeResult
 	probes    []report.Probed

@@ -42,7 +42,11 @@ func running(t *testing.T, path string) (*registry.Registry, *bytes.Buffer) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	go r.Run(t.Context())
+	go func() {
+		if err := r.Run(t.Context()); err != nil {
+			t.Errorf("Run: %v", err)
+		}
+	}()
 	synctest.Wait()
 	return r, &log
 }
@@ -94,6 +98,7 @@ func TestABadFileKeepsWhatRunsAndIsCountedOnce(t *testing.T) {
 		r, log := running(t, path)
 		write(t, path, "no good!\n")
 		time.Sleep(10 * time.Second)
+		synctest.Wait()
 		if changed(r) || services(r) != "a" {
 			t.Errorf("services: got %q, want the mesh of before", services(r))
 		}
@@ -109,7 +114,7 @@ func TestABadFileKeepsWhatRunsAndIsCountedOnce(t *testing.T) {
 		}
 
 		r.Reload() // a person asks again, and is told again
-		time.Sleep(time.Second)
+		time.Sleep(500 * time.Millisecond)
 		if got := r.Status().Failures; got != 2 {
 			t.Errorf("failures after a reload by hand: got %d, want 2", got)
 		}
