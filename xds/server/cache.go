@@ -87,9 +87,17 @@ type request struct {
 // request notes the answer that the request may be, and returns the node to put
 // into it.
 func (f front) request(key streamKey, r request) (*corev3.Node, error) {
+	var st *stream
+	var refused *batch
+	defer func() { // after the lock is free
+		if refused != nil {
+			f.s.log.Warn("a client refused resources", "node", st.node, "kind", st.view.Kind.String(),
+				"type", r.url, "version", refused.version, "reason", r.refusal)
+		}
+	}()
 	f.s.mu.Lock()
 	defer f.s.mu.Unlock()
-	st := f.s.streams[key]
+	st = f.s.streams[key]
 	if st == nil {
 		return nil, status.Error(codes.Internal, "request on a stream that is not open")
 	}
@@ -123,7 +131,7 @@ func (f front) request(key streamKey, r request) (*corev3.Node, error) {
 		return st.id, nil
 	}
 	if sub := st.subs[typ]; sub != nil && r.nonce != "" {
-		f.s.answered(sub, r.nonce, r.refusal)
+		refused = f.s.answered(sub, r.nonce, r.refusal)
 	}
 	return st.id, nil
 }

@@ -100,14 +100,14 @@ func assignment(name string, generation int) server.Change {
 	return server.Change{View: envoyView, TypeURL: resource.TypeEndpoints, Name: name, Message: resource.EncodeEndpoints(e, resource.Envoy)}
 }
 
-func listener(name, route string) server.Change {
-	l := resource.Listener{Name: name, Address: netip.MustParseAddrPort("127.0.0.1:80"), Route: route}
-	return server.Change{View: envoyView, TypeURL: resource.TypeListener, Name: name, Message: resource.EncodeListener(l, resource.Envoy)}
+func listener() server.Change {
+	l := resource.Listener{Name: "l", Address: netip.MustParseAddrPort("127.0.0.1:80"), Route: "r"}
+	return server.Change{View: envoyView, TypeURL: resource.TypeListener, Name: l.Name, Message: resource.EncodeListener(l, resource.Envoy)}
 }
 
-func route(name, cluster string) server.Change {
-	r := resource.Route{Name: name, Hosts: []resource.VirtualHost{{Name: "all", Domains: []string{"*"}, Cluster: cluster}}}
-	return server.Change{View: envoyView, TypeURL: resource.TypeRoute, Name: name, Message: resource.EncodeRoute(r, resource.Envoy)}
+func route(cluster string) server.Change {
+	r := resource.Route{Name: "r", Hosts: []resource.VirtualHost{{Name: "all", Domains: []string{"*"}, Cluster: cluster}}}
+	return server.Change{View: envoyView, TypeURL: resource.TypeRoute, Name: r.Name, Message: resource.EncodeRoute(r, resource.Envoy)}
 }
 
 func in(v resource.View, c server.Change) server.Change { c.View = v; return c }

@@ -322,23 +322,27 @@ func (s *Server) push(sub *subscription) {
 	sub.watch, sub.queued = nil, b
 }
 
-// answered notes an ACK or a NACK.
-func (s *Server) answered(sub *subscription, nonce, refusal string) {
+// answered notes an ACK or a NACK. It returns the response that was refused for a
+// reason that the client did not give the last time; nil otherwise.
+func (s *Server) answered(sub *subscription, nonce, refusal string) (refused *batch) {
+	before := sub.lastNACK
 	b := sub.answered(nonce, refusal, time.Now())
 	if b == nil {
-		return // a nonce of before: it was overtaken
+		return nil // a nonce of before: it was overtaken
 	}
 	if refusal == "" {
 		s.acks[sub.typ]++
 	} else {
 		s.nacks[sub.typ]++
-		s.log.Warn("a client refused resources", "node", sub.stream.node, "kind", sub.stream.view.Kind.String(),
-			"type", typeURLs[sub.typ], "version", b.version, "reason", refusal)
+		if refusal != before {
+			refused = b
+		}
 	}
 	// On other streams the endpoints could have overtaken the clusters until now.
 	for st := range s.byNode[sub.stream.node] {
 		s.repeat(st, b)
 	}
+	return refused
 }
 
 // repeat sends again on a stream the endpoints of the clusters in a response that

@@ -17,8 +17,8 @@ import (
 	"github.com/overhear-mesh/overhear/xds/resource"
 )
 
-// kind of a resource, in the order in which kinds are pushed: what is referred to
-// comes before what refers to it.
+// typeIndex is a type of resources that is served. The order is that of pushes: what
+// is referred to comes before what refers to it.
 type typeIndex int
 
 const (

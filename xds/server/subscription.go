@@ -228,8 +228,9 @@ func (s *subscription) next() *batch {
 		e.dirty, e.force = false, false
 		s.entries[t] = e
 		switch {
-		case now == nil && e.sent == nil && !(force && delta):
-			// It does not exist, and the client does not hold it. Only delta can say so.
+		case now == nil && e.sent == nil && (!force || !delta):
+			// It does not exist, and the client does not hold it. Only delta can say so,
+			// to who asks.
 			if !e.named {
 				s.drop(t)
 			}
