@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net"
 	"os"
 	"strings"
 	"sync"
@@ -205,6 +206,18 @@ func (m *mesh) status(i int) cluster.EndpointStatus {
 	return cluster.EndpointStatus{}
 }
 
+// endpoint is server i, wherever the balancer would go.
+func (m *mesh) endpoint(i int) *upstream.Endpoint {
+	m.t.Helper()
+	for range 1000 {
+		if e := m.cluster.Pick(m.clock.Now(), nil); e != nil && e.ID == m.servers[i].id {
+			return e
+		}
+	}
+	m.t.Fatalf("server %d is never picked", i)
+	return nil
+}
+
 // await waits until ok, looking each millisecond for at most limit, and returns
 // how long that took.
 func (m *mesh) await(what string, limit time.Duration, ok func() bool) time.Duration {
@@ -274,6 +287,7 @@ type server struct {
 
 	mu   sync.Mutex
 	thaw chan struct{} // closed when a hang ends
+	ln   net.Listener
 }
 
 func newServer(t *testing.T, n *pipenet.Network, ip string) *server {
@@ -287,6 +301,7 @@ func (s *server) start() {
 	if err != nil {
 		s.t.Fatal(err)
 	}
+	s.ln = ln
 	go func() {
 		for {
 			c, err := ln.Accept()
@@ -330,6 +345,9 @@ func (s *server) crash() {
 	s.unhang()
 	s.host.Crash()
 }
+
+// deafen closes the listener; connections live on.
+func (s *server) deafen() { s.ln.Close() }
 
 func (s *server) unhang() {
 	s.mu.Lock()

@@ -139,18 +139,14 @@ func (l *loop) sendPing(r *record, level outlier.Level, leased bool) {
 		i.busy = make(map[string]bool)
 	}
 	i.busy[id] = true
-	target, level := l.target(r, level, leased)
-	l.send(l.ctx, target, l.cfg.Ping.Timeout, func(result outlier.ProbeResult, start, end time.Duration) {
+	l.send(l.ctx, l.query(r, level, leased), l.cfg.Ping.Timeout, func(p Probed) {
 		delete(i.busy, id)
-		l.c.metrics.pings.add(result)
-		if result == outlier.NotRun {
+		l.c.metrics.pings.add(p.Result)
+		if p.Result == outlier.NotRun {
 			return
 		}
-		l.detector.Pinged(id, result == outlier.ProbeOK, result, end)
-		l.event.Pings = append(l.event.Pings, Pinged{
-			Probed: Probed{ID: id, Level: level, Result: result, Start: start, End: end},
-			Leased: leased,
-		})
+		l.detector.Pinged(id, p.Result == outlier.ProbeOK, p.Result, p.End)
+		l.event.Pings = append(l.event.Pings, Pinged{Probed: p, Leased: leased})
 	})
 }
 

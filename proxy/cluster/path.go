@@ -52,11 +52,10 @@ func (l *loop) checkPath(now time.Duration) {
 		return
 	}
 	p.busy = true
-	target := ping.Target{Address: busy.spec.Address, Want: ping.Good, Path: l.cfg.Ping.Path, Host: l.cfg.Ping.Host, Inbound: busy.spec.Inbound}
 	cfg := l.cfg.Ping
-	l.send(l.ctx, target, cfg.Timeout, func(result outlier.ProbeResult, _, end time.Duration) {
+	l.send(l.ctx, l.query(busy, outlier.LevelApp, true), cfg.Timeout, func(a Probed) {
 		if l.cfg.Ping == cfg { // else a new path is to be checked
-			l.checked(busy.spec.ID, result, end)
+			l.checked(a.ID, a.Result, a.End)
 		}
 	})
 }

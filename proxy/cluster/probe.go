@@ -6,6 +6,7 @@ import (
 
 	"github.com/overhear-mesh/overhear/outlier"
 	"github.com/overhear-mesh/overhear/proxy/ping"
+	"github.com/overhear-mesh/overhear/proxy/upstream"
 )
 
 // maxProbes is how many probes and pings of one cluster may be under way.
@@ -81,52 +82,101 @@ func (l *loop) probe(ctx context.Context, id string, level outlier.Level, ordere
 		done(Probed{ID: id, Level: level, Result: outlier.NotRun, Start: now, End: now})
 		return
 	}
-	target, level := l.target(r, level, ordered)
-	l.send(ctx, target, timeout, func(result outlier.ProbeResult, start, end time.Duration) {
-		done(Probed{ID: id, Level: level, Result: result, Start: start, End: end})
-	})
+	q := l.query(r, level, ordered)
+	q.holds = l.holds(r, q.Want)
+	l.send(ctx, q, timeout, done)
 }
 
-// send runs one ping and hands the result to then, on Run's goroutine.
-func (l *loop) send(ctx context.Context, t ping.Target, timeout time.Duration, then func(r outlier.ProbeResult, start, end time.Duration)) {
+// query is what to ask of an endpoint.
+type query struct {
+	ping.Target
+	id    string
+	level outlier.Level // that an answer speaks for
+	// holds is the endpoint whose open connections contradict a refusal; nil: a
+	// refusal stands.
+	holds *upstream.Endpoint
+}
+
+// ask asks once.
+func (q query) ask(ctx context.Context, dial ping.Dial) (outlier.ProbeResult, outlier.Level) {
+	result := ping.Ping(ctx, dial, q.Target)
+	if result == outlier.Refused && q.holds != nil && q.holds.Stands(ctx) {
+		// The server lives: a crash would have reset what stands. The probe was to
+		// tell just that, so it succeeds, at the level of the refusal. There it
+		// contradicts those that others had, here and in the fleet; a suspicion that
+		// goes deeper, of a reset or of silence, it leaves as it is.
+		return outlier.ProbeOK, outlier.LevelConnect
+	}
+	return result, q.level
+}
+
+// holds is r's endpoint, if connections to it that stand say that it lives. Those
+// that an HTTP sidecar in front of it took say only that this sidecar does. And an
+// endpoint that is out comes back by connections that it takes, not by old ones.
+func (l *loop) holds(r *record, want ping.Want) *upstream.Endpoint {
+	if r.spec.Inbound && want != ping.Held {
+		return nil
+	}
+	switch l.state(r) {
+	case outlier.Ejected, outlier.Probing, outlier.Probation:
+		return nil
+	}
+	return r.endpoint
+}
+
+// state is what is believed of r, here and in the fleet.
+func (l *loop) state(r *record) outlier.State {
+	if s := l.c.status.Load(); s != nil {
+		for i := range s.endpoints {
+			if s.endpoints[i].ID == r.spec.ID {
+				return s.endpoints[i].State
+			}
+		}
+	}
+	return outlier.In
+}
+
+// send asks, and hands the answer to then, on Run's goroutine.
+func (l *loop) send(ctx context.Context, q query, timeout time.Duration, then func(Probed)) {
 	l.probes.running++
 	own, cancel := context.WithTimeout(l.ctx, min(timeout, maxTimeout))
 	stop := context.AfterFunc(ctx, cancel)
 	l.wg.Go(func() {
 		defer cancel()
 		defer stop()
-		start := l.c.deps.Clock.Now()
-		result := ping.Ping(own, l.c.dial, t)
-		end := l.c.deps.Clock.Now()
+		p := Probed{ID: q.id, Start: l.c.deps.Clock.Now()}
+		p.Result, p.Level = q.ask(own, l.c.dial)
+		p.End = l.c.deps.Clock.Now()
 		select {
 		case l.probes.results <- func() {
 			l.probes.running--
-			then(result, start, end)
+			then(p)
 		}:
 		case <-l.ctx.Done():
 		}
 	})
 }
 
-// target is what to ask of r to learn about it at level, and the level that
-// this answers. Whether the ping path is any good this sidecar finds out for
+// query is what to ask of r to learn about it at level, or at the deepest below
+// that there is. Whether the ping path is any good this sidecar finds out for
 // itself, but for what is ordered: then the control plane has, or wants to.
-func (l *loop) target(r *record, level outlier.Level, ordered bool) (ping.Target, outlier.Level) {
-	t := ping.Target{Address: r.spec.Address, Path: l.cfg.Ping.Path, Host: l.cfg.Ping.Host, Inbound: r.spec.Inbound}
+func (l *loop) query(r *record, level outlier.Level, ordered bool) query {
+	q := query{id: r.spec.ID, level: outlier.LevelConnect, Target: ping.Target{
+		Address: r.spec.Address, Path: l.cfg.Ping.Path, Host: l.cfg.Ping.Host, Inbound: r.spec.Inbound,
+	}}
 	http := l.cfg.Protocol == HTTP1
 	switch {
 	case level >= outlier.LevelApp && l.cfg.Ping.Kind == ping.HTTP && (ordered || l.idle.path.good):
-		t.Want = ping.Good
-		return t, outlier.LevelApp
+		q.Want, q.level = ping.Good, outlier.LevelApp
 	case r.spec.Inbound && http:
 		// Whoever accepts is the sidecar; only an answer comes from the
 		// application.
-		t.Want = ping.Answered
+		q.Want = ping.Answered
 		if level >= outlier.LevelApp {
-			return t, outlier.LevelApp
+			q.level = outlier.LevelApp
 		}
 	case r.spec.Inbound:
-		t.Want = ping.Held
+		q.Want = ping.Held
 	}
-	return t, outlier.LevelConnect
+	return q
 }

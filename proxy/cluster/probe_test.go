@@ -48,6 +48,86 @@ func TestAnOrderedProbeSaysWhatItFound(t *testing.T) {
 	})
 }
 
+func TestALostListenerIsNoCrash(t *testing.T) {
+	// An endpoint refuses a new connection while an older one lies in the pool. The
+	// probes that follow are refused too; it is the old connection that tells.
+	for _, tt := range []struct {
+		name string
+		lose func(*server)
+		want outlier.State
+	}{
+		{"the listener is gone", (*server).deafen, outlier.In},
+		{"the server is gone", (*server).crash, outlier.Ejected},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			inMesh(t, 3, nil, func(m *mesh) {
+				e := m.endpoint(0)
+				if class := m.attempt(e, m.clock.Now()); class != outlier.OK {
+					t.Fatalf("the first attempt: %v, want %v", class, outlier.OK)
+				}
+				tt.lose(m.servers[0])
+				synctest.Wait()
+				a := e.Begin(m.clock.Now(), true)
+				if _, err := e.Fresh(m.t.Context()); err == nil {
+					t.Fatal("connected without a listener")
+				}
+				a.End(outlier.Outcome{Class: outlier.Conn, Level: outlier.LevelConnect, Now: m.clock.Now()})
+				time.Sleep(time.Second)
+				if got := m.status(0).State; got != tt.want {
+					t.Errorf("the endpoint is %v, want %v; log:\n%s", got, tt.want, m.log)
+				}
+			})
+		})
+	}
+}
+
+func TestAnOldConnectionContradictsARefusedProbe(t *testing.T) {
+	for _, tt := range []struct {
+		name   string
+		edit   func(*cluster.Config, []cluster.Spec)
+		before func(*mesh)
+		result outlier.ProbeResult
+		level  outlier.Level
+	}{
+		{name: "that the server lives is all it says", result: outlier.ProbeOK, level: outlier.LevelConnect,
+			edit: func(c *cluster.Config, _ []cluster.Spec) { c.Protocol, c.Ping.Kind = cluster.HTTP1, ping.HTTP }},
+		{name: "it ends where its sidecar is opaque", result: outlier.ProbeOK, level: outlier.LevelConnect,
+			edit: func(_ *cluster.Config, s []cluster.Spec) { s[0].Inbound = true }},
+		{name: "it ends at an HTTP sidecar", result: outlier.Refused, level: outlier.LevelApp,
+			edit: func(c *cluster.Config, s []cluster.Spec) { c.Protocol, s[0].Inbound = cluster.HTTP1, true }},
+		{name: "the endpoint is out", result: outlier.Refused, level: outlier.LevelConnect,
+			before: func(m *mesh) {
+				specs := m.specs()
+				specs[0].Verdict = outlier.Verdict{State: outlier.Ejected, Epoch: 1, Rule: outlier.RuleFast}
+				m.update(specs)
+			}},
+		{name: "it has been closed", result: outlier.Refused, level: outlier.LevelConnect,
+			before: func(m *mesh) { m.endpoint(0).CloseIdle() }},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			inMesh(t, 3, nil, func(m *mesh) {
+				if tt.edit != nil {
+					cfg, specs := m.cluster.Config(), m.specs()
+					tt.edit(&cfg, specs)
+					m.cluster.SetConfig(cfg)
+					m.update(specs)
+				}
+				if class := m.attempt(m.endpoint(0), m.clock.Now()); class != outlier.OK {
+					t.Fatalf("the first attempt: %v, want %v", class, outlier.OK)
+				}
+				if tt.before != nil {
+					tt.before(m)
+				}
+				m.servers[0].deafen()
+				p := m.cluster.Probe(m.t.Context(), "i-1", outlier.LevelApp, time.Second)
+				if p.Result != tt.result || p.Level != tt.level {
+					t.Errorf("probe: %v at level %v, want %v at level %v", p.Result, p.Level, tt.result, tt.level)
+				}
+			})
+		})
+	}
+}
+
 func TestProbesAreBounded(t *testing.T) {
 	inMesh(t, 1, nil, func(m *mesh) {
 		order := func(n int) (run int) {
