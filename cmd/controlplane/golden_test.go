@@ -4,24 +4,31 @@ import (
 	"bytes"
 	"encoding/json"
 	"flag"
+	"io"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
-
-	"github.com/overhear-mesh/overhear/xds/controlplane"
 )
 
 var update = flag.Bool("update", false, "rewrite the golden files")
 
-// TestWhyReadsWell prints answers of the API and compares them with what a person
-// has read and found good.
-func TestWhyReadsWell(t *testing.T) {
-	answers, err := filepath.Glob("testdata/golden/why-*.json")
+// TestAnswersReadWell prints answers of the API and compares them with what a
+// person has read and found good.
+func TestAnswersReadWell(t *testing.T) {
+	golden(t, "why", printWhy)
+	golden(t, "status", printStatus)
+	golden(t, "reporters", printReporters)
+	golden(t, "clients", printClients)
+}
+
+func golden[T any](t *testing.T, kind string, print func(io.Writer, T) error) {
+	t.Helper()
+	answers, err := filepath.Glob("testdata/golden/" + kind + "-*.json")
 	if err != nil || len(answers) == 0 {
-		t.Fatalf("no answers to print: %v", err)
+		t.Fatalf("no answers to print for %s: %v", kind, err)
 	}
 	for _, path := range answers {
 		t.Run(filepath.Base(path), func(t *testing.T) {
@@ -29,14 +36,14 @@ func TestWhyReadsWell(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			var why controlplane.Why
+			var answer T
 			d := json.NewDecoder(bytes.NewReader(data))
 			d.DisallowUnknownFields()
-			if err := d.Decode(&why); err != nil {
+			if err := d.Decode(&answer); err != nil {
 				t.Fatal(err)
 			}
 			var got bytes.Buffer
-			if err := printWhy(&got, why); err != nil {
+			if err := print(&got, answer); err != nil {
 				t.Fatal(err)
 			}
 			golden := strings.TrimSuffix(path, ".json") + ".golden"

@@ -83,7 +83,10 @@ func printWhy(w io.Writer, why controlplane.Why) error {
 	if !e.SinceTime.IsZero() {
 		p.printf(", since %s (%s ago)", clock(e.SinceTime, why.Now), span(why.Now.Sub(e.SinceTime)))
 	}
-	p.printf("\n%s\n\n", stateMeans[e.State])
+	for _, z := range e.Zones {
+		p.printf(",\nbut %s for callers in zone %s, since %s ago", headline[z.State], z.Zone, span(time.Duration(z.Since)))
+	}
+	p.printf("\n%s\n\n", stateMeans[worst(e)])
 	p.table(func(line func(string, ...any)) {
 		row := func(name, format string, args ...any) { line("%s\t%s", name, fmt.Sprintf(format, args...)) }
 		printPlace(row, why)
@@ -101,9 +104,6 @@ func printWhy(w io.Writer, why controlplane.Why) error {
 		for i, finding := range x.Findings {
 			row(first(i, "Findings"), "%s", finding)
 		}
-		for i, z := range e.Zones {
-			row(first(i, "Zones"), "%s for callers in %s since %s (%s)", z.State, z.Zone, span(time.Duration(z.Since)), z.Rule)
-		}
 		if x.N > 0 {
 			row("Record", "%s; each doubles the next wait", count(x.N, "ejection"))
 		}
@@ -113,6 +113,15 @@ func printWhy(w io.Writer, why controlplane.Why) error {
 		}
 	})
 	return p.err
+}
+
+// worst is the state that needs an explanation: the fleet's, or that of the first
+// zone if the endpoint is in for everybody else.
+func worst(e controlplane.EndpointStatus) outlier.State {
+	if e.State == outlier.In && len(e.Zones) > 0 {
+		return e.Zones[0].State
+	}
+	return e.State
 }
 
 // printPlace writes which endpoint this is and on whose word it is where it is.

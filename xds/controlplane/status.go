@@ -42,7 +42,7 @@ type EndpointStatus struct {
 	Service  string `json:"service"`
 	Address  string `json:"address"`
 	Draining bool   `json:"draining,omitempty"` // says the registry
-	// SinceTime is when the state began; zero where it never changed.
+	// SinceTime is when the state began; zero for one that is in.
 	SinceTime time.Time `json:"since_time,omitzero"`
 	// Override is an operator's order that stands.
 	Override *Standing `json:"override,omitempty"`
@@ -129,7 +129,7 @@ func (l *loop) endpointStatus(s *registry.Service, e registry.Endpoint, believed
 	if e.Draining {
 		st.State = outlier.Draining
 	}
-	if _, judged := l.beliefs[merge.Key{Service: s.Name, Instance: e.ID()}]; judged {
+	if _, judged := l.beliefs.in(merge.Key{Service: s.Name, Instance: e.ID()}, merge.Fleet); judged {
 		st.SinceTime = l.wall(now - time.Duration(believed.Since))
 		if since, ok := l.before[believed.Epoch]; ok {
 			st.SinceTime = since

@@ -72,11 +72,11 @@ func (l *loop) note(e merge.Event) {
 	if text == "" {
 		text = string(e.Kind)
 	}
-	switch {
-	case e.Key != merge.Key{}:
-		text = e.Key.String() + ": " + text
-	case e.Reporter != "":
+	if e.Reporter != "" {
 		text = e.Reporter + ": " + text
+	}
+	if e.Key != (merge.Key{}) {
+		text = e.Key.String() + ": " + text
 	}
 	l.history.add(Event{
 		Time: l.wall(e.At), Kind: string(e.Kind), Service: e.Key.Service, Endpoint: e.Key.Instance, Reporter: e.Reporter, Text: text,
