@@ -52,7 +52,7 @@ type feed struct {
 func newFeed(t *testing.T) *feed {
 	t.Helper()
 	f := &feed{t: t, Server: server.New(server.DefaultConfig(), slog.New(slog.NewTextHandler(t.Output(), nil)))}
-	g := grpc.NewServer()
+	g := grpc.NewServer(server.Options()...)
 	f.Register(g)
 	ln := listen(t)
 	f.address = ln.Addr().String()

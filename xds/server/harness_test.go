@@ -53,7 +53,7 @@ func newHarness(t *testing.T, cfg server.Config) *harness {
 	}
 	h := &harness{t: t, log: new(strings.Builder)}
 	h.Server = server.New(cfg, slog.New(slog.NewTextHandler(h.log, nil)))
-	g := grpc.NewServer()
+	g := grpc.NewServer(server.Options()...)
 	h.Register(g)
 	served := make(chan struct{})
 	go func() { defer close(served); _ = g.Serve(ln) }()

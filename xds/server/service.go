@@ -2,6 +2,7 @@ package server
 
 import (
 	"context"
+	"time"
 
 	clusterservicev3 "github.com/envoyproxy/go-control-plane/envoy/service/cluster/v3"
 	discoveryv3 "github.com/envoyproxy/go-control-plane/envoy/service/discovery/v3"
@@ -13,6 +14,7 @@ import (
 	"github.com/envoyproxy/go-control-plane/pkg/server/delta/v3"
 	"github.com/envoyproxy/go-control-plane/pkg/server/sotw/v3"
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/keepalive"
 
 	"github.com/overhear-mesh/overhear/xds/resource"
 )
@@ -90,4 +92,15 @@ func (v services) StreamRoutes(st routeservicev3.RouteDiscoveryService_StreamRou
 
 func (v services) DeltaRoutes(st routeservicev3.RouteDiscoveryService_DeltaRoutesServer) error {
 	return v.delta.DeltaStreamHandler(st, resource.TypeRoute)
+}
+
+// Options are what a gRPC server that serves xDS is made with. Sidecars ask every
+// 30 s whether the connection lives, also when no stream is open; by default a gRPC
+// server hangs up on who asks more than once in five minutes. It asks as well: a
+// client that is gone without a word must not hold its subscriptions for ever.
+func Options() []grpc.ServerOption {
+	return []grpc.ServerOption{
+		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: 10 * time.Second, PermitWithoutStream: true}),
+		grpc.KeepaliveParams(keepalive.ServerParameters{Time: 30 * time.Second, Timeout: 10 * time.Second}),
+	}
 }
