@@ -143,7 +143,11 @@ func (d *Detector) sortRatios(g *group, from int) Ratios {
 // reconfigure hands the member's hot path its thresholds, if they changed.
 func (d *Detector) reconfigure(m *member, w float64, n int) {
 	c := d.confFor(m, w, n)
-	if old := m.ep.conf.Load(); old == nil || *old != *c {
+	old := m.ep.conf.Load()
+	if old != nil {
+		c.since = old.since
+	}
+	if old == nil || *old != *c {
 		m.ep.conf.Store(c)
 	}
 }

@@ -218,7 +218,7 @@ func (d *Detector) eject(m *member, rule Rule, explain Explanation, now time.Dur
 	l.until = now + l.hold
 	m.suspect.close(now, false)
 	m.idle.belief, m.idle.misses = BeliefRest, 0
-	m.forget()
+	m.forget(now)
 	m.doubted = true
 	explain.Ejections, explain.Hold = l.ejections, l.hold
 	explain.Next, explain.NextAt = "probe after the hold-off", l.until

@@ -61,6 +61,7 @@ type conf struct {
 	p90, p99   time.Duration
 	stall      time.Duration // an answer later than this ends a stall
 	penalty    time.Duration // what a hard failure is booked as
+	since      time.Duration // attempts that began before tell of an earlier life: counted, but neither scored nor booked
 	sampleMask uint32        // of every sampleMask+1 OKs one enters the histogram
 	shared     *shared
 }
@@ -215,7 +216,9 @@ func (e *Endpoint) endOK(a *Attempt, o Outcome, latency time.Duration, deadlined
 	if deadlined && latency >= c.stall {
 		storeMax(&c.shared.longest, int64(latency))
 	}
-	e.observe(c, ms, latency, true)
+	if a.start >= c.since {
+		e.observe(c, ms, latency, true)
+	}
 	return e.watched.Load() != 0
 }
 
@@ -241,13 +244,18 @@ func (e *Endpoint) endFailure(a *Attempt, o Outcome, latency time.Duration) bool
 			level = LevelConnect
 		}
 		e.hard.Store(span(a.start, o.Now)&^3 | uint64(level))
-		e.penalise(c, o.Now)
 	case Timeout:
 		e.timeout.Add(1)
-		e.observe(c, millis(o.Now), max(latency, c.p90), false)
 	default:
 		e.server.Add(1)
-		e.observe(c, millis(o.Now), max(latency, c.p90), false)
+	}
+	if a.start < c.since {
+		return o.Class == Conn || e.watched.Load() != 0
+	}
+	if o.Class == Conn {
+		e.penalise(c, o.Now)
+	} else {
+		e.observe(c, millis(o.Now), c.failureCost(latency), false)
 	}
 	storeMax(&e.lastFail, int64(o.Now))
 	at := c.shared.head.Add(1) - 1
@@ -342,6 +350,16 @@ func (e *Endpoint) observe(c *conf, ms uint64, latency time.Duration, answer boo
 	e.cost.Store(packCost(value, ms))
 }
 
+// failureCost is what a soft failure is booked as: not below p90, because fast
+// errors must not look fast; not above p99, because an endpoint that times out
+// now and then, or whose timeout is long, must keep the traffic that shows it up.
+func (c *conf) failureCost(latency time.Duration) time.Duration {
+	if c.p99 == 0 {
+		return latency
+	}
+	return min(max(latency, c.p90), c.p99)
+}
+
 // penalise books a hard failure; a negative cost marks it, so that the next
 // answer can put an end to it instead of averaging it away.
 func (e *Endpoint) penalise(c *conf, now time.Duration) {
@@ -349,11 +367,20 @@ func (e *Endpoint) penalise(c *conf, now time.Duration) {
 }
 
 // forgive ends the penalty of a hard failure: a probe was answered.
-func (e *Endpoint) forgive(now time.Duration) {
+func (e *Endpoint) forgive() {
 	word := e.cost.Load()
 	if value, _ := unpackCost(word); value < 0 {
-		e.cost.CompareAndSwap(word, packCost(float32(e.conf.Load().p50.Seconds()), millis(now)))
+		e.cost.CompareAndSwap(word, 0)
 	}
+}
+
+// settle begins a new life of the endpoint: what it cost is forgotten, and
+// attempts of before say nothing any more.
+func (e *Endpoint) settle(now time.Duration) {
+	c := *e.conf.Load()
+	c.since = now
+	e.conf.Store(&c)
+	e.cost.Store(0)
 }
 
 // costEvery is how often, in ms, a latency below the peak is averaged in.

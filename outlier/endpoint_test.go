@@ -257,6 +257,20 @@ func TestTheCostOfAnEndpoint(t *testing.T) {
 			end(OK, time.Second, ms)
 			end(Server, time.Second, ms/10)
 		}), time.Second, 0.005},
+		{"a timeout does not exile", at(func(_ *Endpoint, end func(Class, time.Duration, time.Duration)) {
+			end(OK, 20*time.Second, ms)
+			end(Timeout, 20*time.Second, 15*time.Second)
+		}), 20 * time.Second, 0.01},
+		{"what began before a new life is not booked", at(func(e *Endpoint, end func(Class, time.Duration, time.Duration)) {
+			end(OK, 20*time.Second, 10*time.Second)
+			e.settle(20 * time.Second)
+			end(OK, 20*time.Second+ms, 10*time.Second)
+			end(Timeout, 20*time.Second+ms, 10*time.Second)
+			end(Conn, 20*time.Second+ms, 10*time.Second)
+			if e.score.Load() != 0 {
+				t.Error("attempts of an earlier life were scored")
+			}
+		}), 20 * time.Second, 0.001},
 		{"a hard failure is dear", at(func(_ *Endpoint, end func(Class, time.Duration, time.Duration)) {
 			end(OK, time.Second, ms)
 			end(Conn, time.Second, ms)
@@ -271,7 +285,7 @@ func TestTheCostOfAnEndpoint(t *testing.T) {
 		}), time.Second, 0.002},
 		{"or a probe is good", at(func(e *Endpoint, end func(Class, time.Duration, time.Duration)) {
 			end(Conn, time.Second, ms)
-			e.forgive(time.Second)
+			e.forgive()
 		}), time.Second, 0.001},
 		{"an overload costs what it asks for", at(func(e *Endpoint, _ func(Class, time.Duration, time.Duration)) {
 			a := e.Start(time.Second, true)

@@ -93,9 +93,9 @@ func (d *Detector) applyFleet(m *member, v Verdict, now time.Duration) {
 			d.pending = append(d.pending, m.becomes(In, v.Rule, now))
 			m.record = record{healthy: now, since: now}
 		}
-		m.forget()
+		m.forget(now)
 	case was.Out():
-		m.forget()
+		m.forget(now)
 		m.errorRate = FirstErrorRate
 		if m.record.state.Out() {
 			// Ejected hard from here. The fleet has shown that the endpoint is

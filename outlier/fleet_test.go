@@ -1,6 +1,7 @@
 package outlier
 
 import (
+	"fmt"
 	"testing"
 	"time"
 )
@@ -297,5 +298,52 @@ func TestPrioritiesAreJudgedApart(t *testing.T) {
 		if got := w.d.byID[id].record.state; got != want {
 			t.Errorf("%s is %v, want %v", id, got, want)
 		}
+	}
+}
+
+func TestPanicTakesBackTheLeastBad(t *testing.T) {
+	w := newWorld(t, 10, 1)
+	states := []struct {
+		state    State
+		cause    Rule
+		severity int64
+	}{
+		{Ejected, RuleHard, 0}, {Ejected, RuleFast, 30}, {Ejected, RuleFast, 20}, {Suspended, RuleStalled, 99},
+		{Ejected, RuleIdle, 0}, {Probing, RuleFast, 10}, {Ejected, RuleHard, 0}, {Ejected, RuleHard, 0},
+		{In, RuleNone, 0}, {In, RuleNone, 0},
+	}
+	picked := func() (ids []string) {
+		w.d.stale = true
+		for _, a := range w.d.View() {
+			if a.Panic {
+				ids = append(ids, a.ID)
+				if a.Weight != 1 || a.Trickle != 0 {
+					t.Errorf("%s is used as %+v, want full weight", a.ID, a)
+				}
+			}
+		}
+		return ids
+	}
+	for i, s := range states {
+		m := w.d.members[i]
+		m.record.state, m.record.cause, m.record.severity = s.state, s.cause, s.severity
+	}
+	// Two are well, five are wanted: the suspended one, then the lowest scores.
+	if got, want := fmt.Sprint(picked()), "[e02 e03 e05]"; got != want {
+		t.Errorf("in panic %s are used, want %s", got, want)
+	}
+	for _, m := range w.d.members[8:] {
+		m.record.state, m.record.cause = Ejected, RuleHard
+	}
+	// None is well, and four are not down: never what is down.
+	if got, want := fmt.Sprint(picked()), "[e01 e02 e03 e05]"; got != want {
+		t.Errorf("in panic %s are used, want %s", got, want)
+	}
+	for _, m := range w.d.members {
+		m.record.state, m.record.cause = Ejected, RuleHard
+	}
+	// All are down: there is nothing else.
+	if got := len(picked()); got != 5 {
+		t.Errorf("all are down and %d are used, want half", got)
 	}
 }

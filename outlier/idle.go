@@ -54,7 +54,7 @@ func (d *Detector) Pinged(id string, ok bool, res ProbeResult, now time.Duration
 	if ok {
 		i.misses, i.pinged = 0, max(i.pinged, now)
 		i.due = now + d.jitter(d.cfg.IdleAfter)
-		m.ep.forgive(now)
+		m.ep.forgive()
 		return
 	}
 	i.due = now + idleBackoff[min(i.misses, len(idleBackoff)-1)]

@@ -162,7 +162,8 @@ func (m *member) judged() bool { return !m.Draining && !m.fleet.state().Out() }
 func (m *member) score() int64 { return m.ep.score.Load() }
 
 // forget begins a new life of the score.
-func (m *member) forget() {
+func (m *member) forget(now time.Duration) {
+	m.ep.settle(now)
 	m.ep.score.Store(0)
 	m.exc = excursion{}
 	m.refused = ""

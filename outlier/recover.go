@@ -132,11 +132,11 @@ func (d *Detector) beginProbation(m *member, now time.Duration) {
 		// The fleet's probation has shown that it is well; our probe, that we reach it.
 		d.pending = append(d.pending, m.becomes(In, l.cause, now))
 		m.record = record{healthy: now, since: now, rule: l.rule}
-		m.forget()
+		m.forget(now)
 		return
 	}
 	c := m.becomes(Probation, l.cause, now)
-	m.forget()
+	m.forget(now)
 	m.errorRate = FirstErrorRate
 	l.trial, l.trialAt, l.doubled, l.failed = m.ep.Counts(), now, now, false
 	l.earlier = int64(m.ep.Inflight())
@@ -187,7 +187,7 @@ func (d *Detector) ramp(m *member, from float64, now time.Duration, r *Result) {
 	l := &m.record
 	c := m.becomes(Ramp, l.cause, now)
 	l.rampFrom, l.rampAt = from, now
-	m.forget()
+	m.forget(now)
 	c.Explain = d.explain(m, l.cause, now)
 	c.Explain.Next, c.Explain.NextAt = "full share", now+d.cfg.Ramp
 	r.Changes = append(r.Changes, c)

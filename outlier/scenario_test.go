@@ -445,6 +445,143 @@ func TestAnOverloadNeverEjects(t *testing.T) {
 	}
 }
 
+func TestAListenerThatIsGoneIsNoCrashWhileConnectionsAnswer(t *testing.T) {
+	w := newWorld(t, 6, 1)
+	w.hosts["e01"].deaf = true
+	ep := w.d.Endpoint("e01")
+	for i := range 20 * 50 {
+		class := OK
+		if i%50 == 0 { // now and then somebody needs a new connection
+			class = Conn
+		}
+		a := ep.Start(w.now, true)
+		if ep.End(&a, Outcome{Class: class, Now: w.now}) {
+			w.wake(w.now + time.Millisecond)
+		}
+		w.runFor(20 * time.Millisecond)
+	}
+	if n := w.count(Ejected); n != 0 {
+		t.Errorf("%d ejections, want 0\n%s", n, w.story())
+	}
+	// Two a second were possible; after three contradictions it is one in 10 s.
+	if w.probes > 14 {
+		t.Errorf("%d probes in 20 s, want at most 14: contradictions shut the hard path", w.probes)
+	}
+}
+
+func TestOneResetIsContradictedByAProbe(t *testing.T) {
+	w := newWorld(t, 4, 1)
+	ep := w.d.Endpoint("e01")
+	a := ep.Start(w.now, true)
+	if !ep.End(&a, Outcome{Class: Conn, Now: w.now, Level: LevelApp}) {
+		t.Error("a hard failure did not wake Step")
+	}
+	w.wake(w.now + time.Millisecond)
+	w.runFor(5 * second)
+	if w.probes != 1 {
+		t.Errorf("%d probes, want 1: the first was good", w.probes)
+	}
+	if n := w.count(Ejected); n != 0 {
+		t.Errorf("%d ejections, want 0", n)
+	}
+}
+
+func TestWhatIsDownMayExceedTheCapWhileTheRestCanBearIt(t *testing.T) {
+	for _, tt := range []struct {
+		rate float64 // while 7 of 10 crash; 300 before
+		want int
+	}{
+		{90, 7},  // 30 for each of the three that remain, as much as they have borne
+		{600, 5}, // 200 for each: only the cap's five go
+	} {
+		w := newWorld(t, 10, 1)
+		w.load(300, 15*second)
+		w.run(15 * second)
+		w.load(tt.rate, 60*second)
+		w.run(26 * second)
+		for _, id := range w.order[:7] {
+			w.hosts[id].refuse = true
+		}
+		w.run(30 * second)
+		out := 0
+		for _, m := range w.d.members {
+			if m.record.state == Ejected || m.record.state == Probing {
+				out++
+			}
+		}
+		if out != tt.want {
+			t.Errorf("at %v/s %d of 10 are out, want %d\n%s", tt.rate, out, tt.want, w.story())
+		}
+	}
+}
+
+func TestATrialThatHangsIsOverBeforeItsTimeout(t *testing.T) {
+	w := newWorld(t, 6, 1)
+	w.app, w.timeout = false, time.Minute
+	w.load(300, 100*second)
+	w.run(20 * second)
+	h := w.hosts["e02"]
+	h.errors = 1
+	w.run(21 * second)
+	w.want("e02", Ejected, 20*second)
+	h.errors, h.hang = 0, true
+	w.run(30 * second)
+	trial := w.want("e02", Probation, 21*second)
+	again := w.want("e02", Ejected, trial.At)
+	if took := again.At - trial.At; took > 2*second {
+		t.Errorf("a hung trial lasted %v, want at most 2s", took)
+	}
+	if n := h.picksSince(trial.At); n > 12 {
+		t.Errorf("%d attempts hang from trials, want a handful", n)
+	}
+}
+
+// Requests that hung before an ejection run into their timeouts when the
+// endpoint, well again, is on probation.
+func TestOldTimeoutsDoNotFailATrial(t *testing.T) {
+	w := newWorld(t, 6, 1)
+	w.load(30, 100*second)
+	w.run(20 * second)
+	ep := w.d.Endpoint("e02")
+	var old [4]Attempt
+	for i := range old {
+		old[i] = ep.Start(w.now, false)
+	}
+	h := w.hosts["e02"]
+	h.errors = 1
+	w.run(40 * second)
+	out := w.want("e02", Ejected, 20*second)
+	h.errors = 0
+	for w.now < 100*second && w.d.byID["e02"].record.state != Probation {
+		w.runFor(10 * time.Millisecond)
+	}
+	for i := range old {
+		ep.End(&old[i], Outcome{Class: Timeout, Now: w.now, Conn: uint32(i)})
+	}
+	w.runFor(80 * second)
+	if c, again := w.first("e02", Ejected, out.At+1); again {
+		t.Errorf("ejected again at %v by timeouts of before\n%s", c.At, w.story())
+	}
+	if a := w.d.View()[2]; a.State != In && a.State != Ramp {
+		t.Errorf("long after it is %v, want in or on the ramp\n%s", a.State, w.story())
+	}
+}
+
+func TestRequestsLeftBehindByAStallSayNothingOfNow(t *testing.T) {
+	w := newWorld(t, 4, 1)
+	w.load(1, 100*second) // each answers once in 4 s
+	w.run(20 * second)
+	ep := w.d.Endpoint("e01")
+	for range 3 {
+		ep.Start(w.now, true) // never answered, never timed out
+	}
+	w.run(60 * second)
+	back := w.want("e01", In, 20*second) // suspended, then answered by a trickle
+	if c, again := w.first("e01", Suspended, back.At+second); again && c.Explain.Silence < ringOld*ringWidth {
+		t.Errorf("suspended again at %v, %v after an answer\n%s", c.At, c.Explain.Silence, w.story())
+	}
+}
+
 func median(x []int) int {
 	s := append([]int(nil), x...)
 	for i := range s {

@@ -121,6 +121,7 @@ func (d *Detector) resume(m *member, now time.Duration, r *Result) {
 	c := m.becomes(m.record.resume, RuleStalled, now)
 	c.Explain = explain
 	m.record.rampAt, m.record.rampFrom = now, rampStart
+	m.ep.settle(now) // the answers that were late are late no more
 	r.Changes = append(r.Changes, c)
 }
 

@@ -131,7 +131,7 @@ func (d *Detector) Probed(id string, level Level, res ProbeResult, start, end ti
 	}
 	if res == ProbeOK {
 		m.idle.pinged = max(m.idle.pinged, end)
-		m.ep.forgive(end)
+		m.ep.forgive()
 	}
 	d.shareProbed(m, res)
 	switch m.record.state {

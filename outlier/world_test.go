@@ -36,6 +36,7 @@ type world struct {
 type host struct {
 	id       string
 	refuse   bool
+	deaf     bool // refuses new connections; those that are open answer
 	hang     bool
 	errors   float64
 	latency  time.Duration
@@ -148,7 +149,7 @@ func (w *world) probe(p Probe) {
 	}
 	took, res := time.Millisecond, ProbeOK
 	switch {
-	case h.refuse:
+	case h.refuse, h.deaf:
 		res = Refused
 	case h.hang && level == LevelApp:
 		took, res = p.Timeout, TimedOut
