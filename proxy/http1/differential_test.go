@@ -183,8 +183,11 @@ func TestTheProxyIsInvisibleBetweenNetHTTPAndItself(t *testing.T) {
 		},
 		"nothing": func(http.ResponseWriter, *http.Request) {},
 		"204":     func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusNoContent) },
-		"304":     func(w http.ResponseWriter, _ *http.Request) { w.Header().Set("Etag", `"x"`); w.WriteHeader(http.StatusNotModified) },
-		"500":     func(w http.ResponseWriter, _ *http.Request) { http.Error(w, "no", http.StatusInternalServerError) },
+		"304": func(w http.ResponseWriter, _ *http.Request) {
+			w.Header().Set("Etag", `"x"`)
+			w.WriteHeader(http.StatusNotModified)
+		},
+		"500": func(w http.ResponseWriter, _ *http.Request) { http.Error(w, "no", http.StatusInternalServerError) },
 		"redirect": func(w http.ResponseWriter, _ *http.Request) {
 			w.Header().Set("Location", "/elsewhere")
 			w.WriteHeader(http.StatusFound)
@@ -194,7 +197,10 @@ func TestTheProxyIsInvisibleBetweenNetHTTPAndItself(t *testing.T) {
 			time.Sleep(time.Second)
 			_, _ = io.WriteString(w, "slow")
 		},
-		"early": func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusOK); _, _ = io.WriteString(w, "early") },
+		"early": func(w http.ResponseWriter, _ *http.Request) {
+			w.WriteHeader(http.StatusOK)
+			_, _ = io.WriteString(w, "early")
+		},
 		"trailer": func(w http.ResponseWriter, _ *http.Request) {
 			w.Header().Set("Trailer", "X-End")
 			_, _ = io.WriteString(w, "x")
@@ -207,7 +213,10 @@ func TestTheProxyIsInvisibleBetweenNetHTTPAndItself(t *testing.T) {
 				time.Sleep(100 * time.Millisecond)
 			}
 		},
-		"hints": func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusEarlyHints); w.WriteHeader(http.StatusOK) },
+		"hints": func(w http.ResponseWriter, _ *http.Request) {
+			w.WriteHeader(http.StatusEarlyHints)
+			w.WriteHeader(http.StatusOK)
+		},
 		"abort": func(w http.ResponseWriter, _ *http.Request) {
 			w.Header().Set("Content-Length", "10")
 			_, _ = io.WriteString(w, "half")

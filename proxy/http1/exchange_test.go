@@ -334,19 +334,22 @@ func TestBothDirectionsFlowAtOnce(t *testing.T) {
 	inRig(t, nil, func(r *rig) {
 		c := r.dial()
 		c.send("POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n")
-		var resp *http.Response
-		for _, word := range []string{"one", "two", "three"} {
-			fmt.Fprintf(c, "%x\r\n%s\r\n", len(word), word)
-			if resp == nil {
-				var err error
-				if resp, err = http.ReadResponse(c.br, nil); err != nil {
-					t.Fatal(err)
-				}
-			}
+		words := []string{"one", "two", "three"}
+		chunk := func(word string) { c.send(fmt.Sprintf("%x\r\n%s\r\n", len(word), word)) }
+		chunk(words[0])
+		resp, err := http.ReadResponse(c.br, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer resp.Body.Close()
+		for i, word := range words {
 			buf := make([]byte, 10)
 			n, err := resp.Body.Read(buf)
 			if got := string(buf[:n]); got != word || err != nil {
 				t.Errorf("echo: got %q, %v, want %q", got, err, word)
+			}
+			if i+1 < len(words) {
+				chunk(words[i+1])
 			}
 		}
 		c.send("0\r\n\r\n")
@@ -363,7 +366,7 @@ func TestBothDirectionsFlowAtOnce(t *testing.T) {
 		for {
 			n, err := req.Body.Read(buf)
 			if n > 0 {
-				fmt.Fprintf(c, "%x\r\n%s\r\n", n, buf[:n])
+				_, _ = fmt.Fprintf(c, "%x\r\n%s\r\n", n, buf[:n])
 			}
 			if err != nil {
 				break

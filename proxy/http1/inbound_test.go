@@ -50,7 +50,7 @@ func TestAnOriginIsBelievedOnlyFromAnEndpointThatMaySendIt(t *testing.T) {
 	inRig(t, func(o *options) { o.marked = true }, func(r *rig) {
 		for range 20 {
 			got := r.dial().do("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 1\r\n\r\nx")
-			if got.StatusCode != 200 {
+			if got.StatusCode != http.StatusOK {
 				t.Fatalf("response: got %d, want 200: the application of the other endpoint has processed nothing", got.StatusCode)
 			}
 		}

@@ -20,7 +20,7 @@ func TestARefusedConnectionIsRetriedElsewhereWhateverTheMethod(t *testing.T) {
 		retried := false
 		for range 20 {
 			got := r.dial().do("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 3\r\n\r\nabc")
-			if got.StatusCode != 200 {
+			if got.StatusCode != http.StatusOK {
 				t.Fatalf("response: got %d %q, want 200; %+v", got.StatusCode, got.body, r.last())
 			}
 			if line := r.last(); len(line.Attempts) > 1 {
@@ -44,10 +44,10 @@ func TestALargeBodySurvivesARefusedConnection(t *testing.T) {
 		for range 10 {
 			c := r.dial()
 			go func() {
-				fmt.Fprintf(c, "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: %d\r\n\r\n", size)
+				_, _ = fmt.Fprintf(c, "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: %d\r\n\r\n", size)
 				_, _ = c.Write(make([]byte, size))
 			}()
-			if got := c.read("POST"); got.StatusCode != 200 {
+			if got := c.read("POST"); got.StatusCode != http.StatusOK {
 				t.Fatalf("response: got %d %q, want 200; %+v", got.StatusCode, got.body, r.last())
 			}
 		}

@@ -228,10 +228,10 @@ func TestADrainingServerAnswersAndCloses(t *testing.T) {
 		synctest.Wait()
 		r.server.Drain()
 		start := r.clock.Now()
-		if got := next.do(get); got.StatusCode != 200 || !got.Close {
+		if got := next.do(get); got.StatusCode != http.StatusOK || !got.Close {
 			t.Errorf("request right after Drain: got %d, close %v, want 200 and close", got.StatusCode, got.Close)
 		}
-		if got := busy.read("GET"); got.StatusCode != 200 || !got.Close {
+		if got := busy.read("GET"); got.StatusCode != http.StatusOK || !got.Close {
 			t.Errorf("request under way: got %d, close %v, want 200 and close", got.StatusCode, got.Close)
 		}
 		for _, c := range []*client{busy, next} {
@@ -245,7 +245,7 @@ func TestADrainingServerAnswersAndCloses(t *testing.T) {
 		if took := r.clock.Now() - start; took > 5*time.Second+3*tick {
 			t.Errorf("took %v, want no longer than the slowest request", took)
 		}
-		if got := r.dial().do(get); got.StatusCode != 200 || !got.Close {
+		if got := r.dial().do(get); got.StatusCode != http.StatusOK || !got.Close {
 			t.Errorf("request on a new connection: got %d, close %v, want 200 and close", got.StatusCode, got.Close)
 		}
 	}, talk(func(req *http.Request) string {
