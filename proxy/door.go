@@ -220,6 +220,12 @@ func (s *Sidecar) openInbound(ctx context.Context, in config.Inbound, cfg config
 	return d, nil
 }
 
+// applicationWait is for how long a request may wait for a connection that the
+// application has, when it refuses a new one. Otherwise as many requests at once as
+// there are connections, and one more, would make it look dead. It is shorter than
+// the time in which a caller begins to wonder, and cut off by the caller's leaving.
+const applicationWait = 250 * time.Millisecond
+
 // application is the local application as an endpoint: it is counted and not
 // judged, so that its detector is made for the counters and never stepped.
 func (s *Sidecar) application(in config.Inbound) *upstream.Endpoint {
@@ -227,6 +233,9 @@ func (s *Sidecar) application(in config.Inbound) *upstream.Endpoint {
 	detector.SetMembers([]outlier.Member{{ID: in.Instance, Weight: 1}}, s.clock.Now())
 	options := upstream.DefaultOptions()
 	options.Dial = s.opts.Dial
+	if in.Protocol != config.TCP {
+		options.RefusedWait = applicationWait
+	}
 	stats := detector.Endpoint(in.Instance)
 	wake := func() {}
 	if s.reporter != nil {

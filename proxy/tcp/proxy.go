@@ -208,9 +208,16 @@ func (p *Proxy) connect(ctx context.Context, e *upstream.Endpoint, r *Record, de
 	if failure, ok := errors.AsType[*upstream.ConnectError](err); ok {
 		result.Ending = failure.Ending
 	}
+	outcome := outlier.Outcome{Class: outlier.ClassifyTCP(result), Level: result.Level()}
+	if p.deps.Inbound != nil && result.Ending == outlier.EndConnectRefused && e.Stands(ctx) {
+		// The application lives, and only its listener is gone. A hard failure
+		// would testify, at first hand, to a crash.
+		outcome.Class, outcome.Level = outlier.Server, outlier.LevelNone
+	}
 	last := &r.Attempts[len(r.Attempts)-1]
-	last.Ending, last.Class = result.Ending, outlier.ClassifyTCP(result)
-	a.End(outlier.Outcome{Class: last.Class, Level: result.Level(), Now: p.deps.Clock.Now()})
+	last.Ending, last.Class = result.Ending, outcome.Class
+	outcome.Now = p.deps.Clock.Now()
+	a.End(outcome)
 	return upstream.Attempt{}, nil, last.Class
 }
 

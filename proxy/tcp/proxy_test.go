@@ -560,6 +560,54 @@ func TestADeadApplicationLooksDead(t *testing.T) {
 	})
 }
 
+// Whose listener alone is gone must not look dead to its own sidecar.
+func TestAnApplicationWithoutAListenerLives(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := newBed(t, 0)
+		opts := upstream.DefaultOptions()
+		opts.Dial = b.net.Host("10.0.1.1").Dial
+		application := upstream.NewEndpoint("app", "127.0.0.1:8080", "", 0, false, stats(), nil, &opts)
+		b.serve("10.0.1.1", ":80", tcp.Deps{Clock: b.clock, Inbound: application, Log: b})
+		ln, err := b.net.Host("10.0.1.1").Listen(t.Context(), "tcp", "127.0.0.1:8080")
+		if err != nil {
+			t.Fatal(err)
+		}
+		accepted := make(chan net.Conn, 1)
+		go func() {
+			c, err := ln.Accept()
+			if err != nil {
+				t.Error(err)
+			}
+			accepted <- c
+		}()
+		dial := func() net.Conn {
+			c, err := b.net.Host("10.0.0.9").Dial(t.Context(), "tcp", "10.0.1.1:80")
+			if err != nil {
+				t.Fatal(err)
+			}
+			return c
+		}
+		old := dial()
+		server := <-accepted
+		ln.Close()
+
+		wantReset(t, dial())
+		if got := classes(b.record()); !gocmp.Equal(got, []string{"app connect refused server"}) {
+			t.Errorf("while an old connection stands: got %v, want a failure that is not hard", got)
+		}
+		server.Close()
+		if _, err := io.ReadAll(old); err != nil {
+			t.Errorf("the old connection: %v", err)
+		}
+		old.Close()
+		b.record()
+		wantReset(t, dial())
+		if got := classes(b.record()); !gocmp.Equal(got, []string{"app connect refused conn"}) {
+			t.Errorf("with no connection left: got %v, want a hard failure", got)
+		}
+	})
+}
+
 func TestManyConnectionsKeepTheirBytesApart(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b := newBed(t, 3)
