@@ -111,6 +111,10 @@ func TestARestartReadmitsNobody(t *testing.T) {
 		w.order("eject", `{"endpoint":"api-6","reason":"bad disk","for":"10m"}`)
 		w.get("/api/v1/why?endpoint=api-6", &old)
 		w.stop()
+		var kept struct{ Reporters []string }
+		if data, err := os.ReadFile(filepath.Join(dir, "verdicts.json")); err != nil || json.Unmarshal(data, &kept) != nil || len(kept.Reporters) != 6 {
+			t.Errorf("reporters to wait for: got %v, %v; want all six, though their streams have ended", kept.Reporters, err)
+		}
 		time.Sleep(5 * time.Second) // nobody is told anything
 		w.start()
 		began := time.Now()

@@ -135,14 +135,11 @@ func (l *loop) run(ctx context.Context) error {
 	l.remember()
 	timer := time.NewTimer(0)
 	defer timer.Stop()
-	for {
+	for ctx.Err() == nil {
 		select {
 		case <-ctx.Done():
-			l.keep()
-			return nil
 		case task := <-l.inbox:
-			task(l)
-			l.more()
+			l.take(ctx, task)
 		case <-l.registry.Changed():
 			l.reload()
 		case <-timer.C:
@@ -150,14 +147,21 @@ func (l *loop) run(ctx context.Context) error {
 		l.turn()
 		timer.Reset(max(0, l.next()-l.now()))
 	}
+	l.keep()
+	return nil
 }
 
-// more takes what else is waiting, so that one step serves many reports.
-func (l *loop) more() {
-	for range turnSize - 1 {
+// take runs a task and what else is waiting, so that one step serves many
+// reports. Once ctx has ended it runs nothing: that streams end is then our own
+// doing, and must not be remembered as reporters that have gone.
+func (l *loop) take(ctx context.Context, task func(*loop)) {
+	for n := 1; ctx.Err() == nil; n++ {
+		task(l)
+		if n == turnSize {
+			return
+		}
 		select {
-		case task := <-l.inbox:
-			task(l)
+		case task = <-l.inbox:
 		default:
 			return
 		}

@@ -18,8 +18,8 @@ const (
 	// in full only once.
 	endpointsWait = 2 * time.Second
 	// subscribeEvery is how often the table is told which services each reporter
-	// uses, for those who do not say anything.
-	subscribeEvery = time.Second
+	// uses, for the sake of those who do not say anything about a new one.
+	subscribeEvery = 5 * time.Second
 )
 
 // reporter is a live report stream.

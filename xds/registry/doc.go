@@ -18,6 +18,24 @@
 // Whoever takes an endpoint down in peace first sets draining, and removes it
 // later.
 //
+// # The file
+//
+// All that is not said has a default; see [Service] and [Endpoint].
+//
+//	detection:                     # where each service's own block starts from
+//	  leave_out: 1
+//	  outlier: {max_out: 50%}
+//	services:
+//	  - name: api
+//	    protocol: http1            # or tcp
+//	    listen: 127.0.0.1:8080     # where Envoys that we configure take callers
+//	    hosts: [api.internal]
+//	    ping: {kind: http, path: /healthz}
+//	    detection: {outlier: {mode: shadow}}
+//	    endpoints:
+//	      - {address: "10.0.0.1:8080", instance: api-1, zone: a, node: n1, inbound: true}
+//	      - {address: "10.0.0.2:8080", instance: api-2, zone: b, node: n2, draining: true}
+//
 // # Reload
 //
 // A mesh file that cannot be read, decoded or validated changes nothing: the

@@ -2,6 +2,7 @@ package registry_test
 
 import (
 	"net/netip"
+	"os"
 	"strings"
 	"testing"
 	"time"
@@ -80,6 +81,24 @@ func TestAFullMeshFile(t *testing.T) {
 	}
 	if got, want := got.Services[0].Endpoints[1].ID(), "10.0.0.2:8080"; got != want {
 		t.Errorf("identity without an instance: got %q, want the address %q", got, want)
+	}
+}
+
+// The example in the package's documentation must be one that works.
+func TestTheDocumentedFileIsValid(t *testing.T) {
+	doc, err := os.ReadFile("doc.go")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var example strings.Builder
+	for line := range strings.Lines(string(doc)) {
+		if text, ok := strings.CutPrefix(line, "//\t"); ok {
+			example.WriteString(text)
+		}
+	}
+	m, err := registry.DecodeMesh("doc.go", []byte(example.String()))
+	if err != nil || len(m.Services) != 1 || len(m.Services[0].Endpoints) != 2 {
+		t.Errorf("got %+v, %v; want one service with two endpoints", m, err)
 	}
 }
 
