@@ -31,7 +31,7 @@ type Rule struct {
 
 	// Cluster is where requests go.
 	Cluster string `yaml:"cluster"`
-	// Timeout bounds a request from its head to the end of its answer, with all
+	// Timeout bounds a request from the end of its body to that of its answer, with all
 	// attempts; default 15s, 0 is none.
 	Timeout time.Duration `yaml:"timeout"`
 	// PerTryTimeout bounds each attempt; default 0, none but Timeout.
