@@ -60,6 +60,7 @@ func (r *Reporter) plan() *plan {
 	now := r.deps.Clock.Now()
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	r.looked = now
 	p := &plan{
 		now: now, next: never, watched: map[merge.Key]bool{},
 		summary: r.everything || now >= r.summary,

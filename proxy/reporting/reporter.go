@@ -58,8 +58,12 @@ const (
 	shareGap   = 100 * time.Millisecond // between looks at what a share has counted
 	refusedGap = 100 * time.Millisecond // between looks whether the application is back
 	askWithin  = time.Second            // a cluster that has not answered by then is left out
-	maxRunning = 16                     // ordered probes under way
-	maxResults = 256                    // results that wait; the newest win
+	// lookGap is the least time between two looks at a cluster whose hard news last.
+	// Its steps say that they do, each look is a step, and so they would follow each
+	// other as fast as they can, with nothing to tell.
+	lookGap    = 5 * time.Millisecond
+	maxRunning = 16  // ordered probes under way
+	maxResults = 256 // results that wait; the newest win
 )
 
 // Deps is what a reporter gets from the sidecar around it.
@@ -97,6 +101,7 @@ type Reporter struct {
 	own        []*instance
 	next       time.Duration // when to build
 	reported   time.Duration // when the last report was built
+	looked     time.Duration // when one was last thought of
 	summary    time.Duration // when everything that has changed is told
 	everything bool          // the stream is new: tell all
 	soft       time.Duration // when soft news are told; 0: there are none
@@ -240,7 +245,7 @@ func (r *Reporter) hear(m *member, e cluster.Event) {
 	switch e.Urgency {
 	case outlier.UrgencyHard:
 		m.hot = true
-		r.wakeLocked(r.reported + r.cfg.UrgentGap)
+		r.wakeLocked(max(r.reported+r.cfg.UrgentGap, r.looked+lookGap))
 	case outlier.UrgencySoft:
 		m.hot = true
 		// Without a token the news wait for the full report.

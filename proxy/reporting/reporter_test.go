@@ -331,6 +331,22 @@ func TestHardNewsSlowDown(t *testing.T) {
 	})
 }
 
+func TestHardNewsThatLastDoNotKeepTheSidecarBusy(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, 3)
+		settle()
+		steps := 0
+		w.cluster.Subscribe(func(cluster.Event) { steps++ })
+		w.attempt("api-0", outlier.Conn)
+		w.attempt("api-1", outlier.Conn)
+		time.Sleep(900 * time.Millisecond)
+		synctest.Wait()
+		if got, most := steps, int(900*time.Millisecond/lookGap)+20; got > most {
+			t.Errorf("steps in 0.9 s after two failures: got %d, want at most %d", got, most)
+		}
+	})
+}
+
 func TestSoftFailuresHaveABudget(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t, 40)
