@@ -243,7 +243,7 @@ func (d *Detector) look(now time.Duration, r *Result) {
 			}
 		case s <= 0 && m.exc.open:
 			m.exc = excursion{}
-			m.refused = ""
+			clear(m.refused[:])
 		}
 		d.active = d.active || m.exc.open
 	}

@@ -240,11 +240,11 @@ func (d *Detector) holdOff(ejections int) time.Duration {
 // wanted for the same reason, again each 10 s.
 func (d *Detector) refuse(m *member, to State, rule Rule, refusal string, now time.Duration, r *Result) {
 	d.active = true
-	key := rule.String() + " " + refusal
-	if m.refused == key && now-m.refusedAt < refusalGap {
+	told := &m.refused[rule] // several rules may want the same, and be refused in turn
+	if told.why == refusal && now-told.at < refusalGap {
 		return
 	}
-	m.refused, m.refusedAt = key, now
+	told.why, told.at = refusal, now
 	r.Changes = append(r.Changes, Change{
 		ID: m.ID, From: m.record.state, To: to, Rule: rule, At: now,
 		Refused: refusal, Explain: d.explain(m, rule, now),

@@ -44,8 +44,13 @@ type member struct {
 	idle    idleness
 	fleet   central
 
-	refused   string // the last refusal that was told, and when
-	refusedAt time.Duration
+	refused [RuleManual + 1]refusal // by rule, what was told last
+}
+
+// refusal is why a removal did not happen, and when that was told.
+type refusal struct {
+	why string
+	at  time.Duration
 }
 
 // excursion is the time while the score is above 0.
@@ -166,7 +171,7 @@ func (m *member) forget(now time.Duration) {
 	m.ep.settle(now)
 	m.ep.score.Store(0)
 	m.exc = excursion{}
-	m.refused = ""
+	clear(m.refused[:])
 }
 
 // answerEnd is the end of the newest answer, Never if there was none.
@@ -182,7 +187,7 @@ func (m *member) alive() time.Duration { return max(m.answerEnd(), m.idle.pinged
 func (m *member) becomes(to State, rule Rule, now time.Duration) Change {
 	c := Change{ID: m.ID, From: m.record.state, To: to, Rule: rule, At: now}
 	m.record.state, m.record.rule, m.record.since = to, rule, now
-	m.refused = ""
+	clear(m.refused[:])
 	m.watch()
 	return c
 }
