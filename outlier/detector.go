@@ -118,13 +118,12 @@ func (d *Detector) SetMembers(ms []Member, now time.Duration) {
 			m = d.join(spec)
 		}
 		delete(known, spec.ID)
-		verdict := spec.Fleet
 		m.Member, m.at = spec, len(d.members)
 		d.byID[m.ID] = m
 		d.members = append(d.members, m)
 		m.group = d.groupOf(m.Priority)
 		m.group.members = append(m.group.members, m)
-		d.applyFleet(m, verdict, d.now)
+		d.applyFleet(m, spec.Fleet, d.now)
 	}
 	for _, m := range known {
 		t := m.ep.Counts().Tally()

@@ -78,6 +78,7 @@ type shared struct {
 // zero Attempt was never started.
 type Attempt struct {
 	start, head time.Duration
+	epoch       uint32 // of the start
 	flags       uint8
 }
 
@@ -140,7 +141,8 @@ func (e *Endpoint) Start(now time.Duration, deadlined bool) Attempt {
 	a := Attempt{start: now, flags: attemptStarted}
 	if deadlined {
 		a.flags |= attemptAwaited
-		e.ring[epoch(now)%ringSlots].Add(1)
+		a.epoch = uint32(epoch(now))
+		e.ring[a.epoch%ringSlots].Add(1)
 	}
 	e.started.Add(1)
 	return a
@@ -283,12 +285,11 @@ func (e *Endpoint) leaveRing(a *Attempt, now time.Duration) {
 	if a.flags&attemptAwaited == 0 {
 		return
 	}
-	began := epoch(a.start)
-	if epoch(now)-began >= ringOld {
+	if int32(uint32(epoch(now))-a.epoch) >= ringOld {
 		e.old.Add(-1)
 		return
 	}
-	e.ring[began%ringSlots].Add(-1)
+	e.ring[a.epoch%ringSlots].Add(-1)
 }
 
 // Inflight is how many attempts have begun and not ended: counted once, at

@@ -398,3 +398,32 @@ func TestManyGoroutinesCountTogether(t *testing.T) {
 		t.Errorf("%d in flight, want 0", got)
 	}
 }
+
+// A Step over 1 000 endpoints: at rest, and while every one of them fails and
+// is refused, which asks all guards about each.
+func BenchmarkStep(b *testing.B) {
+	for _, failing := range []bool{false, true} {
+		b.Run(map[bool]string{false: "rest", true: "all fail"}[failing], func(b *testing.B) {
+			d := New(DefaultConfig(), rand.New(rand.NewPCG(1, 1)))
+			members := make([]Member, 1000)
+			for i := range members {
+				members[i].ID = string(rune('a' + i))
+			}
+			now := time.Second
+			d.SetMembers(members, now)
+			b.ReportAllocs()
+			for b.Loop() {
+				now += busyStep
+				if failing {
+					b.StopTimer()
+					for _, m := range d.members {
+						a := m.ep.Start(now, true)
+						m.ep.End(&a, Outcome{Class: Server, Now: now, Conn: uint32(now)})
+					}
+					b.StartTimer()
+				}
+				d.Step(now)
+			}
+		})
+	}
+}

@@ -70,6 +70,11 @@ func TestAHungEndpointIsSuspendedAndComesBackWithItsFirstAnswer(t *testing.T) {
 	if n := w.count(Ejected); n != 0 {
 		t.Errorf("%d ejections, want 0: a suspension leaves no record", n)
 	}
+	// Answers that the hang held back for 4 s must not count as its latency.
+	w.run(39 * second)
+	if n := h.picksSince(35 * second); n < 100 {
+		t.Errorf("%d attempts in the next 4 s, want at least half of the fair 200", n)
+	}
 }
 
 func TestErrorsAreFoundAboutAsFastAsTheMathematicsSay(t *testing.T) {
@@ -282,6 +287,13 @@ func TestRecoveryGoesByProbeProbationAndRamp(t *testing.T) {
 		}
 		if w.failed != 0 {
 			t.Errorf("%d failed requests, want 0", w.failed)
+		}
+		if got := w.d.byID["e01"].record.ejections; got != 1 {
+			t.Errorf("%d ejections on record, want 1", got)
+		}
+		w.run(at + 70*second)
+		if got := w.d.byID["e01"].record.ejections; got != 0 {
+			t.Errorf("after a healthy minute %d ejections are on record, want 0", got)
 		}
 	}
 }
@@ -569,16 +581,28 @@ func TestOldTimeoutsDoNotFailATrial(t *testing.T) {
 
 func TestRequestsLeftBehindByAStallSayNothingOfNow(t *testing.T) {
 	w := newWorld(t, 4, 1)
-	w.load(1, 100*second) // each answers once in 4 s
-	w.run(20 * second)
+	w.d.SetLatency(Percentiles{P50: time.Millisecond, P90: 10 * time.Millisecond, P99: 50 * time.Millisecond})
+	w.run(10 * second) // D_over is 250 ms
 	ep := w.d.Endpoint("e01")
 	for range 3 {
-		ep.Start(w.now, true) // never answered, never timed out
+		ep.Start(w.now, true) // never to be answered
 	}
-	w.run(60 * second)
-	back := w.want("e01", In, 20*second) // suspended, then answered by a trickle
-	if c, again := w.first("e01", Suspended, back.At+second); again && c.Explain.Silence < ringOld*ringWidth {
-		t.Errorf("suspended again at %v, %v after an answer\n%s", c.At, c.Explain.Silence, w.story())
+	w.runFor(200 * time.Millisecond)
+	a := ep.Start(w.now, true)
+	ep.End(&a, Outcome{Class: OK, Now: w.now})
+	w.runFor(250 * time.Millisecond)
+	if got := w.evidence("e01").Overdue; got != 3 {
+		t.Errorf("%d overdue, want 3: they began about when it answered", got)
+	}
+	w.runFor(350 * time.Millisecond) // the stall is over
+	a = ep.Start(w.now, true)
+	ep.End(&a, Outcome{Class: OK, Now: w.now})
+	w.runFor(400 * time.Millisecond)
+	if got := w.evidence("e01").Overdue; got != 0 {
+		t.Errorf("%d overdue, want 0: it has answered what began long after", got)
+	}
+	if m := w.d.byID["e01"]; m.record.state != In {
+		t.Errorf("it is %v, want in\n%s", m.record.state, w.story())
 	}
 }
 
