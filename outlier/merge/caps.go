@@ -96,33 +96,64 @@ func (e *endpoint) settledRate(now time.Duration) float64 {
 	return n / 10
 }
 
-// takeBack fails open: when too few are left, those that are out for soft reasons
-// are used again, the least bad first.
+// takeBack fails open. When fewer than the panic share of a group are left, those
+// that are out for soft reasons are used again, the least bad first. When nothing
+// at all is left, because the others were taken out of the registry, the least
+// bad of all is: a set is never empty.
 func (t *Table) takeBack(g *group, now time.Duration) {
 	n := g.judged()
 	wanted := int(math.Ceil(float64(n) * g.service.policy.Outlier.Panic))
-	var soft []*endpoint
-	for _, e := range g.endpoints {
-		switch r := &e.fleet; {
-		case e.leaving() || !r.state.Out() || r.rule == outlier.RuleHard || r.rule == outlier.RuleManual:
-		default:
-			soft = append(soft, e)
+	for _, view := range g.views(Fleet) {
+		if n-g.countOut(view) >= wanted {
+			continue
 		}
-	}
-	slices.SortFunc(soft, func(a, b *endpoint) int {
-		suspended := func(e *endpoint) int {
-			if e.fleet.state == outlier.Suspended {
-				return 0
+		for _, r := range g.leastBad(view) {
+			left := n - g.countOut(view)
+			if soft := badness(r.rec) <= 1; left >= wanted || left >= 1 && !soft {
+				break
 			}
-			return 1
+			t.endTrial(r.rec)
+			t.set(r.e, r.rec, outlier.In, r.rec.rule, "panic: too few endpoints are left", now)
 		}
-		return cmp.Or(cmp.Compare(suspended(a), suspended(b)), cmp.Compare(a.fleet.explain.T, b.fleet.explain.T), compareEndpoints(a, b))
-	})
-	for _, e := range soft {
-		if n-g.countOut(Fleet) >= wanted {
-			return
-		}
-		t.endTrial(&e.fleet)
-		t.set(e, &e.fleet, outlier.In, e.fleet.rule, "panic: too few endpoints are left", now)
 	}
+}
+
+// standing is a record with the endpoint that it is about.
+type standing struct {
+	e   *endpoint
+	rec *record
+}
+
+// badness orders who is used again: suspended, soft reasons, hard reasons, and
+// what an operator has ejected.
+func badness(r *record) int {
+	switch {
+	case r.state == outlier.Suspended:
+		return 0
+	case r.rule == outlier.RuleManual:
+		return 3
+	case r.rule == outlier.RuleHard:
+		return 2
+	}
+	return 1
+}
+
+// leastBad lists the verdicts that keep observers away from endpoints, those
+// first that can best be withdrawn.
+func (g *group) leastBad(view Scope) []standing {
+	var list []standing
+	for _, e := range g.endpoints {
+		if e.leaving() {
+			continue
+		}
+		for _, r := range e.records() {
+			if r.state.Out() && (r.scope == Fleet || r.scope == view) {
+				list = append(list, standing{e, r})
+			}
+		}
+	}
+	slices.SortFunc(list, func(a, b standing) int {
+		return cmp.Or(cmp.Compare(badness(a.rec), badness(b.rec)), cmp.Compare(a.rec.explain.T, b.rec.explain.T), compareEndpoints(a.e, b.e))
+	})
+	return list
 }

@@ -69,7 +69,6 @@ func (t *Table) decide(g *group, look []*endpoint, now time.Duration) {
 	slices.SortFunc(list, func(a, b *candidate) int {
 		return cmp.Or(cmp.Compare(hardFirst(a.rule), hardFirst(b.rule)), -cmp.Compare(a.score, b.score), compareEndpoints(a.e, b.e))
 	})
-	hard := false
 	var left []*endpoint
 	for _, c := range list {
 		if slices.Contains(left, c.e) {
@@ -81,11 +80,8 @@ func (t *Table) decide(g *group, look []*endpoint, now time.Duration) {
 		}
 		t.commit(c, now)
 		left = append(left, c.e)
-		hard = hard || c.rule == outlier.RuleHard
 	}
-	if hard {
-		t.takeBack(g, now)
-	}
+	t.takeBack(g, now)
 }
 
 func hardFirst(r outlier.Rule) int {

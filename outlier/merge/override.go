@@ -76,6 +76,9 @@ func (t *Table) obey(e *endpoint, now time.Duration) {
 			t.due(o.Until)
 		}
 	}
+	if o := e.override; o != nil && o.Kind == OverrideEject && !e.fleet.state.Out() && !e.lastUsable() {
+		e.overrideNews = true // it had to be used again for want of others, who are back
+	}
 	if !e.overrideNews {
 		return
 	}

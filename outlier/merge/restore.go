@@ -51,7 +51,8 @@ func (t *Table) Restore(vs []Verdict, now time.Duration) {
 			t.restore(e, v, now)
 			continue
 		}
-		t.restored[v.Key] = append(t.restored[v.Key], v)
+		same := func(o Verdict) bool { return o.Scope == v.Scope }
+		t.restored[v.Key] = append(slices.DeleteFunc(t.restored[v.Key], same), v)
 	}
 }
 

@@ -81,26 +81,32 @@ func (w *row) begin(since time.Duration) {
 // largest, among the readings that he gave: that is where his own CUSUM was last
 // at zero.
 func (t *Table) open(e *endpoint, now time.Duration) {
-	g := e.group
-	fast := outlier.FastOdds(g.baseline, g.service.policy.Outlier.Bounds()).Steps()
-	slow := outlier.SlowOdds(g.baseline.Pg).Steps()
-	if !e.fast.open {
-		t.openRow(e, &e.fast, fast, "", now)
-	}
-	if !e.slow.open {
-		t.openRow(e, &e.slow, slow, "", now)
-	}
+	failed := false
 	for i := range e.staged {
 		s := &e.staged[i]
 		if s.cell < 0 {
 			continue
 		}
-		r := t.slots[e.cells[s.cell].reporter]
-		if r.Zone == "" {
-			continue
+		c := &e.cells[s.cell]
+		failed = failed || s.counts.K() != c.counts.K()
+		if zone := t.slots[c.reporter].Zone; zone != "" {
+			e.zone(zone)
 		}
-		if z := e.zone(r.Zone); !z.row.open {
-			t.openRow(e, &z.row, fast, r.Zone, now)
+	}
+	if !failed {
+		return
+	}
+	g := e.group
+	fast := outlier.FastOdds(g.baseline, g.service.policy.Outlier.Bounds()).Steps()
+	if !e.fast.open {
+		t.openRow(e, &e.fast, fast, "", now)
+	}
+	if !e.slow.open {
+		t.openRow(e, &e.slow, outlier.SlowOdds(g.baseline.Pg).Steps(), "", now)
+	}
+	for _, z := range e.zones {
+		if !z.row.open {
+			t.openRow(e, &z.row, fast, z.name, now)
 		}
 	}
 }
@@ -166,11 +172,25 @@ func (t *Table) value(e *endpoint, i int32, k kind, steps outlier.Steps, now tim
 	if div > 1 {
 		c = roundDiv(c, div)
 	}
-	if age := now - cl.changed; age > time.Second {
-		c = int64(math.Round(float64(c) * math.Exp2(-float64(age)/float64(halfLife))))
+	if age := now - cl.changed; age >= time.Second {
+		c = (c*fade[min(age/time.Second, time.Duration(len(fade)-1))] + fadeOne/2) >> fadeBits
 	}
 	return c, n, failed
 }
+
+// fade is what is left of evidence that is so many seconds old, in binary
+// fractions.
+const (
+	fadeBits = 20
+	fadeOne  = 1 << fadeBits
+)
+
+var fade = func() (f [512]int64) {
+	for i := range f {
+		f[i] = int64(math.Round(fadeOne * math.Exp2(-float64(i)*float64(time.Second)/float64(halfLife))))
+	}
+	return f
+}()
 
 func roundDiv(a, b int64) int64 {
 	if a < 0 {
