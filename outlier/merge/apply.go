@@ -64,6 +64,7 @@ func (t *Table) Apply(rep Report, now time.Duration) Applied {
 	}
 	if rep.Seq > r.seq || r.seq == 0 {
 		r.seq, r.jitter, r.LHM = rep.Seq, rep.Jitter, min(max(rep.LHM, 0), 7)
+		t.weigh(r, now)
 		for _, c := range rep.Clusters {
 			if u := r.services[c.Service]; u != nil {
 				u.overdue = max(c.Overdue, 0)
@@ -389,7 +390,7 @@ func (t *Table) foldCell(e *endpoint, s *staged, now time.Duration) {
 	e.fast.count(e, s, from, d, fastRow)
 	e.slow.count(e, s, from, d, slowRow)
 	if r.Zone != "" {
-		z := e.zone(r.Zone)
+		z := e.zoneOf(r, t.observers[r.slot].zone)
 		z.n += int64(d.N)
 		z.row.count(e, s, from, d, zoneRow)
 	}

@@ -164,7 +164,7 @@ func (t *Table) guards(c *candidate, now time.Duration) *candidate {
 		return nil
 	}
 	if c.kind != zoneRow {
-		c.scope = t.scope(e, c.row, c.kind, now)
+		c.scope = t.scope(e, c.row, now)
 	}
 	c.scope = t.promote(e, c.scope)
 	return t.gather(c, g, now)
@@ -241,13 +241,13 @@ func (t *Table) aloneIn(e *endpoint, zone string, now time.Duration) bool {
 	if !e.fast.open {
 		return true
 	}
-	rest := t.read(e, &e.fast, fastRow, e.fast.last.odds.Steps(), only{zone, outside}, now)
+	rest := t.read(e, &e.fast, e.fast.last.odds.Steps(), only{t.zones.id(zone), outside}, now)
 	return rest.sum <= 0
 }
 
 // scope says whom a verdict is for. A fault of the endpoint is seen from
 // everywhere, a fault of the path from one zone.
-func (t *Table) scope(e *endpoint, w *row, k kind, now time.Duration) Scope {
+func (t *Table) scope(e *endpoint, w *row, now time.Duration) Scope {
 	var zones []string
 	for i := range e.cells {
 		c := &e.cells[i]
@@ -263,11 +263,11 @@ func (t *Table) scope(e *endpoint, w *row, k kind, now time.Duration) Scope {
 	var loudest string
 	var in reading
 	for i, zone := range zones {
-		if r := t.read(e, w, k, steps, only{zone, within}, now); i == 0 || r.sum > in.sum {
+		if r := t.read(e, w, steps, only{t.zones.id(zone), within}, now); i == 0 || r.sum > in.sum {
 			loudest, in = zone, r
 		}
 	}
-	out := t.read(e, w, k, steps, only{loudest, outside}, now)
+	out := t.read(e, w, steps, only{t.zones.id(loudest), outside}, now)
 	if loudest == "" || out.t >= w.last.h || in.t < w.last.h {
 		return Fleet
 	}

@@ -70,6 +70,7 @@ type own struct {
 // zone is the observers of one zone, as far as one endpoint is concerned.
 type zone struct {
 	name string
+	id   int32 // of Table.zoneIDs
 	row  row
 	n    int64 // attempts, since the endpoint is known
 	seen int64
@@ -109,14 +110,13 @@ type extra struct {
 	probeEnd, probeStart time.Duration
 	probe                outlier.ProbeResult
 	probeLevel           outlier.Level
-	fast, slow, zone     base
+	fast, slow, zone     place
 }
 
-// base is the counters from which a row counts. It is valid in the row's
-// generation only.
-type base struct {
-	gen  uint32
-	n, k uint32
+// place is where a cell is in a row. It is valid in the row's generation only.
+type place struct {
+	gen   uint32
+	index int32
 }
 
 func newEndpoint(spec Endpoint, now time.Duration) *endpoint {
@@ -161,20 +161,14 @@ func (e *endpoint) dropCell(slot int32) {
 		e.staged[s].cell = -1
 	}
 	delete(e.index, slot)
-	forget := func(list []int32) []int32 {
-		list = slices.DeleteFunc(list, func(j int32) bool { return j == i })
-		for n, j := range list {
-			if j == last {
-				list[n] = i
-			}
-		}
-		return list
+	e.hot = slices.DeleteFunc(e.hot, func(j int32) bool { return j == i })
+	if at := slices.Index(e.hot, last); at >= 0 {
+		e.hot[at] = i
 	}
-	e.hot = forget(e.hot)
-	e.fast.active = forget(e.fast.active)
-	e.slow.active = forget(e.slow.active)
+	e.fast.forget(e, fastRow, i, last)
+	e.slow.forget(e, slowRow, i, last)
 	for _, z := range e.zones {
-		z.row.active = forget(z.row.active)
+		z.row.forget(e, zoneRow, i, last)
 	}
 	if i != last {
 		e.cells[i] = e.cells[last]
@@ -185,6 +179,16 @@ func (e *endpoint) dropCell(slot int32) {
 	}
 	e.cells[last] = cell{}
 	e.cells = e.cells[:last]
+}
+
+// zoneOf finds or makes the zone of a reporter.
+func (e *endpoint) zoneOf(r *reporter, id int32) *zone {
+	for _, z := range e.zones {
+		if z.id == id {
+			return z
+		}
+	}
+	return e.zone(r.Zone)
 }
 
 // zone finds or makes the zone of that name.
@@ -199,7 +203,7 @@ func (e *endpoint) zone(name string) *zone {
 		return 0
 	})
 	if !found {
-		e.zones = slices.Insert(e.zones, i, &zone{name: name, rec: record{scope: Scope(name)}})
+		e.zones = slices.Insert(e.zones, i, &zone{name: name, id: e.group.service.zones.id(name), rec: record{scope: Scope(name)}})
 	}
 	return e.zones[i]
 }
@@ -231,11 +235,11 @@ func (e *endpoint) out(view Scope) bool {
 
 // zonesOut lists the zones whose observers are kept away by a verdict of their
 // own: what they still say of e, by probes, is answered already.
-func (e *endpoint) zonesOut() []string {
-	var list []string
+func (e *endpoint) zonesOut() []int32 {
+	var list []int32
 	for _, z := range e.zones {
 		if z.rec.state.Out() {
-			list = append(list, z.name)
+			list = append(list, z.id)
 		}
 	}
 	return list

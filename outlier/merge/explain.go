@@ -31,7 +31,7 @@ func (t *Table) explainBase(e *endpoint, r *record, now time.Duration) Explanati
 }
 
 // explainRow adds what a row says.
-func (t *Table) explainRow(x *Explanation, e *endpoint, w *row, k kind, now time.Duration) {
+func (t *Table) explainRow(x *Explanation, w *row, now time.Duration) {
 	if !w.open {
 		return
 	}
@@ -46,10 +46,13 @@ func (t *Table) explainRow(x *Explanation, e *endpoint, w *row, k kind, now time
 	x.P0, x.P1, x.W = read.odds.P0, read.odds.P1, read.w
 	steps := read.odds.Steps()
 	var all []ReporterShare
-	for _, i := range w.active {
-		r := t.slots[e.cells[i].reporter]
-		c, n, failed := t.value(e, i, k, steps, now)
-		all = append(all, ReporterShare{Reporter: r.ID, Domain: r.domain.name, Zone: r.Zone, N: n, K: failed, C: nats(c), Muted: r.domain.muted(now)})
+	for i := range w.active {
+		entry := &w.active[i]
+		r := t.slots[entry.slot]
+		all = append(all, ReporterShare{
+			Reporter: r.ID, Domain: r.domain.name, Zone: r.Zone, N: int64(entry.n - entry.fromN), K: int64(entry.k - entry.fromK),
+			C: nats(entry.value(steps, t.observers[entry.slot].divisor, now)), Muted: r.domain.muted(now),
+		})
 	}
 	slices.SortFunc(all, func(a, b ReporterShare) int {
 		return cmp.Or(-cmp.Compare(a.C, b.C), cmp.Compare(a.Reporter, b.Reporter))
@@ -82,11 +85,11 @@ func (t *Table) explainCandidate(c *candidate, now time.Duration) Explanation {
 	e := c.e
 	x := t.explainBase(e, e.record(c.scope), now)
 	x.Scope, x.Rule, x.Guards = c.scope, c.rule.String(), c.guards
-	w, k := c.row, c.kind
+	w := c.row
 	if w == nil {
-		w, k = &e.fast, fastRow
+		w = &e.fast
 	}
-	t.explainRow(&x, e, w, k, now)
+	t.explainRow(&x, w, now)
 	if c.rule == outlier.RuleHard || c.rule == outlier.RuleStalled {
 		t.explainSuspicion(&x, e, now)
 	}
@@ -122,7 +125,7 @@ func (t *Table) Explain(k Key, now time.Duration) (Explanation, bool) {
 		return x, true
 	}
 	x := t.explainBase(e, r, now)
-	t.explainRow(&x, e, &e.fast, fastRow, now)
+	t.explainRow(&x, &e.fast, now)
 	t.explainSuspicion(&x, e, now)
 	x.Next, x.ETA = t.next(e, r, now)
 	if e.refusal.told != 0 && now-e.refusal.told < tellAgain {

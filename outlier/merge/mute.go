@@ -23,15 +23,10 @@ func (t *Table) unreliable(now time.Duration) {
 		if !w.open || w.last.h == 0 || e.leaving() {
 			continue
 		}
-		t.read(e, w, fastRow, w.last.odds.Steps(), only{}, now)
-		against := 0
-		for _, d := range t.acc {
-			if d.sum > 0 {
-				against++
-			}
-		}
-		for _, d := range t.acc {
-			if d.sum <= 0 {
+		against := t.read(e, w, w.last.odds.Steps(), only{}, now).domains
+		for _, i := range t.acc {
+			d, sum := t.domainList[i], t.sums[i].c
+			if sum <= 0 {
 				continue
 			}
 			c := cases[d]
@@ -39,8 +34,8 @@ func (t *Table) unreliable(now time.Duration) {
 				c = &charge{}
 				cases[d] = c
 			}
-			c.sum += d.sum
-			c.max = max(c.max, d.sum)
+			c.sum += sum
+			c.max = max(c.max, sum)
 			c.endpoints++
 			c.h = max(c.h, w.last.h)
 			if against == 1 && t.othersUse(e, d, 2, now) {
@@ -77,6 +72,7 @@ func (t *Table) mute(d *domain, why string, now time.Duration) {
 		return
 	}
 	d.mutedUntil, d.reason = now+t.cfg.Mute, why
+	t.weighDomain(d, now)
 	t.due(d.mutedUntil)
 	t.mutes = append(t.mutes, d.name)
 	t.tellMute(d, d.mutedUntil, why)
@@ -99,11 +95,12 @@ func (t *Table) unmute(now time.Duration) {
 			t.due(d.mutedUntil)
 			return false
 		}
+		t.weighDomain(d, now)
 		t.tellMute(d, 0, d.reason)
 		t.event(EventUnmuted, nil, name, "its time is over", now)
 		d.reason = ""
 		if d.reporters == 0 {
-			delete(t.domains, name)
+			t.dropDomain(d)
 		}
 		// What it said while it was muted stays out: its part of each row starts anew.
 		for _, e := range t.endpoints {
@@ -116,20 +113,25 @@ func (t *Table) unmute(now time.Duration) {
 // forgetDomain makes the present counters of a domain's reporters their base in
 // every open row of e.
 func (t *Table) forgetDomain(e *endpoint, d *domain) {
-	for k, w := range map[kind]*row{fastRow: &e.fast, slowRow: &e.slow} {
-		t.rebase(e, w, k, d)
-	}
+	t.rebase(&e.fast, d)
+	t.rebase(&e.slow, d)
 	for _, z := range e.zones {
-		t.rebase(e, &z.row, zoneRow, d)
+		t.rebase(&z.row, d)
 	}
 }
 
-func (t *Table) rebase(e *endpoint, w *row, k kind, d *domain) {
-	for _, i := range w.active {
-		c := &e.cells[i]
-		if t.slots[c.reporter].domain == d {
-			b := c.x.base(k)
-			b.n, b.k = c.counts.N, c.counts.K()
+func (t *Table) rebase(w *row, d *domain) {
+	for i := range w.active {
+		if x := &w.active[i]; t.observers[x.slot].domain == d.index {
+			x.fromN, x.fromK = x.n, x.k
+		}
+	}
+}
+
+func (t *Table) weighDomain(d *domain, now time.Duration) {
+	for _, r := range t.reporters {
+		if r.domain == d {
+			t.weigh(r, now)
 		}
 	}
 }

@@ -40,11 +40,8 @@ type domain struct {
 	reporters  int
 	mutedUntil time.Duration
 	reason     string
-	// sum is where the evaluation of a row adds up c_d; stamp says for which
-	// evaluation it is.
-	sum   int64
-	stamp uint64
-	zone  string
+	index      int32  // in Table.domainList
+	stamp      uint64 // of the count that it was last part of
 }
 
 func (d *domain) muted(now time.Duration) bool { return now < d.mutedUntil }
@@ -93,10 +90,12 @@ func (t *Table) Join(spec Reporter, services []string, now time.Duration) error 
 		r = &reporter{slot: t.newSlot(), settled: never, probes: fullBucket(float64(t.cfg.ProbeRate), now)}
 		t.slots[r.slot] = r
 		t.reporters[spec.ID] = r
-		r.domain = t.joinDomain(spec.Domain(), spec.Zone)
+		r.domain = t.joinDomain(spec.Domain())
 	}
 	r.Reporter = spec
 	r.LHM = min(max(r.LHM, 0), 7)
+	t.observers[r.slot] = observer{domain: r.domain.index, zone: t.zones.id(r.Zone)}
+	t.weigh(r, now)
 	r.live, r.heard, r.joined = true, now, now
 	r.setServices(t, services)
 	if r.domain.muted(now) {
@@ -164,7 +163,7 @@ func (t *Table) dropReporter(r *reporter) {
 	}
 	delete(t.reporters, r.ID)
 	if r.domain.reporters--; r.domain.reporters == 0 && r.domain.reason == "" {
-		delete(t.domains, r.domain.name) // a muted one is kept: who comes back is still muted
+		t.dropDomain(r.domain) // a muted one is kept: who comes back is still muted
 	}
 	t.slots[r.slot] = nil
 	t.freeSlots = append(t.freeSlots, r.slot)
@@ -177,17 +176,48 @@ func (t *Table) newSlot() int32 {
 		return slot
 	}
 	t.slots = append(t.slots, nil)
+	t.observers = append(t.observers, observer{})
 	return int32(len(t.slots) - 1)
 }
 
-func (t *Table) joinDomain(name, zone string) *domain {
+func (t *Table) joinDomain(name string) *domain {
 	d := t.domains[name]
 	if d == nil {
-		d = &domain{name: name, zone: zone}
+		d = &domain{name: name}
+		if n := len(t.freeDomains); n > 0 {
+			d.index = t.freeDomains[n-1]
+			t.freeDomains = t.freeDomains[:n-1]
+			t.domainList[d.index] = d
+		} else {
+			d.index = int32(len(t.domainList))
+			t.domainList = append(t.domainList, d)
+			t.sums = append(t.sums, domainSum{})
+		}
 		t.domains[name] = d
 	}
 	d.reporters++
 	return d
+}
+
+func (t *Table) dropDomain(d *domain) {
+	delete(t.domains, d.name)
+	t.domainList[d.index] = nil
+	t.freeDomains = append(t.freeDomains, d.index)
+}
+
+// weigh keeps what rows need to know of a reporter's weight.
+func (t *Table) weigh(r *reporter, now time.Duration) { t.observers[r.slot].divisor = r.divisor(now) }
+
+// names numbers names, so that they can be compared in one instruction.
+type names map[string]int32
+
+func (n names) id(name string) int32 {
+	id, ok := n[name]
+	if !ok {
+		id = int32(len(n))
+		n[name] = id
+	}
+	return id
 }
 
 // bucket is a token bucket that needs no clock.

@@ -30,7 +30,7 @@ const (
 
 func (k kind) String() string { return [...]string{"fast", "slow", "zone"}[k] }
 
-func (x *extra) base(k kind) *base {
+func (x *extra) place(k kind) *place {
 	switch k {
 	case fastRow:
 		return &x.fast
@@ -48,9 +48,30 @@ type row struct {
 	gen     uint32
 	since   time.Duration // t_x
 	cleared time.Duration // when it was last closed
-	active  []int32
+	active  []entry
 	classes Tally // of the reports since it opened
 	last    reading
+}
+
+// entry is one cell in a row: what it counted when the row began and now. Rows of
+// a thousand reporters are added up at every Step, so an entry has all that takes.
+type entry struct {
+	cell, slot   int32
+	fromN, fromK uint32
+	n, k         uint32
+	changed      time.Duration
+}
+
+// domainSum is c_d while a row is added up.
+type domainSum struct {
+	c    int64
+	seen bool
+}
+
+// observer is what adding up a row needs to know of a reporter, by slot.
+type observer struct {
+	domain, zone int32 // of Table.domainList, Table.zoneIDs
+	divisor      int64 // 1 + lhm; 0: muted
 }
 
 // reading is what a row says at one moment.
@@ -89,8 +110,8 @@ func (t *Table) open(e *endpoint, now time.Duration) {
 		}
 		c := &e.cells[s.cell]
 		failed = failed || s.counts.K() != c.counts.K()
-		if zone := t.slots[c.reporter].Zone; zone != "" {
-			e.zone(zone)
+		if r := t.slots[c.reporter]; r.Zone != "" {
+			e.zoneOf(r, t.observers[c.reporter].zone)
 		}
 	}
 	if !failed {
@@ -144,38 +165,64 @@ func (w *row) count(e *endpoint, s *staged, from Point, d outlier.Counts, k kind
 	if !w.open {
 		return
 	}
-	b := e.cells[s.cell].extra().base(k)
-	if b.gen != w.gen {
-		*b = base{gen: w.gen, n: from.N, k: from.K}
-		w.active = append(w.active, s.cell)
+	c := &e.cells[s.cell]
+	at := c.extra().place(k)
+	if at.gen != w.gen {
+		*at = place{gen: w.gen, index: int32(len(w.active))}
+		w.active = append(w.active, entry{cell: s.cell, slot: c.reporter, fromN: from.N, fromK: from.K, changed: c.changed})
 	}
+	x := &w.active[at.index]
 	for _, p := range s.points { // the youngest at or before the start
-		if p.At <= w.since && int32(p.N-b.n) >= 0 && int32(p.K-b.k) >= 0 {
-			b.n, b.k = p.N, p.K
+		if p.At <= w.since && int32(p.N-x.fromN) >= 0 && int32(p.K-x.fromK) >= 0 {
+			x.fromN, x.fromK = p.N, p.K
 		}
 	}
+	x.n, x.k = s.counts.N, s.counts.K()
+	if d.N > 0 {
+		x.changed = s.at
+	}
 	w.classes.add(d)
+}
+
+// forget takes the cell at index i out of the row; the last cell of the endpoint
+// is about to take its place.
+func (w *row) forget(e *endpoint, k kind, i, last int32) {
+	if !w.open {
+		return
+	}
+	if x := e.cells[last].x; last != i && x != nil && x.place(k).gen == w.gen {
+		w.active[x.place(k).index].cell = i
+	}
+	x := e.cells[i].x
+	if x == nil || x.place(k).gen != w.gen {
+		return
+	}
+	at, end := x.place(k).index, len(w.active)-1
+	w.active[at] = w.active[end]
+	if moved := w.active[at].cell; int(at) != end {
+		if moved == i { // it was the endpoint's last cell and has just been renamed
+			moved = last
+		}
+		e.cells[moved].x.place(k).index = at
+	}
+	w.active = w.active[:end]
 }
 
 // value is c of one cell: its log likelihood ratio since the row began, less for
 // a reporter who distrusts himself, nothing for a muted one, and fading when
 // there is no news.
-func (t *Table) value(e *endpoint, i int32, k kind, steps outlier.Steps, now time.Duration) (c, n, failed int64) {
-	cl := &e.cells[i]
-	b := cl.x.base(k)
-	n, failed = int64(cl.counts.N-b.n), int64(cl.counts.K()-b.k)
-	div := t.slots[cl.reporter].divisor(now)
-	if div == 0 {
-		return 0, n, failed
+func (x *entry) value(steps outlier.Steps, divisor int64, now time.Duration) int64 {
+	if divisor == 0 {
+		return 0
 	}
-	c = steps.LLR(n, failed)
-	if div > 1 {
-		c = roundDiv(c, div)
+	c := steps.LLR(int64(x.n-x.fromN), int64(x.k-x.fromK))
+	if divisor > 1 {
+		c = roundDiv(c, divisor)
 	}
-	if age := now - cl.changed; age >= time.Second {
+	if age := now - x.changed; age >= time.Second {
 		c = (c*fade[min(age/time.Second, time.Duration(len(fade)-1))] + fadeOne/2) >> fadeBits
 	}
-	return c, n, failed
+	return c
 }
 
 // fade is what is left of evidence that is so many seconds old, in binary
@@ -202,7 +249,7 @@ func roundDiv(a, b int64) int64 {
 // only limits a reading to the observers of one zone, or to all the others. The
 // zero value admits everybody.
 type only struct {
-	zone string
+	zone int32
 	part part
 }
 
@@ -214,49 +261,54 @@ const (
 	outside
 )
 
-func (o only) admits(zone string) bool {
+func (o only) admits(zone int32) bool {
 	return o.part == everywhere || (zone == o.zone) == (o.part == within)
 }
 
 // read adds the row up: per fault domain, then over the domains without the f
-// that speak loudest against the endpoint.
-func (t *Table) read(e *endpoint, w *row, k kind, steps outlier.Steps, who only, now time.Duration) reading {
-	out := reading{at: now}
-	t.stamp++
+// that speak loudest against the endpoint. Observers of a zone that has a verdict
+// of its own are not heard again, except in the row of that zone.
+func (t *Table) read(e *endpoint, w *row, steps outlier.Steps, who only, now time.Duration) reading {
+	out := reading{at: now, reporters: len(w.active)}
 	t.acc = t.acc[:0]
 	answered := e.zonesOut()
-	for _, i := range w.active {
-		r := t.slots[e.cells[i].reporter]
-		if !who.admits(r.Zone) || slices.Contains(answered, r.Zone) {
+	for i := range w.active {
+		x := &w.active[i]
+		o := &t.observers[x.slot]
+		if who.part != everywhere && !who.admits(o.zone) || len(answered) > 0 && slices.Contains(answered, o.zone) {
+			out.reporters--
 			continue
 		}
-		c, n, failed := t.value(e, i, k, steps, now)
-		if d := r.domain; d.stamp != t.stamp {
-			d.stamp, d.sum = t.stamp, c
-			t.acc = append(t.acc, d)
-		} else {
-			d.sum += c
+		c := x.value(steps, o.divisor, now)
+		sum := &t.sums[o.domain]
+		if !sum.seen {
+			*sum = domainSum{seen: true}
+			t.acc = append(t.acc, o.domain)
 		}
-		out.n += n
-		out.k += failed
-		out.reporters++
+		sum.c += c
+		out.n += int64(x.n - x.fromN)
+		out.k += int64(x.k - x.fromK)
 	}
 	f := e.group.service.policy.LeaveOut
 	t.tops = t.tops[:0]
+	least := 0 // the smallest of tops, once there are f of them
 	for _, d := range t.acc {
-		out.sum += d.sum
-		if d.sum <= 0 {
+		c := t.sums[d].c
+		t.sums[d].seen = false
+		out.sum += c
+		if c <= 0 {
 			continue
 		}
 		out.domains++
-		if f == 0 {
+		switch {
+		case len(t.tops) < f:
+			t.tops = append(t.tops, c)
+		case f == 0 || c <= t.tops[least]:
 			continue
+		default:
+			t.tops[least] = c
 		}
-		if len(t.tops) < f {
-			t.tops = append(t.tops, d.sum)
-		} else if least := slices.Index(t.tops, slices.Min(t.tops)); d.sum > t.tops[least] {
-			t.tops[least] = d.sum
-		}
+		least = slices.Index(t.tops, slices.Min(t.tops))
 	}
 	for _, c := range t.tops {
 		out.largest += c
@@ -287,7 +339,7 @@ func (t *Table) judge(e *endpoint, w *row, k kind, zone *zone, now time.Duration
 	default:
 		odds, h = outlier.FastOdds(base, p.Outlier.Bounds()), outlier.Threshold(e.rate, p.Outlier.FalseEjectionInterval, p.HFleetMin, p.HFleetMax)
 	}
-	read := t.read(e, w, k, odds.Steps(), only{}, now)
+	read := t.read(e, w, odds.Steps(), only{}, now)
 	if read.t <= clearAt || read.sum <= 0 {
 		w.close(now)
 		return false

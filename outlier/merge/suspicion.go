@@ -206,7 +206,7 @@ func (t *Table) witnesses(e *endpoint, now time.Duration) {
 	for _, i := range e.hot {
 		c := &e.cells[i]
 		r := t.slots[c.reporter]
-		if r.domain.muted(now) || slices.Contains(answered, r.Zone) {
+		if r.domain.muted(now) || slices.Contains(answered, t.observers[c.reporter].zone) {
 			continue
 		}
 		x := c.x

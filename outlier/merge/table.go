@@ -27,7 +27,14 @@ type Table struct {
 	slots     []*reporter // by cell.reporter
 	freeSlots []int32
 	domains   map[string]*domain
-	stamp     uint64 // of domain.sum
+	stamp     uint64 // of the newest count of domains
+	zones     names
+
+	// What rows are added up with: by slot, and by domain.index.
+	observers   []observer
+	domainList  []*domain
+	freeDomains []int32
+	sums        []domainSum
 
 	touched []*endpoint // news since the last Step
 	orders  map[OrderID]*order
@@ -40,7 +47,7 @@ type Table struct {
 	wake                 time.Duration // the next instant between ticks
 
 	out  Result
-	acc  []*domain // with evidence in the row at hand
+	acc  []int32 // domains with evidence in the row read last
 	tops []int64
 }
 
@@ -56,6 +63,7 @@ func NewTable(cfg Config, seed uint64) *Table {
 		domains:   make(map[string]*domain),
 		orders:    make(map[OrderID]*order),
 		restored:  make(map[Key][]Verdict),
+		zones:     names{"": 0},
 		probes:    fullBucket(float64(cfg.FleetProbeMin), 0),
 	}
 }
@@ -64,6 +72,7 @@ func NewTable(cfg Config, seed uint64) *Table {
 type service struct {
 	name      string
 	policy    Policy
+	zones     names
 	known     bool // SetService has named it
 	groups    []*group
 	reporters []*reporter // by id
@@ -71,7 +80,7 @@ type service struct {
 }
 
 func (t *Table) newService(name string) *service {
-	s := &service{name: name, policy: DefaultPolicy()}
+	s := &service{name: name, policy: DefaultPolicy(), zones: t.zones}
 	t.services[name] = s
 	return s
 }
