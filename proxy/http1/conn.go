@@ -144,7 +144,7 @@ func (c *conn) advance() {
 	}
 }
 
-// grow makes room for n bytes in all; offsets stay.
+// grow makes room for n bytes in all; offsets stay, slices do not.
 func (c *conn) grow(n int) {
 	if n <= len(c.in) {
 		return

@@ -101,7 +101,6 @@ func (c *conn) taught() resilience.Result {
 
 // open begins the exchange and its record.
 func (c *conn) open() {
-	buf := c.in
 	c.cluster, c.retry, c.route, c.request, c.perTry = nil, nil, 0, 0, 0
 	c.admitted, c.retrying, c.reached, c.refused = false, false, false, false
 	c.tried.Reset()
@@ -111,21 +110,28 @@ func (c *conn) open() {
 	if c.out.head == nil {
 		c.out.head = getBuffer(smallBuffer)
 	}
-	r := &c.record
-	path := c.req.target.of(buf)
-	if c.req.absolute && (len(path) == 0 || path[0] != '/') {
-		path = appendTarget(nil, &c.req, buf)
-	}
-	*r = AccessRecord{
+	c.record = AccessRecord{
 		Start: c.now, Client: c.client, Inbound: c.srv.deps.Inbound != nil,
-		Method: c.req.method.of(buf), Host: c.req.authority.of(buf), Path: path,
 		Minor: int(c.req.minor), Attempts: c.attempts[:0],
 	}
+	if c.req.identified.len() == 0 {
+		appendID(c.id[:0], rand.Uint64(), rand.Uint64())
+	}
+	c.title()
+}
+
+// title fills in what the record takes from the head: again when the head has
+// moved to another buffer, since the old one is somebody else's from then on.
+func (c *conn) title() {
+	buf, r := c.in, &c.record
+	r.Method, r.Host = c.req.method.of(buf), c.req.authority.of(buf)
+	r.Path = c.req.target.of(buf)
+	if c.req.absolute && (len(r.Path) == 0 || r.Path[0] != '/') {
+		r.Path = appendTarget(nil, &c.req, buf)
+	}
+	r.RequestID = c.id[:]
 	if c.req.identified.len() > 0 {
 		r.RequestID = c.req.identified.of(buf)
-	} else {
-		appendID(c.id[:0], rand.Uint64(), rand.Uint64())
-		r.RequestID = c.id[:]
 	}
 }
 
@@ -239,6 +245,7 @@ func (c *conn) collect() bool {
 		}
 		if len(c.in)-c.w < minRoom {
 			c.grow(2 * len(c.in))
+			c.title()
 		}
 		n, err := c.nc.Read(c.in[c.w:])
 		c.w += n

@@ -33,6 +33,7 @@ func (c *conn) startPump() {
 	}
 	if len(c.in)-c.w < minRoom {
 		c.grow(len(c.in) + minRoom)
+		c.title()
 	}
 	c.pumping, c.pumpTo, c.malformed, c.starved = true, c.up.Conn, nil, false
 	c.bodyRead.Store(false)
