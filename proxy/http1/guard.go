@@ -251,7 +251,7 @@ func (g *guard) interruptLocked(why reason) {
 	}
 	g.why = why
 	switch why {
-	case byTry, byClient, byBody:
+	case byTry:
 	case byIdle, byRest, byHead, byCollect:
 		_ = g.nc.SetReadDeadline(longAgo)
 		return
@@ -315,7 +315,7 @@ func (g *guard) visit(now time.Duration) time.Duration {
 	switch {
 	case g.shutOff:
 		return never
-	case g.why != uninterrupted:
+	case g.why != uninterrupted && g.why != byTry:
 		return now + tick // whoever was interrupted has not looked yet
 	case g.phase == exchanging:
 		next = g.visitExchangeLocked(now)

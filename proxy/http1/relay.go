@@ -156,16 +156,17 @@ func (c *conn) discardAnswer() {
 func (c *conn) unheard() bool {
 	c.now = c.srv.deps.Clock.Now()
 	c.lost = true
-	c.record.Flags |= DownstreamTermination
-	ending := outlier.EndClientAbort
+	ending, flags := outlier.EndClientAbort, DownstreamTermination
 	switch c.guard.reason() {
 	case byStall, byRequest:
-		ending = outlier.EndClientNotReading
-		c.record.Flags |= StreamIdle
+		ending, flags = outlier.EndClientNotReading, DownstreamTermination|StreamIdle
+	case byBody:
+		flags = DownstreamProtocolError
 	case byEnd:
-		ending = outlier.EndLocalLimit
-		c.record.Flags ^= DownstreamTermination | LocalReset
+		ending, flags = outlier.EndLocalLimit, LocalReset
 	}
+	c.record.Flags |= flags
+	c.guard.moved.Store(int64(c.now)) // it was the client that stood still
 	c.endAttempt(ending)
 	return false
 }
