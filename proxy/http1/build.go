@@ -87,7 +87,7 @@ func (c *conn) appendRequestFields(b []byte) []byte {
 		case expect:
 			keep = r.continues
 		case requestID:
-			keep = r.identified == f.value // one id, the one in the record
+			keep = r.identified == f.value && f.value.len() > 0 // one id, the one in the record
 		case forwardedProto:
 			keep = f.value.len() > 0
 		case forwardedFor:
