@@ -77,9 +77,9 @@ type shared struct {
 // Attempt is one try on one endpoint. It lives in its caller's state; the
 // zero Attempt was never started.
 type Attempt struct {
-	start, head time.Duration
-	epoch       uint32 // of the start
-	flags       uint8
+	start, asked, head time.Duration
+	epoch              uint32 // of the start
+	flags              uint8
 }
 
 const (
@@ -148,6 +148,11 @@ func (e *Endpoint) Start(now time.Duration, deadlined bool) Attempt {
 	return a
 }
 
+// Asked notes, before Headers, that the endpoint got the last of its request only
+// now, long after the attempt began: its latency counts from here. It is for
+// requests that come slowly, which have no deadline until they are there.
+func (a *Attempt) Asked(now time.Duration) { a.asked = now }
+
 // Headers notes that the endpoint began to answer: final response headers,
 // or the first byte over TCP.
 func (e *Endpoint) Headers(a *Attempt, now time.Duration) {
@@ -171,7 +176,7 @@ func (e *Endpoint) End(a *Attempt, o Outcome) (wake bool) {
 		e.leaveRing(a, o.Now)
 	}
 	a.flags = 0
-	latency := a.head - a.start
+	latency := a.head - max(a.start, a.asked)
 	switch o.Class {
 	case OK:
 		return e.endOK(a, o, latency, deadlined)
@@ -185,7 +190,7 @@ func (e *Endpoint) End(a *Attempt, o Outcome) (wake bool) {
 		if o.RetryAfter > 0 {
 			sample = min(o.RetryAfter, retryAfterMax)
 		}
-		e.observe(c, millis(o.Now), sample, true)
+		e.observe(millis(o.Now), sample, true)
 		return e.watched.Load() != 0
 	case Censored:
 		e.cens.Add(1)
@@ -219,7 +224,7 @@ func (e *Endpoint) endOK(a *Attempt, o Outcome, latency time.Duration, deadlined
 		storeMax(&c.shared.longest, int64(latency))
 	}
 	if a.start >= c.since {
-		e.observe(c, ms, latency, true)
+		e.observe(ms, latency, true)
 	}
 	return e.watched.Load() != 0
 }
@@ -257,7 +262,7 @@ func (e *Endpoint) endFailure(a *Attempt, o Outcome, latency time.Duration) bool
 	if o.Class == Conn {
 		e.penalise(c, o.Now)
 	} else {
-		e.observe(c, millis(o.Now), c.failureCost(latency), false)
+		e.observe(millis(o.Now), c.failureCost(latency), false)
 	}
 	storeMax(&e.lastFail, int64(o.Now))
 	at := c.shared.head.Add(1) - 1
@@ -331,7 +336,7 @@ func (e *Endpoint) Cost(now time.Duration) float64 {
 // most every 8 ms, which the 10 s average does not notice. Of two that write
 // at the same time one may be lost. Only an answer ends the penalty of a hard
 // failure.
-func (e *Endpoint) observe(c *conf, ms uint64, latency time.Duration, answer bool) {
+func (e *Endpoint) observe(ms uint64, latency time.Duration, answer bool) {
 	sample := float32(latency) * 1e-9
 	word := e.cost.Load()
 	value, stamp := unpackCost(word)

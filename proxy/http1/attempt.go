@@ -46,7 +46,7 @@ func (c *conn) endAttempt(ending outlier.Ending) {
 	if c.attempt.Ended() {
 		return
 	}
-	result := outlier.HTTPResult{Ending: ending, HeadersSeen: c.headed, Age: c.now - c.begun}
+	result := outlier.HTTPResult{Ending: ending, HeadersSeen: c.headed, Age: c.owed()}
 	if c.cluster != nil {
 		result.Overdue = c.cluster.Overdue()
 	} else if in := c.srv.deps.Inbound; in.Overdue != nil {
@@ -55,7 +55,7 @@ func (c *conn) endAttempt(ending outlier.Ending) {
 	outcome := outlier.Outcome{Now: c.now, Route: c.route}
 	if c.headed {
 		result.Status, result.RetryAfter, result.Origin = c.res.status, c.res.retryAfter, c.originOf()
-		result.BodyStalled = c.now - time.Duration(c.guard.moved.Load())
+		result.BodyStalled = result.Age
 		outcome.RetryAfter = c.res.wait
 	}
 	if c.up != nil {
@@ -66,6 +66,20 @@ func (c *conn) endAttempt(ending outlier.Ending) {
 
 	r := &c.record.Attempts[len(c.record.Attempts)-1]
 	r.Duration, r.Ending, r.Class, r.Status, r.Reused = c.now-c.begun, ending, outcome.Class, result.Status, c.reused
+}
+
+// owed is for how long the endpoint has owed something: an answer, or the rest of
+// one. While the client still has to send, nothing is due, and of a body that flows
+// in either direction no more than what comes next.
+func (c *conn) owed() time.Duration {
+	switch {
+	case c.headed:
+	case c.whole:
+		return c.now - c.begun
+	case c.starved.Load():
+		return 0
+	}
+	return max(0, c.now-time.Duration(c.guard.moved.Load()))
 }
 
 // originOf is what an inbound sidecar says of its application. From anybody else
@@ -175,6 +189,9 @@ func (c *conn) converse() (outlier.Ending, bool) {
 		return why.ending(), false
 	}
 	c.headed = true
+	if !c.whole {
+		c.attempt.Asked(time.Duration(c.guard.moved.Load()))
+	}
 	c.guard.moved.Store(int64(c.now))
 	c.attempt.Headers(c.now)
 	return 0, true
@@ -188,7 +205,7 @@ func (c *conn) silent(err, werr error) outlier.Ending {
 		if why != byStall {
 			return why.ending()
 		}
-		if c.stopPump(); c.starved {
+		if c.stopPump(); c.starved.Load() {
 			return outlier.EndClientNotReading // nor sending
 		}
 		return outlier.EndRouteTimeout // no head yet, so it was not the answer's body

@@ -20,7 +20,7 @@ type pump struct {
 	pumping   bool          // it has been started and not been waited for
 	bodyRead  atomic.Bool   // the client has sent all of the body
 	bodyTaken atomic.Bool   // and the endpoint has taken it
-	starved   bool          // it ended while it waited for the client
+	starved   atomic.Bool   // it waits for the client, or did so when it ended
 	unpumping atomic.Bool   // it is being ended
 	malformed *problem      // why the interruption byBody; read after it
 	pumpOut   outbox
@@ -35,7 +35,7 @@ func (c *conn) startPump() {
 		c.grow(len(c.in) + minRoom)
 		c.title()
 	}
-	c.pumping, c.pumpTo, c.malformed, c.starved = true, c.up.Conn, nil, false
+	c.pumping, c.pumpTo, c.malformed = true, c.up.Conn, nil
 	c.bodyRead.Store(false)
 	c.bodyTaken.Store(false)
 	c.unpumping.Store(false)
@@ -62,14 +62,15 @@ func (c *conn) runPump() {
 			c.guard.interrupt(byBody)
 			return
 		}
+		c.starved.Store(true)
 		n, err := c.nc.Read(c.in[c.w:])
 		if n == 0 && err != nil {
-			c.starved = true
 			if !c.unpumping.Load() {
 				c.guard.interrupt(byClient)
 			}
 			return
 		}
+		c.starved.Store(false)
 		c.w += n
 		c.guard.moved.Store(int64(c.srv.deps.Clock.Now()))
 		data, used, p := c.body.take(c.in[base:c.w], c.srv.limits)
