@@ -120,8 +120,9 @@ func says(flag string) func(string) (string, error) {
 type process struct {
 	name, version, address string
 	command                *exec.Cmd
-	ended                  chan error
-	output                 *bytes.Buffer // read only after ended
+	ended                  chan struct{}
+	err                    error         // how it ended; read only after ended
+	output                 *bytes.Buffer // likewise
 }
 
 func (p product) start(ctx context.Context, dir, backend string) (*process, error) {
@@ -166,14 +167,17 @@ func (p product) start(ctx context.Context, dir, backend string) (*process, erro
 	if core := proxyCore(); core > 0 {
 		argv = append([]string{"taskset", "-c", strconv.Itoa(core)}, argv...)
 	}
-	run := &process{name: p.name, version: version, address: s.Listen, ended: make(chan error, 1), output: new(bytes.Buffer)}
+	run := &process{name: p.name, version: version, address: s.Listen, ended: make(chan struct{}), output: new(bytes.Buffer)}
 	run.command = exec.Command(argv[0], argv[1:]...)
 	run.command.Env = append(os.Environ(), "GOMAXPROCS=1")
 	run.command.Stdout, run.command.Stderr = run.output, run.output
 	if err := run.command.Start(); err != nil {
 		return nil, err
 	}
-	go func() { run.ended <- run.command.Wait() }()
+	go func() {
+		defer close(run.ended)
+		run.err = run.command.Wait()
+	}()
 	if err := run.ready(ctx); err != nil {
 		run.stop()
 		return nil, err
@@ -191,9 +195,8 @@ func (p *process) ready(ctx context.Context) error {
 			return nil
 		}
 		select {
-		case ended := <-p.ended:
-			p.ended <- ended
-			return fmt.Errorf("ended at once: %w\n%s", ended, p.output)
+		case <-p.ended:
+			return fmt.Errorf("ended at once: %w\n%s", p.err, p.output)
 		case <-ctx.Done():
 			return fmt.Errorf("not ready after 20 s: %w", err)
 		case <-time.After(50 * time.Millisecond):
