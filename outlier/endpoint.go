@@ -383,9 +383,11 @@ func (e *Endpoint) forgive() {
 // settle begins a new life of the endpoint: what it cost is forgotten, and
 // attempts of before say nothing any more.
 func (e *Endpoint) settle(now time.Duration) {
-	c := *e.conf.Load()
-	c.since = now
-	e.conf.Store(&c)
+	if c := e.conf.Load(); c != nil { // else it has had no life yet
+		c := *c
+		c.since = now
+		e.conf.Store(&c)
+	}
 	e.cost.Store(0)
 }
 

@@ -42,6 +42,21 @@ func TestACentralVerdictKeepsAnEndpointOut(t *testing.T) {
 	}
 }
 
+// So a sidecar finds the world that starts while something is out.
+func TestAMemberMayComeWithAVerdict(t *testing.T) {
+	d := New(DefaultConfig(), nil)
+	d.SetMembers([]Member{
+		{ID: "a", Fleet: Verdict{State: Ejected, Epoch: 3, Rule: RuleHard}},
+		{ID: "b", Fleet: Verdict{State: Probing, Epoch: 4, Rule: RuleHard}},
+		{ID: "c"}, {ID: "d"}, {ID: "e"},
+	}, time.Second)
+	for _, a := range d.View() {
+		if out := a.ID < "c"; (a.Weight == 0) != out {
+			t.Errorf("admitted as %+v, want weight 0: %v", a, out)
+		}
+	}
+}
+
 func TestBeliefsCombineTowardsAvoiding(t *testing.T) {
 	for _, local := range []State{In, Suspended, Ejected, Probing, Probation, Ramp} {
 		for _, fleet := range []State{In, Suspended, Ejected, Probing, Probation, Ramp} {
