@@ -20,7 +20,6 @@ package main
 import (
 	"context"
 	"encoding/json"
-	"errors"
 	"flag"
 	"fmt"
 	"math/rand/v2"
@@ -106,10 +105,10 @@ func run(ctx context.Context, o options) (*report, error) {
 		}
 		p, err := product.start(ctx, filepath.Join(dir, product.name), back.address())
 		switch {
-		case errors.Is(err, errAbsent):
-			rep.Absent = append(rep.Absent, err.Error())
-		case err != nil:
+		case err != nil && product.name == "overhear":
 			return nil, fmt.Errorf("%s: %w", product.name, err)
+		case err != nil: // absent, or it would not start: said in the report
+			rep.Absent = append(rep.Absent, fmt.Sprintf("%s: %v", product.name, err))
 		default:
 			running = append(running, p)
 			rep.Versions[p.name] = p.version

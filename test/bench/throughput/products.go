@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"context"
 	"embed"
-	"errors"
 	"fmt"
 	"net"
 	"os"
@@ -25,10 +24,6 @@ import (
 
 //go:embed products/*
 var configurations embed.FS
-
-// errAbsent is the cause when a product is not on this machine: it is named in the
-// report and not measured.
-var errAbsent = errors.New("not found")
 
 // product is a proxy that can be measured.
 type product struct {
@@ -52,7 +47,7 @@ func products() []product {
 		return func(string) (string, error) {
 			path, err := exec.LookPath(name)
 			if err != nil {
-				return "", fmt.Errorf("%s is %w on the PATH", name, errAbsent)
+				return "", fmt.Errorf("not on the PATH: %w", err)
 			}
 			return path, nil
 		}
@@ -77,11 +72,7 @@ func products() []product {
 		{
 			name: "envoy", config: "envoy.yaml",
 			find: func(string) (string, error) {
-				path, err := envoy.Locate()
-				if err != nil {
-					return "", fmt.Errorf("envoy is %w: %w", errAbsent, err)
-				}
-				return path, nil
+				return envoy.Locate()
 			},
 			args: func(config string) []string {
 				return []string{"-c", config, "--concurrency", "1", "--use-dynamic-base-id", "-l", "warning"}
