@@ -364,6 +364,9 @@ func (s source) Link(up bool) {
 		m.SetLink(cluster.Reports, up)
 	}
 	if up {
+		// Clusters that came between Hello and now have named nothing yet, and what
+		// has no name cannot be spoken of.
+		r.wakeLocked(0)
 		r.deps.Log.Info("report stream heard")
 		return
 	}

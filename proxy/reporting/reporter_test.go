@@ -331,6 +331,29 @@ func TestHardNewsSlowDown(t *testing.T) {
 	})
 }
 
+func TestAClusterThatComesBetweenHelloAndWelcomeIsNamedAtOnce(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := &world{t: t, net: pipenet.New(1), clock: clock.New()}
+		w.reporter = New(Config{Node: "sidecar-1", Incarnation: 7}, Deps{Clock: w.clock})
+		stream := source{w.reporter} // as the client uses it
+		w.reporter.ctx = t.Context()
+		stream.Hello()
+		stream.Build()
+		w.newCluster("api", "api", 3)
+		settle()
+		stream.Link(true)
+		w.reporter.mu.Lock()
+		due := w.reporter.next <= w.clock.Now()
+		w.reporter.mu.Unlock()
+		if !due {
+			t.Error("nothing is due: the control plane cannot ask for a probe of what it has no name for")
+		}
+		if got := len(stream.Build().Known); got != 3 {
+			t.Errorf("endpoints named: got %d, want 3", got)
+		}
+	})
+}
+
 func TestHardNewsThatLastDoNotKeepTheSidecarBusy(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t, 3)
