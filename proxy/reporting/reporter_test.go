@@ -340,7 +340,7 @@ func TestAClusterThatComesBetweenHelloAndWelcomeIsNamedAtOnce(t *testing.T) {
 		stream.Hello()
 		stream.Build()
 		w.newCluster("api", "api", 3)
-		settle()
+		synctest.Wait()
 		stream.Link(true)
 		w.reporter.mu.Lock()
 		due := w.reporter.next <= w.clock.Now()
