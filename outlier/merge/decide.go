@@ -246,7 +246,9 @@ func (t *Table) aloneIn(e *endpoint, zone string, now time.Duration) bool {
 }
 
 // scope says whom a verdict is for. A fault of the endpoint is seen from
-// everywhere, a fault of the path from one zone.
+// everywhere, a fault of the path from one zone, while the others see the endpoint
+// well. It is not enough that the others could not give the verdict by themselves:
+// in a small fleet, without its loudest domain, a zone never can in time.
 func (t *Table) scope(e *endpoint, w *row, now time.Duration) Scope {
 	var zones []string
 	for i := range e.cells {
@@ -268,7 +270,7 @@ func (t *Table) scope(e *endpoint, w *row, now time.Duration) Scope {
 		}
 	}
 	out := t.read(e, w, steps, only{t.zones.id(loudest), outside}, now)
-	if loudest == "" || out.t >= w.last.h || in.t < w.last.h {
+	if loudest == "" || in.t < w.last.h || out.sum > steps.Fail {
 		return Fleet
 	}
 	return Scope(loudest)

@@ -56,10 +56,15 @@ func (t *Table) pollTraffic(e *endpoint, since, now time.Duration) {
 	if t.pollRunning(e, now) || e.poll.sent != never && now < e.poll.sent+pollGap {
 		return
 	}
-	t.poll(e, since, now, func(r *reporter) bool {
+	t.poll(e, since, now, t.speaks(e, now))
+}
+
+// speaks admits the reporters with recent traffic on e.
+func (t *Table) speaks(e *endpoint, now time.Duration) func(*reporter) bool {
+	return func(r *reporter) bool {
 		i, ok := e.index[r.slot]
 		return ok && e.cells[i].changed > now-t.cfg.ReporterHeard
-	})
+	}
 }
 
 // poll asks the reporters of the service that can be asked; it says whether there

@@ -476,13 +476,13 @@ func (t *Table) question(e *endpoint, mayAsk bool, now time.Duration) {
 		if s.m < 1 {
 			return // nobody else can tell: the observer's own rule must do
 		}
-		if mayAsk {
-			t.ask(e, now)
-		}
 	}
 	if by, zones := t.contradiction(e, s.zone, now); by != "" {
 		t.contradicted(e, by, zones, now)
 		return
+	}
+	if !s.active && mayAsk {
+		t.ask(e, now)
 	}
 	need := 1 + min(2, s.m)
 	switch {
@@ -518,8 +518,10 @@ const (
 	toldLongest    = 60 * time.Millisecond
 	toldAgain      = 250 * time.Millisecond
 	listenerMemory = time.Minute
-	// toldRate is the traffic per second below which waiting would show nothing.
-	toldRate = 8
+	// toldRate is the traffic per second below which waiting would show nothing,
+	// unless an answer has come within toldRecent.
+	toldRate   = 8
+	toldRecent = 500 * time.Millisecond
 )
 
 // oldConnectionsTold tells a crash from a listener that is gone. A crash resets
@@ -535,12 +537,14 @@ func (t *Table) oldConnectionsTold(e *endpoint, now time.Duration) bool {
 	}
 	again := s.listener != never && now-s.listener < listenerMemory
 	switch {
-	case slices.ContainsFunc(s.hard, died), !s.active, e.rate < toldRate && !again:
+	case slices.ContainsFunc(s.hard, died), !s.active, e.rate < toldRate && e.lastOK < now-toldRecent && !again:
 		return true
 	case s.told == never:
-		wait := min(time.Duration(toldAnswers/e.rate*float64(time.Second)), toldLongest)
+		wait := toldLongest
 		if again {
 			wait = toldAgain
+		} else if e.rate > toldRate {
+			wait = min(wait, time.Duration(toldAnswers/e.rate*float64(time.Second)))
 		}
 		s.told, s.retold = s.last+wait, false
 		s.deadline = max(s.deadline, s.told+clockMargin+answerSlack)
@@ -551,8 +555,7 @@ func (t *Table) oldConnectionsTold(e *endpoint, now time.Duration) bool {
 	}
 	if !s.retold {
 		s.retold = true
-		t.pollTraffic(e, s.firstAt, now)
-		return !t.pollRunning(e, now)
+		return !t.poll(e, s.firstAt, now, t.speaks(e, now))
 	}
 	return true
 }
