@@ -30,9 +30,6 @@ func (a *Attempt) End(o outlier.Outcome) {
 		return
 	}
 	a.endpoint = nil
-	if o.Class == outlier.Conn {
-		e.lastHard.Store(int64(o.Now))
-	}
 	if e.Stats.End(&a.Attempt, o) {
 		e.wake()
 	}

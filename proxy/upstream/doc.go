@@ -22,11 +22,10 @@
 //
 // A server may close a connection while it lies idle, and a crash closes all of
 // them at once. If each of them failed a request, one event would look like
-// many. So a connection that has been idle long enough for news to have
-// arrived, or that lay idle when another one died, is looked at before it is
-// handed out (one recv with MSG_PEEK), and dropped without a word if its peer
-// has closed it. In between, on a busy connection, the look would cost a
-// system call per request and find nothing.
+// many. And a server may say more than was asked: what it says lies there for the
+// next request, whose answer then lies there for the one after it. So a connection
+// is looked at before it is handed out (one recv with MSG_PEEK), and dropped
+// without a word if there is anything to read, the end included.
 //
 // Idle connections are not closed merely because a new one was refused: when
 // only the listener of a server is gone, its old connections still answer. That

@@ -143,41 +143,29 @@ func TestADeadIdleConnectionIsDroppedWithoutAWord(t *testing.T) {
 	}
 }
 
-func TestAfterAHardFailureIdleConnectionsAreLookedAt(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		b := newBed(t, nil)
-		busy, busyServer := b.fresh()
-		idle, idleServer := b.fresh()
-		a := b.endpoint.Begin(b.clock.Now(), true)
-		b.put(idle)
-		// The server crashes: both connections are reset in the same instant.
-		for _, s := range []*pipenet.Conn{busyServer, idleServer} {
-			if err := s.Reset(); err != nil {
-				t.Fatal(err)
-			}
-		}
-		busy.Discard()
-		a.End(outlier.Outcome{Class: outlier.Conn, Now: b.clock.Now()})
-
-		if c, reused := b.get(); reused {
-			t.Errorf("got %p, which died in the crash that is known already", c)
-		}
-	})
-}
-
-func TestABusyConnectionIsReusedUnseen(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		b := newBed(t, nil)
-		c, server := b.fresh()
-		time.Sleep(time.Second) // not in the instant of an earlier failure
-		b.put(c)
-		server.Close()
-		// The look would cost a system call per request: on a connection that
-		// was idle for no time at all it is left out.
-		if got, reused := b.get(); got != c || !reused {
-			t.Errorf("got %p, reused %v; want the connection just put back", got, reused)
-		}
-	})
+func TestABusyConnectionIsLookedAtToo(t *testing.T) {
+	for name, then := range map[string]func(*pipenet.Conn) error{
+		"closed": (*pipenet.Conn).Close,
+		"reset":  (*pipenet.Conn).Reset,
+		"spoke": func(c *pipenet.Conn) error {
+			_, err := c.Write([]byte("HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nevil"))
+			return err
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				b := newBed(t, nil)
+				c, server := b.fresh()
+				b.put(c)
+				if err := then(server); err != nil {
+					t.Fatal(err)
+				}
+				if got, reused := b.get(); got == c || reused {
+					t.Error("got the connection, which was idle for no time at all and cannot be used")
+				}
+			})
+		})
+	}
 }
 
 func TestOldConnectionsSurviveTheLossOfTheListener(t *testing.T) {
