@@ -87,6 +87,7 @@ type letter struct {
 	links   map[Link]bool
 	leases  map[string]Lease // by endpoint, like shares: no longer than the set
 	shares  map[string]share
+	applied []chan<- struct{} // to be closed when all that is in use
 }
 
 type share struct {
@@ -226,6 +227,21 @@ func (c *Cluster) SetLink(link Link, up bool) {
 		}
 		l.links[link] = up
 	})
+}
+
+// Sync returns when requests find all that was posted before: the endpoints of
+// Update, the policy of SetConfig. The cluster must run or be about to.
+func (c *Cluster) Sync(ctx context.Context) error {
+	applied := make(chan struct{})
+	c.post(func(l *letter) { l.applied = append(l.applied, applied) })
+	select {
+	case <-applied:
+		return nil
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	case <-c.done:
+		return ErrStopped
+	}
 }
 
 func (c *Cluster) post(write func(*letter)) {

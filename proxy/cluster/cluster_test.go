@@ -330,6 +330,36 @@ func TestOneLinePerChangeOfBelief(t *testing.T) {
 	})
 }
 
+func TestSyncReturnsWhenRequestsFindWhatWasPosted(t *testing.T) {
+	inMesh(t, 2, nil, func(m *mesh) {
+		for range 50 {
+			for _, s := range m.specs() {
+				m.cluster.Update([]cluster.Spec{s})
+				if err := m.cluster.Sync(m.t.Context()); err != nil {
+					t.Fatalf("Sync = %v, want nil", err)
+				}
+				if e := m.cluster.Pick(m.clock.Now(), nil); e.ID != s.ID {
+					t.Fatalf("Pick = %s, want %s, the only one", e.ID, s.ID)
+				}
+			}
+		}
+		m.stop()
+		synctest.Wait()
+		if err := m.cluster.Sync(m.t.Context()); !errors.Is(err, cluster.ErrStopped) {
+			t.Errorf("Sync after the end = %v, want %v", err, cluster.ErrStopped)
+		}
+	})
+	synctest.Test(t, func(t *testing.T) {
+		cfg := cluster.DefaultConfig()
+		cfg.Name = "api"
+		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+		defer cancel()
+		if err := cluster.New(cfg, cluster.Deps{Clock: clock.New()}).Sync(ctx); !errors.Is(err, context.DeadlineExceeded) {
+			t.Errorf("Sync without a Run = %v, want %v", err, context.DeadlineExceeded)
+		}
+	})
+}
+
 func TestAskRunsWhileTheClusterDoesAndNotAfter(t *testing.T) {
 	inMesh(t, 1, nil, func(m *mesh) {
 		var n int

@@ -39,13 +39,14 @@ type loop struct {
 	links   map[Link]bool
 	alone   bool // no control plane is heard
 
-	rebuild bool            // the picker is out of date whatever the detector says
-	picked  map[string]bool // who is in the picker
-	last    time.Duration   // the latest step
-	next    time.Duration   // the next one at the latest
-	dirty   bool            // a step is wanted as soon as the gap allows
-	tidy    time.Duration   // the next look for old connections
-	event   Event           // what to tell after the step
+	rebuild bool              // the picker is out of date whatever the detector says
+	picked  map[string]bool   // who is in the picker
+	last    time.Duration     // the latest step
+	next    time.Duration     // the next one at the latest
+	dirty   bool              // a step is wanted as soon as the gap allows
+	tidy    time.Duration     // the next look for old connections
+	event   Event             // what to tell after the step
+	applied []chan<- struct{} // who waits for the picker that the step makes
 
 	probes probes
 	idle   idle
@@ -146,6 +147,10 @@ func (l *loop) step(now time.Duration) {
 	l.next = min(max(result.Next, now+minGap), now+maxGap)
 	l.c.overdue.Store(int64(l.detector.Overdue()))
 	l.publish(result)
+	for _, done := range l.applied {
+		close(done)
+	}
+	l.applied = nil
 	for _, p := range result.Probes {
 		l.selfProbe(p, now)
 	}
@@ -201,6 +206,7 @@ func (l *loop) collect(now time.Duration) {
 	news := l.c.box
 	l.c.box = letter{}
 	l.c.mu.Unlock()
+	l.applied = append(l.applied, news.applied...)
 	if news.timeout != nil {
 		l.timeout = *news.timeout
 	}
