@@ -26,15 +26,14 @@ const (
 
 // candidate is a verdict that has not passed the guards yet.
 type candidate struct {
-	e       *endpoint
-	rule    outlier.Rule
-	scope   Scope
-	kind    kind
-	row     *row // nil for a hard one
-	score   int64
-	guards  []Guard
-	reason  string
-	explain Explanation
+	e      *endpoint
+	rule   outlier.Rule
+	scope  Scope
+	kind   kind
+	row    *row // nil for a hard one
+	score  int64
+	guards []Guard
+	reason string
 }
 
 func (c *candidate) guard(name string, pass bool, format string, args ...any) bool {

@@ -82,7 +82,6 @@ type caller struct {
 	urgentAt time.Duration
 	tokens   float64
 	tokensAt time.Duration
-	start    time.Duration // of the incarnation, on the table's clock
 }
 
 type callerCell struct {

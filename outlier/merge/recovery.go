@@ -52,17 +52,23 @@ type record struct {
 
 // trial is real requests to an endpoint that is out for everybody else.
 type trial struct {
-	begun    time.Duration
-	doubled  int
-	renewed  time.Duration
-	chosen   []*reporter
-	shut     []*domain // replaced: alone against all others
-	results  map[string]outlier.Counts
-	bases    map[string]outlier.Counts
-	good     bool // a success was seen
-	score    int64
-	n, k     int64
-	fairRate float64
+	begun   time.Duration
+	doubled int
+	renewed time.Duration
+	chosen  []*reporter
+	shut    []*domain                    // replaced: alone against all others
+	results map[*reporter]outlier.Counts // what the reporters tell of the test
+	bases   map[*reporter]outlier.Counts // what they had counted before they took part
+	good    bool                         // a success was seen
+	score   int64
+	n, k    int64
+}
+
+func newTest(now time.Duration) *trial {
+	return &trial{
+		begun: now, renewed: never, score: outlier.ProbationStart,
+		results: make(map[*reporter]outlier.Counts), bases: make(map[*reporter]outlier.Counts),
+	}
 }
 
 func (r *record) verdict(e *endpoint) Verdict {
@@ -108,12 +114,7 @@ func (t *Table) eject(e *endpoint, s Scope, rule outlier.Rule, x Explanation, no
 	if rule != outlier.RuleManual {
 		r.n++
 	}
-	hold := p.HoldMax
-	if r.n >= 1 && r.n < 16 {
-		hold = min(p.HoldMax, p.HoldBase<<(r.n-1))
-	} else if r.n < 1 {
-		hold = p.HoldBase
-	}
+	hold := holdOff(p, r.n)
 	r.explain = x
 	t.set(e, r, outlier.Ejected, rule, x.Reason, now)
 	r.wait = hold
@@ -131,6 +132,11 @@ func (t *Table) eject(e *endpoint, s Scope, rule outlier.Rule, x Explanation, no
 			}
 		}
 	}
+}
+
+// holdOff is how long an endpoint with n ejections on record waits.
+func holdOff(p *outlier.Config, n int) time.Duration {
+	return min(p.HoldMax, p.HoldBase<<min(max(n-1, 0), 16))
 }
 
 // recover moves every verdict of e along that has somewhere to go.
@@ -283,7 +289,7 @@ func (t *Table) probing(e *endpoint, r *record, now time.Duration) {
 
 func (t *Table) beginProbation(e *endpoint, r *record, reason string, now time.Duration) {
 	t.endTrial(r)
-	r.trial = &trial{begun: now, renewed: never, score: outlier.ProbationStart, results: make(map[string]outlier.Counts), bases: make(map[string]outlier.Counts)}
+	r.trial = newTest(now)
 	t.set(e, r, outlier.Probation, r.rule, reason, now)
 	t.shares(e, r, now)
 }
@@ -323,7 +329,6 @@ func (t *Table) shares(e *endpoint, r *record, now time.Duration) {
 	for _, c := range users {
 		all += c.services[e.Key.Service].rate / n
 	}
-	tr.fairRate = all
 	boost := float64(int(1) << min(tr.doubled, 6))
 	target := min(p.Outlier.ProbationRate, 0.1*all) * boost
 	slices.SortFunc(users, func(a, b *reporter) int {
@@ -365,8 +370,8 @@ func (t *Table) shares(e *endpoint, r *record, now time.Duration) {
 	}
 	tr.chosen = chosen
 	for _, c := range chosen {
-		if _, known := tr.bases[c.ID]; !known {
-			tr.bases[c.ID] = t.countsOf(e, c)
+		if _, known := tr.bases[c]; !known {
+			tr.bases[c] = t.countsOf(e, c)
 		}
 		t.out.Shares = append(t.out.Shares, Share{Reporter: c.ID, Key: e.Key, Epoch: r.epoch, Weight: weight, For: shareFor})
 	}
@@ -403,11 +408,11 @@ func (t *Table) Probation(reporter string, k Key, epoch uint64, counts outlier.C
 		if r.state != outlier.Probation || r.epoch != epoch || r.trial.bases == nil {
 			continue
 		}
-		if _, asked := r.trial.bases[reporter]; !asked {
+		if _, asked := r.trial.bases[rep]; !asked {
 			return UnknownOrder
 		}
-		if have := r.trial.results[reporter]; counts.N > have.N || counts.N == have.N && counts.K() > have.K() {
-			r.trial.results[reporter] = counts
+		if have := r.trial.results[rep]; counts.N > have.N || counts.N == have.N && counts.K() > have.K() {
+			r.trial.results[rep] = counts
 		}
 		t.touch(e)
 		return ""
@@ -426,14 +431,14 @@ func (t *Table) probation(e *endpoint, r *record, now time.Duration) {
 	byDomain := make(map[*domain]int64)
 	tr.score, tr.n, tr.k = outlier.ProbationStart, 0, 0
 	var oks int64
-	for id := range tr.bases {
-		rep := t.reporters[id]
-		if rep == nil || slices.Contains(tr.shut, rep.domain) || rep.domain.muted(now) {
+	for rep := range tr.bases {
+		// One that began anew is another: its counters no longer go on from the base.
+		if t.reporters[rep.ID] != rep || slices.Contains(tr.shut, rep.domain) || rep.domain.muted(now) {
 			continue
 		}
-		counts, told := tr.results[id]
+		counts, told := tr.results[rep]
 		if !told {
-			counts = t.countsOf(e, rep).Sub(tr.bases[id])
+			counts = t.countsOf(e, rep).Sub(tr.bases[rep])
 		}
 		n, k := int64(counts.N), int64(counts.K())
 		byDomain[rep.domain] += steps.LLR(n, k)

@@ -115,7 +115,7 @@ func (t *Table) Subscribe(id string, services []string) {
 func (r *reporter) setServices(t *Table, names []string) {
 	had := r.services
 	for _, u := range had {
-		u.service.leave(r)
+		t.leave(u.service, r)
 	}
 	r.services = make(map[string]*use, len(names))
 	for _, name := range names {
@@ -124,7 +124,7 @@ func (r *reporter) setServices(t *Table, names []string) {
 			s = t.newService(name)
 		}
 		u := had[name]
-		if u == nil {
+		if u == nil || u.service != s {
 			u = &use{service: s, traffic: never}
 		}
 		r.services[name] = u
@@ -151,7 +151,7 @@ func (t *Table) Leave(id string, now time.Duration) {
 // dropReporter forgets a reporter and all that it said.
 func (t *Table) dropReporter(r *reporter) {
 	for _, u := range r.services {
-		u.service.leave(r)
+		t.leave(u.service, r)
 	}
 	for oid, o := range t.orders {
 		if o.reporter == r {

@@ -108,6 +108,7 @@ func (t *Table) raise(epoch uint64) {
 }
 
 func (t *Table) restore(e *endpoint, v Verdict, now time.Duration) {
+	e.held = nil
 	r := e.record(v.Scope)
 	p := &e.group.service.policy.Outlier
 	*r = record{
@@ -122,14 +123,14 @@ func (t *Table) restore(e *endpoint, v Verdict, now time.Duration) {
 		o.Left = 0
 		e.override = &o
 	}
-	hold := min(p.HoldMax, p.HoldBase<<min(max(v.N-1, 0), 16))
+	hold := holdOff(p, v.N)
 	switch v.State {
 	case outlier.Ejected, outlier.Probing:
 		r.state, r.wait = outlier.Ejected, hold
 		r.ends = now + jittered(hold, p.Jitter, hash64(t.seed, "hold", e.Key.Service, e.Key.Instance))
 	case outlier.Probation:
 		// The test's counts are lost: begin it again.
-		r.trial = &trial{begun: now, renewed: never, score: outlier.ProbationStart, results: make(map[string]outlier.Counts), bases: make(map[string]outlier.Counts)}
+		r.trial = newTest(now)
 	case outlier.Suspended:
 		// Reporters need a moment to come back before their silence ends it.
 		r.ends = now + t.cfg.ReporterHeard

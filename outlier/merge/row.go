@@ -76,16 +76,15 @@ type observer struct {
 
 // reading is what a row says at one moment.
 type reading struct {
-	at         time.Duration
-	sum, t     int64
-	largest    int64 // what was left out
-	n, k       int64
-	reporters  int
-	domains    int // with c > 0
-	h          int64
-	odds       outlier.Odds
-	w          float64
-	considered bool // by decide, at this Step
+	at        time.Duration
+	sum, t    int64
+	largest   int64 // what was left out
+	n, k      int64
+	reporters int
+	domains   int // with c > 0
+	h         int64
+	odds      outlier.Odds
+	w         float64
 }
 
 func (w *row) close(now time.Duration) {

@@ -437,3 +437,19 @@ func TestAnIdleEndpointThatRefusesIsFoundByItsPings(t *testing.T) {
 		t.Errorf("rule %s, want hard", v[0].Verdict.Rule)
 	}
 }
+
+func TestWhatEverybodySeesIsNoMatterOfOneZone(t *testing.T) {
+	for _, rate := range []float64{20, 100, 300} {
+		for _, share := range []float64{0.5, 0.2} {
+			for seed := range uint64(4) {
+				f := newFleet(t, mesh{callers: 5, endpoints: 6, zones: twoZones, rate: rate, base: 0.002, seed: seed})
+				f.run(15 * time.Second)
+				f.targets[1].fault = f.sometimes(share)
+				f.ejected(1, 20*time.Second)
+				if v := f.verdicts(outlier.Ejected); len(v) == 0 || v[0].Verdict.Scope != Fleet || v[0].Verdict.Key != f.targets[1].Key {
+					t.Errorf("%v/s, %v errors: got %s\nwant a verdict for the fleet", rate, share, describe(v))
+				}
+			}
+		}
+	}
+}

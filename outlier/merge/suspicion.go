@@ -334,7 +334,11 @@ func (t *Table) suspectGroup(g *group, now time.Duration) {
 	var sample map[*endpoint]bool
 	if storm {
 		sample = t.sample(suspects)
+		if !g.storm {
+			t.event(EventStorm, suspects[0], "", fmt.Sprintf("%d of %d endpoints are suspected at once: a sample is asked about", len(suspects), g.judged()), now)
+		}
 	}
+	g.storm = storm
 	for _, e := range involved {
 		t.question(e, !storm || sample[e] || len(e.susp.hard) == 0, now)
 	}

@@ -93,9 +93,14 @@ func (s *service) join(r *reporter) {
 	}
 }
 
-func (s *service) leave(r *reporter) {
+// leave takes a reporter off the service; a name that neither the registry nor
+// anybody else knows is forgotten.
+func (t *Table) leave(s *service, r *reporter) {
 	if i, found := slices.BinarySearchFunc(s.reporters, r, compareReporters); found {
 		s.reporters = slices.Delete(s.reporters, i, i+1)
+	}
+	if !s.known && len(s.reporters) == 0 {
+		delete(t.services, s.name)
 	}
 }
 
@@ -106,6 +111,7 @@ type group struct {
 	priority  uint32
 	endpoints []*endpoint // by instance
 	baseline  outlier.Baseline
+	storm     bool // a large part of it was suspected at the last Step
 
 	// Error rates since the beginning of each half second, as far as this Step has
 	// needed them.
@@ -146,7 +152,8 @@ func (g *group) judged() int {
 
 // SetService tells what the registry says of a service. Endpoints keep what was
 // learned of them as long as they are named; one that is named no more is
-// forgotten in full, so that a reused address inherits nothing.
+// forgotten in full, so that a reused address inherits nothing. What follows from
+// it comes with the next Step.
 func (t *Table) SetService(name string, policy Policy, specs []Endpoint, now time.Duration) {
 	s := t.services[name]
 	if s == nil {
