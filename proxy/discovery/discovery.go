@@ -147,8 +147,8 @@ func (d *Discovery) Clusters() []*cluster.Cluster {
 }
 
 // Ready is closed as soon as there is something to serve from: at once without a
-// control plane, else when resources have come from it or from the state
-// directory.
+// control plane, or when Run begins if the file has all that was looked up before;
+// else when resources have come from the control plane or from the state directory.
 func (d *Discovery) Ready() <-chan struct{} { return d.ready }
 
 // Status tells where the resources in use come from.
@@ -218,8 +218,18 @@ func (d *Discovery) start(ctx context.Context, group *errgroup.Group) {
 			return e.Run(own)
 		})
 	}
+	wanted, own := 0, 0
 	for _, e := range d.entries {
 		d.run(e)
+		if e.wanted {
+			wanted++
+			if e.static {
+				own++
+			}
+		}
+	}
+	if wanted > 0 && own == wanted {
+		d.becomeReadyLocked() // whether a control plane answers does not matter
 	}
 }
 

@@ -304,6 +304,29 @@ func TestWithoutAControlPlaneItIsReadyAtOnce(t *testing.T) {
 	})
 }
 
+func TestWhoseFileHasEverythingIsReadyBeforeTheControlPlaneAnswers(t *testing.T) {
+	for name, ready := range map[string]bool{"api": true, "other": false} {
+		synctest.Test(t, func(t *testing.T) {
+			deps := Deps{ControlPlane: silent{}}
+			deps.Cluster.Clock = clock.New()
+			d := New(Config{Static: []Static{static("api", "10.1.0.1:80")}, XDS: client.DefaultConfig()}, deps)
+			d.Lookup("api")
+			d.Lookup(name) // as listeners do, before Run
+			ctx, cancel := context.WithCancel(t.Context())
+			done := make(chan error, 1)
+			go func() { done <- d.Run(ctx) }()
+			synctest.Wait()
+			if got := isReady(d); got != ready {
+				t.Errorf("listeners name api and %s, the file has api: ready %t, want %t", name, got, ready)
+			}
+			cancel()
+			if err := <-done; err != nil {
+				t.Errorf("Run = %v, want nil", err)
+			}
+		})
+	}
+}
+
 func isReady(d *Discovery) bool {
 	select {
 	case <-d.Ready():
