@@ -1,0 +1,56 @@
+package merge
+
+import (
+	"slices"
+	"time"
+)
+
+const (
+	// toldAnswers are expected of connections that still stand before a listener
+	// that is gone counts as a crash; toldLongest bounds the wait for them, and
+	// toldAgain is the wait if they have answered within listenerMemory.
+	toldAnswers    = 4
+	toldLongest    = 60 * time.Millisecond
+	toldAgain      = 250 * time.Millisecond
+	listenerMemory = time.Minute
+	// toldRate is the traffic per second below which waiting would show nothing,
+	// unless an answer has come within toldRecent.
+	toldRate   = 8
+	toldRecent = 500 * time.Millisecond
+)
+
+// oldConnectionsTold tells a crash from a listener that is gone. A crash resets
+// the connections that stand; if that was seen, there is nothing to wait for. If
+// new connections fail and nothing else, requests on old ones may still be
+// answered: they get the time in which some would have been, then everybody is
+// asked again.
+func (t *Table) oldConnectionsTold(e *endpoint, now time.Duration) bool {
+	s := &e.susp
+	died := func(w witness) bool {
+		x := e.cell(w.reporter.slot).x
+		return w.kind == "own" || x != nil && x.diedAt >= now-witnessFor
+	}
+	again := s.listener != never && now-s.listener < listenerMemory
+	switch {
+	case slices.ContainsFunc(s.hard, died), !s.active, e.rate < toldRate && e.lastOK < now-toldRecent && !again:
+		return true
+	case s.told == never:
+		wait := toldLongest
+		if again {
+			wait = toldAgain
+		} else if e.rate > toldRate {
+			wait = min(wait, time.Duration(toldAnswers/e.rate*float64(time.Second)))
+		}
+		s.told, s.retold = s.last+wait, false
+		s.deadline = max(s.deadline, s.told+clockMargin+answerSlack)
+	}
+	if now < s.told {
+		t.due(s.told)
+		return false
+	}
+	if !s.retold {
+		s.retold = true
+		return !t.poll(e, s.firstAt, now, t.speaks(e, now))
+	}
+	return true
+}

@@ -1,0 +1,240 @@
+package merge
+
+import (
+	"cmp"
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/overhear-mesh/overhear/outlier"
+)
+
+// trial is real requests to an endpoint that is out for everybody else.
+type trial struct {
+	begun   time.Duration
+	doubled int
+	renewed time.Duration
+	chosen  []*reporter
+	shut    []*domain                    // replaced: alone against all others
+	results map[*reporter]outlier.Counts // what the reporters tell of the test
+	bases   map[*reporter]outlier.Counts // what they had counted before they took part
+	good    bool                         // a success was seen
+	score   int64
+	n, k    int64
+}
+
+func newTest(now time.Duration) *trial {
+	return &trial{
+		begun: now, renewed: never, score: outlier.ProbationStart,
+		results: make(map[*reporter]outlier.Counts), bases: make(map[*reporter]outlier.Counts),
+	}
+}
+
+func (t *Table) beginProbation(e *endpoint, r *record, reason string, now time.Duration) {
+	t.endTrial(r)
+	r.trial = newTest(now)
+	t.set(e, r, outlier.Probation, r.rule, reason, now)
+	t.shares(e, r, now)
+}
+
+// users lists who sends traffic to the service and can be given a share.
+func (t *Table) users(e *endpoint, s Scope, now time.Duration) []*reporter {
+	var list, quiet []*reporter
+	for _, r := range e.group.service.reporters {
+		if !r.askable(t, now) || s != Fleet && r.Zone != string(s) {
+			continue
+		}
+		if u := r.services[e.Key.Service]; u.traffic > now-t.cfg.ReporterStale {
+			list = append(list, r)
+		} else {
+			quiet = append(quiet, r)
+		}
+	}
+	if len(list) == 0 {
+		return quiet // whoever may have some
+	}
+	return list
+}
+
+// shares gives the test traffic to as many sidecars, at such weights, that the
+// endpoint gets the trial rate from all of them together. Until the first success
+// no more than f+1 of them take part, so that a recovery costs few requests.
+func (t *Table) shares(e *endpoint, r *record, now time.Duration) {
+	tr := r.trial
+	if tr.renewed != never && now < tr.renewed+shareRenew {
+		return
+	}
+	tr.renewed = now
+	p := &e.group.service.policy
+	n := float64(max(e.group.judged(), 1))
+	users := slices.DeleteFunc(t.users(e, r.scope, now), func(c *reporter) bool { return slices.Contains(tr.shut, c.domain) })
+	all := 0.0
+	for _, c := range users {
+		all += c.services[e.Key.Service].rate / n
+	}
+	boost := float64(int(1) << min(tr.doubled, 6))
+	target := min(p.Outlier.ProbationRate, 0.1*all) * boost
+	slices.SortFunc(users, func(a, b *reporter) int {
+		h := func(c *reporter) uint64 {
+			return hash64(t.seed, "probation", e.Key.Service, e.Key.Instance, fmt.Sprint(r.epoch), c.ID)
+		}
+		return cmp.Or(cmp.Compare(h(a), h(b)), compareReporters(a, b))
+	})
+	const most = 0.5 // of a sidecar's usual traffic: it must not lean on the test
+	least := p.LeaveOut + 1
+	if tr.good {
+		least++
+	}
+	var chosen []*reporter
+	var domains []*domain
+	rate := 0.0
+	for _, c := range users {
+		if len(domains) >= least && (!tr.good || rate*most*boost >= target) {
+			break
+		}
+		if slices.Contains(domains, c.domain) && len(domains) < least {
+			continue // first as many fault domains as a verdict needs
+		}
+		chosen = append(chosen, c)
+		if !slices.Contains(domains, c.domain) {
+			domains = append(domains, c.domain)
+		}
+		rate += c.services[e.Key.Service].rate / n
+	}
+	weight := 0.1 * boost
+	if rate > 0 {
+		weight = max(target/rate, 0.01)
+	}
+	weight = min(weight, 1)
+	for _, c := range tr.chosen {
+		if !slices.Contains(chosen, c) {
+			t.out.Shares = append(t.out.Shares, Share{Reporter: c.ID, Key: e.Key, Epoch: r.epoch})
+		}
+	}
+	tr.chosen = chosen
+	for _, c := range chosen {
+		if _, known := tr.bases[c]; !known {
+			tr.bases[c] = t.countsOf(e, c)
+		}
+		t.out.Shares = append(t.out.Shares, Share{Reporter: c.ID, Key: e.Key, Epoch: r.epoch, Weight: weight, For: shareFor})
+	}
+	t.due(now + shareRenew)
+}
+
+func (t *Table) countsOf(e *endpoint, r *reporter) outlier.Counts {
+	if i, ok := e.index[r.slot]; ok {
+		return e.cells[i].counts
+	}
+	return outlier.Counts{}
+}
+
+// endTrial forgets the shares: they lapse, and count no more as soon as the next
+// epoch is held.
+func (t *Table) endTrial(r *record) { r.trial = nil }
+
+// Probation takes the counts of the test traffic of one reporter over: cumulative
+// since the probation of that epoch began.
+func (t *Table) Probation(reporter string, k Key, epoch uint64, counts outlier.Counts, now time.Duration) Refusal {
+	t.now = max(t.now, now)
+	rep, e := t.reporters[reporter], t.endpoints[k]
+	switch {
+	case rep == nil:
+		return UnknownReporter
+	case e == nil:
+		return UnknownEndpoint
+	case counts.K() > counts.N || counts.N > 1<<20:
+		return BadCounts
+	}
+	rep.heard = max(rep.heard, now)
+	for _, s := range []Scope{Fleet, Scope(rep.Zone)} {
+		r := e.record(s)
+		if r.state != outlier.Probation || r.epoch != epoch || r.trial.bases == nil {
+			continue
+		}
+		if _, asked := r.trial.bases[rep]; !asked {
+			return UnknownOrder
+		}
+		if have := r.trial.results[rep]; counts.N > have.N || counts.N == have.N && counts.K() > have.K() {
+			r.trial.results[rep] = counts
+		}
+		t.touch(e)
+		return ""
+	}
+	return UnknownOrder
+}
+
+// probation is a sequential probability ratio test (Wald 1945) between "still
+// bad" and "as good as its group".
+func (t *Table) probation(e *endpoint, r *record, now time.Duration) {
+	tr := r.trial
+	g := e.group
+	base := g.baseline
+	base.W = 0
+	steps := outlier.FastOdds(base, g.service.policy.Outlier.Bounds()).Steps()
+	byDomain := make(map[*domain]int64)
+	tr.score, tr.n, tr.k = outlier.ProbationStart, 0, 0
+	var oks int64
+	for rep := range tr.bases {
+		// One that began anew is another: its counters no longer go on from the base.
+		if t.reporters[rep.ID] != rep || slices.Contains(tr.shut, rep.domain) || rep.domain.muted(now) {
+			continue
+		}
+		counts, told := tr.results[rep]
+		if !told {
+			counts = t.countsOf(e, rep).Sub(tr.bases[rep])
+		}
+		n, k := int64(counts.N), int64(counts.K())
+		byDomain[rep.domain] += steps.LLR(n, k)
+		tr.score += steps.LLR(n, k)
+		tr.n += n
+		tr.k += k
+		oks += n - k
+	}
+	if oks > 0 && !tr.good {
+		tr.good = true
+		tr.renewed = never
+	}
+	switch {
+	case tr.score >= outlier.ProbationOut:
+		if d := t.alone(byDomain, tr.score); d != nil {
+			tr.shut = append(tr.shut, d)
+			tr.renewed = never
+			t.event(EventReplaced, e, d.name, "it alone speaks against the endpoint: others try", now)
+			t.due(now + time.Millisecond)
+			break
+		}
+		x := t.explainBase(e, r, now)
+		x.Counts = Tally{N: tr.n, K: tr.k}
+		x.Window = Span(now - tr.begun)
+		x.T, x.Threshold = float64(tr.score)/float64(nat), float64(outlier.ProbationOut)/float64(nat)
+		x.Reason = fmt.Sprintf("%d of %d test requests failed", tr.k, tr.n)
+		t.eject(e, r.scope, r.rule, x, now)
+		return
+	case tr.score <= 0:
+		t.ramp(e, r, rampFrom, fmt.Sprintf("%d of %d test requests succeeded", oks, tr.n), now)
+		return
+	case r.rule == outlier.RuleHard && oks >= hardOKs && tr.k == 0:
+		t.ramp(e, r, hardRampFrom, fmt.Sprintf("%d test requests succeeded after probes did", oks), now)
+		return
+	}
+	if now-tr.begun >= undecided*time.Duration(tr.doubled+1) && tr.doubled < 6 {
+		tr.doubled++
+		tr.renewed = never
+	}
+	t.shares(e, r, now)
+}
+
+// alone finds a fault domain that by itself would put the endpoint out while the
+// others would not.
+func (t *Table) alone(byDomain map[*domain]int64, score int64) *domain {
+	var worst *domain
+	for d, c := range byDomain {
+		if outlier.ProbationStart+c < outlier.ProbationOut || score-c >= outlier.ProbationOut {
+			continue
+		}
+		if worst == nil || c > byDomain[worst] || c == byDomain[worst] && d.name < worst.name {
+			worst = d
+		}
+	}
+	return worst
+}
