@@ -2,109 +2,119 @@ package sim_test
 
 import (
 	"fmt"
-	"sync"
 	"testing"
-	"testing/synctest"
 	"time"
 
 	"github.com/overhear-mesh/overhear/test/fakeupstream"
 	"github.com/overhear-mesh/overhear/test/sim"
 )
 
-// A crash closes the listener and resets every connection. With a sidecar in front of
-// the application that sidecar lives on and must not hide it.
+// A crash closes the listener and resets every connection. A sidecar in front of the
+// application lives on, and must not hide it.
 func TestACrashEmptiesTheEndpointWithinATenthOfASecond(t *testing.T) {
-	table := sim.NewTable("Crash: whole fleet off the endpoint, from the first failed attempt on it",
-		"requests/s into it", "callers", "inbound", "base errors", "runs", "fleet off, median", "p95", "failed attempts, median", "max", "repeatable requests failed")
-	t.Run("", func(t *testing.T) {
-		for _, c := range []struct {
-			rate    float64
-			callers int
-			base    float64
-			runs    int
-			warm    time.Duration
-			limit   int // of failed attempts
-		}{
-			{rate: 1, callers: 5, runs: 10, warm: 20 * time.Second, limit: 10},
-			{rate: 50, callers: 5, runs: 10, warm: 6 * time.Second, limit: 10},
-			{rate: 50, callers: 5, base: 0.01, runs: 10, warm: 6 * time.Second, limit: 10},
-			{rate: 1000, callers: 4, runs: 3, warm: 2 * time.Second, limit: 30},
-		} {
-			for _, inbound := range []bool{false, true} {
-				t.Run(fmt.Sprintf("%g requests per second, inbound %t, base %g", c.rate, inbound, c.base), func(t *testing.T) {
-					var (
-						mu       sync.Mutex
-						off      []time.Duration
-						attempts []float64
-						failed   int
-					)
-					t.Run("", func(t *testing.T) {
-						for seed := range runs(c.runs) {
-							t.Run(fmt.Sprint("seed ", seed), func(t *testing.T) {
-								t.Parallel()
-								synctest.Test(t, func(t *testing.T) {
-									m := sim.Start(t, sim.Config{
-										Callers: c.callers, Endpoints: 6, Zones: 2, Rate: c.rate, Inbound: inbound, BaseErrors: c.base, Seed: uint64(seed),
-									})
-									m.Wait(c.warm)
-									from := m.Now()
-									must(t, m.Endpoints[2].Set(fakeupstream.Crash()))
-									m.Wait(wait(c.rate))
-									r := m.Removal(2, from, m.Now())
-									mu.Lock()
-									off, attempts, failed = append(off, r.Off-r.First), append(attempts, float64(r.Attempts)), failed+r.Failed
-									mu.Unlock()
-									check(t, m, r)
-								})
-							})
-						}
-					})
-					table.Row(c.rate, c.callers, inbound, fmt.Sprintf("%g %%", c.base*100), len(off), sim.Median(off), sim.Quantile(off, .95),
-						sim.Median(attempts), sim.Quantile(attempts, 1), failed)
+	table := sim.NewTable("Crash: from the first failed attempt until the whole fleet is off the endpoint",
+		"requests/s into it", "callers", "sidecar before it", "base errors", "runs", "off, median", "off, p95",
+		"failed attempts, median", "most", "requests lost", "lost that must not be repeated")
+	for _, c := range []struct {
+		rate               float64
+		callers, endpoints int
+		base               float64
+		warm, after        time.Duration
+		most               int // failed attempts
+	}{
+		{rate: 1, callers: 5, endpoints: 6, warm: 15 * time.Second, after: 6 * time.Second, most: 10},
+		{rate: 50, callers: 5, endpoints: 6, warm: 5 * time.Second, after: 600 * time.Millisecond, most: 10},
+		{rate: 50, callers: 5, endpoints: 6, base: 0.01, warm: 5 * time.Second, after: 600 * time.Millisecond, most: 10},
+		{rate: 1000, callers: 4, endpoints: 4, warm: 1500 * time.Millisecond, after: 200 * time.Millisecond, most: 30},
+	} {
+		for _, inbound := range []bool{false, true} {
+			var s sample[sim.Removal]
+			name := fmt.Sprintf("%g a second, sidecar before it %s, base errors %g", c.rate, yes(inbound), c.base)
+			t.Run(name, func(t *testing.T) {
+				cfg := sim.Config{
+					Callers: c.callers, Endpoints: c.endpoints, Zones: 2, Rate: c.rate, Inbound: inbound, BaseErrors: c.base, Posts: 0.1,
+				}
+				over(t, 10, cfg, func(t *testing.T, m *sim.Mesh) {
+					m.Wait(c.warm)
+					from := m.Now()
+					must(t, m.Endpoints[2].Set(fakeupstream.Crash()))
+					m.Wait(c.after)
+					r := m.Removal(2, from, m.Now())
+					s.add(r)
+					switch took := r.Off - r.First; {
+					case r.First < 0 || !r.All:
+						t.Errorf("first failed attempt at %v, all off: %t%s", r.First-from, r.All, m.Story(from))
+					case took > 100*time.Millisecond:
+						t.Errorf("off after %v, want at most 100ms%s", took, m.Story(from))
+					case r.Attempts > c.most:
+						t.Errorf("%d failed attempts, want at most %d%s", r.Attempts, c.most, m.Story(from))
+					}
+					if r.Lost > 0 {
+						t.Errorf("%d repeatable requests lost%s", r.Lost, m.Story(from))
+					}
+					if f := m.FalseOuts(0, 2); len(f) > 0 {
+						t.Errorf("%d times a healthy endpoint went%s", len(f), m.Story(0))
+					}
 				})
+			})
+			off := figures(&s, func(r sim.Removal) time.Duration { return r.Off - r.First })
+			attempts := figures(&s, func(r sim.Removal) float64 { return float64(r.Attempts) })
+			lost, once := 0, 0
+			for _, r := range s.runs {
+				lost, once = lost+r.Lost, once+r.LostOnce
 			}
+			table.Row(c.rate, c.callers, yes(inbound), percent(c.base), len(s.runs), sim.Median(off), sim.Quantile(off, .95),
+				sim.Median(attempts), sim.Quantile(attempts, 1), lost, once)
 		}
-	})
+	}
 	table.Print(t)
 }
 
-func wait(rate float64) time.Duration {
-	return time.Duration(900*float64(time.Millisecond)) + time.Duration(4/rate*float64(time.Second))
+// Old connections that answer are the difference between a lost listener and a crash.
+func TestAListenerThatIsGoneIsNoCrashWhileOldConnectionsAnswer(t *testing.T) {
+	over(t, 3, sim.Config{Rate: 50, Zones: 2}, func(t *testing.T, m *sim.Mesh) {
+		m.Wait(5 * time.Second)
+		from := m.Now()
+		must(t, m.Endpoints[2].Set(fakeupstream.Deaf()))
+		m.Wait(10 * time.Second)
+		if v := m.Verdicts(func(v sim.Verdict) bool { return v.At >= from }); len(v) > 0 {
+			t.Errorf("%d verdicts, want none%s", len(v), m.Story(from))
+		}
+		if r := m.Removal(2, from, m.Now()); r.Lost > 0 {
+			t.Errorf("%d requests lost%s", r.Lost, m.Story(from))
+		}
+		if share := m.Share(2, m.Now()-3*time.Second, m.Now()); share < 0.3 {
+			t.Errorf("it gets %.2f of its fair share, want more: it works%s", share, m.Story(from))
+		}
+	})
 }
-func runs(n int) int { return n }
-func must(t *testing.T, err error) {
-	if err != nil {
-		t.Helper()
-		t.Fatal(err)
-	}
-}
-func check(t *testing.T, m *sim.Mesh, r sim.Removal) {
-	bad := ""
-	if r.First < 0 {
-		t.Errorf("no attempt failed")
-		return
-	}
-	if d := r.Off - r.First; d > 100*time.Millisecond || !r.All {
-		bad += fmt.Sprintf(" off %v all %t", d, r.All)
-	}
-	if r.Failed > 0 {
-		bad += " failed "
-	}
-	if bad != "" {
-		t.Errorf("%s: %+v", bad, r)
-		for _, v := range m.Verdicts(func(sim.Verdict) bool { return true }) {
-			t.Logf("%v %+v\n", v.At-r.First, v)
-		}
-		for _, b := range m.Beliefs(func(b sim.Belief) bool { return b.At >= r.First }) {
-			t.Logf("%v caller %d endpoint %d %v->%v %v %q fleet %t", b.At-r.First, b.Caller, b.Endpoint, b.From, b.To, b.Rule, b.Refused, b.Fleet)
-		}
-		for _, a := range m.Attempts(func(a sim.Attempt) bool { return a.At >= r.First-time.Millisecond && a.Class.Failure() }) {
-			t.Logf("%v %+v", a.At-r.First, a)
-		}
-		for _, a := range m.Events() {
-			if at := m.EventAt(a); at > r.First-time.Second {
-				t.Logf("%v %s %s %s", at-r.First, a.Kind, a.Endpoint, a.Text)
+
+// Nobody helps a sidecar that is alone: two probes of its own confirm.
+func TestASidecarAloneLeavesACrashedEndpoint(t *testing.T) {
+	table := sim.NewTable("Crash seen by one sidecar without a control plane, 50 requests/s into the endpoint",
+		"sidecar before it", "base errors", "runs", "off, median", "off, p95", "requests lost")
+	for _, inbound := range []bool{false, true} {
+		var s sample[sim.Removal]
+		over(t, 10, sim.Config{Callers: 1, Rate: 50, Alone: true, Inbound: inbound, BaseErrors: 0.01}, func(t *testing.T, m *sim.Mesh) {
+			m.Wait(3 * time.Second)
+			from := m.Now()
+			must(t, m.Endpoints[2].Set(fakeupstream.Crash()))
+			m.Wait(600 * time.Millisecond)
+			r := m.Removal(2, from, m.Now())
+			s.add(r)
+			if took := r.Off - r.First; !r.All || took > 150*time.Millisecond {
+				t.Errorf("off after %v (%t), want at most 150ms%s", took, r.All, m.Story(from))
 			}
+			if r.Lost > 0 {
+				t.Errorf("%d requests lost%s", r.Lost, m.Story(from))
+			}
+		})
+		off := figures(&s, func(r sim.Removal) time.Duration { return r.Off - r.First })
+		lost := 0
+		for _, r := range s.runs {
+			lost += r.Lost
 		}
+		table.Row(yes(inbound), percent(0.01), len(s.runs), sim.Median(off), sim.Quantile(off, .95), lost)
 	}
+	table.Print(t)
 }

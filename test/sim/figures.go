@@ -7,8 +7,6 @@ import (
 	"strings"
 	"testing"
 	"time"
-
-	"github.com/overhear-mesh/overhear/outlier"
 )
 
 // Median is the middle value, the mean of the middle two of an even number.
@@ -91,55 +89,4 @@ func (t *Table) Print(tb testing.TB) {
 		}
 	}
 	fmt.Fprint(tb.Output(), out.String())
-}
-
-// Removal is how a fleet got off an endpoint.
-type Removal struct {
-	First    time.Duration // when the first failed attempt on it began; -1: there was none
-	Off      time.Duration // when the last caller took it out, or gave it its share of a suspension
-	All      bool          // all callers did
-	Last     time.Duration // when the last attempt before its recovery began
-	Attempts int           // failed, of the fleet
-	Failed   int           // repeatable requests that failed, wherever they were tried
-	FailedOn int           // requests that must not be sent twice, and failed
-}
-
-// Removal tells of what happened to an endpoint between two instants, of which the
-// first is the beginning of its fault.
-func (m *Mesh) Removal(endpoint int, from, to time.Duration) Removal {
-	r := Removal{First: -1}
-	for _, a := range m.Attempts(func(a Attempt) bool { return a.Endpoint == endpoint && a.At+a.Took >= from && a.At < to }) {
-		if a.Class.Failure() {
-			if r.First < 0 {
-				r.First = a.At
-			}
-			r.Attempts++
-		}
-		r.Last = a.At
-	}
-	off := map[int]time.Duration{}
-	for _, b := range m.Beliefs(func(b Belief) bool { return b.Endpoint == endpoint && b.At >= from && b.At < to && b.Refused == "" }) {
-		if _, known := off[b.Caller]; !known && (b.To == outlier.Ejected || b.To == outlier.Suspended) {
-			off[b.Caller] = b.At
-			r.Off = max(r.Off, b.At)
-		}
-	}
-	r.All = len(off) == len(m.Callers)
-	for _, q := range m.Requests(func(q Request) bool { return q.At+q.Took >= from && q.At < to && q.Failed() }) {
-		if q.Repeatable {
-			r.Failed++
-		} else {
-			r.FailedOn++
-		}
-	}
-	return r
-}
-
-// FalseOuts are the changes by which any caller took out an endpoint other than those
-// named, from an instant on.
-func (m *Mesh) FalseOuts(from time.Duration, except ...int) []Belief {
-	return m.Beliefs(func(b Belief) bool {
-		return b.At >= from && b.Refused == "" && !b.Shadow && !slices.Contains(except, b.Endpoint) &&
-			b.From == outlier.In && (b.To == outlier.Ejected || b.To == outlier.Suspended)
-	})
 }

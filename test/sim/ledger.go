@@ -1,6 +1,7 @@
 package sim
 
 import (
+	"cmp"
 	"slices"
 	"sync"
 	"time"
@@ -33,6 +34,11 @@ type Request struct {
 // Failed says whether the user got anything but what was asked for.
 func (r Request) Failed() bool { return r.Status != 200 }
 
+// Lost says whether it failed otherwise than by an application's own answer: an
+// application that fails a share of its requests answers with 500, and whether to
+// repeat those is for the route's owner to say.
+func (r Request) Lost() bool { return r.Failed() && r.Status != 500 }
+
 // Belief is a change in what one caller's sidecar believes of an endpoint.
 type Belief struct {
 	At       time.Duration
@@ -41,12 +47,22 @@ type Belief struct {
 	outlier.Change
 }
 
+// Ping is an idle ping of one caller's sidecar.
+type Ping struct {
+	At       time.Duration
+	Caller   int
+	Endpoint int
+	Leased   bool // on the control plane's behalf
+	Result   outlier.ProbeResult
+}
+
 // Ledger is what has happened, each list in the order in which it was told.
 type Ledger struct {
 	mu       sync.Mutex // guards what follows
 	attempts []Attempt
 	requests []Request
 	beliefs  []Belief
+	pings    []Ping
 }
 
 func (l *Ledger) addAttempt(a Attempt) {
@@ -67,13 +83,26 @@ func (l *Ledger) addBelief(b Belief) {
 	l.beliefs = append(l.beliefs, b)
 }
 
+func (l *Ledger) addPing(p Ping) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.pings = append(l.pings, p)
+}
+
+// Pings are those that keep accepts.
+func (l *Ledger) Pings(keep func(Ping) bool) []Ping {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return filter(l.pings, keep)
+}
+
 // Attempts are those that keep accepts, by when they began. One that has not ended is
 // not among them.
 func (l *Ledger) Attempts(keep func(Attempt) bool) []Attempt {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	kept := filter(l.attempts, keep)
-	slices.SortStableFunc(kept, func(a, b Attempt) int { return int(a.At - b.At) })
+	slices.SortStableFunc(kept, func(a, b Attempt) int { return cmp.Compare(a.At, b.At) })
 	return kept
 }
 
@@ -82,7 +111,7 @@ func (l *Ledger) Requests(keep func(Request) bool) []Request {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	kept := filter(l.requests, keep)
-	slices.SortStableFunc(kept, func(a, b Request) int { return int(a.At - b.At) })
+	slices.SortStableFunc(kept, func(a, b Request) int { return cmp.Compare(a.At, b.At) })
 	return kept
 }
 

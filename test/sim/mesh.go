@@ -1,7 +1,6 @@
 package sim
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -67,8 +66,12 @@ type Config struct {
 	Policy func(*registry.Service)
 	// Sidecar changes a caller's configuration.
 	Sidecar func(caller int, cfg *config.Config)
-	// StateDirs are directories in which callers keep what they were told; default: none.
-	StateDirs []string
+	// Saved has callers keep what they were told, so that another life of the same
+	// caller can serve from it.
+	Saved bool
+	// File gives callers the endpoints in their files, as Alone does, but leaves them
+	// their control plane for everything else.
+	File bool
 	// Seed decides the load, the network's jitter, the backends' dice and, through
 	// the time at which each sidecar starts, theirs.
 	Seed uint64
@@ -91,12 +94,11 @@ type Mesh struct {
 	ctx     context.Context
 	running sync.WaitGroup // applications' and callers' sidecars
 	stop    func()
-	load    float64
 
-	control  *control
-	lives    int // of the control plane
-	stateDir string
-	past     []controlplane.Event // of its earlier lives
+	control *control
+	lives   int // of the control plane
+	dir     string
+	past    []controlplane.Event // of its earlier lives
 }
 
 // Caller is a host with users and the sidecar beside them.
@@ -168,7 +170,7 @@ func Start(t testing.TB, cfg Config) *Mesh {
 	ctx, cancel := context.WithCancel(context.Background())
 	m := &Mesh{
 		Ledger: &Ledger{}, Net: pipenet.New(cfg.Seed), t: t, cfg: cfg, began: time.Now(),
-		rng: rand.New(rand.NewPCG(cfg.Seed, 1)), ctx: ctx, stateDir: t.TempDir(),
+		rng: rand.New(rand.NewPCG(cfg.Seed, 1)), ctx: ctx, dir: t.TempDir(),
 	}
 	m.stop = sync.OnceFunc(func() {
 		for _, c := range m.Callers {
@@ -317,11 +319,11 @@ func (m *Mesh) startCaller(c *Caller) {
 	id := fmt.Sprintf("caller-%d", c.Index)
 	cfg := m.sidecar(id, c.Zone, m.cfg.Node(c.Index))
 	cfg.Outbound = []config.Outbound{{Name: Service, Address: userPort, Cluster: Service}}
-	if m.cfg.Alone {
-		cfg.Clusters = []config.Cluster{m.fileCluster()}
+	if m.cfg.Alone || m.cfg.File {
+		cfg.Clusters = []config.Cluster{m.FileCluster()}
 	}
-	if c.Index < len(m.cfg.StateDirs) {
-		cfg.StateDir = m.cfg.StateDirs[c.Index]
+	if m.cfg.Saved {
+		cfg.StateDir = filepath.Join(m.dir, id)
 	}
 	if m.cfg.Sidecar != nil {
 		m.cfg.Sidecar(c.Index, &cfg)
@@ -340,8 +342,8 @@ func (m *Mesh) startCaller(c *Caller) {
 	m.run(id, s, ctx, c.ended)
 }
 
-// fileCluster is the service as a sidecar's own file has it.
-func (m *Mesh) fileCluster() config.Cluster {
+// FileCluster is the service as a sidecar's own file has it.
+func (m *Mesh) FileCluster() config.Cluster {
 	c := config.Cluster{Config: cluster.DefaultConfig()}
 	c.Name = Service
 	for _, e := range m.Endpoints {
@@ -379,6 +381,9 @@ func (m *Mesh) heard(caller int, r *http1.AccessRecord) {
 func (m *Mesh) believed(caller int, e cluster.Event) {
 	for _, c := range e.Changes {
 		m.addBelief(Belief{At: m.Now(), Caller: caller, Endpoint: m.indexOf(c.ID), Change: c})
+	}
+	for _, p := range e.Pings {
+		m.addPing(Ping{At: m.Now(), Caller: caller, Endpoint: m.indexOf(p.ID), Leased: p.Leased, Result: p.Result})
 	}
 }
 
@@ -424,7 +429,6 @@ func (m *Mesh) Snapshot(caller int) cluster.Snapshot {
 // Load makes the users send so many requests per second into each endpoint, as long
 // as all endpoints share alike. Each caller sends the same.
 func (m *Mesh) Load(rate float64) {
-	m.load = rate
 	for i := range m.Callers {
 		m.LoadOf(i, rate*float64(len(m.Endpoints))/float64(len(m.Callers)))
 	}
@@ -467,7 +471,7 @@ func (m *Mesh) StartControlOnly() {
 
 // controlState is the directory of the present life of the control plane.
 func (m *Mesh) controlState() string {
-	dir := filepath.Join(m.stateDir, fmt.Sprint("life-", m.lives))
+	dir := filepath.Join(m.dir, fmt.Sprint("life-", m.lives))
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		m.t.Fatal(err)
 	}
@@ -495,9 +499,4 @@ func (m *Mesh) endControl() {
 		m.t.Errorf("control plane: %v", err)
 	}
 	m.control = nil
-}
-
-// Logger returns a handler that writes every line to a buffer, for Config.Log.
-func Logger(to *bytes.Buffer, level slog.Level) slog.Handler {
-	return slog.NewTextHandler(to, &slog.HandlerOptions{Level: level})
 }

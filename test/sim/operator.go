@@ -85,6 +85,22 @@ func (m *Mesh) Reporters() controlplane.Reporters {
 	return r
 }
 
+// Whole says whether the control plane hears every sidecar and has been told by each,
+// in this life, what it has counted.
+func (m *Mesh) Whole() bool {
+	m.t.Helper()
+	want := len(m.Callers)
+	if m.cfg.Inbound {
+		want += len(m.Endpoints)
+	}
+	for _, r := range m.Reporters().Reporters {
+		if r.Live && r.Accepted > 0 {
+			want--
+		}
+	}
+	return want == 0
+}
+
 // EventAt is when an event was, since the mesh began.
 func (m *Mesh) EventAt(e controlplane.Event) time.Duration { return e.Time.Sub(m.began.Round(0)) }
 

@@ -1,0 +1,78 @@
+package sim_test
+
+import (
+	"flag"
+	"fmt"
+	"sync"
+	"testing"
+	"testing/synctest"
+
+	"github.com/overhear-mesh/overhear/test/sim"
+)
+
+var long = flag.Bool("long", false, "run each scenario five times as often, for steadier figures")
+
+// sample is what a scenario measured over its runs.
+type sample[T any] struct {
+	mu   sync.Mutex
+	runs []T
+}
+
+func (s *sample[T]) add(v T) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.runs = append(s.runs, v)
+}
+
+// figures is one figure of each run.
+func figures[T, V any](s *sample[T], of func(T) V) []V {
+	all := make([]V, len(s.runs))
+	for i, r := range s.runs {
+		all[i] = of(r)
+	}
+	return all
+}
+
+// over runs a scenario n times, each with a mesh, a seed and a bubble of its own, as
+// many at a time as there are processors, and returns when all have ended. Under the
+// race detector, which looks at interleavings and is ten times slower, n is small.
+func over(t *testing.T, n int, cfg sim.Config, scenario func(t *testing.T, m *sim.Mesh)) {
+	t.Helper()
+	switch {
+	case raced:
+		n = min(n, 2)
+	case *long:
+		n *= 5
+	}
+	t.Run("seeds", func(t *testing.T) {
+		for seed := range n {
+			t.Run(fmt.Sprint(seed+1), func(t *testing.T) {
+				t.Parallel()
+				synctest.Test(t, func(t *testing.T) {
+					mine := cfg
+					mine.Seed = uint64(seed) + 1
+					scenario(t, sim.Start(t, mine))
+				})
+			})
+		}
+	})
+}
+
+func must(t *testing.T, err error) {
+	t.Helper()
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+func percent(share float64) string { return fmt.Sprintf("%g %%", 100*share) }
+
+func yes(b bool) string {
+	if b {
+		return "yes"
+	}
+	return "no"
+}
+
+// all accepts everything.
+func all[T any](T) bool { return true }
