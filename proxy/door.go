@@ -127,17 +127,20 @@ func (s *Sidecar) applyLocked(ctx context.Context, cfg config.Config) error {
 	}
 	// From here on nothing can fail.
 	patience := map[*cluster.Cluster]time.Duration{}
+	used := map[string]bool{}
 	for i, o := range cfg.Outbound {
 		d := next[doorKey(o)]
 		d.table.Store(tables[i])
 		for route := range tables[i].Routes() {
 			d.target.Store(route.Cluster)
 			impatient(patience, route)
+			used[route.ClusterName] = true
 		}
 	}
 	for c, timeout := range patience {
 		c.SetTimeout(timeout)
 	}
+	s.discovery.Keep(used)
 	var retired []*door
 	for key, d := range s.doors {
 		if next[key] == nil {

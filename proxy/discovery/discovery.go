@@ -135,6 +135,20 @@ func (d *Discovery) Lookup(name string) *cluster.Cluster {
 	return e.Cluster
 }
 
+// Keep says which clusters are still looked at, of all that were looked up: the
+// others go, unless the file or the control plane has them. Who holds one that goes
+// can finish with it.
+func (d *Discovery) Keep(names map[string]bool) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	for name, e := range d.entries {
+		if e.wanted && !names[name] {
+			e.wanted = false
+			d.settleLocked(e)
+		}
+	}
+}
+
 // Clusters are all clusters, by name.
 func (d *Discovery) Clusters() []*cluster.Cluster {
 	d.mu.Lock()

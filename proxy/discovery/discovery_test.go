@@ -144,6 +144,40 @@ func TestANameLeadsToTheSameClusterBeforeAndAfterItIsKnown(t *testing.T) {
 	})
 }
 
+func TestAClusterThatNobodyLooksAtAnyMoreGoes(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		static := func(names ...string) (all []Static) {
+			for _, name := range names {
+				cfg := cluster.DefaultConfig()
+				cfg.Name = name
+				all = append(all, Static{Config: cfg, Endpoints: []cluster.Spec{{ID: name, Address: "10.0.0.1:80"}}})
+			}
+			return all
+		}
+		d, _, stop := running(t, Config{Static: static("old", "stays")}, Deps{})
+		defer stop()
+		old := d.Lookup("old")
+		d.Lookup("typo")
+		d.Lookup("stays")
+		synctest.Wait()
+
+		d.Keep(map[string]bool{"stays": true})
+		d.SetStatic(static("stays"))
+		synctest.Wait()
+		var names []string
+		for _, c := range d.Clusters() {
+			names = append(names, c.Name())
+		}
+		if diff := cmp.Diff([]string{"stays"}, names); diff != "" {
+			t.Errorf("clusters (-want +got):\n%s", diff)
+		}
+		wantAddresses(t, old, "10.0.0.1:80") // for requests under way
+		if d.Lookup("old") == old {
+			t.Error("a cluster came back from the dead")
+		}
+	})
+}
+
 func TestEndpointsThatComeBeforeTheirClusterChangesStay(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		d, _, stop := running(t, Config{}, Deps{ControlPlane: silent{}})
