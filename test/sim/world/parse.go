@@ -1,0 +1,542 @@
+package world
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"math"
+	"path"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+)
+
+// Language is the manual of scenario files.
+const Language = `A scenario is a text file; # begins a comment. Settings, one a line:
+
+  about TEXT            one line on what it shows
+  callers N             sidecars with users                      10
+  endpoints N                                                    10
+  zones N               over which both are dealt in turn        2
+  per-node N            callers on one machine                   1
+  rate R                attempts/s into each endpoint, of all    50
+  base P%               requests that fail in health             0.1%
+  unsafe P%             requests that must not be sent twice     0%
+  routes N              over which requests are spread           1
+  latency D             median of an endpoint                    2ms
+  sigma X               spread of its logarithm                  0.5
+  timeout D             of a request                             15s
+  patience D            after which users leave; 0 never         0
+  near D, far D         one way within, between zones            200us, 1ms
+  jitter X              of a delay, added at random              0.5
+  inbound yes|no        a sidecar in front of each endpoint      no
+  ping tcp|http|off     of idle endpoints and of probes          tcp
+  leave-out N           fault domains that may lie               1
+  warmup D, length D    before and after instant 0               60s, 30s
+  vary KEY V V V        run the scenario with each value
+
+Events, in virtual time after the warm-up:
+
+  at T ENDPOINTS: FAULT             the endpoints are at fault
+  at T CALLERS -> ENDPOINTS: FAULT  only the way from these callers is
+  at T control: down|up             the control plane
+
+ENDPOINTS: all, endpoint 3, endpoint 0-2, endpoint 1,4, zone 0.
+CALLERS: all, caller 2, caller 0-2, node 0, zone 1.
+FAULT: crash, listener, hang, blackhole, unreachable, errors P%, stall P%, cut P%, alternate,
+  slow xF [P%], pause D every D, overload P%, capacity R, poison ROUTE, reset, drain, undrain,
+  restart, replace, heal, and
+  flap D D FAULT        the fault for the first time, health for the second, and again.
+
+Expectations of overhear, over all seeds:
+
+  want MEASURE p50|p95|max|mean <=|>= VALUE
+
+`
+
+// maxSize bounds callers, endpoints and the like: a typing error must not fill
+// the memory.
+const maxSize = 100_000
+
+// Parse reads a scenario. It names every line that it does not understand.
+func Parse(name, text string) (Scenario, error) {
+	s := Default()
+	s.Name = name
+	p := parser{s: &s, name: name}
+	var steps []string
+	var at []int
+	for i, line := range strings.Split(text, "\n") {
+		line, _, _ = strings.Cut(line, "#")
+		fields := strings.Fields(line)
+		if len(fields) == 0 {
+			continue
+		}
+		p.line = i + 1
+		switch fields[0] {
+		case "at":
+			steps, at = append(steps, line), append(at, i+1) // who there is may be said further down
+		case "vary":
+			p.vary(fields[1:])
+		case "want":
+			p.want(fields[1:])
+		default:
+			p.check(s.Set(fields[0], strings.TrimSpace(strings.TrimPrefix(strings.TrimSpace(line), fields[0]))))
+		}
+	}
+	p.check(s.validate())
+	if p.errs == nil {
+		for i, line := range steps {
+			p.line = at[i]
+			p.step(line)
+		}
+		slices.SortStableFunc(s.Steps, func(a, b Step) int { return int(max(-1, min(1, a.At-b.At))) })
+	}
+	if err := errors.Join(p.errs...); err != nil {
+		return Scenario{}, err
+	}
+	return s, nil
+}
+
+// Load reads every scenario of a folder, by name.
+func Load(dir fs.FS) ([]Scenario, error) {
+	files, err := fs.Glob(dir, "*.txt")
+	if err != nil {
+		return nil, err
+	}
+	slices.Sort(files)
+	all := make([]Scenario, 0, len(files))
+	var errs []error
+	for _, f := range files {
+		text, err := fs.ReadFile(dir, f)
+		if err != nil {
+			return nil, err
+		}
+		s, err := Parse(strings.TrimSuffix(path.Base(f), ".txt"), string(text))
+		if err != nil {
+			errs = append(errs, err)
+			continue
+		}
+		all = append(all, s)
+	}
+	return all, errors.Join(errs...)
+}
+
+// Variants are the scenario with every combination of what it varies, each named
+// by its values. Steps that speak of who there is are read anew for each.
+func Variants(name, text string) ([]Scenario, error) {
+	first, err := Parse(name, text)
+	if err != nil {
+		return nil, err
+	}
+	variants := []string{""}
+	for _, v := range first.Vary {
+		var next []string
+		for _, have := range variants {
+			for _, value := range v.Values {
+				next = append(next, have+v.Key+" "+value+"\n")
+			}
+		}
+		variants = next
+	}
+	var all []Scenario
+	for _, extra := range variants {
+		s, err := Parse(name, text+"\n"+extra)
+		if err != nil {
+			return nil, err
+		}
+		s.Name = strings.TrimSpace(name + " " + strings.ReplaceAll(strings.TrimSpace(extra), "\n", " "))
+		s.Vary = nil
+		all = append(all, s)
+	}
+	return all, nil
+}
+
+type parser struct {
+	s    *Scenario
+	name string
+	line int
+	errs []error
+}
+
+func (p *parser) check(err error) {
+	if err != nil {
+		p.errs = append(p.errs, fmt.Errorf("%s.txt:%d: %w", p.name, p.line, err))
+	}
+}
+
+// Set changes one setting, as a line of a file does.
+func (s *Scenario) Set(key, value string) error {
+	var err error
+	switch key {
+	case "about":
+		s.About = value
+	case "callers":
+		s.Callers, err = count(value, 1)
+	case "endpoints":
+		s.Endpoints, err = count(value, 1)
+	case "zones":
+		s.Zones, err = count(value, 1)
+	case "per-node":
+		s.PerNode, err = count(value, 1)
+	case "routes":
+		s.Routes, err = count(value, 1)
+	case "leave-out":
+		s.LeaveOut, err = count(value, 0)
+	case "rate":
+		s.Rate, err = number(value, 0, 1e6)
+	case "sigma":
+		s.Sigma, err = number(value, 0, 3)
+	case "jitter":
+		s.Jitter, err = number(value, 0, 10)
+	case "base":
+		s.Base, err = percent(value)
+	case "unsafe":
+		s.Unsafe, err = percent(value)
+	case "latency":
+		s.Latency, err = span(value)
+	case "timeout":
+		s.Timeout, err = span(value)
+	case "patience":
+		s.Patience, err = span(value)
+	case "near":
+		s.Near, err = span(value)
+	case "far":
+		s.Far, err = span(value)
+	case "warmup":
+		s.Warmup, err = span(value)
+	case "length":
+		s.Length, err = span(value)
+	case "inbound":
+		s.Inbound = value == "yes"
+		if value != "yes" && value != "no" {
+			err = fmt.Errorf("want yes or no, have %q", value)
+		}
+	case "ping":
+		s.Ping = value
+		if !slices.Contains([]string{"tcp", "http", "off"}, value) {
+			err = fmt.Errorf("want tcp, http or off, have %q", value)
+		}
+	default:
+		return fmt.Errorf("no such setting: %q", key)
+	}
+	if err != nil {
+		return fmt.Errorf("%s: %w", key, err)
+	}
+	return nil
+}
+
+func (s *Scenario) validate() error {
+	if s.Rate <= 0 || s.Timeout <= 0 || s.Length <= 0 {
+		return errors.New("rate, timeout and length must be above 0")
+	}
+	if pairs := s.Callers * s.Endpoints; pairs > 10_000_000 {
+		return fmt.Errorf("%d pairs of caller and endpoint are too many", pairs)
+	}
+	return nil
+}
+
+func (p *parser) vary(fields []string) {
+	if len(fields) < 2 {
+		p.check(errors.New("vary: want a setting and its values"))
+		return
+	}
+	v := Variation{Key: fields[0], Values: fields[1:]}
+	for _, value := range v.Values {
+		probe := *p.s
+		if err := probe.Set(v.Key, value); err != nil {
+			p.check(fmt.Errorf("vary: %w", err))
+			return
+		}
+	}
+	p.s.Vary = append(p.s.Vary, v)
+}
+
+func (p *parser) want(fields []string) {
+	if len(fields) != 4 {
+		p.check(errors.New("want: write want MEASURE p50|p95|max|mean <=|>= VALUE"))
+		return
+	}
+	w := Want{Measure: fields[0], Stat: fields[1], Below: fields[2] == "<="}
+	switch {
+	case measureOf(w.Measure) == nil:
+		p.check(fmt.Errorf("want: no measure %q; there are %s", w.Measure, strings.Join(MeasureNames(), ", ")))
+		return
+	case !slices.Contains([]string{"p50", "p95", "max", "mean"}, w.Stat):
+		p.check(fmt.Errorf("want: no statistic %q", w.Stat))
+		return
+	case !w.Below && fields[2] != ">=":
+		p.check(fmt.Errorf("want: %q is neither <= nor >=", fields[2]))
+		return
+	}
+	if d, err := time.ParseDuration(fields[3]); err == nil {
+		w.Value = d.Seconds()
+	} else if w.Value, err = number(fields[3], -1e12, 1e12); err != nil {
+		p.check(fmt.Errorf("want: %w", err))
+		return
+	}
+	p.s.Wants = append(p.s.Wants, w)
+}
+
+// step reads "at T [CALLERS ->] ENDPOINTS: FAULT".
+func (p *parser) step(line string) {
+	head, fault, found := strings.Cut(line, ":")
+	fields := strings.Fields(head)
+	if !found || len(fields) < 3 {
+		p.check(errors.New("at: write at TIME ENDPOINTS: FAULT"))
+		return
+	}
+	at, err := span(fields[1])
+	if err != nil {
+		p.check(fmt.Errorf("at: %w", err))
+		return
+	}
+	step := Step{At: at}
+	who := strings.Join(fields[2:], " ")
+	words := strings.Fields(fault)
+	if who == "control" {
+		switch strings.Join(words, " ") {
+		case "down":
+			step.Fault.Kind = ControlDown
+		case "up":
+			step.Fault.Kind = ControlUp
+		default:
+			p.check(fmt.Errorf("at: the control plane can go down and up, not %q", strings.TrimSpace(fault)))
+			return
+		}
+		p.s.Steps = append(p.s.Steps, step)
+		return
+	}
+	if from, to, arrow := strings.Cut(who, "->"); arrow {
+		if step.From, err = p.s.callers(strings.TrimSpace(from)); err != nil {
+			p.check(fmt.Errorf("at: %w", err))
+			return
+		}
+		who = strings.TrimSpace(to)
+	}
+	if step.To, err = p.s.endpoints(who); err != nil {
+		p.check(fmt.Errorf("at: %w", err))
+		return
+	}
+	if err := p.s.fault(step, words); err != nil {
+		p.check(fmt.Errorf("at: %w", err))
+	}
+}
+
+// maxFlaps bounds what one line of flapping becomes.
+const maxFlaps = 100_000
+
+// fault adds the step with the fault that the words tell.
+func (s *Scenario) fault(step Step, words []string) error {
+	if len(words) > 0 && words[0] == "flap" {
+		if len(words) < 4 || words[3] == "flap" {
+			return errors.New("write flap DOWN UP FAULT")
+		}
+		down, err := span(words[1])
+		if err != nil {
+			return err
+		}
+		up, err := span(words[2])
+		if err != nil {
+			return err
+		}
+		if down+up <= 0 || (s.Length-step.At)/(down+up) > maxFlaps {
+			return errors.New("flap: too fast")
+		}
+		for at := step.At; at < s.Length; at += down + up {
+			step.At = at
+			if err := s.fault(step, words[3:]); err != nil {
+				return err
+			}
+			s.Steps = append(s.Steps, Step{At: at + down, From: step.From, To: step.To})
+		}
+		return nil
+	}
+	f, err := parseFault(words)
+	if err != nil {
+		return err
+	}
+	if step.From != nil && !slices.Contains([]FaultKind{Heal, Blackhole, Unreachable, Errors, Slow}, f.Kind) {
+		return fmt.Errorf("%v is no fault of a way: want blackhole, unreachable, errors, slow or heal", f.Kind)
+	}
+	step.Fault = f
+	s.Steps = append(s.Steps, step)
+	return nil
+}
+
+func parseFault(words []string) (Fault, error) {
+	f := Fault{Share: 1}
+	if len(words) == 0 {
+		return f, errors.New("what happens to it?")
+	}
+	i := slices.Index(faultNames[:], words[0])
+	if i < 0 || FaultKind(i) >= ControlDown {
+		return f, fmt.Errorf("no such fault: %q", words[0])
+	}
+	f.Kind = FaultKind(i)
+	words = words[1:]
+	var err error
+	switch f.Kind {
+	case Errors, Stall, Cut, Overload:
+		if len(words) > 1 {
+			return f, fmt.Errorf("%v: want one share", f.Kind)
+		}
+		if len(words) == 1 {
+			f.Share, err = percent(words[0])
+		}
+		return f, err
+	case Slow:
+		if len(words) < 1 || len(words) > 2 || !strings.HasPrefix(words[0], "x") {
+			return f, errors.New("slow: write slow xFACTOR [SHARE]")
+		}
+		if f.Factor, err = number(words[0][1:], 0, 1e6); err == nil && len(words) == 2 {
+			f.Share, err = percent(words[1])
+		}
+		return f, err
+	case Pause:
+		if len(words) != 3 || words[1] != "every" {
+			return f, errors.New("pause: write pause TIME every TIME")
+		}
+		if f.For, err = span(words[0]); err != nil {
+			return f, err
+		}
+		if f.Every, err = span(words[2]); err == nil && f.Every <= f.For {
+			err = errors.New("pause: it never ends")
+		}
+		return f, err
+	case Capacity, Poison:
+		if len(words) != 1 {
+			return f, fmt.Errorf("%v: want one number", f.Kind)
+		}
+		f.Number, err = number(words[0], 0, 1e6)
+		if err == nil && f.Kind == Capacity && f.Number == 0 {
+			err = errors.New("capacity: want more than 0")
+		}
+		return f, err
+	}
+	if len(words) > 0 {
+		return f, fmt.Errorf("%v: what is %q?", f.Kind, strings.Join(words, " "))
+	}
+	return f, nil
+}
+
+// callers are those that a selector names.
+func (s *Scenario) callers(who string) ([]int, error) {
+	kind, which, _ := strings.Cut(who, " ")
+	switch kind {
+	case "all":
+		return pick(s.Callers, func(int) bool { return which == "" })
+	case "caller", "callers":
+		return list(which, s.Callers)
+	case "zone":
+		zone, err := count(which, 0)
+		if err != nil {
+			return nil, err
+		}
+		return pick(s.Callers, func(i int) bool { return s.Zone(i) == zone })
+	case "node":
+		node, err := count(which, 0)
+		if err != nil {
+			return nil, err
+		}
+		return pick(s.Callers, func(i int) bool { return s.Node(i) == node })
+	}
+	return nil, fmt.Errorf("who is %q? want all, caller N, node N or zone N", who)
+}
+
+func (s *Scenario) endpoints(who string) ([]int, error) {
+	kind, which, _ := strings.Cut(who, " ")
+	switch kind {
+	case "all":
+		return pick(s.Endpoints, func(int) bool { return which == "" })
+	case "endpoint", "endpoints":
+		return list(which, s.Endpoints)
+	case "zone":
+		zone, err := count(which, 0)
+		if err != nil {
+			return nil, err
+		}
+		return pick(s.Endpoints, func(i int) bool { return s.Zone(i) == zone })
+	}
+	return nil, fmt.Errorf("who is %q? want all, endpoint N or zone N", who)
+}
+
+func pick(n int, of func(int) bool) ([]int, error) {
+	var all []int
+	for i := range n {
+		if of(i) {
+			all = append(all, i)
+		}
+	}
+	if len(all) == 0 {
+		return nil, errors.New("there is nobody of that kind")
+	}
+	return all, nil
+}
+
+// list reads "3", "0-2" and "1,4".
+func list(text string, n int) ([]int, error) {
+	var all []int
+	for part := range strings.SplitSeq(text, ",") {
+		low, high, ranged := strings.Cut(part, "-")
+		a, err := count(low, 0)
+		if err != nil {
+			return nil, err
+		}
+		b := a
+		if ranged {
+			if b, err = count(high, 0); err != nil {
+				return nil, err
+			}
+		}
+		if a > b || b >= n {
+			return nil, fmt.Errorf("%q: there are 0 to %d", part, n-1)
+		}
+		for i := a; i <= b; i++ {
+			if !slices.Contains(all, i) {
+				all = append(all, i)
+			}
+		}
+	}
+	slices.Sort(all)
+	return all, nil
+}
+
+func count(text string, least int) (int, error) {
+	n, err := strconv.Atoi(strings.TrimSpace(text))
+	if err != nil || n < least || n > maxSize {
+		return 0, fmt.Errorf("want a number from %d to %d, have %q", least, maxSize, text)
+	}
+	return n, nil
+}
+
+func number(text string, low, high float64) (float64, error) {
+	x, err := strconv.ParseFloat(text, 64)
+	if err != nil || math.IsNaN(x) || x < low || x > high {
+		return 0, fmt.Errorf("want a number from %v to %v, have %q", low, high, text)
+	}
+	return x, nil
+}
+
+func percent(text string) (float64, error) {
+	digits, ok := strings.CutSuffix(text, "%")
+	if !ok {
+		return 0, fmt.Errorf("want a share like 20%%, have %q", text)
+	}
+	x, err := number(digits, 0, 100)
+	return x / 100, err
+}
+
+// maxSpan bounds every time in a scenario: a year.
+const maxSpan = 8766 * time.Hour
+
+func span(text string) (time.Duration, error) {
+	if text == "0" {
+		return 0, nil
+	}
+	d, err := time.ParseDuration(text)
+	if err != nil || d < 0 || d > maxSpan {
+		return 0, fmt.Errorf("want a time like 250ms, have %q", text)
+	}
+	return d, nil
+}

@@ -1,0 +1,412 @@
+package world
+
+import (
+	"slices"
+	"time"
+
+	"github.com/overhear-mesh/overhear/outlier"
+	"github.com/overhear-mesh/overhear/outlier/merge"
+	"github.com/overhear-mesh/overhear/proxy/balancer"
+	"github.com/overhear-mesh/overhear/proxy/ping"
+)
+
+// What proxy/cluster leaves between two steps, at least and at most.
+const (
+	stepLeast = time.Millisecond
+	stepMost  = time.Second
+)
+
+// never is an instant that does not come; outlier.Never is one that did not.
+const never = forever
+
+// sidecar is one caller's: its Detector, and what proxy/cluster makes of a view.
+type sidecar struct {
+	o        *overhear
+	w        *World
+	index    int
+	detector *outlier.Detector
+	ids      []string            // by endpoint
+	stats    []*outlier.Endpoint // by endpoint
+	gates    []*balancer.Gate
+	verdicts []outlier.Verdict // as told by the control plane
+
+	set     *balancer.Set
+	choices []choice
+	spare   []choice
+	view    []Removal
+
+	dirty      bool
+	last, next time.Duration
+	timerAt    time.Duration // of the pending step
+	gen        uint32
+
+	self, orders, own *ping.Limiter
+	running           int // probes under way
+	leases            map[int]*lease
+	pinging           map[int]bool
+	pingAt            time.Duration
+	pingGen           uint32
+	pings             []Answer // under a lease, to be told
+	pinged            []int
+
+	connected bool
+	reporter  reporter
+}
+
+// maxProbes is how many probes and pings of one cluster may be under way.
+const maxProbes = 8
+
+// choice is one endpoint that the picker may hold.
+type choice struct {
+	endpoint  int
+	admission outlier.Admission
+}
+
+func newSidecar(o *overhear, index int) *sidecar {
+	n := o.w.Scenario.Endpoints
+	s := &sidecar{
+		o: o, w: o.w, index: index,
+		ids: make([]string, n), stats: make([]*outlier.Endpoint, n), gates: make([]*balancer.Gate, n),
+		verdicts: make([]outlier.Verdict, n), view: make([]Removal, n),
+		last: -time.Hour, timerAt: never, pingAt: never,
+		self: ping.NewLimiter(10, 10), orders: ping.NewLimiter(10, 10), own: ping.NewLimiter(1, 1),
+		leases: map[int]*lease{}, pinging: map[int]bool{},
+	}
+	cfg := o.policy.Outlier
+	cfg.Timeout = o.w.Timeout
+	s.detector = outlier.New(cfg, o.dice())
+	s.reporter = newReporter(s)
+	return s
+}
+
+// members takes over what the registry says.
+func (s *sidecar) members() {
+	known := s.stats[0] != nil
+	members := make([]outlier.Member, 0, len(s.ids))
+	for i, e := range s.w.Endpoints {
+		fresh := s.ids[i] != e.ID
+		if fresh {
+			s.ids[i], s.gates[i], s.verdicts[i] = e.ID, balancer.NewGate(0, false), outlier.Verdict{}
+			delete(s.leases, i)
+		}
+		members = append(members, outlier.Member{
+			ID: e.ID, Weight: 1, Draining: e.Draining, New: known && fresh, Inbound: s.w.Inbound, Fleet: s.verdicts[i],
+		})
+	}
+	s.detector.SetMembers(members, s.w.now)
+	for i := range s.ids {
+		s.stats[i] = s.detector.Endpoint(s.ids[i])
+	}
+	s.reporter.listed = false
+	s.soon()
+}
+
+// wake asks for a step as soon as the gap allows.
+func (s *sidecar) wake() {
+	if s.dirty {
+		return
+	}
+	s.dirty = true
+	s.schedule()
+}
+
+// soon asks for a step at once, whatever the gap.
+func (s *sidecar) soon() {
+	s.dirty, s.next = true, s.w.now
+	s.schedule()
+}
+
+// schedule sets the timer for the next step, if it is sooner than before.
+func (s *sidecar) schedule() {
+	at := s.next
+	if s.dirty {
+		at = min(at, s.last+stepLeast)
+	}
+	at = max(at, s.w.now)
+	if at >= s.timerAt {
+		return
+	}
+	s.timerAt = at
+	s.gen++
+	s.w.Timer(at, uint32(s.index)*timerKinds+timerStep, s.gen)
+}
+
+func (s *sidecar) stepTimer(gen uint32) {
+	if gen != s.gen {
+		return
+	}
+	s.timerAt = never
+	s.step()
+}
+
+func (s *sidecar) step() {
+	now := s.w.now
+	r := s.detector.Step(now)
+	s.last, s.dirty = now, false
+	s.next = min(max(r.Next, now+stepLeast), now+stepMost)
+	if r.Changed || len(r.Changes) > 0 || s.set == nil {
+		s.publish()
+	}
+	for _, p := range r.Probes {
+		s.selfProbe(p)
+	}
+	if s.o.opts.OnLocal != nil {
+		for _, c := range r.Changes {
+			s.o.opts.OnLocal(s.index, c)
+		}
+	}
+	s.reporter.hear(r.Urgency)
+	s.schedule()
+}
+
+// publish makes the new view the picker's, as proxy/cluster does with one priority.
+func (s *sidecar) publish() {
+	views := s.detector.View()
+	choices := s.spare[:0]
+	sound := false
+	for i, a := range views {
+		removal := Used
+		switch {
+		case a.Panic:
+		case a.State == outlier.Probation && a.Weight > 0:
+			removal = Trial
+		case a.Trickle > 0 || a.State == outlier.Suspended:
+			removal = Suspended
+		case a.Weight == 0 && a.State != outlier.Draining:
+			removal = Removed
+		}
+		s.view[i] = removal
+		if a.Weight > 0 || a.Trickle > 0 {
+			choices = append(choices, choice{i, a})
+			sound = sound || a.Weight > 0 && a.Trickle == 0 && !a.Panic
+		}
+	}
+	if !sound && len(choices) == 0 {
+		choices = leastBad(views, choices)
+	}
+	for i, removal := range s.view {
+		s.w.Ledger.Saw(s.index, i, removal)
+	}
+	if s.set != nil && slices.Equal(choices, s.choices) {
+		s.spare = choices
+		return
+	}
+	s.choices, s.spare = choices, s.choices
+	entries := make([]balancer.Entry, len(choices))
+	for i, c := range choices {
+		a := c.admission
+		entries[i] = balancer.Entry{Stats: s.stats[c.endpoint], Weight: a.Weight, Held: a.Weight != 1}
+		if a.Panic {
+			continue
+		}
+		if trial := a.State == outlier.Probation; trial || a.Trickle > 0 {
+			entries[i].Gate = s.gates[c.endpoint].With(a.Trickle, trial)
+		}
+	}
+	if s.set == nil {
+		s.set = balancer.NewSet(entries, balancer.Config{Policy: s.o.opts.Balance})
+	} else {
+		s.set = s.set.With(entries)
+	}
+}
+
+// leastBad is the last resort: those that drain still answer.
+func leastBad(views []outlier.Admission, choices []choice) []choice {
+	badness := func(a outlier.Admission) int {
+		return slices.Index([]outlier.State{
+			outlier.Draining, outlier.In, outlier.Ramp, outlier.Probation, outlier.Probing, outlier.Suspended, outlier.Ejected,
+		}, a.State)
+	}
+	least := len(views) + 10
+	for _, a := range views {
+		least = min(least, badness(a))
+	}
+	for i, a := range views {
+		if badness(a) == least {
+			a.Weight, a.Panic = 1, true
+			choices = append(choices, choice{i, a})
+		}
+	}
+	return choices
+}
+
+// find is the index of an instance; -1: it has left.
+func (s *sidecar) find(id string) int { return slices.Index(s.ids, id) }
+
+func (s *sidecar) selfProbe(p outlier.Probe) {
+	i := s.find(p.ID)
+	if i < 0 || s.running >= maxProbes || !s.self.Allow(s.w.now) {
+		s.detector.Probed(p.ID, p.Level, outlier.NotRun, s.w.now, s.w.now)
+		s.wake()
+		return
+	}
+	s.ask(i, p.Level, p.Timeout, func(a Answer) {
+		s.detector.Probed(p.ID, a.Level, a.Result, a.Start, a.End)
+		s.wake()
+	})
+}
+
+// reach is the depth to which a probe goes that should reach level.
+func (s *sidecar) reach(level outlier.Level) outlier.Level {
+	if level >= outlier.LevelApp && s.o.policy.Ping == merge.PingHTTP || s.w.Inbound {
+		return outlier.LevelApp
+	}
+	return outlier.LevelConnect
+}
+
+// ask probes. A refusal while connections stand is one of the listener alone; but
+// what is out comes back by connections that it takes.
+func (s *sidecar) ask(i int, level outlier.Level, timeout time.Duration, then func(Answer)) {
+	s.running++
+	id := s.ids[i]
+	s.w.Probe(s.index, i, s.reach(level), timeout, func(a Answer) {
+		s.running--
+		if s.ids[i] != id {
+			return
+		}
+		if a.Result == outlier.Refused && s.view[i] == Used && s.w.Stands(s.index, i) {
+			a.Result, a.Level = outlier.ProbeOK, outlier.LevelConnect
+		}
+		then(a)
+	})
+}
+
+// lease is an order to ping an idle endpoint now and then.
+type lease struct {
+	merge.PingLease
+	at time.Duration
+}
+
+// lend takes a lease over, or ends one.
+func (s *sidecar) lend(i int, l merge.PingLease) {
+	now := s.w.now
+	held := s.leases[i]
+	switch {
+	case l.Until <= now:
+		if held != nil && held.ID == l.ID {
+			delete(s.leases, i)
+		}
+		return
+	case held != nil:
+		held.PingLease = l
+	default:
+		s.leases[i] = &lease{l, now + l.Phase}
+	}
+	s.pingSoon(s.leases[i].at)
+}
+
+func (s *sidecar) pingSoon(at time.Duration) {
+	if at >= s.pingAt {
+		return
+	}
+	s.pingAt = at
+	s.pingGen++
+	s.w.Timer(at, uint32(s.index)*timerKinds+timerPing, s.pingGen)
+}
+
+// ownGap is between two looks for endpoints that a sidecar alone pings.
+const ownGap = 250 * time.Millisecond
+
+func (s *sidecar) pingTimer(gen uint32) {
+	if gen != s.pingGen {
+		return
+	}
+	now := s.w.now
+	s.pingAt = never
+	if s.o.policy.Ping == merge.PingOff {
+		return
+	}
+	next := never
+	idle := s.detector.Idle(now)
+	for i := range s.ids { // in the order of the set, not of a map
+		l := s.leases[i]
+		if l == nil {
+			continue
+		}
+		if l.Until <= now {
+			delete(s.leases, i)
+			continue
+		}
+		if now >= l.at && !s.pinging[i] {
+			l.at = now + s.jittered(l.Every)
+			// Traffic of this sidecar's own puts a ping off: it tells more.
+			if slices.ContainsFunc(idle, func(m outlier.IdleMember) bool { return m.ID == s.ids[i] }) {
+				level := outlier.LevelConnect
+				if l.Kind != merge.PingTCP {
+					level = outlier.LevelApp
+				}
+				s.sendPing(i, level, l.ID)
+			}
+		}
+		next = min(next, max(l.at, now+stepLeast), l.Until)
+	}
+	if !s.connected {
+		next = min(next, now+ownGap)
+		for _, m := range idle {
+			i := s.find(m.ID)
+			if m.Due > now || s.pinging[i] || !slices.ContainsFunc(s.choices, func(c choice) bool { return c.endpoint == i }) {
+				continue
+			}
+			if s.own.Allow(now) {
+				s.sendPing(i, outlier.LevelApp, 0)
+			}
+			break
+		}
+	}
+	if next < never {
+		s.pingSoon(next)
+	}
+}
+
+func (s *sidecar) jittered(d time.Duration) time.Duration {
+	j := s.o.policy.Outlier.Jitter
+	return time.Duration(float64(d) * (1 - j + 2*j*s.w.rng.Float64()))
+}
+
+func (s *sidecar) sendPing(i int, level outlier.Level, order merge.OrderID) {
+	if s.running >= maxProbes {
+		return
+	}
+	s.pinging[i] = true
+	id := s.ids[i]
+	s.w.Ledger.Pinged()
+	s.w.Ledger.probes-- // it is counted as a ping
+	s.ask(i, level, s.o.policy.PingTimeout, func(a Answer) {
+		delete(s.pinging, i)
+		s.detector.Pinged(id, a.Result == outlier.ProbeOK, a.Result, a.End)
+		s.wake()
+		if order != 0 {
+			s.reporter.result(probed{order, a})
+		}
+	})
+}
+
+// connect opens the report stream.
+func (s *sidecar) connect() {
+	if s.connected || s.o.control == nil || !s.o.control.running {
+		return
+	}
+	s.connected = true
+	s.detector.CentralBack(s.w.now)
+	s.reporter.hello()
+	s.soon()
+}
+
+// disconnect is the loss of both streams.
+func (s *sidecar) disconnect() {
+	s.connected = false
+	s.detector.CentralGone(s.w.now)
+	s.reporter.lost()
+	s.pingSoon(s.w.now)
+	s.soon()
+}
+
+// told takes a verdict over that came with an update of the endpoints.
+func (s *sidecar) told(i int, id string, v outlier.Verdict) {
+	if s.ids[i] != id {
+		return
+	}
+	s.verdicts[i] = v
+	s.detector.Fleet(id, v, s.w.now)
+	s.soon()
+}
