@@ -7,7 +7,8 @@ import (
 
 // IDs gives routes the small numbers by which the detector tells them apart. All
 // tables of a sidecar share one, since they share clusters, and a route keeps
-// its number when a table is made anew. The zero IDs is ready; its methods may
+// its number when a table is made anew, unless it leads to another cluster: then it
+// is another route, in the detector's counters as in metrics. The zero IDs is ready; its methods may
 // be called from any goroutine.
 type IDs struct {
 	mu     sync.Mutex // guards what follows

@@ -82,7 +82,7 @@ func New(rules []Rule, resolve func(name string) *cluster.Cluster, ids *IDs) (*T
 		}
 		e := rule.compile()
 		e.route = &Route{
-			ID:            ids.of(name),
+			ID:            ids.of(name + "\x00" + rule.Cluster),
 			Name:          name,
 			Cluster:       resolve(rule.Cluster),
 			ClusterName:   rule.Cluster,

@@ -169,6 +169,12 @@ func TestARouteKeepsItsNumberWithItsName(t *testing.T) {
 	if diff := cmp.Diff(map[string]uint16{"new": 5, "b": 2}, got); diff != "" {
 		t.Errorf("second table (-want +got):\n%s", diff)
 	}
+	// Its counts would be shown under the cluster that it led to before.
+	elsewhere := rule("b", nil)
+	elsewhere.Cluster = "other"
+	if got := numbers(elsewhere); got["b"] == 2 {
+		t.Error("a route that leads to another cluster kept its number")
+	}
 }
 
 func TestWrongRulesNameTheField(t *testing.T) {
