@@ -139,7 +139,7 @@ func (l *Listener) Accepted() uint64 { return l.accepted.Load() }
 func (l *Listener) Cut() uint64 { return l.cut.Load() }
 
 // Pauses is how often accepting had to wait because the process was short of
-// something.
+// something, or the network at fault.
 func (l *Listener) Pauses() uint64 { return l.pauses.Load() }
 
 // accept hands connections to the handler until accepting ends.
@@ -189,7 +189,7 @@ func (l *Listener) next(accepting context.Context, ln net.Listener, pause *time.
 			return nil, nil
 		case errors.Is(err, syscall.ECONNABORTED), errors.Is(err, syscall.EINTR):
 			continue // the peer gave up while it waited in the backlog
-		case !shortage(err):
+		case !passing(err):
 			return nil, fmt.Errorf("accept on %v: %w", ln.Addr(), err)
 		}
 		if *pause == 0 { // once, until a connection is accepted again
@@ -206,10 +206,16 @@ func (l *Listener) next(accepting context.Context, ln net.Listener, pause *time.
 	}
 }
 
-// shortage reports whether accepting failed for want of something that may come
-// back.
-func shortage(err error) bool {
-	for _, errno := range []syscall.Errno{syscall.EMFILE, syscall.ENFILE, syscall.ENOBUFS, syscall.ENOMEM} {
+// passing reports whether accepting may work again: it failed for want of something
+// that may come back, or of the network. Linux hands on what has happened to the new
+// connection as the error of accepting it, and a firewall may forbid that one alone
+// (accept(2), "Error handling").
+func passing(err error) bool {
+	for _, errno := range []syscall.Errno{
+		syscall.EMFILE, syscall.ENFILE, syscall.ENOBUFS, syscall.ENOMEM,
+		syscall.ENETDOWN, syscall.ENETUNREACH, syscall.EHOSTDOWN, syscall.EHOSTUNREACH,
+		syscall.EPROTO, syscall.ENOPROTOOPT, syscall.EOPNOTSUPP, syscall.ETIMEDOUT, syscall.EPERM,
+	} {
 		if errors.Is(err, errno) {
 			return true
 		}

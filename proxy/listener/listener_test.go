@@ -301,6 +301,18 @@ func TestAcceptingPausesWhenDescriptorsRunOut(t *testing.T) {
 	})
 }
 
+func TestTheErrorOfOneConnectionIsNotTheListeners(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		errs := []error{syscall.ENETDOWN, syscall.EPROTO, syscall.EHOSTUNREACH, syscall.EOPNOTSUPP, syscall.EPERM}
+		b := serve(t, listener.DefaultConfig(), func(ln net.Listener) net.Listener {
+			return &flaky{Listener: ln, errors: errs}
+		}, echo)
+		exchange(t, b.dial())
+		b.stop(nil)
+		b.wait(nil)
+	})
+}
+
 func TestAPauseEndsWithTheContext(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := &flaky{}
