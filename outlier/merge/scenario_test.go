@@ -106,6 +106,37 @@ func TestAHangIsSuspendedSoonAfterAttemptsAreOverdueAndEndsWithTheFirstAnswer(t 
 	}
 }
 
+func TestWhatHungBeforeAnAnswerDoesNotSuspendAgain(t *testing.T) {
+	f := quickstart(t, 50)
+	f.run(12 * time.Second)
+	f.targets[2].fault = always(hangs)
+	if !f.until(f.now+5*time.Second, func() bool { return len(f.verdicts(outlier.Suspended)) > 0 }) {
+		t.Fatalf("not suspended: %v", f.events)
+	}
+	f.run(100 * ms)
+	// From here on everything is answered. One caller tells so 350 ms later, the others
+	// have not told anything since.
+	open := false
+	f.tamper = func(r Report) []Report {
+		if !open {
+			return nil
+		}
+		return []Report{r}
+	}
+	answered := f.now + ms
+	f.run(350 * ms)
+	cell := f.callers[0].cells[f.targets[2].Key]
+	cell.lastOK, cell.okStart, cell.hanging = answered, answered-500*ms, nil // of a request that hung
+	cell.counts.N++
+	open = true
+	f.callers[0].report(true)
+	open = false
+	f.run(500 * ms)
+	if v := f.verdicts(); len(v) != 2 || v[1].To != outlier.In {
+		t.Errorf("got %s\nwant one suspend and its end", describe(v))
+	}
+}
+
 func TestACallerWithABrokenNetworkIsBelievedByNobodyAndMuted(t *testing.T) {
 	f := quickstart(t, 50)
 	f.run(12 * time.Second)

@@ -183,6 +183,9 @@ func (t *Table) question(e *endpoint, mayAsk bool, now time.Duration) {
 		t.ask(e, now)
 	}
 	need := 1 + min(2, s.m)
+	answered := t.answered(e, Scope(s.zone), now)
+	// What hung before an answer came says nothing of now: its own end is on its way.
+	stalled := slices.DeleteFunc(slices.Clone(s.stalled), func(w witness) bool { return w.at <= answered })
 	switch {
 	case t.domainsOf(s.zone, s.hard) >= need && t.twice(e, now):
 		if t.pollRunning(e, now) || !t.oldConnectionsTold(e, now) {
@@ -190,8 +193,8 @@ func (t *Table) question(e *endpoint, mayAsk bool, now time.Duration) {
 		}
 		s.confirmed, s.streak = now, 0
 		t.keepAnswers(e)
-	case t.domainsOf(s.zone, s.stalled, s.hard) >= need && len(s.stalled) > 0:
-		silent := t.answered(e, Scope(s.zone), now) + e.group.service.policy.Outlier.StallSilence
+	case t.domainsOf(s.zone, stalled, s.hard) >= need && len(stalled) > 0:
+		silent := answered + e.group.service.policy.Outlier.StallSilence
 		if now < silent {
 			t.due(silent)
 		} else {
