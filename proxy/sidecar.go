@@ -131,16 +131,25 @@ func (s *Sidecar) connect() error {
 		},
 	}
 	cp := s.cfg.ControlPlane
+	tell := reporting.Deps{Clock: s.clock, Log: s.opts.Log}
 	if len(cp.Addresses) > 0 {
 		var err error
 		if s.link, err = discovery.Connect(cp.Addresses, s.opts.Dial); err != nil {
 			return fmt.Errorf("control_plane: %w", err)
 		}
+		deps.ControlPlane, tell.Conn = s.link, s.link // not before: a nil pointer in an interface is not nil
+	}
+	if rec := s.cfg.Record; rec.Path != "" {
+		var err error
+		if tell.Recorder, err = reporting.Record(rec.Path, int64(rec.MaxSize), rec.Files, s.clock, s.opts.Log); err != nil {
+			return fmt.Errorf("record.path: %w", err)
+		}
+	}
+	if tell.Conn != nil || tell.Recorder != nil {
 		s.reporter = reporting.New(reporting.Config{
 			Node: node.ID, Region: node.Region, Zone: node.Zone, Labels: node.Labels,
 			Incarnation: uint64(s.start.UnixMilli()),
-		}, reporting.Deps{Clock: s.clock, Conn: s.link, Log: s.opts.Log})
-		deps.ControlPlane = s.link // not before: a nil pointer in an interface is not nil
+		}, tell)
 	}
 	s.discovery = discovery.New(discovery.Config{
 		Static:   static(s.cfg),
@@ -373,7 +382,7 @@ func fixedFields(a, b config.Config) string {
 		a, b any
 	}{
 		{"node", a.Node, b.Node}, {"admin", a.Admin, b.Admin}, {"control_plane", a.ControlPlane, b.ControlPlane},
-		{"state_dir", a.StateDir, b.StateDir}, {"log.format", a.Log.Format, b.Log.Format}, {"access_log", a.AccessLog, b.AccessLog},
+		{"state_dir", a.StateDir, b.StateDir}, {"log.format", a.Log.Format, b.Log.Format}, {"access_log", a.AccessLog, b.AccessLog}, {"record", a.Record, b.Record},
 		{"http1", a.HTTP1, b.HTTP1}, {"tcp", a.TCP, b.TCP}, {"inbound", a.Inbound, b.Inbound},
 	} {
 		if !reflect.DeepEqual(f.a, f.b) {

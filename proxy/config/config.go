@@ -28,6 +28,7 @@ type Config struct {
 	StateDir  string    `yaml:"state_dir"`
 	Log       Log       `yaml:"log"`
 	AccessLog AccessLog `yaml:"access_log"`
+	Record    Record    `yaml:"record"`
 	Drain     Drain     `yaml:"drain"`
 
 	// HTTP1 and TCP are the engines' limits and time-outs, for all listeners.
@@ -90,6 +91,21 @@ type AccessLog struct {
 	Format string `yaml:"format"`
 	// Inbound also logs what comes in for the local application. Default true.
 	Inbound bool `yaml:"inbound"`
+}
+
+// Record keeps what this sidecar reports of its clusters, for "controlplane replay":
+// counts and endings, no requests. Clusters that the file defines are recorded only
+// where there is no control plane.
+type Record struct {
+	// Path of the file that is written, of this sidecar alone; those before it are
+	// PATH.1, the newest of them, PATH.2 and so on. A restart goes on in the same
+	// file. Default: none, nothing is recorded.
+	Path string `yaml:"path"`
+	// MaxSize of one file, at least 1MiB. Default 64MiB.
+	MaxSize strictyaml.Size `yaml:"max_size"`
+	// Files that are kept, the one that is written included, 1 to 100; together they
+	// take at most Files x MaxSize. Default 4.
+	Files int `yaml:"files"`
 }
 
 // Drain is the way out after SIGTERM.
@@ -197,6 +213,7 @@ func DefaultConfig() Config {
 		Admin:     Admin{Address: "127.0.0.1:15000"},
 		Log:       Log{Level: "info", Format: "text"},
 		AccessLog: AccessLog{Path: "off", Format: "json", Inbound: true},
+		Record:    Record{MaxSize: 64 << 20, Files: 4},
 		Drain:     Drain{Timeout: 30 * time.Second},
 		HTTP1:     http1.DefaultConfig(),
 		TCP:       tcp.DefaultConfig(),
@@ -394,6 +411,18 @@ func (l Log) Validate() error {
 		oneOf("level", l.Level, "debug", "info", "warn", "error"),
 		oneOf("format", l.Format, "text", "json"),
 	)
+}
+
+// Validate bounds what is kept.
+func (r Record) Validate() error {
+	var errs []error
+	if r.MaxSize < 1<<20 {
+		errs = append(errs, strictyaml.Invalid("max_size", "is %s: want 1MiB or more", r.MaxSize))
+	}
+	if r.Files < 1 || r.Files > 100 {
+		errs = append(errs, strictyaml.Invalid("files", "is %d: want 1 to 100", r.Files))
+	}
+	return errors.Join(errs...)
 }
 
 // Validate checks the names.

@@ -3,6 +3,7 @@ package reporting
 import (
 	"cmp"
 	"context"
+	"errors"
 	"hash/fnv"
 	"log/slog"
 	"slices"
@@ -69,8 +70,11 @@ const (
 // Deps is what a reporter gets from the sidecar around it.
 type Deps struct {
 	Clock clock.Clock
-	// Conn is the connection to the control plane, that of the ADS stream.
+	// Conn is the connection to the control plane, that of the ADS stream; nil: there
+	// is none, and Recorder gets what would be told.
 	Conn grpc.ClientConnInterface
+	// Recorder keeps all that is told; nil: nobody does. Run runs it.
+	Recorder *report.Recorder
 	// Log. Default: discarded.
 	Log *slog.Logger
 }
@@ -146,7 +150,9 @@ func New(cfg Config, deps Deps) *Reporter {
 		polls: map[merge.Key]merge.Poll{}, watches: map[merge.Key]time.Duration{}, leases: map[merge.Key]merge.OrderID{},
 		shares: map[merge.Key]*share{}, running: map[merge.OrderID]context.CancelFunc{},
 	}
-	r.client = report.NewClient(deps.Conn, report.ClientConfig{Incarnation: cfg.Incarnation, Now: deps.Clock.Now, Log: deps.Log}, source{r})
+	r.client = report.NewClient(deps.Conn, report.ClientConfig{
+		Incarnation: cfg.Incarnation, Now: deps.Clock.Now, Log: deps.Log, Recorder: deps.Recorder,
+	}, source{r})
 	return r
 }
 
@@ -178,13 +184,28 @@ func (r *Reporter) Drain() {
 // Run reports until ctx ends, and returns nil when all that it started has ended. It
 // may be called once.
 func (r *Reporter) Run(ctx context.Context) error {
+	// The recorder outlives those who bring it messages.
+	recording, end := context.WithCancel(context.WithoutCancel(ctx))
+	defer end()
+	recorded := make(chan error, 1)
+	go func() { recorded <- r.record(recording) }()
+
 	group, ctx := errgroup.WithContext(ctx)
 	r.ctx = ctx
 	group.Go(func() error { return r.client.Run(ctx) })
 	group.Go(func() error { r.tick(ctx); return nil })
 	err := group.Wait()
 	r.wg.Wait()
-	return err
+	end()
+	return errors.Join(err, <-recorded)
+}
+
+// record writes the recording, if there is one.
+func (r *Reporter) record(ctx context.Context) error {
+	if r.deps.Recorder == nil {
+		return nil
+	}
+	return r.deps.Recorder.Run(ctx)
 }
 
 // tick calls for a report when it is time.
@@ -239,6 +260,7 @@ func (r *Reporter) hear(m *member, e cluster.Event) {
 	if m.service == "" {
 		return
 	}
+	r.heldLocked(m, e.Changes)
 	for _, p := range e.Pings {
 		r.pingedLocked(m, p)
 	}
@@ -258,21 +280,53 @@ func (r *Reporter) hear(m *member, e cluster.Event) {
 	}
 }
 
+// heldLocked records changes of belief.
+func (r *Reporter) heldLocked(m *member, changes []outlier.Change) {
+	if r.deps.Recorder == nil {
+		return
+	}
+	for _, c := range changes {
+		if c.Refused == "" && !c.Shadow && c.From != c.To {
+			r.deps.Recorder.Held(report.HeldChange{
+				Key: merge.Key{Service: m.service, Instance: c.ID}, From: c.From, To: c.To, Rule: c.Rule,
+				Fleet: c.Fleet, Epoch: c.Explain.Epoch, At: c.At,
+			})
+		}
+	}
+}
+
+// serviceOf is the name by which a cluster is reported; empty: it is not. Where nobody
+// but a recorder listens, one of the file has its own name.
+func (r *Reporter) serviceOf(cfg cluster.Config) string {
+	if r.deps.Conn == nil {
+		return cmp.Or(cfg.Service, cfg.Name)
+	}
+	return cfg.Service
+}
+
+// link tells a cluster whether a control plane hears of it. One that never had any is
+// not told that it has lost it.
+func (r *Reporter) link(m *member, up bool) {
+	if r.deps.Conn != nil {
+		m.SetLink(cluster.Reports, up)
+	}
+}
+
 // introduceLocked looks who a cluster is and what it has: the control plane may only
 // now have said so, or no longer.
 func (r *Reporter) introduceLocked(m *member) {
 	before := m.service
-	m.service, m.listed = m.Config().Service, false
+	m.service, m.listed = r.serviceOf(m.Config()), false
 	switch {
 	case m.service == "" && before != "":
 		r.members = slices.DeleteFunc(r.members, func(o *member) bool { return o == m })
-		m.SetLink(cluster.Reports, false)
+		r.link(m, false)
 		return
 	case m.service == "":
 		return
 	case before == "":
 		r.members = append(r.members, m)
-		m.SetLink(cluster.Reports, r.connected)
+		r.link(m, r.connected)
 	}
 	if r.connected {
 		r.wakeLocked(0) // orders can name the new ones once they are told

@@ -38,6 +38,9 @@ type ClientConfig struct {
 	Now func() time.Duration
 	// Log gets a line when the link goes up or down; nil is none.
 	Log *slog.Logger
+	// Recorder keeps all that is told; nil: nobody does. With one, the source is also
+	// asked while no control plane listens.
+	Recorder *Recorder
 }
 
 const (
@@ -63,12 +66,17 @@ type Client struct {
 	seq         uint64
 }
 
-// NewClient starts nothing. cc should be the connection of the ADS stream.
+// NewClient starts nothing. cc should be the connection of the ADS stream; nil: there
+// is no control plane, and all is told to the recorder only.
 func NewClient(cc grpc.ClientConnInterface, cfg ClientConfig, source Source) *Client {
 	if cfg.Log == nil {
 		cfg.Log = slog.New(slog.DiscardHandler)
 	}
-	return &Client{cfg: cfg, stub: reportpb.NewEvidenceServiceClient(cc), source: source, incarnation: cfg.Incarnation}
+	c := &Client{cfg: cfg, source: source, incarnation: cfg.Incarnation}
+	if cc != nil {
+		c.stub = reportpb.NewEvidenceServiceClient(cc)
+	}
+	return c
 }
 
 // Ends of a stream that are no failures.
@@ -79,10 +87,14 @@ var (
 
 // Run keeps a stream open until ctx ends, and then returns nil.
 func (c *Client) Run(ctx context.Context) error {
-	failures := 0
+	if c.stub == nil {
+		c.monologue(ctx)
+		return nil
+	}
+	failures, wait := 0, time.Duration(0)
 	for ctx.Err() == nil {
-		began := c.cfg.Now()
-		err := c.stream(ctx)
+		began := c.cfg.Now() + wait
+		err := c.stream(ctx, wait)
 		if ctx.Err() != nil {
 			return nil
 		}
@@ -93,10 +105,62 @@ func (c *Client) Run(ctx context.Context) error {
 		if errors.Is(err, errReincarnate) {
 			c.incarnation++
 		}
-		_ = pause(ctx, backoff(failures)) // fails when ctx ends, which ends the loop
+		wait = backoff(failures)
 		failures++
 	}
 	return nil
+}
+
+// open waits and then opens a stream. Meanwhile all goes to the recorder.
+func (c *Client) open(ctx context.Context, wait time.Duration) (reportpb.EvidenceService_StreamClient, error) {
+	if c.cfg.Recorder != nil {
+		alone, heard := context.WithCancel(ctx)
+		ended := make(chan struct{})
+		go func() { defer close(ended); c.monologue(alone) }()
+		defer func() { heard(); <-ended }()
+	}
+	if err := pause(ctx, wait); err != nil {
+		return nil, err
+	}
+	// Waiting for the connection, and not asking again and again, leaves the pace of
+	// reconnecting to the one that dials.
+	return c.stub.Stream(ctx, grpc.WaitForReady(true))
+}
+
+// monologue has the source say what it would to a control plane that listens, until
+// ctx ends.
+func (c *Client) monologue(ctx context.Context) {
+	c.hello()
+	bucket := newBucket(clientRate, clientBurst)
+	for {
+		c.build()
+		if pause(ctx, bucket.take(c.cfg.Now())) != nil {
+			return
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-c.source.Ready():
+		}
+	}
+}
+
+// hello begins what is told from here on.
+func (c *Client) hello() Hello {
+	h := c.source.Hello()
+	if c.cfg.Recorder != nil {
+		c.cfg.Recorder.Hello(h, c.incarnation)
+	}
+	return h
+}
+
+// build has the source say what it has to say.
+func (c *Client) build() Message {
+	m := c.source.Build()
+	if c.cfg.Recorder != nil {
+		c.cfg.Recorder.Message(m, c.cfg.Now())
+	}
+	return m
 }
 
 // backoff grows with each failure in a row, with full jitter above half, so that many
@@ -106,13 +170,11 @@ func backoff(failures int) time.Duration {
 	return d/2 + rand.N(d/2)
 }
 
-// stream is the life of one stream.
-func (c *Client) stream(parent context.Context) error {
+// stream is the life of one stream, which begins after a wait.
+func (c *Client) stream(parent context.Context, wait time.Duration) error {
 	ctx, cancel := context.WithCancelCause(parent)
 	defer cancel(nil)
-	// Waiting for the connection, and not asking again and again, leaves the pace of
-	// reconnecting to the one that dials.
-	srv, err := c.stub.Stream(ctx, grpc.WaitForReady(true))
+	srv, err := c.open(ctx, wait)
 	if err != nil {
 		return err
 	}
@@ -137,12 +199,12 @@ func (c *Client) send(ctx context.Context, cancel context.CancelCauseFunc, srv r
 		}
 		return c.transmit(cancel, srv, up)
 	}
-	if err := send(encodeHello(c.source.Hello(), c.incarnation, c.cfg.Now())); err != nil {
+	if err := send(encodeHello(c.hello(), c.incarnation, c.cfg.Now())); err != nil {
 		return err
 	}
 	e := encoder{names: names, seq: &c.seq}
 	for {
-		for _, up := range e.encode(c.source.Build(), c.cfg.Now()) {
+		for _, up := range e.encode(c.build(), c.cfg.Now()) {
 			if err := send(up); err != nil {
 				return err
 			}
