@@ -46,9 +46,7 @@ func (o *object) closeList() {
 // key begins a member whose name needs no escaping; a value must follow.
 func (o *object) key(name string) {
 	o.separate()
-	o.buf = append(o.buf, '"')
-	o.buf = append(o.buf, name...)
-	o.buf = append(o.buf, '"', ':')
+	o.buf = append(append(append(o.buf, '"'), name...), `":`...)
 }
 
 func (o *object) text(name, value string) {
@@ -69,7 +67,16 @@ func (o *object) number(name string, value int64) {
 // millis writes a duration in milliseconds, to the microsecond.
 func (o *object) millis(name string, d time.Duration) {
 	o.key(name)
-	o.buf = strconv.AppendFloat(o.buf, float64(d.Microseconds())/1e3, 'f', -1, 64)
+	us := d.Microseconds()
+	o.buf = strconv.AppendInt(o.buf, us/1000, 10)
+	if rest := us % 1000; rest > 0 { // AppendFloat takes three times as long
+		digits := [...]byte{'.', byte('0' + rest/100), byte('0' + rest/10%10), byte('0' + rest%10)}
+		n := len(digits)
+		for digits[n-1] == '0' {
+			n--
+		}
+		o.buf = append(o.buf, digits[:n]...)
+	}
 }
 
 // address writes where a connection comes from; nothing if that is not known.
@@ -101,6 +108,15 @@ const hex = "0123456789abcdef"
 func appendString[S string | []byte](buf []byte, s S) []byte {
 	buf = append(buf, '"')
 	for i := 0; i < len(s); {
+		plain := i
+		for plain < len(s) && plainByte[s[plain]] {
+			plain++
+		}
+		if plain > i {
+			buf = append(buf, s[i:plain]...)
+			i = plain
+			continue
+		}
 		b := s[i]
 		switch {
 		case b == '"' || b == '\\':
@@ -108,9 +124,6 @@ func appendString[S string | []byte](buf []byte, s S) []byte {
 			i++
 		case b < 0x20 || b == 0x7f:
 			buf = append(buf, '\\', 'u', '0', '0', hex[b>>4], hex[b&15])
-			i++
-		case b < utf8.RuneSelf:
-			buf = append(buf, b)
 			i++
 		default:
 			end := min(len(s), i+utf8.UTFMax)
@@ -121,3 +134,11 @@ func appendString[S string | []byte](buf []byte, s S) []byte {
 	}
 	return append(buf, '"')
 }
+
+// plainByte tells which bytes stand for themselves in a JSON string.
+var plainByte = func() (table [256]bool) {
+	for b := range utf8.RuneSelf {
+		table[b] = b >= 0x20 && b != 0x7f && b != '"' && b != '\\'
+	}
+	return table
+}()

@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"io"
 	"net"
 	"os"
 	"path/filepath"
@@ -165,6 +166,25 @@ func TestALineAllocatesNothing(t *testing.T) {
 	}
 	if got := testing.AllocsPerRun(100, func() { r.Log(rec) }); got >= 1 { // what waits grows now and then
 		t.Errorf("a request allocates %.1f times in its recorder, want less than once", got)
+	}
+}
+
+func BenchmarkLine(b *testing.B) {
+	log := telemetry.NewAccessLog(io.Discard, clock.New())
+	ctx, cancel := context.WithCancel(b.Context())
+	done := make(chan error)
+	go func() { done <- log.Run(ctx) }()
+	r, rec := telemetry.NewRecorder("web", false, log, nil), record()
+	rec.Path, rec.UserAgent = []byte("/api/v1/things?id=42"), []byte("Mozilla/5.0 (X11; Linux x86_64)")
+	rec.RequestID = []byte("01234567-89ab-cdef-0123-456789abcdef")
+	rec.Attempts = rec.Attempts[1:]
+	b.ReportAllocs()
+	for b.Loop() {
+		r.Log(rec)
+	}
+	cancel()
+	if err := <-done; err != nil {
+		b.Fatal(err)
 	}
 }
 

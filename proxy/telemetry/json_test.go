@@ -1,0 +1,35 @@
+package telemetry
+
+import (
+	"encoding/json"
+	"strconv"
+	"testing"
+	"time"
+)
+
+func TestMillisecondsReadAsAFloatWouldWriteThem(t *testing.T) {
+	for _, us := range []int64{0, 1, 9, 10, 99, 100, 120, 999, 1000, 1001, 1010, 1100, 12034, 3_600_000_000} {
+		o := object{}
+		o.millis("d", time.Duration(us)*time.Microsecond+999)
+		want := `"d":` + strconv.FormatFloat(float64(us)/1e3, 'f', -1, 64)
+		if got := string(o.buf); got != want {
+			t.Errorf("%d us: got %s, want %s", us, got, want)
+		}
+	}
+}
+
+func FuzzAStringIsReadAsItWasMeant(f *testing.F) {
+	for _, s := range []string{"", "plain", `"`, `\`, "a\"b\\c", "\x00\x1f\x7f", "é", "a\xffb", "\xe2\x82", "\u2028"} {
+		f.Add(s)
+	}
+	f.Fuzz(func(t *testing.T, s string) {
+		text := appendString(nil, s)
+		var got string
+		if err := json.Unmarshal(text, &got); err != nil {
+			t.Fatalf("%q: %v in %s", s, err, text)
+		}
+		if want := string([]rune(s)); got != want {
+			t.Errorf("%q: got %q, want %q", s, got, want)
+		}
+	})
+}
