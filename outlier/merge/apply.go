@@ -251,6 +251,7 @@ func (t *Table) applyOwn(r *reporter, rep Report, in *OwnCell, now time.Duration
 	} else if o.started == 0 {
 		o.started = was.started
 	}
+	e.idle.hearOwn(int64(in.N)-int64(in.K), o.lastOK, e.own.reporter != r)
 	done.Urgent = done.Urgent || o.refused != e.own.refused || o.draining != e.own.draining || e.restartedAt != never
 	e.own = o
 	t.touch(e)

@@ -15,6 +15,9 @@ const (
 	// well, so that those who fail together are judged together (the low and high
 	// watermarks of Rapid, Suresh et al. 2018).
 	gatherFor = 300 * time.Millisecond
+	// othersFor is how long a verdict for one zone waits for any news of the other
+	// zones.
+	othersFor = 250 * time.Millisecond
 	// fullFor is how long a verdict is not tried again for which there was no room,
 	// guardedFor one that a guard has stopped.
 	fullFor    = time.Second
@@ -128,7 +131,7 @@ func (t *Table) rowCandidate(e *endpoint, now time.Duration) *candidate {
 		}
 	}
 	if c == nil {
-		e.gatherAt = never
+		e.gatherAt, e.scopeAt = never, never
 		return nil
 	}
 	c.score = c.row.last.t
@@ -164,6 +167,9 @@ func (t *Table) guards(c *candidate, now time.Duration) *candidate {
 	}
 	if c.kind != zoneRow {
 		c.scope = t.scope(e, c.row, now)
+	}
+	if c.scope != Fleet && !t.othersTold(c, now) {
+		return nil
 	}
 	c.scope = t.promote(e, c.scope)
 	return t.gather(c, g, now)
@@ -273,6 +279,28 @@ func (t *Table) scope(e *endpoint, w *row, now time.Duration) Scope {
 		return Fleet
 	}
 	return Scope(loudest)
+}
+
+// othersTold says whether the observers outside a zone have had news of the
+// endpoint since the trouble began. If not, it may be down for them as well: they
+// get a moment to find out, before the verdict is for the zone alone.
+func (t *Table) othersTold(c *candidate, now time.Duration) bool {
+	e := c.e
+	if !e.fast.open {
+		return true // all in all it is seen well
+	}
+	rest := t.read(e, &e.fast, e.fast.last.odds.Steps(), only{t.zones.id(string(c.scope)), outside}, now)
+	if rest.n-rest.k >= 5 {
+		return true
+	}
+	if e.scopeAt == never {
+		e.scopeAt = now + othersFor
+	}
+	if now >= e.scopeAt {
+		return true
+	}
+	t.due(e.scopeAt)
+	return false
 }
 
 // promote widens a verdict that would hold in more than half of the zones.

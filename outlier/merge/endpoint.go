@@ -46,6 +46,7 @@ type endpoint struct {
 	watched  time.Duration // reporters watch it until then
 	refusal  refusal
 	gatherAt time.Duration // when the gathering of neighbours ends; never: not begun
+	scopeAt  time.Duration // when the wait for news of other zones ends; never: not begun
 	override *Override
 	// overrideNews says that an override came, ended or changed since the last Step.
 	overrideNews bool
@@ -122,7 +123,7 @@ type place struct {
 func newEndpoint(spec Endpoint, now time.Duration) *endpoint {
 	e := &endpoint{
 		Endpoint: spec, added: now, index: make(map[int32]int32), errors: outlier.FirstErrorRate,
-		lastOK: never, overAt: never, gatherAt: never, restartedAt: never, newAt: never, watched: never, quietAt: never,
+		lastOK: never, overAt: never, gatherAt: never, scopeAt: never, restartedAt: never, newAt: never, watched: never, quietAt: never,
 	}
 	e.own = own{refused: never, lastOK: never, at: never}
 	e.idle.reset(now)

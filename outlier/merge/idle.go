@@ -35,7 +35,35 @@ type idleness struct {
 	extras int             // since the doubt began
 	next   time.Duration   // of the next extra ping
 	goodAt time.Duration   // newest good ping or probe
+	good   int64           // number of good pings
+	own    firsthand
 	told   []pingNews
+}
+
+// firsthand is what the sidecar beside an endpoint has said of its successes, as far
+// as others' pings do not explain them.
+type firsthand struct {
+	ok     int64         // successes it had counted
+	good   int64         // good pings heard of by then
+	lastOK time.Duration // when there was one that was no ping; never
+}
+
+// pingsUnheard is how many pings an endpoint may have answered of which the pinger has
+// not told yet. So few successes are no traffic.
+const pingsUnheard = 3
+
+// hearOwn takes in how many requests an endpoint has answered at first hand. A ping
+// that passes the sidecar there is such a request. Were it taken for traffic, each ping
+// would call the other pingers off, and the first of them would be the only one.
+func (i *idleness) hearOwn(ok int64, lastOK time.Duration, anew bool) {
+	o := &i.own
+	if anew || ok < o.ok {
+		o.ok = 0
+	}
+	if ok-o.ok > i.good-o.good+pingsUnheard {
+		o.lastOK = max(o.lastOK, lastOK)
+	}
+	o.ok, o.good = ok, i.good
 }
 
 type pingNews struct {
@@ -46,7 +74,7 @@ type pingNews struct {
 }
 
 func (i *idleness) reset(now time.Duration) {
-	*i = idleness{spoke: now, asked: never, belief: outlier.BeliefRest, next: never, goodAt: never}
+	*i = idleness{spoke: now, asked: never, belief: outlier.BeliefRest, next: never, goodAt: never, own: firsthand{lastOK: never}}
 }
 
 // hear keeps the result of a ping for the next Step.
@@ -65,7 +93,7 @@ func (t *Table) idleStep(e *endpoint, now time.Duration) {
 	t.hearPings(e, now)
 
 	after := jittered(p.Outlier.IdleAfter, p.Outlier.Jitter, hash64(t.seed, "idle", e.Key.Service, e.Key.Instance))
-	spoke := max(i.spoke, e.lastOK, e.own.lastOK)
+	spoke := max(i.spoke, e.lastOK, i.own.lastOK)
 	if p.Ping == PingOff || e.fleet.state != outlier.In || !e.judgeable() {
 		t.endLeases(e, now)
 		i.belief, i.missed, i.extras, i.next = outlier.BeliefRest, nil, 0, never
@@ -121,6 +149,7 @@ func (t *Table) hearPings(e *endpoint, now time.Duration) {
 		}
 		i.belief = outlier.Belief(i.belief, good)
 		if good {
+			i.good++
 			i.goodAt = max(i.goodAt, n.end)
 			if i.belief == outlier.BeliefRest {
 				i.missed, i.extras, i.next = nil, 0, never

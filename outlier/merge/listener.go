@@ -3,6 +3,8 @@ package merge
 import (
 	"slices"
 	"time"
+
+	"github.com/overhear-mesh/overhear/outlier"
 )
 
 const (
@@ -10,7 +12,7 @@ const (
 	// that is gone counts as a crash; toldLongest bounds the wait for them, and
 	// toldAgain is the wait if they have answered within listenerMemory.
 	toldAnswers    = 4
-	toldLongest    = 60 * time.Millisecond
+	toldLongest    = 50 * time.Millisecond
 	toldAgain      = 250 * time.Millisecond
 	listenerMemory = time.Minute
 	// toldRate is the traffic per second below which waiting would show nothing,
@@ -23,7 +25,9 @@ const (
 // the connections that stand; if that was seen, there is nothing to wait for. If
 // new connections fail and nothing else, requests on old ones may still be
 // answered: they get the time in which some would have been, then everybody is
-// asked again.
+// asked again. Nor is there anything to wait for when a neighbour is down as well:
+// that two listeners of a zone are lost in one moment, and nothing else with them,
+// is not what happens.
 func (t *Table) oldConnectionsTold(e *endpoint, now time.Duration) bool {
 	s := &e.susp
 	died := func(w witness) bool {
@@ -32,7 +36,7 @@ func (t *Table) oldConnectionsTold(e *endpoint, now time.Duration) bool {
 	}
 	again := s.listener != never && now-s.listener < listenerMemory
 	switch {
-	case slices.ContainsFunc(s.hard, died), !s.active, e.rate < toldRate && e.lastOK < now-toldRecent && !again:
+	case slices.ContainsFunc(s.hard, died), t.neighbourDown(e, now), !s.active, e.rate < toldRate && e.lastOK < now-toldRecent && !again:
 		return true
 	case s.told == never:
 		wait := toldLongest
@@ -53,4 +57,13 @@ func (t *Table) oldConnectionsTold(e *endpoint, now time.Duration) bool {
 		return !t.poll(e, s.firstAt, now, t.speaks(e, now))
 	}
 	return true
+}
+
+// neighbourDown says whether another endpoint of the zone is found down, or as
+// good as found, at this moment.
+func (t *Table) neighbourDown(e *endpoint, now time.Duration) bool {
+	return slices.ContainsFunc(e.group.endpoints, func(o *endpoint) bool {
+		return o != e && o.Zone == e.Zone && !o.leaving() && (o.susp.agreed || o.susp.confirmed != never ||
+			o.fleet.state == outlier.Ejected && o.fleet.rule == outlier.RuleHard && now-o.fleet.since <= witnessFor)
+	})
 }

@@ -171,7 +171,7 @@ func (t *Table) serviceNames() []string {
 // mayBeIdle is a cheap first look: could nothing have been heard of e for long?
 func (t *Table) mayBeIdle(e *endpoint, now time.Duration) bool {
 	p := &e.group.service.policy
-	return p.Ping != PingOff && now-max(e.idle.spoke, e.lastOK, e.own.lastOK) >= p.Outlier.IdleAfter/2
+	return p.Ping != PingOff && now-max(e.idle.spoke, e.lastOK, e.idle.own.lastOK) >= p.Outlier.IdleAfter/2
 }
 
 // measure learns the rate and the error rate of e. Failures are told of at once

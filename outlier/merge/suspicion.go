@@ -46,6 +46,7 @@ type suspicion struct {
 	zone      string        // the round is about the observers of this zone only
 	m         int           // fault domains that can be asked, without the first
 	second    bool          // the second probe was sent
+	agreed    bool          // enough witnesses, though old connections may still speak
 	told      time.Duration // when old connections have had time to answer; never: not asked
 	retold    bool          // and the second poll was sent
 	listener  time.Duration // when old connections last answered although new ones failed
@@ -92,6 +93,11 @@ func (t *Table) suspectGroup(g *group, now time.Duration) {
 	g.storm = storm
 	for _, e := range involved {
 		t.question(e, !storm || sample[e] || len(e.susp.hard) == 0, now)
+	}
+	for _, e := range involved { // a neighbour's agreement may have ended the wait
+		if e.susp.agreed && e.susp.confirmed == never {
+			t.question(e, false, now)
+		}
 	}
 	if storm {
 		t.confirmByNeighbours(suspects, sample, now)
@@ -188,6 +194,7 @@ func (t *Table) question(e *endpoint, mayAsk bool, now time.Duration) {
 	stalled := slices.DeleteFunc(slices.Clone(s.stalled), func(w witness) bool { return w.at <= answered })
 	switch {
 	case t.domainsOf(s.zone, s.hard) >= need && t.twice(e, now):
+		s.agreed = true
 		if t.pollRunning(e, now) || !t.oldConnectionsTold(e, now) {
 			return
 		}
@@ -326,7 +333,7 @@ func (t *Table) keepAnswers(e *endpoint) {
 // endRound withdraws what is still asked.
 func (t *Table) endRound(e *endpoint) {
 	t.cancel(e.susp.orders)
-	e.susp.active, e.susp.orders = false, nil
+	e.susp.active, e.susp.agreed, e.susp.orders = false, false, nil
 }
 
 // hardReady says whether the confirmed failures of a group may be acted upon: no
