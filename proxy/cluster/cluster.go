@@ -290,6 +290,9 @@ func (c *Cluster) Subscribe(fn func(Event)) {
 	c.subscribers = append(c.subscribers[:len(c.subscribers):len(c.subscribers)], fn)
 }
 
+// BodyIdle is for how long the body of an answer may stand still.
+func (c *Cluster) BodyIdle() time.Duration { return c.config.Load().Outlier.BodyIdleTimeout }
+
 // Overdue is the age from which an attempt without an answer counts as overdue.
 func (c *Cluster) Overdue() time.Duration { return time.Duration(c.overdue.Load()) }
 

@@ -23,6 +23,7 @@ type exchange struct {
 	route    uint16
 	request  time.Duration // time-outs; 0 is none
 	perTry   time.Duration
+	bodyIdle time.Duration // how long the answer may stand still; 0: the guard's stall says that
 	permit   resilience.Permit
 	admitted bool // counted in the limit on requests
 	retrying bool // counted in the limit on retries
@@ -101,7 +102,7 @@ func (c *conn) taught() resilience.Result {
 
 // open begins the exchange and its record.
 func (c *conn) open() {
-	c.cluster, c.retry, c.route, c.request, c.perTry = nil, nil, 0, 0, 0
+	c.cluster, c.retry, c.route, c.request, c.perTry, c.bodyIdle = nil, nil, 0, 0, 0, 0
 	c.admitted, c.retrying, c.reached, c.refused = false, false, false, false
 	c.tried.Reset()
 	c.data, c.rest, c.whole = c.req.size, c.req.size, false
@@ -176,6 +177,8 @@ func (c *conn) handle(ctx context.Context) bool {
 		c.request, c.perTry = route.Timeout, route.PerTryTimeout
 		if route.IdleTimeout > 0 {
 			stall = route.IdleTimeout
+		} else {
+			c.bodyIdle = c.cluster.BodyIdle()
 		}
 		if !c.admit() {
 			return c.reject(503, UpstreamOverflow, "too many requests")

@@ -59,6 +59,9 @@ type guard struct {
 	timer timer
 	nc    net.Conn
 	moved atomic.Int64 // instant of the last progress of a body
+	// lacks is the instant from which the endpoint may be given up, since the rest of
+	// its answer does not come; never while nobody waits for that.
+	lacks atomic.Int64
 
 	mu      sync.Mutex // guards what follows
 	phase   phase
@@ -108,6 +111,7 @@ func (g *guard) expect(p phase, until, rest time.Duration) {
 // begin starts an exchange, as expect does the other phases.
 func (g *guard) begin(now, stall time.Duration) {
 	g.moved.Store(int64(now))
+	g.lacks.Store(int64(never))
 	g.mu.Lock()
 	if g.why != uninterrupted {
 		g.settleLocked()
@@ -169,6 +173,12 @@ func (g *guard) answered() reason {
 	defer g.mu.Unlock()
 	g.tryAt, g.headed = never, true
 	return g.why
+}
+
+// lack is told that more of an answer is waited for until then.
+func (g *guard) lack(until time.Duration) {
+	g.lacks.Store(int64(until))
+	g.wheel.arm(&g.timer, until)
 }
 
 // release forgets the attempt's connection, and if done, that the request has a
@@ -352,7 +362,11 @@ func (g *guard) visitExchangeLocked(now time.Duration) time.Duration {
 		g.watchAt = never
 		g.watch()
 	}
-	next := min(g.requestAt, g.tryAt, g.watchAt)
+	lacks := time.Duration(g.lacks.Load())
+	if now >= lacks {
+		g.interruptLocked(byStall)
+	}
+	next := min(g.requestAt, g.tryAt, g.watchAt, lacks)
 	if g.stall > 0 {
 		due := time.Duration(g.moved.Load()) + g.stall
 		if now >= due {

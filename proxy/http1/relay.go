@@ -1,6 +1,8 @@
 package http1
 
 import (
+	"time"
+
 	"github.com/overhear-mesh/overhear/outlier"
 )
 
@@ -91,6 +93,10 @@ func (c *conn) readReply() (outlier.Ending, bool) {
 	}
 	if c.rw == len(c.resp) {
 		c.growResponse(c.srv.limits.bytes + minRoom)
+	}
+	if c.bodyIdle > 0 {
+		c.guard.lack(time.Duration(c.guard.moved.Load()) + c.bodyIdle)
+		defer c.guard.lacks.Store(int64(never))
 	}
 	for {
 		n, err := c.up.Read(c.resp[c.rw:])

@@ -157,6 +157,45 @@ func TestAnAnswerThatStallsIsGivenUp(t *testing.T) {
 	})
 }
 
+func TestABodyThatStandsStillWhileTheClientReadsIsGivenUpAsTheClusterSays(t *testing.T) {
+	t.Run("the endpoint's fault", func(t *testing.T) {
+		inRig(t, func(o *options) { o.rule.Timeout, o.cluster.Outlier.BodyIdleTimeout = 0, 2*time.Second }, func(r *rig) {
+			c, start := r.dial(), r.clock.Now()
+			got := c.do(get)
+			r.check(got, 200, "half", "SI", "10.0.1.1 timeout")
+			if took := r.clock.Now() - start; got.err == nil || took < 3*time.Second || took > 3*time.Second+3*tick {
+				t.Errorf("body: got %v after %v, want an error 2s after the last byte", got.err, took)
+			}
+		}, func(c net.Conn, _ int) {
+			_, _ = http.ReadRequest(bufio.NewReader(c))
+			_, _ = io.WriteString(c, "HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nha")
+			time.Sleep(time.Second)
+			_, _ = io.WriteString(c, "lf")
+			_, _ = io.Copy(io.Discard, c)
+		})
+	})
+	t.Run("the client pauses", func(t *testing.T) {
+		inRig(t, func(o *options) { o.rule.Timeout, o.cluster.Outlier.BodyIdleTimeout = 0, 2*time.Second }, func(r *rig) {
+			c := r.dial()
+			c.send(get)
+			time.Sleep(time.Minute)
+			r.check(c.read("GET"), 200, "*", "-", "10.0.1.1 ok")
+		}, say("HTTP/1.1 200 OK\r\nContent-Length: 1000000\r\n\r\n"+strings.Repeat("x", 1000000)))
+	})
+	t.Run("the route knows better", func(t *testing.T) {
+		inRig(t, func(o *options) {
+			o.rule.Timeout, o.rule.IdleTimeout, o.cluster.Outlier.BodyIdleTimeout = 0, time.Minute, 2*time.Second
+		}, func(r *rig) {
+			r.check(r.dial().do(get), 200, "half", "-", "10.0.1.1 ok")
+		}, func(c net.Conn, _ int) {
+			_, _ = http.ReadRequest(bufio.NewReader(c))
+			_, _ = io.WriteString(c, "HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nha")
+			time.Sleep(10 * time.Second)
+			_, _ = io.WriteString(c, "lf")
+		})
+	})
+}
+
 func TestAClientThatDoesNotReadIsNotTheEndpointsFault(t *testing.T) {
 	inRig(t, func(o *options) { o.rule.Timeout, o.rule.IdleTimeout = 0, time.Second }, func(r *rig) {
 		r.dial().send(get)
