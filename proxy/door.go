@@ -5,13 +5,15 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"net"
-	"sync"
+	"slices"
+	"strings"
 	"sync/atomic"
 	"time"
 
 	"github.com/overhear-mesh/overhear/outlier"
 	"github.com/overhear-mesh/overhear/proxy/cluster"
 	"github.com/overhear-mesh/overhear/proxy/config"
+	"github.com/overhear-mesh/overhear/proxy/discovery"
 	"github.com/overhear-mesh/overhear/proxy/http1"
 	"github.com/overhear-mesh/overhear/proxy/listener"
 	"github.com/overhear-mesh/overhear/proxy/reporting"
@@ -25,6 +27,7 @@ import (
 // door is an open listener with the engine behind it.
 type door struct {
 	name     string
+	address  string // as configured
 	inbound  bool
 	socket   net.Listener
 	listener *listener.Listener
@@ -37,7 +40,8 @@ type door struct {
 	tcp     *tcp.Proxy
 	target  target // of an outbound tcp door
 
-	shutOnce sync.Once
+	closing atomic.Bool   // shut has been called
+	closed  chan struct{} // and has returned
 }
 
 // target is the cluster that a TCP door leads to at the moment.
@@ -53,14 +57,17 @@ func (t *target) Breaker() *resilience.Breaker { return t.Load().Breaker() }
 func (t *target) Limits() *resilience.Limits   { return t.Load().Limits() }
 
 // shut takes no new connections, lets those that are open finish, and cuts them
-// after the timeout.
+// after the timeout. A later call waits for the first to return.
 func (d *door) shut(timeout time.Duration) {
-	d.shutOnce.Do(func() {
-		if d.http != nil {
-			d.http.Drain()
-		}
-		d.listener.Drain(timeout)
-	})
+	if d.closing.Swap(true) {
+		<-d.closed
+		return
+	}
+	defer close(d.closed)
+	if d.http != nil {
+		d.http.Drain()
+	}
+	d.listener.Drain(timeout)
 }
 
 func (d *door) numbers() telemetry.Listener {
@@ -73,89 +80,125 @@ func (d *door) numbers() telemetry.Listener {
 	return l
 }
 
-// doorKey is what makes an outbound listener the same over a reload.
-func doorKey(o config.Outbound) string {
+// outboundKey is what makes an outbound listener the same over a reload.
+func outboundKey(o config.Outbound) string {
 	return fmt.Sprintf("outbound %s %s %s %d", o.Name, o.Protocol, o.Address, o.MaxConnections)
 }
 
-// applyLocked makes the listeners those of cfg: it opens new ones, gives those
-// that stay their routes, and retires the others. With an error nothing has
-// changed.
+// inboundKey is the same for an inbound one, none of which can change.
+func inboundKey(in config.Inbound) string { return fmt.Sprintf("inbound %s %s", in.Name, in.Address) }
+
+// applyLocked makes listeners and the file's clusters those of cfg: it opens new
+// listeners, gives those that stay their routes, and retires the others. With an
+// error nothing has changed.
 func (s *Sidecar) applyLocked(ctx context.Context, cfg config.Config) error {
+	next, opened, err := s.openLocked(ctx, cfg)
+	if err != nil {
+		return err
+	}
 	tables := make([]*router.Table, len(cfg.Outbound))
 	for i, o := range cfg.Outbound {
-		table, err := router.New(rules(o), s.discovery.Lookup, &s.ids)
-		if err != nil {
+		if tables[i], err = router.New(rules(o), s.discovery.Lookup, &s.ids); err != nil {
+			closeSockets(opened)
 			return fmt.Errorf("outbound[%d]: %w", i, err)
 		}
-		tables[i] = table
 	}
-	next := make(map[string]*door, len(s.doors))
-	var opened []*door
-	undo := func() {
-		for _, d := range opened {
-			_ = d.socket.Close() // it has not been used
-		}
-	}
-	for i, o := range cfg.Outbound {
-		key := doorKey(o)
-		if d := s.doors[key]; d != nil {
-			next[key] = d
-			continue
-		}
-		d, err := s.openOutbound(ctx, o, cfg)
-		if err != nil {
-			undo()
-			return fmt.Errorf("outbound[%d]: %w", i, err)
-		}
-		opened = append(opened, d)
-		next[key] = d
-	}
-	for i, in := range cfg.Inbound {
-		key := "inbound " + in.Address
-		if d := s.doors[key]; d != nil {
-			next[key] = d
-			continue
-		}
-		d, err := s.openInbound(ctx, in, cfg)
-		if err != nil {
-			undo()
-			return fmt.Errorf("inbound[%d]: %w", i, err)
-		}
-		opened = append(opened, d)
-		next[key] = d
-	}
-	// From here on nothing can fail.
+	// From here on nothing can fail. Clusters that go are kept until no request
+	// looks for them, and new ones are in use before one does.
+	s.discovery.SetStatic(append(static(cfg), without(static(s.cfg), static(cfg))...))
+	s.running.sync()
 	patience := map[*cluster.Cluster]time.Duration{}
 	used := map[string]bool{}
 	for i, o := range cfg.Outbound {
-		d := next[doorKey(o)]
-		d.table.Store(tables[i])
+		d := next[outboundKey(o)]
 		for route := range tables[i].Routes() {
 			d.target.Store(route.Cluster)
 			impatient(patience, route)
 			used[route.ClusterName] = true
 		}
+		d.table.Store(tables[i])
 	}
 	for c, timeout := range patience {
 		c.SetTimeout(timeout)
 	}
 	s.discovery.Keep(used)
-	var retired []*door
 	for key, d := range s.doors {
 		if next[key] == nil {
-			retired = append(retired, d)
 			delete(s.addrs, d.name)
+			s.retired[d] = true
+			s.running.retire(d)
 		}
 	}
 	s.doors = next
 	for _, d := range opened {
 		s.addrs[d.name] = d.socket.Addr()
 		s.opts.Log.Info("listening", "listener", d.name, "address", d.socket.Addr().String(), "inbound", d.inbound)
-		s.serve(d)
+		s.running.serve(d)
 	}
-	s.retiring(retired...)
+	s.discovery.SetStatic(static(cfg))
 	return nil
+}
+
+// openLocked returns the listeners of cfg by their keys, those that are open
+// already and those that it has opened. With an error it has opened none.
+func (s *Sidecar) openLocked(ctx context.Context, cfg config.Config) (next map[string]*door, opened []*door, err error) {
+	next = make(map[string]*door, len(cfg.Outbound)+len(cfg.Inbound))
+	add := func(key, address string, open func() (*door, error)) error {
+		if d := s.doors[key]; d != nil {
+			next[key] = d
+			return nil
+		}
+		if other := s.holder(address); other != "" {
+			return fmt.Errorf("address: %s is in use by the running listener %q: as long as the address is the same, name, protocol and max_connections must be as well", address, other)
+		}
+		d, err := open()
+		if err == nil {
+			next[key] = d
+			opened = append(opened, d)
+		}
+		return err
+	}
+	for i, o := range cfg.Outbound {
+		if err := add(outboundKey(o), o.Address, func() (*door, error) { return s.openOutbound(ctx, o, cfg) }); err != nil {
+			closeSockets(opened)
+			return nil, nil, fmt.Errorf("outbound[%d].%w", i, err)
+		}
+	}
+	for i, in := range cfg.Inbound {
+		if err := add(inboundKey(in), in.Address, func() (*door, error) { return s.openInbound(ctx, in, cfg) }); err != nil {
+			closeSockets(opened)
+			return nil, nil, fmt.Errorf("inbound[%d].%w", i, err)
+		}
+	}
+	return next, opened, nil
+}
+
+// holder names the open listener whose configuration has this address; "": none. A
+// port that the kernel chooses is nobody's.
+func (s *Sidecar) holder(address string) string {
+	if strings.HasSuffix(address, ":0") {
+		return ""
+	}
+	for _, d := range s.doors {
+		if d.address == address {
+			return d.name
+		}
+	}
+	return ""
+}
+
+// closeSockets closes listeners that have not been used.
+func closeSockets(doors []*door) {
+	for _, d := range doors {
+		_ = d.socket.Close()
+	}
+}
+
+// without returns the clusters of a whose names are not in b.
+func without(a, b []discovery.Static) []discovery.Static {
+	return slices.DeleteFunc(a, func(one discovery.Static) bool {
+		return slices.ContainsFunc(b, func(other discovery.Static) bool { return one.Config.Name == other.Config.Name })
+	})
 }
 
 // impatient notes the shortest time that any route gives a cluster: an attempt
@@ -244,7 +287,7 @@ func (s *Sidecar) application(in config.Inbound) *upstream.Endpoint {
 	if s.reporter != nil {
 		wake = s.reporter.Own(reporting.Instance{Service: in.Service, Instance: in.Instance, Stats: stats})
 	}
-	return upstream.NewEndpoint(in.Instance, in.Application, s.cfg.Node.Zone, 0, false, stats, wake, &options)
+	return upstream.NewEndpoint(in.Instance, in.Application, s.node.Zone, 0, false, stats, wake, &options)
 }
 
 func (s *Sidecar) openDoor(ctx context.Context, name, address string, inbound bool, cfg config.Config) (*door, error) {
@@ -260,7 +303,10 @@ func (s *Sidecar) openDoor(ctx context.Context, name, address string, inbound bo
 	if s.opts.OnRequest != nil {
 		observe = func(r *http1.AccessRecord) { s.opts.OnRequest(name, r) }
 	}
-	return &door{name: name, inbound: inbound, socket: socket, recorder: telemetry.NewRecorder(name, inbound, log, observe)}, nil
+	return &door{
+		name: name, address: address, inbound: inbound, socket: socket, closed: make(chan struct{}),
+		recorder: telemetry.NewRecorder(name, inbound, log, observe),
+	}, nil
 }
 
 func limit(n int) listener.Config {

@@ -56,6 +56,7 @@ type Sidecar struct {
 	opts  Options
 	clock clock.Clock
 	start time.Time
+	node  config.Node
 
 	link      *grpc.ClientConn // to the control plane; nil: none
 	discovery *discovery.Discovery
@@ -70,12 +71,21 @@ type Sidecar struct {
 	drain             chan struct{} // closed when told to drain
 	drainOnce         sync.Once
 
-	mu       sync.Mutex // guards what follows
-	cfg      config.Config
-	doors    map[string]*door     // open listeners by key
-	serve    func(*door)          // starts serving; nil before and after Run
-	addrs    map[string]net.Addr  // by listener name, once open
-	retiring func(doors ...*door) // drains removed listeners
+	inUse atomic.Bool // the first clusters have been set up
+
+	mu      sync.Mutex // guards what follows
+	cfg     config.Config
+	doors   map[string]*door    // open listeners by key
+	retired map[*door]bool      // those that a reload has closed, while they drain
+	addrs   map[string]net.Addr // by listener name, once open
+	running *running            // nil before and after Run
+}
+
+// running is what a reload needs of Run.
+type running struct {
+	serve  func(*door) // starts serving
+	retire func(*door) // drains what has been removed
+	sync   func()      // waits until requests find the clusters as they were last set
 }
 
 // New assembles a sidecar of a valid configuration. It opens the access log, and
@@ -94,8 +104,8 @@ func New(cfg config.Config, opts Options) (*Sidecar, error) {
 		opts.Listen = new(net.ListenConfig).Listen
 	}
 	s := &Sidecar{
-		opts: opts, clock: clock.New(), start: time.Now(), cfg: cfg,
-		drain: make(chan struct{}), doors: map[string]*door{}, addrs: map[string]net.Addr{},
+		opts: opts, clock: clock.New(), start: time.Now(), node: cfg.Node, cfg: cfg,
+		drain: make(chan struct{}), doors: map[string]*door{}, retired: map[*door]bool{}, addrs: map[string]net.Addr{},
 	}
 	if cfg.AccessLog.Path != "off" {
 		var err error
@@ -115,8 +125,8 @@ func New(cfg config.Config, opts Options) (*Sidecar, error) {
 // control plane.
 func (s *Sidecar) connect() error {
 	node := discovery.Node{
-		ID: s.cfg.Node.ID, Cluster: s.cfg.Node.Cluster, Region: s.cfg.Node.Region, Zone: s.cfg.Node.Zone,
-		Labels: s.cfg.Node.Labels, Version: s.opts.Version,
+		ID: s.node.ID, Cluster: s.node.Cluster, Region: s.node.Region, Zone: s.node.Zone,
+		Labels: s.node.Labels, Version: s.opts.Version,
 	}
 	deps := discovery.Deps{
 		Cluster: cluster.Deps{Clock: s.clock, Dial: s.opts.Dial, Log: s.opts.Log, Seed: uint64(s.start.UnixNano())},
@@ -185,19 +195,19 @@ func (s *Sidecar) Run(ctx context.Context) error {
 		log.Go(func() error { return s.accessLog.Run(logging) })
 	}
 	group, work := errgroup.WithContext(work)
+	group.Go(func() error { return s.discovery.Run(work) })
 	err := s.open(work, group)
 	if err == nil {
-		group.Go(func() error { return s.discovery.Run(work) })
 		if s.reporter != nil {
 			group.Go(func() error { return s.reporter.Run(work) })
 		}
-		s.opts.Log.Info("sidecar runs", "node", s.cfg.Node.ID, "version", s.opts.Version)
+		s.opts.Log.Info("sidecar runs", "node", s.node.ID, "version", s.opts.Version)
 		select {
 		case <-ctx.Done():
 		case <-s.drain:
 		case <-work.Done(): // something that must not end has ended
 		}
-		s.drainAll()
+		s.drainAll(work)
 	}
 	endWork()
 	err = errors.Join(err, ignoreCancel(group.Wait()))
@@ -206,7 +216,7 @@ func (s *Sidecar) Run(ctx context.Context) error {
 	}
 	endLogging()
 	err = errors.Join(err, log.Wait())
-	s.opts.Log.Info("sidecar ended", "node", s.cfg.Node.ID)
+	s.opts.Log.Info("sidecar ended", "node", s.node.ID)
 	return err
 }
 
@@ -218,22 +228,32 @@ func ignoreCancel(err error) error {
 }
 
 // open opens every listener and the admin port, or none.
-func (s *Sidecar) open(work context.Context, group *errgroup.Group) error {
+func (s *Sidecar) open(work context.Context, group *errgroup.Group) (err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.serve = func(d *door) {
-		group.Go(func() error {
-			if err := d.listener.Serve(work, d.socket); err != nil {
-				return fmt.Errorf("listener %s: %w", d.name, err)
+	s.running = &running{
+		serve: func(d *door) {
+			group.Go(func() error {
+				if err := d.listener.Serve(work, d.socket); err != nil {
+					return fmt.Errorf("listener %s: %w", d.name, err)
+				}
+				return nil
+			})
+		},
+		retire: func(d *door) {
+			group.Go(func() error { s.retire(d); return nil })
+		},
+		sync: func() {
+			for _, c := range s.discovery.Clusters() {
+				_ = c.Sync(work) // one that has stopped is not waited for
 			}
-			return nil
-		})
+		},
 	}
-	s.retiring = func(doors ...*door) {
-		for _, d := range doors {
-			group.Go(func() error { d.shut(s.drainTimeout()); return nil })
+	defer func() {
+		if err != nil {
+			s.running = nil
 		}
-	}
+	}()
 	if err := s.applyLocked(work, s.cfg); err != nil {
 		return err
 	}
@@ -267,31 +287,52 @@ func (s *Sidecar) open(work context.Context, group *errgroup.Group) error {
 	return nil
 }
 
-// drainAll closes every listener gently.
-func (s *Sidecar) drainAll() {
+// drainAll closes every listener gently: first those by which requests come in,
+// then those by which the local application needs to go out while it answers them.
+func (s *Sidecar) drainAll(work context.Context) {
 	s.draining.Store(true)
-	if s.reporter != nil {
-		s.reporter.Drain()
-	}
 	s.mu.Lock()
-	s.serve = nil // a reload opens nothing any more
-	doors := make([]*door, 0, len(s.doors))
+	s.running = nil // a reload opens nothing any more
+	drain := s.cfg.Drain
+	var in, out []*door
 	for _, d := range s.doors {
-		doors = append(doors, d)
+		if d.inbound {
+			in = append(in, d)
+		} else {
+			out = append(out, d)
+		}
+	}
+	for d := range s.retired {
+		out = append(out, d) // they drain already, and are waited for
 	}
 	s.mu.Unlock()
-	s.opts.Log.Info("draining", "timeout", s.drainTimeout())
-	var wg sync.WaitGroup
-	for _, d := range doors {
-		wg.Go(func() { d.shut(s.drainTimeout()) })
+	s.opts.Log.Info("draining", "timeout", drain.Timeout)
+	end := s.clock.Now() + drain.Timeout
+	if len(in) > 0 && s.reporter != nil && s.reporter.Connected() {
+		s.reporter.Drain()
+		select {
+		case <-time.After(min(drain.Notice, drain.Timeout)):
+		case <-work.Done():
+		}
 	}
-	wg.Wait()
+	for _, doors := range [][]*door{in, out} {
+		var wg sync.WaitGroup
+		for _, d := range doors {
+			wg.Go(func() { d.shut(max(0, end-s.clock.Now())) })
+		}
+		wg.Wait()
+	}
 }
 
-func (s *Sidecar) drainTimeout() time.Duration {
+// retire drains a listener that a reload has removed.
+func (s *Sidecar) retire(d *door) {
+	s.mu.Lock()
+	timeout := s.cfg.Drain.Timeout
+	s.mu.Unlock()
+	d.shut(timeout)
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.cfg.Drain.Timeout
+	delete(s.retired, d)
 }
 
 // Drain makes Run end as the end of its context does.
@@ -300,7 +341,7 @@ func (s *Sidecar) Drain() { s.drainOnce.Do(func() { close(s.drain) }) }
 // Ready returns "" when traffic can be served, else the reason why not.
 func (s *Sidecar) Ready() string {
 	s.mu.Lock()
-	open := s.serve != nil
+	open := s.running != nil
 	s.mu.Unlock()
 	switch {
 	case s.draining.Load():
@@ -310,10 +351,29 @@ func (s *Sidecar) Ready() string {
 	}
 	select {
 	case <-s.discovery.Ready():
-		return ""
 	default:
 		return "no clusters yet: the control plane has not answered, and there is no saved state"
 	}
+	if !s.setUp() {
+		return "clusters are being set up"
+	}
+	return ""
+}
+
+// setUp reports whether requests find what discovery has brought first.
+func (s *Sidecar) setUp() bool {
+	if s.inUse.Load() {
+		return true
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+	defer cancel()
+	for _, c := range s.discovery.Clusters() {
+		if err := c.Sync(ctx); err != nil && !errors.Is(err, cluster.ErrStopped) {
+			return false
+		}
+	}
+	s.inUse.Store(true)
+	return true
 }
 
 // Addr is where a listener, by its name, or "admin" listens; nil before Run has
@@ -327,8 +387,9 @@ func (s *Sidecar) Addr(name string) net.Addr {
 // Clusters are all clusters of the moment.
 func (s *Sidecar) Clusters() []*cluster.Cluster { return s.discovery.Clusters() }
 
-// Reload replaces the configuration while requests go on. It changes all that can
-// be changed, or, with an error, nothing at all.
+// Reload replaces the configuration while requests go on, and opens the access log
+// again. It changes all that can be changed, or, with an error, nothing at all; the
+// error is counted and shown as by ReloadFailed.
 func (s *Sidecar) Reload(next config.Config) error {
 	if err := s.reload(next); err != nil {
 		s.ReloadFailed(err)
@@ -336,9 +397,6 @@ func (s *Sidecar) Reload(next config.Config) error {
 	}
 	s.accepted.Add(1)
 	s.reloadError.Store(nil)
-	if s.accessLog != nil {
-		return s.accessLog.Reopen()
-	}
 	return nil
 }
 
@@ -355,16 +413,20 @@ func (s *Sidecar) reload(next config.Config) error {
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.serve == nil {
+	if s.running == nil {
 		return errors.New("the sidecar does not run")
 	}
 	if fixed := fixedFields(s.cfg, next); fixed != "" {
 		return fmt.Errorf("%s cannot change while the sidecar runs: restart it", fixed)
 	}
+	if s.accessLog != nil {
+		if err := s.accessLog.Reopen(); err != nil {
+			return err
+		}
+	}
 	if err := s.applyLocked(context.Background(), next); err != nil {
 		return err
 	}
-	s.discovery.SetStatic(static(next))
 	if s.opts.LogLevel != nil {
 		_ = s.opts.LogLevel.UnmarshalText([]byte(next.Log.Level)) // valid: one that slog knows
 	}
@@ -419,7 +481,7 @@ func (s *Sidecar) shown() admin.Source {
 
 func (s *Sidecar) status() admin.Status {
 	st := admin.Status{
-		Node: s.cfg.Node.ID, Zone: s.cfg.Node.Zone, Version: s.opts.Version,
+		Node: s.node.ID, Zone: s.node.Zone, Version: s.opts.Version,
 		Uptime: time.Since(s.start).Round(time.Second).String(), Draining: s.draining.Load(),
 	}
 	if s.link != nil {

@@ -114,6 +114,9 @@ func parse(flags *flag.FlagSet, args []string, stderr io.Writer) (code int, stop
 
 // serve runs one sidecar until it is told to stop, and reloads its file on SIGHUP.
 func serve(file string, stderr io.Writer) error {
+	hangup := make(chan os.Signal, 1)
+	signal.Notify(hangup, syscall.SIGHUP) // before anything takes time: unheard, it would end the process
+	defer signal.Stop(hangup)
 	cfg, err := config.Load(file, os.LookupEnv)
 	if err != nil {
 		return err
@@ -131,9 +134,6 @@ func serve(file string, stderr io.Writer) error {
 		<-ctx.Done()
 		stop()
 	}()
-	hangup := make(chan os.Signal, 1)
-	signal.Notify(hangup, syscall.SIGHUP)
-	defer signal.Stop(hangup)
 	go func() {
 		for {
 			select {
@@ -141,17 +141,21 @@ func serve(file string, stderr io.Writer) error {
 				return
 			case <-hangup:
 			}
-			next, err := config.Load(file, os.LookupEnv)
-			if err == nil {
-				err = sidecar.Reload(next)
-			}
-			if err != nil {
+			if err := reload(sidecar, file); err != nil {
 				log.Error("reload refused, the running configuration stays", "file", file, "error", err)
-				sidecar.ReloadFailed(err)
 			}
 		}
 	}()
 	return sidecar.Run(ctx)
+}
+
+func reload(sidecar *proxy.Sidecar, file string) error {
+	next, err := config.Load(file, os.LookupEnv)
+	if err != nil {
+		sidecar.ReloadFailed(err)
+		return err
+	}
+	return sidecar.Reload(next)
 }
 
 func newLogger(cfg config.Log, level *slog.LevelVar, w io.Writer) *slog.Logger {

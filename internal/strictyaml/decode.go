@@ -37,6 +37,13 @@ func Load(path string, into any) error {
 // place to give such a value its defaults, by a type switch. Lists are decoded
 // after everything that stands beside them.
 func Decode(name string, data []byte, into any, fresh ...func(value any)) error {
+	return DecodeWith(name, data, into, func(any) {}, fresh...)
+}
+
+// DecodeWith is Decode for a configuration of which the file is a part only:
+// complete is called with a pointer to what has been decoded, before it is
+// validated, and may add the rest.
+func DecodeWith(name string, data []byte, into any, complete func(decoded any), fresh ...func(value any)) error {
 	target := reflect.ValueOf(into)
 	if target.Kind() != reflect.Pointer || target.IsNil() || target.Elem().Kind() != reflect.Struct {
 		panic("strictyaml: Decode wants a pointer to a struct")
@@ -58,6 +65,7 @@ func Decode(name string, data []byte, into any, fresh ...func(value any)) error 
 		d.problem(start(bodies[1].Body), "", "a second document: want one document in a file")
 	}
 	if len(d.problems) == 0 {
+		complete(work.Interface())
 		d.validate(work.Elem(), "")
 	}
 	if len(d.problems) > 0 {

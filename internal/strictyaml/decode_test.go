@@ -226,6 +226,25 @@ func TestASyntaxErrorNamesItsLine(t *testing.T) {
 	}
 }
 
+func TestWhatTheFileLacksCanBeAddedBeforeValidation(t *testing.T) {
+	decode := func(text, address string) (file, error) {
+		var got file
+		err := strictyaml.DecodeWith("f.yaml", []byte(text), &got, func(decoded any) {
+			f := decoded.(*file)
+			f.Backends[0].Address = address
+		})
+		return got, err
+	}
+	got, err := decode("backends: [{weight: 5}]", "127.0.0.1:80")
+	if want := []backend{{"127.0.0.1:80", 5}}; err != nil || !cmp.Equal(got.Backends, want) {
+		t.Errorf("got %+v, %v; want %+v", got.Backends, err, want)
+	}
+	got, err = decode("backends: [{weight: 5}]", "")
+	if want := "f.yaml:1:12: backends[0].address: is missing: want host:port"; fmt.Sprint(err) != want || got.Backends != nil {
+		t.Errorf("got %+v, %v; want nothing but the error %s", got.Backends, err, want)
+	}
+}
+
 func TestAConfigurationBuiltInGoIsValidatedAsAFileIs(t *testing.T) {
 	err := strictyaml.Validate(file{Backends: []backend{{Address: "x", Weight: 150}}})
 	if got, want := fmt.Sprint(err), "backends[0].weight: is 150: want at most 100"; got != want {

@@ -112,12 +112,17 @@ type Record struct {
 type Drain struct {
 	// Timeout after which what is still open is cut. Default 30s.
 	Timeout time.Duration `yaml:"timeout"`
+	// Notice is for how long, of that, inbound listeners still take connections
+	// after the control plane has been told that the instances behind them leave: in
+	// that time callers learn to go elsewhere, instead of being refused. Not waited
+	// for without a control plane. Default 500ms.
+	Notice time.Duration `yaml:"notice"`
 }
 
 // Outbound is a listener that carries requests of the local application into the
 // mesh. It has either one cluster or routes.
 type Outbound struct {
-	// Name in log and metrics. Default: the address.
+	// Name in log and metrics, unique among all listeners. Default: the address.
 	Name string `yaml:"name"`
 	// Address to listen on, host:port.
 	Address string `yaml:"address"`
@@ -134,6 +139,7 @@ type Outbound struct {
 // Inbound is a listener that carries requests of the mesh to the local
 // application. Outcomes are counted first-hand and reported; nobody is judged.
 type Inbound struct {
+	// Name, Address and Protocol as of Outbound.
 	Name     string   `yaml:"name"`
 	Address  string   `yaml:"address"`
 	Protocol Protocol `yaml:"protocol"`
@@ -214,7 +220,7 @@ func DefaultConfig() Config {
 		Log:       Log{Level: "info", Format: "text"},
 		AccessLog: AccessLog{Path: "off", Format: "json", Inbound: true},
 		Record:    Record{MaxSize: 64 << 20, Files: 4},
-		Drain:     Drain{Timeout: 30 * time.Second},
+		Drain:     Drain{Timeout: 30 * time.Second, Notice: 500 * time.Millisecond},
 		HTTP1:     http1.DefaultConfig(),
 		TCP:       tcp.DefaultConfig(),
 	}
@@ -244,7 +250,7 @@ var Environment = []struct {
 
 // Load reads the file at path over the defaults, then the environment over the
 // file, and validates the whole. lookup is os.LookupEnv outside tests. The error
-// of a file that was read is strictyaml.Problems.
+// of a file that was read is, or wraps, strictyaml.Problems.
 func Load(path string, lookup func(string) (string, bool)) (Config, error) {
 	data, err := os.ReadFile(path)
 	if err != nil {
@@ -256,21 +262,22 @@ func Load(path string, lookup func(string) (string, bool)) (Config, error) {
 // Decode is Load of a file's content.
 func Decode(name string, data []byte, lookup func(string) (string, bool)) (Config, error) {
 	c := DefaultConfig()
-	if err := strictyaml.Decode(name, data, &c, defaults); err != nil {
+	var set []string
+	complete := func(decoded any) {
+		c := decoded.(*Config)
+		for _, e := range Environment {
+			if v, ok := lookup(e.Name); ok && v != "" {
+				e.set(c, v)
+				set = append(set, e.Name)
+			}
+		}
+		c.complete()
+	}
+	if err := strictyaml.DecodeWith(name, data, &c, complete, defaults); err != nil {
+		if len(set) > 0 {
+			err = fmt.Errorf("%s, with %s from the environment:\n%w", name, strings.Join(set, ", "), err)
+		}
 		return Config{}, err
-	}
-	c.complete()
-	overridden := false
-	for _, e := range Environment {
-		if v, ok := lookup(e.Name); ok && v != "" {
-			e.set(&c, v)
-			overridden = true
-		}
-	}
-	if overridden {
-		if err := strictyaml.Validate(&c); err != nil {
-			return Config{}, fmt.Errorf("%s with the environment's %s* variables: %w", name, "OVERHEAR_", err)
-		}
 	}
 	return c, nil
 }
@@ -333,7 +340,7 @@ func (c *Config) Validate() error {
 	}
 	// A cluster that the file does not define may come from a control plane.
 	exists := func(name string) bool { return known[name] || len(c.ControlPlane.Addresses) > 0 }
-	addresses := map[string]string{}
+	addresses, names := map[string]string{}, map[string]bool{"admin": true} // see proxy.Sidecar.Addr
 	if c.Admin.Address != "off" {
 		addresses[c.Admin.Address] = "admin.address"
 	}
@@ -343,9 +350,19 @@ func (c *Config) Validate() error {
 		}
 		addresses[address] = field
 	}
+	named := func(name, address, field string) {
+		if name = cmp.Or(name, address); name == address && !strings.HasSuffix(address, ":0") {
+			return // it is as unique as the address
+		}
+		if names[name] {
+			errs = append(errs, strictyaml.Invalid(field, "a second listener %q: names must be unique", name))
+		}
+		names[name] = true
+	}
 	for i, o := range c.Outbound {
 		field := fmt.Sprintf("outbound[%d]", i)
 		taken(o.Address, field+".address")
+		named(o.Name, o.Address, field+".name")
 		if o.Cluster != "" && !exists(o.Cluster) {
 			errs = append(errs, strictyaml.Invalid(field+".cluster", "no cluster %q here%s, and no control plane to bring one", o.Cluster, suggest(known)))
 		}
@@ -357,6 +374,7 @@ func (c *Config) Validate() error {
 	}
 	for i, in := range c.Inbound {
 		taken(in.Address, fmt.Sprintf("inbound[%d].address", i))
+		named(in.Name, in.Address, fmt.Sprintf("inbound[%d].name", i))
 	}
 	return errors.Join(errs...)
 }
@@ -433,12 +451,18 @@ func (a AccessLog) Validate() error {
 	return oneOf("format", a.Format, "json")
 }
 
-// Validate bounds the wait.
+// Validate bounds the waits.
 func (d Drain) Validate() error {
-	if d.Timeout < 0 || d.Timeout > time.Hour {
-		return strictyaml.Invalid("timeout", "is %s: want 0s to 1h", d.Timeout)
+	var errs []error
+	for _, f := range []struct {
+		name  string
+		value time.Duration
+	}{{"timeout", d.Timeout}, {"notice", d.Notice}} {
+		if f.value < 0 || f.value > time.Hour {
+			errs = append(errs, strictyaml.Invalid(f.name, "is %s: want 0s to 1h", f.value))
+		}
 	}
-	return nil
+	return errors.Join(errs...)
 }
 
 // Validate checks that the listener knows where to send things.

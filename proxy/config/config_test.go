@@ -125,8 +125,57 @@ func TestTheEnvironmentOverridesTheFile(t *testing.T) {
 		t.Errorf("addresses differ (-want +got):\n%s", diff)
 	}
 	env["OVERHEAR_LOG_LEVEL"] = "loud"
-	if _, err := config.Decode("sidecar.yaml", file, lookup); err == nil || !strings.Contains(err.Error(), "log.level") {
-		t.Errorf("a wrong variable gives %v, want an error that names log.level", err)
+	_, err = config.Decode("sidecar.yaml", file, lookup)
+	if err == nil || !strings.Contains(err.Error(), "log.level") || !strings.Contains(err.Error(), "OVERHEAR_LOG_LEVEL") {
+		t.Errorf("a wrong variable gives %v, want an error that names it and its field", err)
+	}
+}
+
+// An image has one file for all of its containers.
+func TestAFileMayNeedTheEnvironment(t *testing.T) {
+	env := map[string]string{"OVERHEAR_CONTROL_PLANE": "127.0.0.1:15010", "OVERHEAR_NODE_CLUSTER": "api"}
+	lookup := func(name string) (string, bool) { v, ok := env[name]; return v, ok }
+	file := []byte(`
+outbound: [{address: "127.0.0.1:15001", cluster: api}]
+inbound: [{address: "127.0.0.1:15006", application: "127.0.0.1:8080"}]
+`)
+	got, err := config.Decode("sidecar.yaml", file, lookup)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got.Inbound[0].Service != "api" {
+		t.Errorf("the inbound listener's service is %q, want the node's cluster, api", got.Inbound[0].Service)
+	}
+	if _, err := config.Decode("sidecar.yaml", file, none); err == nil || !strings.Contains(err.Error(), `no cluster "api"`) {
+		t.Errorf("without the environment got %v, want an error that names the cluster", err)
+	}
+}
+
+func TestListenersHaveNamesOfTheirOwn(t *testing.T) {
+	_, err := config.Decode("f", []byte(`
+outbound:
+  - {name: a, address: "127.0.0.1:1", cluster: api}
+  - {name: a, address: "127.0.0.1:2", cluster: api}
+  - {address: "127.0.0.1:0", cluster: api}
+  - {address: "127.0.0.1:0", cluster: api}
+  - {name: admin, address: "127.0.0.1:0", cluster: api}
+inbound: [{address: "127.0.0.1:3", application: "127.0.0.1:4"}, {address: "127.0.0.1:3", application: "127.0.0.1:4"}]
+clusters: [{name: api}]
+drain: {timeout: 2h, notice: -1s}
+`), none)
+	if err == nil {
+		t.Fatal("got no error")
+	}
+	want := []string{
+		`f:4:6: outbound[1].name: a second listener "a": names must be unique`,
+		`f:6:5: outbound[3].name: a second listener "127.0.0.1:0": names must be unique`,
+		`f:7:6: outbound[4].name: a second listener "admin": names must be unique`,
+		`f:8:66: inbound[1].address: 127.0.0.1:3 is taken by inbound[0].address: want a port of its own`,
+		`f:10:9: drain.timeout: is 2h0m0s: want 0s to 1h`,
+		`f:10:22: drain.notice: is -1s: want 0s to 1h`,
+	}
+	if diff := cmp.Diff(want, strings.Split(err.Error(), "\n")); diff != "" {
+		t.Errorf("problems differ (-want +got):\n%s", diff)
 	}
 }
 
