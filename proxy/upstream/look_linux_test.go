@@ -54,7 +54,9 @@ func TestAQuietSocketStands(t *testing.T) {
 		t.Error("Stands = false for a connection on which somebody waits")
 	}
 	c.Close()
-	_ = <-reading // the end of our own connection
+	if err := <-reading; !errors.Is(err, net.ErrClosed) {
+		t.Errorf("who waits on it: got %v, want %v", err, net.ErrClosed)
+	}
 	if e.Stands(t.Context()) {
 		t.Error("Stands = true without a connection")
 	}
