@@ -54,7 +54,7 @@ func (c *conn) endAttempt(ending outlier.Ending) {
 	}
 	outcome := outlier.Outcome{Now: c.now, Route: c.route}
 	if c.headed {
-		result.Status, result.RetryAfter, result.Origin = c.res.status, c.res.retryAfter, c.originOf()
+		result.Status, result.RetryAfter, result.Origin = c.res.status, c.res.retryAfter, c.origin
 		result.BodyStalled = result.Age
 		outcome.RetryAfter = c.res.wait
 	}
@@ -82,9 +82,9 @@ func (c *conn) owed() time.Duration {
 	return max(0, c.now-time.Duration(c.guard.moved.Load()))
 }
 
-// originOf is what an inbound sidecar says of its application. From anybody else
-// the field is noise.
-func (c *conn) originOf() string {
+// findOrigin is what an inbound sidecar says of its application. From anybody else
+// the field is noise. The head must still be where it was read.
+func (c *conn) findOrigin() string {
 	if !c.ep.Inbound || c.res.origin.len() == 0 {
 		return ""
 	}
@@ -188,7 +188,7 @@ func (c *conn) converse() (outlier.Ending, bool) {
 	if why := c.guard.answered(); why != uninterrupted {
 		return why.ending(), false
 	}
-	c.headed = true
+	c.headed, c.origin = true, c.findOrigin()
 	if !c.whole {
 		c.attempt.Asked(time.Duration(c.guard.moved.Load()))
 	}

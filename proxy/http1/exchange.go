@@ -43,9 +43,10 @@ type exchange struct {
 	up      *upstream.Conn
 	ep      *upstream.Endpoint
 	reused  bool
-	sent    bool // bytes of this attempt's request have been written
-	interim int  // interim responses so far
-	headed  bool // the attempt has brought a final head
+	sent    bool   // bytes of this attempt's request have been written
+	interim int    // interim responses so far
+	headed  bool   // the attempt has brought a final head
+	origin  string // and this is what it says of the application; "" nothing to believe
 
 	out   outbox // towards the endpoint, then towards the client
 	head  int    // length of the request head in out.head, 0 until it is built
@@ -324,7 +325,7 @@ func (c *conn) again(ending outlier.Ending, answered bool) (*upstream.Endpoint, 
 	}
 	if answered {
 		failure.Status = c.res.status
-		switch c.originOf() {
+		switch c.origin {
 		case outlier.OriginRefused:
 			failure.Unprocessed = true
 		case outlier.OriginReset:

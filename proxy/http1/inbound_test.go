@@ -1,6 +1,8 @@
 package http1
 
 import (
+	"bufio"
+	"io"
 	"net"
 	"net/http"
 	"strings"
@@ -47,6 +49,17 @@ func TestAnOriginIsBelievedOnlyFromAnEndpointThatMaySendIt(t *testing.T) {
 			r.check(r.dial().do(get), 503, "bad", "-", "10.0.1.1 server")
 		}, says(tt.origin))
 	}
+	// Also when the body comes late and lies in the buffer where the head was.
+	inRig(t, func(o *options) { o.marked = true }, func(r *rig) {
+		got := r.dial().do("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 0\r\n\r\n")
+		r.check(got, 503, strings.Repeat("x", 200), "UC", "10.0.1.1 conn")
+	}, func(c net.Conn, _ int) {
+		_, _ = http.ReadRequest(bufio.NewReader(c))
+		_, _ = io.WriteString(c, "HTTP/1.1 503 Service Unavailable\r\nX-Overhear-Origin: app-reset\r\nContent-Length: 200\r\n\r\n")
+		time.Sleep(time.Millisecond)
+		_, _ = io.WriteString(c, strings.Repeat("x", 200))
+		_, _ = io.Copy(io.Discard, c)
+	})
 	inRig(t, func(o *options) { o.marked = true }, func(r *rig) {
 		for range 20 {
 			got := r.dial().do("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 1\r\n\r\nx")

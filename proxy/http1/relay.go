@@ -12,7 +12,7 @@ func (c *conn) relay() bool {
 	keep, chunked := c.frameReply()
 	c.buildResponse(keep, chunked)
 	c.record.Status = c.res.status
-	c.record.Flags |= originFlags(c.originOf())
+	c.record.Flags |= originFlags(c.origin)
 	for at := c.res.size; ; {
 		data, used, p := c.reply.take(c.resp[at:c.rw], c.srv.limits)
 		if p != nil {
