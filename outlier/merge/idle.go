@@ -120,7 +120,7 @@ func (t *Table) idleStep(e *endpoint, now time.Duration) {
 	}
 	t.lease(e, now)
 	t.doubt(e, now)
-	if i.belief >= outlier.BeliefDown && (len(i.missed) >= 2 || len(i.leases) < 2) {
+	if i.belief >= outlier.BeliefDown && (len(i.missed) >= 2 || len(i.leases) < 2) && now >= e.own.lastOK+after {
 		t.idleDown(e, now)
 	}
 }

@@ -205,6 +205,38 @@ func TestTheSidecarBesideAnEndpointMaySayThatItDrains(t *testing.T) {
 	}
 }
 
+func TestPingsThatTheSidecarBesideTheEndpointCountsAreNoTraffic(t *testing.T) {
+	f := newFleet(t, mesh{callers: 6, endpoints: 4, zones: twoZones, rate: 0, seed: 4, inbound: true})
+	idle := f.targets[2].Key
+	if err := f.table.Join(Reporter{ID: "beside", Incarnation: 1, Node: "server02"}, nil, f.now); err != nil {
+		t.Fatal(err)
+	}
+	requests, seq := 0, uint64(0)
+	after := func(d time.Duration) {
+		f.run(d)
+		seq++
+		f.table.Apply(Report{Reporter: "beside", Incarnation: 1, Seq: seq, At: f.now, Received: f.now, Own: []OwnCell{{
+			Key: idle, N: uint32(f.pings[idle] + requests), LastOK: f.now - ms, Refused: -1,
+		}}}, f.now)
+	}
+	for range 12 {
+		after(10 * time.Second)
+	}
+	if n := f.pings[idle]; n < 24 || n > 40 {
+		t.Errorf("pinged %d times in 2 minutes, want about 33: three pingers, each 10 s", n)
+	}
+	for n := range 13 {
+		requests += 20 // of somebody who does not report
+		after(5 * time.Second)
+		if n == 0 {
+			f.pings[idle], requests = 0, requests+f.pings[idle]
+		}
+	}
+	if n := f.pings[idle]; n != 0 {
+		t.Errorf("pinged %d times although its own sidecar tells of requests", n)
+	}
+}
+
 func TestARefusingApplicationIsReportedByItsOwnSidecarAndConfirmedByOthers(t *testing.T) {
 	f := newFleet(t, mesh{callers: 5, endpoints: 6, zones: twoZones, rate: 0.01, base: 0, seed: 7, inbound: true})
 	f.run(time.Second)

@@ -123,11 +123,14 @@ func TestWhatHungBeforeAnAnswerDoesNotSuspendAgain(t *testing.T) {
 		}
 		return []Report{r}
 	}
+	f.deaf = true // nor are they asked
 	answered := f.now + ms
 	f.run(350 * ms)
-	cell := f.callers[0].cells[f.targets[2].Key]
-	cell.lastOK, cell.okStart, cell.hanging = answered, answered-500*ms, nil // of a request that hung
-	cell.counts.N++
+	for _, c := range f.callers {
+		cell := c.cells[f.targets[2].Key]
+		cell.lastOK, cell.okStart, cell.hanging = answered, answered-500*ms, nil // of requests that hung
+		cell.counts.N++
+	}
 	open = true
 	f.callers[0].report(true)
 	open = false
