@@ -59,6 +59,20 @@ func (t *Table) pollTraffic(e *endpoint, since, now time.Duration) {
 	t.poll(e, since, now, t.speaks(e, now))
 }
 
+// stallTold says whether those with traffic on e have been asked, in this moment,
+// for answers that they had: successes are told of when there is time, so that
+// silence in the reports is not silence of the endpoint.
+func (t *Table) stallTold(e *endpoint, now time.Duration) bool {
+	p := &e.poll
+	switch {
+	case t.pollRunning(e, now):
+		return false
+	case p.done != never && now-p.done <= pollFresh:
+		return true
+	}
+	return !t.poll(e, now, now, t.speaks(e, now))
+}
+
 // speaks admits the reporters with recent traffic on e.
 func (t *Table) speaks(e *endpoint, now time.Duration) func(*reporter) bool {
 	return func(r *reporter) bool {

@@ -202,9 +202,11 @@ func (t *Table) question(e *endpoint, mayAsk bool, now time.Duration) {
 		t.keepAnswers(e)
 	case t.domainsOf(s.zone, stalled, s.hard) >= need && len(stalled) > 0:
 		silent := answered + e.group.service.policy.Outlier.StallSilence
-		if now < silent {
+		switch {
+		case now < silent:
 			t.due(silent)
-		} else {
+		case !t.stallTold(e, now): // others may have had answers that they have not told of
+		default:
 			t.keepAnswers(e)
 			t.suspend(e, Scope(s.zone), now)
 			return
@@ -307,10 +309,11 @@ func (t *Table) contradicted(e *endpoint, by string, zones []string, now time.Du
 	}
 	t.due(s.shutUntil)
 	// If all who fail are of one zone and all who succeed of others, the fault may
-	// lie between: the next round asks within that zone.
+	// lie between: the next round is about that zone, at once.
 	s.nextZone = ""
-	if zone, one := oneZone(s.hard); one && s.zone == "" && len(zones) > 0 && !slices.Contains(zones, zone) {
-		s.nextZone = zone
+	if zone, one := oneZone(s.hard, s.stalled); one && s.zone == "" && len(zones) > 0 && !slices.Contains(zones, zone) {
+		s.nextZone, s.shutUntil = zone, now
+		s.streak--
 	}
 	if s.told != never {
 		s.listener = now

@@ -186,10 +186,14 @@ func (t *Table) contradiction(e *endpoint, zone string, now time.Duration) (by s
 }
 
 // oneZone says whether all witnesses are of one named zone.
-func oneZone(list []witness) (string, bool) {
-	if len(list) == 0 || list[0].reporter.Zone == "" {
-		return "", false
+func oneZone(lists ...[]witness) (zone string, one bool) {
+	for _, list := range lists {
+		for _, w := range list {
+			if w.reporter.Zone == "" || zone != "" && w.reporter.Zone != zone {
+				return "", false
+			}
+			zone = w.reporter.Zone
+		}
 	}
-	zone := list[0].reporter.Zone
-	return zone, !slices.ContainsFunc(list, func(w witness) bool { return w.reporter.Zone != zone })
+	return zone, zone != ""
 }
