@@ -41,7 +41,7 @@ type HeldChange struct {
 }
 
 // Frame is one entry of a recording. Its instants count from the epoch given to
-// Align.
+// Align, else from the Started of the first header.
 type Frame struct {
 	// Offset in the file.
 	Offset int64
@@ -87,7 +87,8 @@ func OpenRecording(name string, r io.Reader) (*Recording, error) {
 	if f.Header == nil {
 		return nil, rec.frames.fail(ErrDamaged, "it does not begin with a header")
 	}
-	rec.first, rec.epoch = &f, f.Header.Started
+	rec.first = &f
+	rec.Align(f.Header.Started)
 	return rec, nil
 }
 
@@ -96,7 +97,8 @@ func (r *Recording) Header() RecordHeader { return r.header }
 
 // Align makes all instants count from an epoch, which should be some time before the
 // Started of all recordings that are read together: an instant before it cannot be
-// told from never. It is to be called before the first Next.
+// told from never. It is to be called before the first Next; without it they count
+// from the Started of the first header.
 func (r *Recording) Align(epoch time.Time) {
 	r.epoch = epoch
 	r.begin()
