@@ -101,8 +101,27 @@ type Endpoint struct {
 	Open     int               `json:"connections"`
 	Idle     int               `json:"idle_connections"`
 	Counts   outlier.Counts    `json:"counts"`
-	Central  *outlier.Verdict  `json:"central,omitempty"` // the control plane's verdict, if any
-	Change   *outlier.Change   `json:"last_change,omitempty"`
+	Central  *Verdict          `json:"central,omitempty"` // the control plane's verdict, if any
+	Change   *Change           `json:"last_change,omitempty"`
+}
+
+// Verdict is what the control plane believes of an endpoint.
+type Verdict struct {
+	State  outlier.State `json:"state"`
+	Epoch  uint64        `json:"epoch"`
+	Rule   outlier.Rule  `json:"rule"`
+	Reason string        `json:"reason,omitempty"`
+}
+
+// Change is the latest change of belief.
+type Change struct {
+	AtMS   float64             `json:"at_ms"` // since the sidecar started
+	From   outlier.State       `json:"from"`
+	To     outlier.State       `json:"to"`
+	Rule   outlier.Rule        `json:"rule"`
+	Fleet  bool                `json:"fleet"`            // it is the control plane's
+	Shadow bool                `json:"shadow,omitempty"` // believed, not acted upon
+	Why    outlier.Explanation `json:"why"`
 }
 
 func describe(s Source) Clusters {
@@ -110,18 +129,18 @@ func describe(s Source) Clusters {
 	for _, c := range s.Clusters() {
 		shown := Cluster{
 			Name: c.Name, Protocol: c.Protocol.String(), Panic: c.Panic,
-			OverdueMS: float64(c.Overdue.Microseconds()) / 1e3, Endpoints: []Endpoint{},
+			OverdueMS: ms(c.Overdue), Endpoints: []Endpoint{},
 		}
 		for _, e := range c.Endpoints {
 			ep := Endpoint{
 				ID: e.ID, Address: e.Address, Zone: e.Zone, Priority: e.Priority, Weight: e.Weight, Inbound: e.Inbound, Labels: e.Labels,
 				State: e.State, Share: e.Share, Inflight: e.Inflight, Open: e.Open, Idle: e.Idle, Counts: e.Counts,
 			}
-			if e.Verdict.State != outlier.In || e.Verdict.Epoch != 0 {
-				ep.Central = &e.Verdict
+			if v := e.Verdict; v.State != outlier.In || v.Epoch != 0 {
+				ep.Central = &Verdict{State: v.State, Epoch: v.Epoch, Rule: v.Rule, Reason: v.Reason}
 			}
-			if e.Change.At != 0 {
-				ep.Change = &e.Change
+			if c := e.Change; c.At != 0 {
+				ep.Change = &Change{AtMS: ms(c.At), From: c.From, To: c.To, Rule: c.Rule, Fleet: c.Fleet, Shadow: c.Shadow, Why: c.Explain}
 			}
 			shown.Endpoints = append(shown.Endpoints, ep)
 		}
@@ -129,6 +148,8 @@ func describe(s Source) Clusters {
 	}
 	return out
 }
+
+func ms(d time.Duration) float64 { return float64(d.Microseconds()) / 1e3 }
 
 // Handler serves the operator.
 func Handler(s Source) http.Handler {
@@ -216,6 +237,9 @@ func (s Source) stats(w http.ResponseWriter, r *http.Request) {
 			case m.GetHistogram() != nil:
 				h := m.GetHistogram()
 				fmt.Fprintf(w, "%s: count %d, sum %g\n", name, h.GetSampleCount(), h.GetSampleSum())
+			case m.GetSummary() != nil:
+				s := m.GetSummary()
+				fmt.Fprintf(w, "%s: count %d, sum %g\n", name, s.GetSampleCount(), s.GetSampleSum())
 			}
 		}
 	}

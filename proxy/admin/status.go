@@ -74,7 +74,11 @@ func (c Clusters) table(w io.Writer) error {
 		}
 		for _, e := range cl.Endpoints {
 			rule := ""
-			if e.Change != nil && e.State != outlier.In {
+			switch {
+			case e.State == outlier.In:
+			case e.Central != nil && e.Central.State != outlier.In:
+				rule = e.Central.Rule.String() + ", fleet"
+			case e.Change != nil:
 				rule = e.Change.Rule.String()
 			}
 			n := e.Counts
