@@ -123,6 +123,9 @@ func (w *World) reset(host *Endpoint) {
 		p.idle = 0
 	}
 	host.parked = nil
+	if p, ok := w.product.(interface{ Lost(endpoint int) }); ok {
+		w.At(w.now+w.Far, func() { p.Lost(host.Index) })
+	}
 	for i := range w.requests {
 		r := &w.requests[i]
 		if !r.live || !r.flying || r.Endpoint != host.Index {

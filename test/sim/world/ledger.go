@@ -333,11 +333,11 @@ type measure struct {
 
 var measures = []measure{
 	{"off", "s from the start of the first failed attempt until every caller was off", func(l *Ledger) (float64, bool) {
-		return since(l.first, l.off)
+		return l.sinceFirst(l.off)
 	}},
 	{"off-fault", "s from the fault until every caller was off", func(l *Ledger) (float64, bool) { return since(l.struck, l.off) }},
 	{"half", "s from the start of the first failed attempt until half of the callers were off", func(l *Ledger) (float64, bool) {
-		return since(l.first, l.half)
+		return l.sinceFirst(l.half)
 	}},
 	{"found", "1 if every caller was off before the end", func(l *Ledger) (float64, bool) {
 		return b2f(l.off >= 0), l.struck >= 0 && slices.ContainsFunc(l.culprits, func(c culprit) bool { return c.since > 0 })
@@ -407,6 +407,15 @@ func (l *Ledger) Figures() map[string]float64 {
 		}
 	}
 	return f
+}
+
+// sinceFirst is the time from the first failed attempt; none where somebody was
+// quicker than any failure.
+func (l *Ledger) sinceFirst(to time.Duration) (float64, bool) {
+	if l.first < 0 && to >= 0 {
+		return 0, true
+	}
+	return since(l.first, to)
 }
 
 func since(from, to time.Duration) (float64, bool) {

@@ -1,0 +1,247 @@
+// Command sim puts Overhear's real detector, evidence table, picker and retry rules,
+// and models of other products' rules, through scenarios in virtual time.
+//
+//	go run ./test/sim/cmd                                overhear through every scenario, against what is wanted
+//	go run ./test/sim/cmd -scenario 'crash*' -products all
+//	go run ./test/sim/cmd -soak 10000 -seeds 1001        how often what is well is taken out
+//	go run ./test/sim/cmd -svg /tmp/plots                plots
+//	go run ./test/sim/cmd -help
+package main
+
+import (
+	"encoding/json"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/overhear-mesh/overhear/test/sim/rival"
+	"github.com/overhear-mesh/overhear/test/sim/scenarios"
+	"github.com/overhear-mesh/overhear/test/sim/world"
+)
+
+// heldOut is the first seed of those on which nothing was ever tuned.
+const heldOut = 1001
+
+const intro = `sim runs meshes in virtual time: users, a network, endpoints with faults, and a product
+between them. Overhear is simulated with its real rules: outlier.Detector, merge.Table,
+balancer.Set and the retry rules; the cadence of its reports is mirrored. The others are
+models of their documented rules, each with round robin (rr) and the power of two
+choices (p2c).
+
+Seeds 1 to 1000 are for tuning. Seeds from 1001 on are held out: rules are frozen before
+they are looked at. Every report says on which set it rests.
+
+`
+
+func main() {
+	if err := run(os.Args[1:], os.Stdout, os.Stderr); err != nil {
+		if errors.Is(err, flag.ErrHelp) {
+			return
+		}
+		fmt.Fprintln(os.Stderr, "sim:", err)
+		os.Exit(1)
+	}
+}
+
+type options struct {
+	scenario, file, products, seeds, svg, set string
+	json, smoke, list, sweep                  bool
+	soak                                      float64
+	soakRates, soakBases                      string
+}
+
+func run(args []string, out, errs io.Writer) error {
+	var o options
+	f := flag.NewFlagSet("sim", flag.ContinueOnError)
+	f.SetOutput(errs)
+	f.StringVar(&o.scenario, "scenario", "*", "scenarios to run, by name; comma-separated, with * and ?")
+	f.StringVar(&o.file, "file", "", "a scenario file of your own instead")
+	f.StringVar(&o.set, "set", "", "settings that replace the scenario's, such as 'callers 20,rate 5'")
+	f.StringVar(&o.products, "products", "overhear", "products, comma-separated; 'all', or a prefix such as envoy")
+	f.StringVar(&o.seeds, "seeds", "1-20", "seeds, such as 1-20 or 1001-1100; one number N means 20 from N on")
+	f.BoolVar(&o.json, "json", false, "print JSON instead of tables")
+	f.StringVar(&o.svg, "svg", "", "folder for plots: per scenario, over the number of sidecars, and the sweep")
+	f.BoolVar(&o.smoke, "smoke", false, "a few scenarios, few seeds: shows that everything runs")
+	f.BoolVar(&o.sweep, "sweep", false, "false ejections against speed, while each product's threshold is swept")
+	f.Float64Var(&o.soak, "soak", 0, "endpoint-hours in health, for each base rate, instead of scenarios")
+	f.StringVar(&o.soakBases, "soak-bases", "0%,0.1%,1%,3%,5%", "base error rates of -soak")
+	f.StringVar(&o.soakRates, "soak-rates", "1,5", "attempts per second and pair of -soak")
+	f.BoolVar(&o.list, "list", false, "list scenarios and products")
+	f.Usage = func() {
+		fmt.Fprint(errs, intro, "Flags:\n\n")
+		f.PrintDefaults()
+		fmt.Fprint(errs, "\nFigures, over the seeds of a scenario:\n\n", world.MeasureHelp(), "\n", world.Language)
+	}
+	if err := f.Parse(args); err != nil {
+		return err
+	}
+	if f.NArg() > 0 {
+		return fmt.Errorf("what is %q? see -help", f.Arg(0))
+	}
+	if o.smoke {
+		o.scenario, o.products, o.seeds = "crash-unsafe,errors-50,hang-tcp-ping,all-30", "overhear,envoy-tuned,none", "1-2"
+	}
+	products, err := pickProducts(o.products)
+	if err != nil {
+		return err
+	}
+	seeds, err := parseSeeds(o.seeds)
+	if err != nil {
+		return err
+	}
+	switch {
+	case o.list:
+		return list(out)
+	case o.soak > 0:
+		return soak(o, products, seeds, out)
+	case o.sweep:
+		return sweep(o, seeds, out)
+	}
+	scenarios, err := pickScenarios(o)
+	if err != nil {
+		return err
+	}
+	began := time.Now()
+	runs := simulate(scenarios, products, seeds)
+	took := time.Since(began)
+	if o.svg != "" {
+		if err := plots(o.svg, runs); err != nil {
+			return err
+		}
+	}
+	if o.json {
+		return encode(out, map[string]any{"seeds": o.seeds, "set": setName(seeds), "runs": runs})
+	}
+	tables(out, runs)
+	attempts, speed := elapsed(runs, took)
+	fmt.Fprintf(out, "\n%d runs on seeds %s (%s); %.3g attempts in %.1f s: %.2g a second and core\n", len(runs)*len(seeds), o.seeds, setName(seeds), float64(attempts), took.Seconds(), speed)
+	return nil
+}
+
+func encode(out io.Writer, v any) error {
+	enc := json.NewEncoder(out)
+	enc.SetIndent("", "  ")
+	return enc.Encode(v)
+}
+
+// setName says whether seeds are those that rules were tuned on.
+func setName(seeds []uint64) string {
+	tuning := slices.ContainsFunc(seeds, func(s uint64) bool { return s < heldOut })
+	held := slices.ContainsFunc(seeds, func(s uint64) bool { return s >= heldOut })
+	switch {
+	case tuning && held:
+		return "tuning and held-out seeds mixed"
+	case held:
+		return "held-out seeds"
+	}
+	return "tuning seeds"
+}
+
+func pickScenarios(o options) ([]world.Scenario, error) {
+	files, patterns := scenarioFiles(o)
+	if files == nil {
+		text, err := os.ReadFile(o.file)
+		if err != nil {
+			return nil, err
+		}
+		list, err := world.Variants(strings.TrimSuffix(filepath.Base(o.file), ".txt"), string(text)+settings(o.set))
+		return list, err
+	}
+	list, err := variants(files, patterns)
+	if err != nil {
+		return nil, err
+	}
+	if len(list) == 0 {
+		return nil, fmt.Errorf("no scenario is called %q; see -list", o.scenario)
+	}
+	if o.set != "" {
+		for i := range list {
+			for _, line := range strings.Split(o.set, ",") {
+				key, value, _ := strings.Cut(strings.TrimSpace(line), " ")
+				if err := list[i].Set(key, strings.TrimSpace(value)); err != nil {
+					return nil, fmt.Errorf("-set: %w", err)
+				}
+			}
+		}
+	}
+	return list, nil
+}
+
+func settings(set string) string { return "\n" + strings.ReplaceAll(set, ",", "\n") + "\n" }
+
+func pickProducts(text string) ([]world.Maker, error) {
+	all := append([]world.Maker{world.Overhear("overhear", world.Options{}), world.Overhear("overhear-alone", world.Options{Alone: true})}, rival.All()...)
+	if text == "all" {
+		return all, nil
+	}
+	var some []world.Maker
+	for name := range strings.SplitSeq(text, ",") {
+		name = strings.TrimSpace(name)
+		n := len(some)
+		for _, p := range all {
+			if p.Name == name {
+				some = append(some[:n], p)
+				break
+			}
+			if strings.HasPrefix(p.Name, name+" ") {
+				some = append(some, p)
+			}
+		}
+		if len(some) == n {
+			return nil, fmt.Errorf("no product is called %q; see -list", name)
+		}
+	}
+	return some, nil
+}
+
+func parseSeeds(text string) ([]uint64, error) {
+	low, high, ranged := strings.Cut(text, "-")
+	a, err := strconv.ParseUint(low, 10, 32)
+	if err != nil {
+		return nil, fmt.Errorf("-seeds: %w", err)
+	}
+	b := a + 19
+	if ranged {
+		if b, err = strconv.ParseUint(high, 10, 32); err != nil {
+			return nil, fmt.Errorf("-seeds: %w", err)
+		}
+	}
+	if b < a || b-a >= 100_000 {
+		return nil, fmt.Errorf("-seeds: %q is no range", text)
+	}
+	var seeds []uint64
+	for s := a; s <= b; s++ {
+		seeds = append(seeds, s)
+	}
+	return seeds, nil
+}
+
+func list(out io.Writer) error {
+	all, err := world.Load(scenarios.Files)
+	if err != nil {
+		return err
+	}
+	for _, s := range all {
+		fmt.Fprintf(out, "%-20s %s\n", s.Name, s.About)
+	}
+	products, err := pickProducts("all")
+	if err != nil {
+		return err
+	}
+	fmt.Fprintln(out)
+	for _, p := range products {
+		kind := "real rules"
+		if p.Model {
+			kind = "model"
+		}
+		fmt.Fprintf(out, "%-26s %s\n", p.Name, kind)
+	}
+	return nil
+}

@@ -1,0 +1,210 @@
+package main
+
+import (
+	"io/fs"
+	"math"
+	"path"
+	"runtime"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/overhear-mesh/overhear/test/sim/world"
+)
+
+// Run is what came of one scenario with one product, over all seeds.
+type Run struct {
+	Scenario string           `json:"scenario"`
+	About    string           `json:"about,omitempty"`
+	Product  string           `json:"product"`
+	Model    bool             `json:"model"`
+	Seeds    int              `json:"seeds"`
+	Attempts int64            `json:"attempts"`
+	Figures  map[string]Stats `json:"figures"`
+	Wants    []Outcome        `json:"wants,omitempty"`
+
+	setting world.Scenario
+}
+
+// Stats sum up one figure. A run in which something never happened counts as one in
+// which it took for ever.
+type Stats struct {
+	N    int     `json:"n"` // runs that have it
+	Mean float64 `json:"mean"`
+	P50  Number  `json:"p50"`
+	P95  Number  `json:"p95"`
+	Max  Number  `json:"max"`
+}
+
+// Number is a float that JSON can hold: infinite is null.
+type Number float64
+
+// MarshalJSON writes a number, or null for what never happened.
+func (n Number) MarshalJSON() ([]byte, error) {
+	if math.IsInf(float64(n), 0) || math.IsNaN(float64(n)) {
+		return []byte("null"), nil
+	}
+	return []byte(format(float64(n))), nil
+}
+
+// Outcome is an expectation with what was measured.
+type Outcome struct {
+	Want string `json:"want"`
+	Got  Number `json:"got"`
+	Met  bool   `json:"met"`
+}
+
+// variants reads the scenarios whose names match one of the patterns, each with all
+// that it varies.
+func variants(files fs.FS, patterns []string) ([]world.Scenario, error) {
+	names, err := fs.Glob(files, "*.txt")
+	if err != nil {
+		return nil, err
+	}
+	slices.Sort(names)
+	var all []world.Scenario
+	for _, file := range names {
+		name := strings.TrimSuffix(file, ".txt")
+		if !slices.ContainsFunc(patterns, func(p string) bool { ok, _ := path.Match(p, name); return ok }) {
+			continue
+		}
+		text, err := fs.ReadFile(files, file)
+		if err != nil {
+			return nil, err
+		}
+		some, err := world.Variants(name, string(text))
+		if err != nil {
+			return nil, err
+		}
+		all = append(all, some...)
+	}
+	return all, nil
+}
+
+// job is one run of one seed.
+type job struct {
+	run  int
+	seed uint64
+}
+
+// simulate runs every scenario with every product and every seed, on all cores.
+func simulate(list []world.Scenario, products []world.Maker, seeds []uint64) []Run {
+	runs := make([]Run, 0, len(list)*len(products))
+	makers := make([]world.Maker, 0, cap(runs))
+	for _, s := range list {
+		for _, p := range products {
+			runs = append(runs, Run{Scenario: s.Name, About: s.About, Product: p.Name, Model: p.Model, Seeds: len(seeds), setting: s})
+			makers = append(makers, p)
+		}
+	}
+	figures := make([][]map[string]float64, len(runs))
+	attempts := make([][]int64, len(runs))
+	var jobs []job
+	for i := range runs {
+		figures[i], attempts[i] = make([]map[string]float64, len(seeds)), make([]int64, len(seeds))
+		for s := range seeds {
+			jobs = append(jobs, job{i, uint64(s)})
+		}
+	}
+	each(len(jobs), func(n int) {
+		j := jobs[n]
+		l := world.New(runs[j.run].setting, makers[j.run], seeds[j.seed]).Run()
+		figures[j.run][j.seed], attempts[j.run][j.seed] = l.Figures(), l.Attempts()
+	})
+	for i := range runs {
+		runs[i].sum(figures[i])
+		for _, n := range attempts[i] {
+			runs[i].Attempts += n
+		}
+	}
+	return runs
+}
+
+// each calls f with 0 to n-1, on all cores.
+func each(n int, f func(int)) {
+	next := make(chan int)
+	var wg sync.WaitGroup
+	for range runtime.GOMAXPROCS(0) {
+		wg.Go(func() {
+			for i := range next {
+				f(i)
+			}
+		})
+	}
+	for i := range n {
+		next <- i
+	}
+	close(next)
+	wg.Wait()
+}
+
+// judged is the product that scenarios want something of.
+const judged = "overhear"
+
+// times are the figures of which a missing one means that it never happened.
+var times = []string{"off", "off-fault", "half", "back"}
+
+func (r *Run) sum(figures []map[string]float64) {
+	r.Figures = map[string]Stats{}
+	for _, name := range world.MeasureNames() {
+		var values []float64
+		n, total := 0, 0.0
+		for _, f := range figures {
+			v, ok := f[name]
+			switch {
+			case ok:
+				n++
+				total += v
+				values = append(values, v)
+			case slices.Contains(times, name):
+				values = append(values, math.Inf(1))
+			}
+		}
+		if n == 0 {
+			continue
+		}
+		slices.Sort(values)
+		r.Figures[name] = Stats{N: n, Mean: total / float64(n), P50: at(values, 0.5), P95: at(values, 0.95), Max: at(values, 1)}
+	}
+	if r.Product != judged {
+		return
+	}
+	for _, w := range r.setting.Wants {
+		r.Wants = append(r.Wants, judge(w, r.Figures[w.Measure]))
+	}
+}
+
+// at is the smallest value that the share q of the values do not exceed.
+func at(sorted []float64, q float64) Number {
+	i := int(math.Ceil(q*float64(len(sorted)))) - 1
+	return Number(sorted[min(max(i, 0), len(sorted)-1)])
+}
+
+func judge(w world.Want, s Stats) Outcome {
+	got := Number(s.Mean)
+	switch w.Stat {
+	case "p50":
+		got = s.P50
+	case "p95":
+		got = s.P95
+	case "max":
+		got = s.Max
+	}
+	if s.N == 0 {
+		got = Number(math.Inf(1))
+	}
+	sign, met := ">=", float64(got) >= w.Value
+	if w.Below {
+		sign, met = "<=", float64(got) <= w.Value
+	}
+	return Outcome{Want: strings.Join([]string{w.Measure, w.Stat, sign, format(w.Value)}, " "), Got: got, Met: met}
+}
+
+// elapsed says how fast the simulation was.
+func elapsed(runs []Run, took time.Duration) (attempts int64, perSecond float64) {
+	for _, r := range runs {
+		attempts += r.Attempts
+	}
+	return attempts, float64(attempts) / took.Seconds() / float64(runtime.GOMAXPROCS(0))
+}

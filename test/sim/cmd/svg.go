@@ -1,0 +1,3 @@
+package main
+
+func plots(dir string, runs []Run) error { return nil }

@@ -1,0 +1,139 @@
+package main
+
+import (
+	"fmt"
+	"io"
+	"math"
+	"strconv"
+	"strings"
+	"unicode/utf8"
+)
+
+// columns are the figures of a table, with the statistic that it shows.
+var columns = []struct{ title, figure, stat string }{
+	{"off p50 s", "off", "p50"},
+	{"off p95 s", "off", "p95"},
+	{"found", "found", "mean"},
+	{"harm p50", "harm", "p50"},
+	{"harm p95", "harm", "p95"},
+	{"failed", "failed", "mean"},
+	{"share 1-3s", "share-1s", "p50"},
+	{"back p50 s", "back", "p50"},
+	{"false fleet", "false-fleet", "mean"},
+	{"false outs", "false-outs", "mean"},
+	{"goodput", "goodput", "mean"},
+	{"pings", "pings", "mean"},
+	{"reports", "reports", "mean"},
+}
+
+// tables prints a table for each scenario, then what was wanted of Overhear.
+func tables(out io.Writer, runs []Run) {
+	for i := 0; i < len(runs); {
+		j := i
+		for j < len(runs) && runs[j].Scenario == runs[i].Scenario {
+			j++
+		}
+		one(out, runs[i:j])
+		i = j
+	}
+	wants(out, runs)
+}
+
+func one(out io.Writer, runs []Run) {
+	fmt.Fprintf(out, "\n%s: %s\n", runs[0].Scenario, runs[0].About)
+	rows := [][]string{{"product"}}
+	for _, c := range columns {
+		rows[0] = append(rows[0], c.title)
+	}
+	for _, r := range runs {
+		name := r.Product
+		if r.Model {
+			name += " (model)"
+		}
+		row := []string{name}
+		for _, c := range columns {
+			s, ok := r.Figures[c.figure]
+			row = append(row, cell(s, ok, c.stat))
+		}
+		rows = append(rows, row)
+	}
+	grid(out, rows)
+}
+
+func cell(s Stats, ok bool, stat string) string {
+	if !ok {
+		return "-"
+	}
+	switch stat {
+	case "p50":
+		return format(float64(s.P50))
+	case "p95":
+		return format(float64(s.P95))
+	}
+	return format(s.Mean)
+}
+
+// wants prints every expectation with what was measured.
+func wants(out io.Writer, runs []Run) {
+	rows := [][]string{{"scenario", "product", "wanted", "measured", ""}}
+	missed := 0
+	for _, r := range runs {
+		for _, w := range r.Wants {
+			mark := "ok"
+			if !w.Met {
+				mark = "MISSED"
+				missed++
+			}
+			rows = append(rows, []string{r.Scenario, r.Product, w.Want, format(float64(w.Got)), mark})
+		}
+	}
+	if len(rows) == 1 {
+		return
+	}
+	fmt.Fprintf(out, "\nWanted of overhear: %d of %d met\n", len(rows)-1-missed, len(rows)-1)
+	grid(out, rows)
+}
+
+// grid prints rows in aligned columns.
+func grid(out io.Writer, rows [][]string) {
+	width := make([]int, len(rows[0]))
+	for _, row := range rows {
+		for i, c := range row {
+			width[i] = max(width[i], utf8.RuneCountInString(c))
+		}
+	}
+	for n, row := range rows {
+		var line strings.Builder
+		for i, c := range row {
+			pad := strings.Repeat(" ", width[i]-utf8.RuneCountInString(c))
+			if i == 0 {
+				line.WriteString("| " + c + pad)
+			} else {
+				line.WriteString(" | " + pad + c)
+			}
+		}
+		fmt.Fprintln(out, line.String()+" |")
+		if n == 0 {
+			var rule strings.Builder
+			for _, w := range width {
+				rule.WriteString("|" + strings.Repeat("-", w+2))
+			}
+			fmt.Fprintln(out, rule.String()+"|")
+		}
+	}
+}
+
+// format writes a number with three figures; never for what did not happen.
+func format(x float64) string {
+	switch {
+	case math.IsInf(x, 0) || math.IsNaN(x):
+		return "never"
+	case x == 0 || math.Abs(x) < 5e-4:
+		return strconv.FormatFloat(x, 'g', 2, 64)
+	case math.Abs(x) >= 100:
+		return strconv.FormatFloat(x, 'f', 0, 64)
+	case math.Abs(x) >= 0.9 && math.Abs(x) < 1:
+		return strconv.FormatFloat(x, 'f', 4, 64) // shares near one differ in the last places
+	}
+	return strconv.FormatFloat(x, 'g', 3, 64)
+}
