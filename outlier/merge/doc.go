@@ -54,7 +54,8 @@
 //
 // A verdict must then pass the group guard (if everybody fails alike, the
 // endpoint is not the cause), the gathering of neighbours (so that a zone leaves
-// in one push), the choice of scope, and the caps.
+// in one push), the choice of scope (a fault of the endpoint is seen from
+// everywhere, a fault of the path from one zone), and the caps.
 //
 // # Recovery
 //
@@ -68,6 +69,17 @@
 // An endpoint that no traffic speaks of is pinged by three assigned reporters;
 // a belief in the manner of Trinocular (Quan, Heidemann, Pradkin 2013) decides.
 // As soon as traffic speaks the leases end.
+//
+// # Use
+//
+//	t := merge.NewTable(merge.DefaultConfig(), seed)
+//	t.Restore(saved, now)                       // verdicts of before
+//	t.SetService("api", policy, endpoints, now) // what the registry says
+//	t.Join(reporter, services, now)             // a report stream was opened
+//	if t.Apply(report, now).Urgent {            // or it is t.Step's time
+//		result := t.Step(now)
+//		// publish result.Changes, send the orders, come back at result.Next
+//	}
 //
 // # Order does not matter
 //
