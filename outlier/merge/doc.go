@@ -38,7 +38,9 @@
 // ejected at once. If only attempts hang, it is suspended. This is the indirect
 // probe of SWIM (Das, Gupta, Motivala 2002), started by real traffic. Probes
 // only confirm: a good probe clears nobody, because a gray failure answers
-// probes (Huang et al. 2017).
+// probes (Huang et al. 2017). Before it decides, the table asks those who have
+// said nothing: requests on connections that still stand may be answered although
+// new ones are refused, and that is a lost listener and no crash.
 //
 // The statistical way counts. Per fault domain d, c_d is the log likelihood
 // ratio of its counts since the excursion began: failing at rate p1 against
