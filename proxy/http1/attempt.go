@@ -210,16 +210,16 @@ func (c *conn) silent(err, werr error) outlier.Ending {
 		}
 		return outlier.EndRouteTimeout // no head yet, so it was not the answer's body
 	}
-	if c.rw > 0 || c.interim > 0 {
-		c.record.Detail = "connection ended within a response head"
-		return outlier.EndBadFraming
-	}
 	if werr != nil && errors.Is(err, io.EOF) {
 		err = werr
 	}
 	switch upstream.Ending(err) {
 	case outlier.EndOwnErrno, outlier.EndLocalLimit:
 		return outlier.EndOwnErrno
+	}
+	if c.rw > 0 || c.interim > 0 {
+		c.record.Detail = "connection ended within a response head"
+		return outlier.EndConnectionLost
 	}
 	// Also what would say something else of connecting: a host that has become
 	// unreachable may have processed the request before.

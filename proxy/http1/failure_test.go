@@ -120,7 +120,6 @@ func TestAMalformedAnswerIsABadGateway(t *testing.T) {
 		"HTTP/1.1 200 OK\r\nX: \x00\r\nContent-Length: 2\r\n\r\nok",
 		"HTTP/1.1 200 OK\r\nX: " + strings.Repeat("a", 70<<10) + "\r\n\r\n",
 		"HTTP/1.1 200 OK\r\n" + strings.Repeat("X: a\r\n", 101) + "\r\n",
-		"HTTP/1.1 200 OK\r\nContent-Le",
 		strings.Repeat("HTTP/1.1 103 Early Hints\r\n\r\n", maxInterim+1) + ok,
 	} {
 		name := answer[:min(len(answer), 60)]
@@ -133,6 +132,19 @@ func TestAMalformedAnswerIsABadGateway(t *testing.T) {
 			}
 			r.check(c.do("GET / HTTP/1.0\r\nConnection: keep-alive\r\n\r\n"), 502, "*", "UPE", "10.0.1.1 server")
 		}, broken(answer, false))
+	}
+}
+
+func TestAConnectionThatIsLostBeforeTheHeadIsCompleteIsAHardFailure(t *testing.T) {
+	for _, answer := range []string{"HTTP/1.1 200 OK\r\nContent-Le", "HTTP/1.1 100 Continue\r\n\r\n"} {
+		for _, reset := range []bool{false, true} {
+			inRig(t, nil, func(r *rig) {
+				r.check(r.dial().do("GET / HTTP/1.0\r\n\r\n"), 503, "*", "UC", "10.0.1.1 conn")
+				if t.Failed() {
+					t.Fatalf("that was %q, reset %v", answer, reset)
+				}
+			}, broken(answer, reset))
+		}
 	}
 }
 
