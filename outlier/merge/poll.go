@@ -26,11 +26,13 @@ func (t *Table) pollRunning(e *endpoint, now time.Duration) bool {
 	if p.waiting == nil {
 		return false
 	}
-	if until := p.sent + e.group.service.policy.PollWait; len(p.waiting) > 0 && now < until {
+	until := p.sent + e.group.service.policy.PollWait
+	if len(p.waiting) > 0 && now < until {
 		t.due(until)
 		return true
 	}
-	p.waiting, p.done = nil, now
+	// It ended when it was over, not when somebody cares to look.
+	p.waiting, p.done = nil, min(now, until)
 	return false
 }
 
@@ -73,11 +75,13 @@ func (t *Table) stallTold(e *endpoint, now time.Duration) bool {
 	return !t.poll(e, now, now, t.speaks(e, now))
 }
 
-// speaks admits the reporters with recent traffic on e.
+// speaks admits the reporters with recent traffic on e. One that has come since may
+// have some too: what goes well it tells with its first summary.
 func (t *Table) speaks(e *endpoint, now time.Duration) func(*reporter) bool {
+	since := now - t.cfg.ReporterHeard
 	return func(r *reporter) bool {
 		i, ok := e.index[r.slot]
-		return ok && e.cells[i].changed > now-t.cfg.ReporterHeard
+		return r.joined > since || ok && e.cells[i].changed > since
 	}
 }
 

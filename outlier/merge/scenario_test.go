@@ -140,6 +140,27 @@ func TestWhatHungBeforeAnAnswerDoesNotSuspendAgain(t *testing.T) {
 	}
 }
 
+func TestAStallThatOneZoneSeesJustAfterTheStartIsNotTheFleets(t *testing.T) {
+	f := newFleet(t, mesh{callers: 8, endpoints: 6, zones: twoZones, rate: 50, base: 0.001, seed: 7})
+	f.run(time.Second) // the first summaries come within ten
+	f.targets[2].fault = func(c *caller, _ time.Duration) effect {
+		if c.Zone == "west" {
+			return hangs
+		}
+		return effect{class: outlier.OK, probe: outlier.NotRun} // no probe reaches as deep as a request
+	}
+	f.run(2 * time.Second)
+	for _, ch := range f.verdicts(outlier.Suspended) {
+		if ch.Verdict.Scope != "west" {
+			t.Errorf("got %s\nwant it suspended for the west alone: the east has answers, though it has not told of them", describe(f.verdicts()))
+			break
+		}
+	}
+	if len(f.verdicts(outlier.Suspended)) == 0 {
+		t.Error("not suspended for anybody")
+	}
+}
+
 func TestACallerWithABrokenNetworkIsBelievedByNobodyAndMuted(t *testing.T) {
 	f := quickstart(t, 50)
 	f.run(12 * time.Second)
