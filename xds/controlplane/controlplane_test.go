@@ -174,6 +174,42 @@ func TestARestartWithoutAFileGoesByWhatReportersHold(t *testing.T) {
 	})
 }
 
+func TestAKillRightAfterAFirstStartReadmitsNobody(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		path := filepath.Join(t.TempDir(), "verdicts.json")
+		w := newWorld(t, func(c *controlplane.Config) { c.StateDir = filepath.Dir(path) })
+		// What a kill would leave: of an orderly end the file would say more.
+		remains := func() []byte {
+			t.Helper()
+			data, err := os.ReadFile(path)
+			if err != nil {
+				t.Fatal(err)
+			}
+			return data
+		}
+		waits := func(left []byte) time.Duration {
+			t.Helper()
+			w.stop()
+			if err := os.WriteFile(path, left, 0o600); err != nil {
+				t.Fatal(err)
+			}
+			w.start()
+			began := time.Now()
+			w.opened()
+			return time.Since(began)
+		}
+		w.opened()
+		synctest.Wait()
+		if took := waits(remains()); took != 2*time.Second {
+			t.Errorf("killed before anybody had come: the gate opened after %v, want 2 s for those who may know more", took)
+		}
+		time.Sleep(5 * time.Second)
+		if took := waits(remains()); took > 100*time.Millisecond {
+			t.Errorf("killed after nobody had come for 5 s: the gate opened after %v, want at once", took)
+		}
+	})
+}
+
 func TestAnUnreadableFileOfVerdictsIsPutAside(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		dir := t.TempDir()

@@ -16,6 +16,7 @@ import (
 // is judged or answered in it.
 type returns struct {
 	over    bool
+	overAt  time.Duration
 	until   time.Duration
 	awaited map[string]struct{} // reporters of before that are not back
 	unknown bool                // who reported before is not known: wait the time out
@@ -66,7 +67,7 @@ func (l *loop) believe(now time.Duration) {
 // open opens the gate: from here on clients are answered and endpoints judged.
 func (l *loop) open(now time.Duration) {
 	began := time.Now()
-	l.returns.over = true
+	l.returns.over, l.returns.overAt = true, now
 	missing := slices.Sorted(maps.Keys(l.returns.awaited))
 	l.believe(now)
 	l.publishAll(now, began)
@@ -86,11 +87,19 @@ func (l *loop) keep() {
 	if !l.returns.over {
 		return // what is on the disk is more than what is here
 	}
+	// Reporters need a moment to come. Whoever finds a list without them must not
+	// take them for nobody: killed a moment after a verdict, that would be
+	// forgotten, though all of them still hold it.
+	grown := l.returns.overAt + l.cfg.ReturnWait
+	young := l.now() < grown
+	if young {
+		l.keepAt = grown
+	}
 	verdicts := l.table.Verdicts()
 	for i := range verdicts {
 		if since, ok := l.before[verdicts[i].Epoch]; ok {
 			verdicts[i].Age = time.Since(since)
 		}
 	}
-	l.store.keep(memory{Written: time.Now(), Reporters: slices.Sorted(maps.Keys(l.streams)), Verdicts: verdicts})
+	l.store.keep(memory{Written: time.Now(), Reporters: slices.Sorted(maps.Keys(l.streams)), Young: young, Verdicts: verdicts})
 }

@@ -19,10 +19,12 @@ import (
 // readmitted by one, and who was reporting, so that the gate knows whom to wait
 // for.
 type memory struct {
-	Version   int             `json:"version"`
-	Written   time.Time       `json:"written"`
-	Reporters []string        `json:"reporters"`
-	Verdicts  []merge.Verdict `json:"verdicts"`
+	Version   int       `json:"version"`
+	Written   time.Time `json:"written"`
+	Reporters []string  `json:"reporters"`
+	// Young: written so soon after a start that reporters may not have come yet.
+	Young    bool            `json:"young,omitempty"`
+	Verdicts []merge.Verdict `json:"verdicts"`
 }
 
 const (
@@ -43,8 +45,9 @@ func newStore(dir string, log *slog.Logger) *store {
 	return &store{dir: dir, log: log, newest: make(chan memory, 1)}
 }
 
-// load reads the file. Without one there is nothing to remember; known says
-// whether that is certain, which it is not where nothing is kept.
+// load reads the file. Without one there is nothing to remember. known says
+// whether it is certain that who was reporting is among what is remembered, which
+// it is not where nothing is kept, and where the last life was short.
 func (s *store) load() (m memory, known bool, err error) {
 	if s.dir == "" {
 		return memory{}, false, nil
@@ -62,7 +65,7 @@ func (s *store) load() (m memory, known bool, err error) {
 	if m.Version != memoryVersion {
 		return memory{}, false, fmt.Errorf("%s: version %d, want %d", memoryFile, m.Version, memoryVersion)
 	}
-	return m, true, nil
+	return m, !m.Young, nil
 }
 
 // keep hands m over to be written. It has one caller, the loop.

@@ -39,6 +39,13 @@ func TestAMemoryIsReadAsItWasWritten(t *testing.T) {
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("memory differs (-want +got):\n%s", diff)
 	}
+	want.Young = true
+	if err := s.write(want); err != nil {
+		t.Fatal(err)
+	}
+	if got, known, err := s.load(); known || err != nil || len(got.Verdicts) != 1 {
+		t.Errorf("of a short life: %d verdicts, known %v, %v; want them, but not to be certain of the reporters", len(got.Verdicts), known, err)
+	}
 	entries, err := os.ReadDir(s.dir)
 	if err != nil || len(entries) != 1 {
 		t.Errorf("state directory: got %v, %v; want one file and nothing half-written", entries, err)
