@@ -291,7 +291,7 @@ func (t *Table) restarted(e *endpoint, now time.Duration) {
 	t.event(EventRestarted, e, "", "the instance was restarted", now)
 	e.closeRows(now)
 	t.endRound(e)
-	e.susp.shutUntil, e.susp.streak, e.susp.confirmed = never, 0, never
+	e.susp.shutUntil, e.susp.doubted, e.susp.confirmed = never, nil, never
 	for _, r := range e.records() {
 		if !often {
 			r.n = 0

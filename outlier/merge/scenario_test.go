@@ -508,3 +508,22 @@ func TestWhatEverybodySeesIsNoMatterOfOneZone(t *testing.T) {
 		}
 	}
 }
+
+// A reporter that nobody could confirm has shut the way for itself, and for nobody
+// else: it must not delay the verdict on a real crash.
+func TestABrokenCallerDoesNotBlindTheFleetToACrash(t *testing.T) {
+	for _, rate := range []float64{5, 50} {
+		f := quickstart(t, rate)
+		f.run(12 * time.Second)
+		f.callers[1].broken = true
+		f.run(6 * time.Second)
+		f.targets[2].fault = always(crashed)
+		begin := f.now
+		if _, ok := f.ejected(2, 10*time.Second); !ok {
+			t.Fatalf("rate %v: no verdict\n%v", rate, f.events)
+		}
+		if v := f.verdicts(outlier.Ejected); f.now-begin > 500*ms || len(v) != 1 || v[0].Verdict.Rule != outlier.RuleHard {
+			t.Errorf("rate %v: after %v got %s\nwant one hard verdict within 500ms", rate, f.now-begin, describe(v))
+		}
+	}
+}

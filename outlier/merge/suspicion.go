@@ -18,8 +18,8 @@ const (
 	answerSlack = 50 * time.Millisecond
 	// roundGap is the least time between two rounds about one endpoint.
 	roundGap = time.Second
-	// shutFor is how long the hard path is shut after a contradiction, shutLong
-	// after shutAfter of them in a row.
+	// shutFor is how long a fault domain whose complaint was contradicted is not
+	// heard about the endpoint, shutLong after shutAfter of them in a row.
 	shutFor   = time.Second
 	shutLong  = 10 * time.Second
 	shutAfter = 3
@@ -51,14 +51,53 @@ type suspicion struct {
 	retold    bool          // and the second poll was sent
 	listener  time.Duration // when old connections last answered although new ones failed
 	shutUntil time.Duration
-	streak    int    // contradicted rounds in a row
-	nextZone  string // what the next round is limited to
+	doubted   map[*domain]doubt // whose complaints were contradicted
+	nextZone  string            // what the next round is limited to
 	confirmed time.Duration
 	storm     bool // confirmed by its neighbours
 	answers   []ProbeAnswer
 	orders    []*order
 
 	hard, stalled []witness // of this Step
+}
+
+// doubt is what a contradiction leaves behind. It is held against those who
+// complained and not against the question: one broken observer, which everybody
+// contradicts, must not keep the others from being heard about a real crash.
+type doubt struct {
+	until  time.Duration
+	streak int // contradictions in a row
+}
+
+// doubts says whether the complaints of d about the endpoint are not heard now.
+func (s *suspicion) doubts(d *domain, now time.Duration) bool { return now < s.doubted[d].until }
+
+// doubt holds a contradiction against the witnesses.
+func (s *suspicion) doubt(now time.Duration, lists ...[]witness) (until time.Duration) {
+	if s.doubted == nil {
+		s.doubted = make(map[*domain]doubt)
+	}
+	for d, old := range s.doubted {
+		if now >= old.until+shutLong {
+			delete(s.doubted, d)
+		}
+	}
+	for _, list := range lists {
+		for _, w := range list {
+			d := s.doubted[w.reporter.domain]
+			if now < d.until {
+				continue // another reporter of the same domain was seen to already
+			}
+			d.streak++
+			d.until = now + shutFor
+			if d.streak >= shutAfter {
+				d.until = now + shutLong
+			}
+			s.doubted[w.reporter.domain] = d
+			until = max(until, d.until)
+		}
+	}
+	return until
 }
 
 // suspectGroup looks at the bad news of a group: whom to ask about, and what is
@@ -198,7 +237,7 @@ func (t *Table) question(e *endpoint, mayAsk bool, now time.Duration) {
 		if t.pollRunning(e, now) || !t.oldConnectionsTold(e, now) {
 			return
 		}
-		s.confirmed, s.streak = now, 0
+		s.confirmed, s.doubted = now, nil
 		t.keepAnswers(e)
 	case t.domainsOf(s.zone, stalled, s.hard) >= need && len(stalled) > 0:
 		silent := answered + e.group.service.policy.Outlier.StallSilence
@@ -216,7 +255,7 @@ func (t *Table) question(e *endpoint, mayAsk bool, now time.Duration) {
 		t.event(EventExpired, e, "", "no agreement in time", now)
 		t.keepAnswers(e)
 		t.endRound(e)
-		s.streak, s.nextZone = 0, ""
+		s.nextZone = ""
 	}
 }
 
@@ -302,18 +341,14 @@ func suspicionText(s *suspicion) string {
 // contradicted ends a round: somebody began later and succeeded.
 func (t *Table) contradicted(e *endpoint, by string, zones []string, now time.Duration) {
 	s := &e.susp
-	s.streak++
-	s.shutUntil = now + shutFor
-	if s.streak >= shutAfter {
-		s.shutUntil = now + shutLong
-	}
-	t.due(s.shutUntil)
 	// If all who fail are of one zone and all who succeed of others, the fault may
 	// lie between: the next round is about that zone, at once.
 	s.nextZone = ""
 	if zone, one := oneZone(s.hard, s.stalled); one && s.zone == "" && len(zones) > 0 && !slices.Contains(zones, zone) {
-		s.nextZone, s.shutUntil = zone, now
-		s.streak--
+		s.nextZone = zone
+		t.due(now)
+	} else {
+		t.due(s.doubt(now, s.hard, s.stalled))
 	}
 	if s.told != never {
 		s.listener = now

@@ -25,7 +25,7 @@ func (t *Table) witnesses(e *endpoint, now time.Duration) {
 	for _, i := range e.hot {
 		c := &e.cells[i]
 		r := t.slots[c.reporter]
-		if r.domain.muted(now) || slices.Contains(answered, t.observers[c.reporter].zone) {
+		if r.domain.muted(now) || s.doubts(r.domain, now) || slices.Contains(answered, t.observers[c.reporter].zone) {
 			continue
 		}
 		x := c.x
@@ -45,7 +45,7 @@ func (t *Table) witnesses(e *endpoint, now time.Duration) {
 		}
 	}
 	// The sidecar beside the application knows first-hand that it refuses.
-	if o := &e.own; o.reporter != nil && o.refused > o.lastOK && now-o.at <= witnessFor && !o.reporter.domain.muted(now) {
+	if o := &e.own; o.reporter != nil && o.refused > o.lastOK && now-o.at <= witnessFor && !o.reporter.domain.muted(now) && !s.doubts(o.reporter.domain, now) {
 		s.hard = append(s.hard, witness{o.reporter, o.at, outlier.LevelApp, "own"})
 	}
 	byID := func(a, b witness) int { return compareReporters(a.reporter, b.reporter) }
@@ -73,7 +73,7 @@ func (t *Table) domainsOf(zone string, lists ...[]witness) int {
 func (t *Table) confirmers(e *endpoint, zone string, now time.Duration) []*reporter {
 	var list []*reporter
 	for _, r := range e.group.service.reporters {
-		if r.askable(t, now) && r.LHM <= maxProbeLHM && (zone == "" || r.Zone == zone) && (r.Node == "" || r.Node != e.Node) {
+		if r.askable(t, now) && r.LHM <= maxProbeLHM && !e.susp.doubts(r.domain, now) && (zone == "" || r.Zone == zone) && (r.Node == "" || r.Node != e.Node) {
 			list = append(list, r)
 		}
 	}
