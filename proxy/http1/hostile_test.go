@@ -45,7 +45,7 @@ func TestARecordIsOfItsOwnRequestAlsoWhenTheBufferHasGrown(t *testing.T) {
 			got := c.read("POST")
 			line := r.last()
 			giveBack()
-			if got.StatusCode != http.StatusOK || line.Method != "POST" || line.Path != "/mine" || line.Host != "mine" || line.ID != "mine" {
+			if got.StatusCode != http.StatusOK || line.Method != http.MethodPost || line.Path != "/mine" || line.Host != "mine" || line.ID != "mine" {
 				t.Errorf("%s: got %d, log %q %q %q %q, want the request's own", head, got.StatusCode, line.Method, line.Host, line.Path, line.ID)
 			}
 		}, talk(func(req *http.Request) string {
