@@ -15,9 +15,9 @@ const (
 	// well, so that those who fail together are judged together (the low and high
 	// watermarks of Rapid, Suresh et al. 2018).
 	gatherFor = 300 * time.Millisecond
-	// othersFor is how long a verdict for one zone waits for any news of the other
-	// zones.
-	othersFor = 250 * time.Millisecond
+	// othersFor is how long a verdict for one zone waits until the other zones have
+	// seen the endpoint well.
+	othersFor = time.Second
 	// fullFor is how long a verdict is not tried again for which there was no room,
 	// guardedFor one that a guard has stopped.
 	fullFor    = time.Second
@@ -281,16 +281,17 @@ func (t *Table) scope(e *endpoint, w *row, now time.Duration) Scope {
 	return Scope(loudest)
 }
 
-// othersTold says whether the observers outside a zone have had news of the
-// endpoint since the trouble began. If not, it may be down for them as well: they
-// get a moment to find out, before the verdict is for the zone alone.
+// othersTold says whether the observers outside a zone have seen the endpoint well
+// since the trouble began, as well as it takes to end a row. If not, it may fail them
+// too, and chance let one zone see it first: they get a moment to find out, before
+// the verdict is for the zone alone.
 func (t *Table) othersTold(c *candidate, now time.Duration) bool {
 	e := c.e
 	if !e.fast.open {
 		return true // all in all it is seen well
 	}
 	rest := t.read(e, &e.fast, e.fast.last.odds.Steps(), only{t.zones.id(string(c.scope)), outside}, now)
-	if rest.n-rest.k >= 5 {
+	if rest.sum <= clearAt {
 		return true
 	}
 	if e.scopeAt == never {

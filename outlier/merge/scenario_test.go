@@ -493,6 +493,19 @@ func TestAnIdleEndpointThatRefusesIsFoundByItsPings(t *testing.T) {
 	}
 }
 
+// In these runs chance lets one zone see most of the first failures.
+func TestAZoneThatSeesTheFailuresFirstWaitsForTheOthers(t *testing.T) {
+	for _, seed := range []uint64{157, 170, 184} {
+		f := newFleet(t, mesh{callers: 10, endpoints: 6, zones: twoZones, rate: 50, base: 0.01, seed: seed})
+		f.run(12 * time.Second)
+		f.targets[2].fault = f.sometimes(0.5)
+		f.ejected(2, 10*time.Second)
+		if v := f.verdicts(outlier.Ejected); len(v) != 1 || v[0].Verdict.Scope != Fleet {
+			t.Errorf("seed %d: got %s\nwant a verdict for the fleet", seed, describe(v))
+		}
+	}
+}
+
 func TestWhatEverybodySeesIsNoMatterOfOneZone(t *testing.T) {
 	for _, rate := range []float64{20, 100, 300} {
 		for _, share := range []float64{0.5, 0.2} {
@@ -525,5 +538,24 @@ func TestABrokenCallerDoesNotBlindTheFleetToACrash(t *testing.T) {
 		if v := f.verdicts(outlier.Ejected); f.now-begin > 500*ms || len(v) != 1 || v[0].Verdict.Rule != outlier.RuleHard {
 			t.Errorf("rate %v: after %v got %s\nwant one hard verdict within 500ms", rate, f.now-begin, describe(v))
 		}
+	}
+}
+
+// A muted domain is not asked to test an endpoint: it would be no help.
+func TestAMutedCallerDoesNotHoldUpAProbation(t *testing.T) {
+	f := quickstart(t, 50)
+	f.run(12 * time.Second)
+	f.callers[1].broken = true
+	f.run(8 * time.Second)
+	f.callers[1].broken = false
+	f.targets[2].fault = always(errs)
+	if _, ok := f.ejected(2, 10*time.Second); !ok {
+		t.Fatalf("no verdict\n%v", f.events)
+	}
+	f.targets[2].fault = always(works)
+	healed := f.now
+	in := func() bool { return f.table.Status(f.now)[0].Endpoints[2].State == outlier.Ramp }
+	if !f.until(healed+15*time.Second, in) {
+		t.Errorf("15s after the fault: %s, want ramp\n%s\n%v", f.table.Status(f.now)[0].Endpoints[2].State, describe(f.verdicts()), f.events)
 	}
 }
