@@ -86,6 +86,7 @@ func (cp *ControlPlane) Run(ctx context.Context) error {
 	}
 	cp.opts.Log.Info("listening", "xds", xds.Addr().String(), "http", api.Addr().String(), "version", cp.opts.Version)
 
+	cp.loop.load()
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return cp.opts.Registry.Run(ctx) })
 	g.Go(func() error { return cp.serveGRPC(ctx, xds) })

@@ -128,11 +128,17 @@ func (l *loop) ask(ctx context.Context, f func(*loop)) error {
 	}
 }
 
+// load takes in the mesh and what was kept over a restart. It comes before run, and
+// before the first client, who may hold what a server that is still empty does not
+// know.
+func (l *loop) load() {
+	l.reload()
+	l.remember()
+}
+
 // run owns the table until ctx ends.
 func (l *loop) run(ctx context.Context) error {
 	defer close(l.ended)
-	l.reload()
-	l.remember()
 	timer := time.NewTimer(0)
 	defer timer.Stop()
 	for ctx.Err() == nil {

@@ -222,6 +222,21 @@ func TestADeltaClientThatReconnectsIsSentOnlyWhatDiffers(t *testing.T) {
 	})
 }
 
+// A server that has just been started is asked while it still fills.
+func TestWhatIsThereWhenTheGateOpensIsNotGone(t *testing.T) {
+	bubble(t, func(t *testing.T, h *harness) {
+		c := h.open(node("n", envoyView), true)
+		c.sendDelta(&discoveryv3.DeltaDiscoveryRequest{
+			TypeUrl: cds, ResourceNamesSubscribe: []string{"*"}, InitialResourceVersions: map[string]string{"a": "v", "gone": "v"},
+		})
+		synctest.Wait()
+		h.apply(cluster("a", 1))
+		h.Ready()
+		synctest.Wait()
+		c.want("clusters[a -gone]")
+	})
+}
+
 func TestADeltaClientThatHoldsEverythingGetsASignOfLife(t *testing.T) {
 	bubble(t, func(t *testing.T, h *harness) {
 		h.apply(cluster("a", 1))

@@ -44,7 +44,7 @@ type subscription struct {
 	named    int // entries subscribed by name
 	entries  map[*topic]entry
 	dirty    []*topic // those whose entry is dirty
-	gone     []string // names that a reconnecting client holds and that are no more
+	gone     []string // names that a reconnecting client holds and that are not there
 	answer   bool     // the client waits for an answer even if it is empty
 
 	watch    *watch   // open when the client may be sent something
@@ -212,6 +212,12 @@ func (s *subscription) next() *batch {
 	}
 	// Make before break: no cluster goes while a listener or a route may name it.
 	holdRemovals := s.typ == clusters && (s.stream.subs[listeners].busy() || s.stream.subs[routes].busy())
+	// What has come since the client asked, as it does while a new server fills, is
+	// among what is dirty.
+	s.gone = slices.DeleteFunc(s.gone, func(name string) bool {
+		t := s.table.topics[name]
+		return t != nil && t.in(s.stream.view.Zone) != nil
+	})
 	b := &batch{sum: s.sum, gone: s.gone, answer: s.answer}
 	var held []*topic
 	for _, t := range s.dirty {
