@@ -194,7 +194,9 @@ func (c *Client) stream(ctx context.Context) (good bool, err error) {
 	defer receiving.Wait()
 	defer cancel()
 
-	st, err := discoveryv3.NewAggregatedDiscoveryServiceClient(c.cc).DeltaAggregatedResources(ctx)
+	// Once it is known that nobody answers, the stream waits for the connection: to
+	// ask again and again would add this pace to that of the connection.
+	st, err := discoveryv3.NewAggregatedDiscoveryServiceClient(c.cc).DeltaAggregatedResources(ctx, grpc.WaitForReady(c.state == down))
 	if err != nil {
 		return false, err
 	}
