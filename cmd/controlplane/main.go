@@ -51,7 +51,8 @@ func newRoot() *cobra.Command {
 		Long: `controlplane merges what all sidecars overhear of real requests, decides which
 endpoints are bad, and tells sidecars, Envoys and gRPC clients over xDS.
 
-"controlplane run" runs it. The other commands talk to a running one.`,
+"controlplane run" runs it, "controlplane replay" tries a policy on what sidecars
+have recorded. The other commands talk to a running one.`,
 		SilenceErrors: true,
 		SilenceUsage:  true,
 		Args:          cobra.ArbitraryArgs,
@@ -81,7 +82,7 @@ ejection: by probes, probation and a ramp.`),
 		c.Flags().StringVarP(&r.output, "output", "o", "table", "table, json or yaml")
 	}
 	root.AddCommand(remotes...)
-	root.AddCommand(runCommand(), validateCommand(), &cobra.Command{
+	root.AddCommand(runCommand(), validateCommand(), replayCommand(), &cobra.Command{
 		Use: "version", Short: "Print the version", Args: noArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
 			_, err := fmt.Fprintln(c.OutOrStdout(), "controlplane", version())

@@ -44,6 +44,7 @@ var purposes = map[string]string{
 	"xds/controlplane": "closes the loop from reports to endpoint sets",
 	"xds/policypb":     "the wire form of a cluster's policy",
 	"xds/registry":     "knows which endpoints exist when all is well",
+	"xds/replay":       "says what a policy would have done with what sidecars have recorded",
 	"xds/report":       "both ends of the report stream, one codec",
 	"xds/reportpb":     "the wire form of reports",
 	"xds/resource":     "turns xDS messages into checked values, in both directions",

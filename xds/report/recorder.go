@@ -14,6 +14,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/overhear-mesh/overhear/outlier"
 	"github.com/overhear-mesh/overhear/outlier/merge"
 	"github.com/overhear-mesh/overhear/xds/reportpb"
 )
@@ -63,9 +64,10 @@ type Recorder struct {
 	names       *names
 	seq         uint64
 	known       map[merge.Key]*known
-	last        time.Duration // when the newest message was brought
-	held        []*reportpb.HeldChange
-	size        int64 // of the file, once all that waits is in it
+	last        time.Duration               // when the newest message was brought
+	held        []*reportpb.HeldChange      // that wait
+	verdicts    map[merge.Key]merge.Verdict // of the control plane, that hold now
+	size        int64                       // of the file, once all that waits is in it
 	queue       []chunk
 	queued      int // bytes
 	messages    uint64
@@ -210,6 +212,10 @@ func (r *Recorder) Hello(h Hello, incarnation uint64) {
 		r.fresh = true
 	}
 	r.hello, r.incarnation, r.greeted = h, incarnation, true
+	r.verdicts = make(map[merge.Key]merge.Verdict, len(h.Held))
+	for _, v := range h.Held {
+		r.verdicts[v.Key] = v
+	}
 }
 
 // Held notes changes of belief; they go with the next message. It does not block.
@@ -217,6 +223,16 @@ func (r *Recorder) Held(changes ...HeldChange) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	for _, c := range changes {
+		switch {
+		case !c.Fleet:
+		case c.To == outlier.In:
+			delete(r.verdicts, c.Key)
+		default:
+			if r.verdicts == nil {
+				r.verdicts = map[merge.Key]merge.Verdict{}
+			}
+			r.verdicts[c.Key] = merge.Verdict{Key: c.Key, State: c.To, Epoch: c.Epoch, Rule: c.Rule}
+		}
 		if len(r.held) == maxHeld {
 			r.held = slices.Delete(r.held, 0, 1)
 			r.lost++
@@ -314,8 +330,13 @@ func (r *Recorder) segment(m Message, now time.Duration) (chunk, error) {
 	for _, k := range m.Known {
 		services[k.Service] = true
 	}
+	hello := r.hello
+	hello.Held = nil
+	for _, k := range slices.SortedFunc(maps.Keys(r.verdicts), compareKeys) {
+		hello.Held = append(hello.Held, r.verdicts[k])
+	}
 	all, err := appendFrame(nil, &reportpb.Recorded{Header: &reportpb.RecordHeader{
-		Hello:         encodeHello(r.hello, r.incarnation, now).GetHello(),
+		Hello:         encodeHello(hello, r.incarnation, now).GetHello(),
 		StartedUnixMs: r.cfg.Started.UnixMilli(),
 		Services:      slices.Sorted(maps.Keys(services)),
 		Lost:          r.lost,

@@ -118,7 +118,7 @@ func TestARecordingIsReadAsItWasTold(t *testing.T) {
 		Node: "sidecar-1", Zone: "a", Region: "r", Labels: map[string]string{"node": "host-1"},
 		Own: []Own{{Key: api1, Age: ms(4000)}}, Held: []merge.Verdict{{Key: api2, Epoch: 9, State: outlier.Ejected, Rule: outlier.RuleFast}},
 	}, 7)
-	change := HeldChange{Key: api2, From: outlier.In, To: outlier.Ejected, Rule: outlier.RuleHard, Fleet: true, Epoch: 5, At: ms(400)}
+	change := HeldChange{Key: api2, From: outlier.In, To: outlier.Ejected, Rule: outlier.RuleHard, Fleet: true, Epoch: 10, At: ms(400)}
 	r.Held(change)
 	m := everything()
 	r.Message(m, ms(1000))
@@ -133,7 +133,8 @@ func TestARecordingIsReadAsItWasTold(t *testing.T) {
 			ID: "sidecar-1", Incarnation: 7, Node: "host-1", Zone: "a", Region: "r", Labels: map[string]string{"node": "host-1"},
 		},
 		Started: began, Services: []string{"api"},
-		Own: []Own{{Key: api1, Age: ms(4000)}}, Held: []merge.Verdict{{Key: api2, Epoch: 9, State: outlier.Ejected, Rule: outlier.RuleFast}},
+		Own:  []Own{{Key: api1, Age: ms(4000)}},
+		Held: []merge.Verdict{{Key: api2, Epoch: 10, State: outlier.Ejected, Rule: outlier.RuleHard}}, // what holds now
 	}
 	if diff := cmp.Diff(wantHeader, all[0].Header); diff != "" {
 		t.Errorf("header (-want +got):\n%s", diff)

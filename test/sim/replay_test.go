@@ -1,0 +1,113 @@
+package sim_test
+
+import (
+	"fmt"
+	"io"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/overhear-mesh/overhear/outlier/merge"
+	"github.com/overhear-mesh/overhear/proxy/config"
+	"github.com/overhear-mesh/overhear/test/fakeupstream"
+	"github.com/overhear-mesh/overhear/test/sim"
+	"github.com/overhear-mesh/overhear/xds/registry"
+	"github.com/overhear-mesh/overhear/xds/replay"
+)
+
+// recorded are the files that the callers of a mesh have written.
+func recorded(t *testing.T, dir string) []replay.File {
+	t.Helper()
+	paths, err := filepath.Glob(filepath.Join(dir, "*"))
+	if err != nil || len(paths) == 0 {
+		t.Fatalf("no recordings in %s: %v", dir, err)
+	}
+	var files []replay.File
+	for _, path := range paths {
+		files = append(files, replay.File{Name: path, Open: func() (io.ReadCloser, error) { return os.Open(path) }})
+	}
+	return files
+}
+
+// meshFile is what a mesh file would say of a mesh.
+func meshFile(m *sim.Mesh) *registry.Mesh {
+	s := registry.NewService(sim.Service)
+	for _, e := range m.Endpoints {
+		s.Endpoints = append(s.Endpoints, registry.Endpoint{
+			Address: netip.MustParseAddrPort(e.Address), Instance: e.Instance, Zone: e.Zone, Node: "host-of-" + e.Instance, Weight: 1,
+		})
+	}
+	return &registry.Mesh{Services: []registry.Service{s}}
+}
+
+// What real sidecars record of real faults, replayed under the same policy, leads to
+// the verdicts that the live control plane gave, at the same time.
+func TestAReplayDecidesAsTheLiveControlPlaneDid(t *testing.T) {
+	for _, tc := range []struct {
+		name  string
+		fault fakeupstream.Fault
+		rate  float64
+		base  float64
+		near  time.Duration // how far apart in time the two may be
+	}{
+		{"a crash", fakeupstream.Crash(), 50, 0, 30 * time.Millisecond},
+		{"a crash at 1 % base errors", fakeupstream.Crash(), 50, 0.01, 30 * time.Millisecond},
+		{"20 % errors", fakeupstream.Errors(0.2), 50, 0.001, 100 * time.Millisecond},
+		{"50 % errors", fakeupstream.Errors(0.5), 50, 0, 100 * time.Millisecond},
+	} {
+		for seed := range uint64(2) {
+			t.Run(fmt.Sprintf("%s, seed %d", tc.name, seed), func(t *testing.T) {
+				t.Parallel()
+				synctest.Test(t, func(t *testing.T) {
+					dir := t.TempDir()
+					m := sim.Start(t, sim.Config{
+						Callers: 6, Endpoints: 6, Zones: 2, Rate: tc.rate, BaseErrors: tc.base, Seed: seed + 1,
+						Sidecar: func(i int, c *config.Config) { c.Record.Path = filepath.Join(dir, fmt.Sprintf("caller-%d", i)) },
+					})
+					m.Wait(12 * time.Second)
+					must(t, m.Endpoints[2].Set(tc.fault))
+					m.Wait(8 * time.Second)
+					must(t, m.Endpoints[2].Heal())
+					m.Wait(40 * time.Second)
+					live := m.Verdicts(func(v sim.Verdict) bool { return v.Out() })
+					start := time.Now().Add(-m.Now())
+					for i := range m.Callers {
+						m.StopCaller(i)
+					}
+					recordings, err := replay.Scan(recorded(t, dir))
+					if err != nil {
+						t.Fatal(err)
+					}
+					// Another seed than the live one: others are asked.
+					got, err := recordings.Replay(replay.Policy{Mesh: meshFile(m), Merge: merge.DefaultConfig(), Seed: 99})
+					if err != nil {
+						t.Fatal(err)
+					}
+					if len(live) == 0 || len(got.Endpoints) != 1 || len(got.Endpoints[0].Would) == 0 || len(got.Endpoints[0].Held) == 0 {
+						t.Fatalf("live verdicts %+v, replayed %+v; want one endpoint that was and would have been out", live, got.Endpoints)
+					}
+					e := got.Endpoints[0]
+					would, held, first := e.Would[0], e.Held[0], live[0]
+					if e.Key.Instance != m.Endpoints[first.Endpoint].Instance || would.Scope.String() != first.Scope || would.Rule.String() != first.Rule {
+						t.Errorf("would have taken out %s for %s by rule %s, want %+v", e.Key, would.Scope, would.Rule, first)
+					}
+					if d := would.From.Sub(start) - first.At; d.Abs() > tc.near {
+						t.Errorf("would have taken it out %v after the live verdict, want within %v", d, tc.near)
+					}
+					if d := held.From.Sub(start) - first.At; d < -time.Millisecond || d > 20*time.Millisecond || held.Rule != would.Rule {
+						t.Errorf("the record has the live verdict %v late, by rule %s; want %s within 20ms", d, held.Rule, would.Rule)
+					}
+					if last := e.Would[len(e.Would)-1]; last.To.IsZero() {
+						t.Errorf("it would still be out 40s after the fault: %+v", e.Would)
+					}
+					if len(got.Unknown) != 0 || len(got.Problems) != 0 || len(got.Refused) != 0 {
+						t.Errorf("unknown %v, problems %v, refused %v; want none", got.Unknown, got.Problems, got.Refused)
+					}
+				})
+			})
+		}
+	}
+}
