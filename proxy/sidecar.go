@@ -268,6 +268,7 @@ func (s *Sidecar) open(work context.Context, group *errgroup.Group) (err error) 
 		return fmt.Errorf("admin.address: %w", err)
 	}
 	s.addrs["admin"] = socket.Addr()
+	s.opts.Log.Info("listening", "listener", "admin", "address", socket.Addr().String())
 	server := &http.Server{
 		Handler:           admin.Handler(s.shown()),
 		ReadHeaderTimeout: admin.ReadHeaderTimeout,
