@@ -10,6 +10,10 @@ import (
 	"time"
 
 	"github.com/rogpeppe/go-internal/testscript"
+
+	"github.com/overhear-mesh/overhear/outlier"
+	"github.com/overhear-mesh/overhear/test/recording"
+	"github.com/overhear-mesh/overhear/xds/report"
 )
 
 func TestMain(m *testing.M) {
@@ -28,10 +32,13 @@ func TestScripts(t *testing.T) {
 			return nil
 		},
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
-			"address": freeAddress,
-			"expand":  expand,
-			"ready":   waitReady,
-			"shows":   waitShows,
+			"address":  freeAddress,
+			"damage":   damage,
+			"expand":   expand,
+			"ready":    waitReady,
+			"record":   record,
+			"shows":    waitShows,
+			"truncate": truncate,
 		},
 	})
 }
@@ -54,6 +61,54 @@ func expand(ts *testscript.TestScript, neg bool, args []string) {
 	}
 	text := os.Expand(ts.ReadFile(args[0]), ts.Getenv)
 	ts.Check(os.WriteFile(ts.MkAbs(args[0]), []byte(text), 0o600))
+}
+
+// record writes what four sidecars may have recorded of four endpoints.
+func record(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) != 0 {
+		ts.Fatalf("usage: record")
+	}
+	bad := recording.Key(2)
+	change := func(at time.Duration, epoch uint64, from, to outlier.State) report.HeldChange {
+		return report.HeldChange{Key: bad, From: from, To: to, Rule: outlier.RuleFast, Fleet: true, Epoch: epoch, At: at}
+	}
+	_, err := recording.Fleet{
+		Sidecars: 4, Endpoints: 4, Rate: 10,
+		Start: time.Date(2026, 5, 1, 12, 0, 0, 0, time.UTC), Length: time.Minute,
+		Fails: func(sidecar, endpoint int, at time.Duration) float64 {
+			switch {
+			case endpoint == 2 && at >= 20*time.Second && at < 30*time.Second:
+				return 0.5
+			case endpoint == 3 && sidecar == 3 && at >= 40*time.Second && at < 45*time.Second:
+				return 0.9
+			}
+			return 0
+		},
+		Held: []report.HeldChange{
+			change(20700*time.Millisecond, 1, outlier.In, outlier.Ejected), change(30*time.Second, 4, outlier.Ejected, outlier.Ramp),
+			change(40*time.Second, 5, outlier.Ramp, outlier.In),
+		},
+	}.Write(ts.MkAbs("."))
+	ts.Check(err)
+}
+
+// truncate takes the last byte off a file, as a crash in the middle of a write may.
+func truncate(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) != 1 {
+		ts.Fatalf("usage: truncate FILE")
+	}
+	text := ts.ReadFile(args[0])
+	ts.Check(os.WriteFile(ts.MkAbs(args[0]), []byte(text[:len(text)-1]), 0o600))
+}
+
+// damage changes a byte near the end of a file.
+func damage(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) != 1 {
+		ts.Fatalf("usage: damage FILE")
+	}
+	text := []byte(ts.ReadFile(args[0]))
+	text[len(text)-10] ^= 0xff
+	ts.Check(os.WriteFile(ts.MkAbs(args[0]), text, 0o600))
 }
 
 // waitReady waits until a control plane answers its clients.

@@ -137,7 +137,7 @@ func (f Fleet) count(p *pair, sidecar, endpoint int, at time.Duration) bool {
 	}
 	before := p.counts()
 	p.n += attempts
-	p.k += attempts * fails
+	p.k += float64(p.counts().N-before.N) * fails // never more failures than attempts
 	d := p.counts().Sub(before)
 	if d.N > d.K() {
 		p.ok = at

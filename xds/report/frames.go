@@ -31,8 +31,10 @@ const (
 
 // Reasons for which a recording cannot be read on.
 var (
-	// ErrNoRecording: the file is none, or of another format.
+	// ErrNoRecording: the file is none.
 	ErrNoRecording = errors.New("is no recording")
+	// ErrOtherFormat: it is one of another version.
+	ErrOtherFormat = errors.New("is no recording that this version can read")
 	// ErrTruncated: the last frame is not whole, as a crash leaves it.
 	ErrTruncated = errors.New("ends in the middle of a frame")
 	// ErrDamaged: what is there was not written by a recorder.
@@ -70,7 +72,6 @@ type frames struct {
 	name   string
 	r      *bufio.Reader
 	offset int64 // of the next frame
-	other  bool  // it is a recording of another format
 	buf    []byte
 }
 
@@ -97,8 +98,7 @@ func (f *frames) title() error {
 	}
 	if version, ok := strings.CutPrefix(string(have), recordTitle); ok {
 		version, _, _ = strings.Cut(version, "\n")
-		f.other = true
-		return f.fail(ErrNoRecording, "that this version can read: its format is %q, want \"1\"", version)
+		return f.fail(ErrOtherFormat, "its format is %q, want \"1\"", version)
 	}
 	return f.fail(ErrNoRecording, "it does not begin with %q", strings.TrimSpace(recordMagic))
 }

@@ -107,12 +107,10 @@ func (r *Recorder) resume() error {
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
 		return r.create()
-	case errors.Is(err, ErrNoRecording) && end == 0:
-		return err // somebody else's: it is not ours to move
-	case errors.Is(err, ErrDamaged), errors.Is(err, ErrNoRecording):
+	case errors.Is(err, ErrDamaged), errors.Is(err, ErrOtherFormat):
 		return r.rotate() // it stays as it is
 	case err != nil:
-		return err
+		return err // also of what is no recording: it is not ours to move
 	}
 	if r.file, err = os.OpenFile(r.cfg.Path, os.O_WRONLY|os.O_APPEND, 0o640); err != nil {
 		return err
@@ -127,7 +125,7 @@ func (r *Recorder) resume() error {
 }
 
 // intact is where the whole frames of a file end. A last one that is not whole is no
-// error. With ErrNoRecording end is above 0 if it is one, of another format.
+// error.
 func intact(path string) (end int64, err error) {
 	file, err := os.Open(path)
 	if err != nil {
@@ -140,8 +138,6 @@ func intact(path string) (end int64, err error) {
 		_, err = f.next()
 	}
 	switch {
-	case errors.Is(err, ErrNoRecording) && f.other:
-		return int64(len(recordTitle)), err
 	case errors.Is(err, ErrTruncated), errors.Is(err, io.EOF):
 		return f.offset, nil
 	}

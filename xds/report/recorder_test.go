@@ -268,7 +268,7 @@ func TestWhatIsNoRecordingIsSaidToBeNone(t *testing.T) {
 		text   string
 	}{
 		"another file":        {"node: {id: shop-1}\n1234567890", ErrNoRecording, `f: offset 0: is no recording: it does not begin with "overhear recording 1"`},
-		"another format":      {"overhear recording 2\n\x01\x02", ErrNoRecording, `f: offset 0: is no recording: that this version can read: its format is "2", want "1"`},
+		"another format":      {"overhear recording 2\n\x01\x02", ErrOtherFormat, `f: offset 0: is no recording that this version can read: its format is "2", want "1"`},
 		"nothing":             {"", ErrTruncated, "f: offset 0: ends in the middle of a frame: it has 0 bytes of its first line"},
 		"a title":             {recordMagic, ErrTruncated, "f: offset 21: ends in the middle of a frame: it has no header"},
 		"zeros after a crash": {recordMagic + "\x00\x00\x00", ErrDamaged, "f: offset 21: is damaged: a frame of 0 bytes is none"},
