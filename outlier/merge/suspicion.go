@@ -347,8 +347,8 @@ func (t *Table) contradicted(e *endpoint, by string, zones []string, now time.Du
 	if zone, one := oneZone(s.hard, s.stalled); one && s.zone == "" && len(zones) > 0 && !slices.Contains(zones, zone) {
 		s.nextZone = zone
 		t.due(now)
-	} else {
-		t.due(s.doubt(now, s.hard, s.stalled))
+	} else if until := s.doubt(now, s.hard, s.stalled); until > now { // witnesses may be gone by now
+		t.due(until)
 	}
 	if s.told != never {
 		s.listener = now
