@@ -47,10 +47,10 @@ type Belief struct {
 	outlier.Change
 }
 
-// Ping is an idle ping of one caller's sidecar.
+// Ping is an idle ping by any sidecar.
 type Ping struct {
 	At       time.Duration
-	Caller   int
+	By       string // its node
 	Endpoint int
 	Leased   bool // on the control plane's behalf
 	Result   outlier.ProbeResult

@@ -243,7 +243,10 @@ func (m *Mesh) startEndpoint(i int) {
 	cfg := m.sidecar(e.Instance, zone, "host-of-"+e.Instance)
 	cfg.Node.Cluster = Service
 	cfg.Inbound = []config.Inbound{{Name: "inbound", Address: e.Address, Application: behindPort, Service: Service, Instance: e.Instance}}
-	s, err := proxy.New(cfg, proxy.Options{Log: m.log(e.Instance), Dial: e.Host.Dial, Listen: e.Host.Listen})
+	s, err := proxy.New(cfg, proxy.Options{
+		Log: m.log(e.Instance), Dial: e.Host.Dial, Listen: e.Host.Listen,
+		OnEvent: func(ev cluster.Event) { m.pinged(e.Instance, ev) },
+	})
 	if err != nil {
 		m.t.Fatal(err)
 	}
@@ -316,7 +319,7 @@ func (m *Mesh) AddCaller(i int) *Caller {
 
 func (m *Mesh) startCaller(c *Caller) {
 	m.t.Helper()
-	id := fmt.Sprintf("caller-%d", c.Index)
+	id := nameOf(c.Index)
 	cfg := m.sidecar(id, c.Zone, m.cfg.Node(c.Index))
 	cfg.Outbound = []config.Outbound{{Name: Service, Address: userPort, Cluster: Service}}
 	if m.cfg.Alone || m.cfg.File {
@@ -382,10 +385,17 @@ func (m *Mesh) believed(caller int, e cluster.Event) {
 	for _, c := range e.Changes {
 		m.addBelief(Belief{At: m.Now(), Caller: caller, Endpoint: m.indexOf(c.ID), Change: c})
 	}
+	m.pinged(nameOf(caller), e)
+}
+
+func (m *Mesh) pinged(by string, e cluster.Event) {
 	for _, p := range e.Pings {
-		m.addPing(Ping{At: m.Now(), Caller: caller, Endpoint: m.indexOf(p.ID), Leased: p.Leased, Result: p.Result})
+		m.addPing(Ping{At: m.Now(), By: by, Endpoint: m.indexOf(p.ID), Leased: p.Leased, Result: p.Result})
 	}
 }
+
+// nameOf is a caller's node.
+func nameOf(caller int) string { return fmt.Sprintf("caller-%d", caller) }
 
 // indexOf is -1 for an endpoint that is not the mesh's.
 func (m *Mesh) indexOf(instance string) int {

@@ -29,7 +29,7 @@ func TestAnEndpointThatIsWellAgainComesBackGently(t *testing.T) {
 	} {
 		var s sample[run]
 		t.Run(c.name+", sidecar before it "+yes(c.inbound), func(t *testing.T) {
-			over(t, 4, sim.Config{Zones: 2, Rate: 30, BaseErrors: 0.01, Inbound: c.inbound}, func(t *testing.T, m *sim.Mesh) {
+			over(t, 4, sim.Config{Zones: 2, Rate: 30, BaseErrors: 0.001, Inbound: c.inbound}, func(t *testing.T, m *sim.Mesh) {
 				m.Wait(6 * time.Second)
 				from := m.Now()
 				must(t, m.Endpoints[2].Set(c.fault))
@@ -71,7 +71,7 @@ func TestAnEndpointThatIsWellAgainComesBackGently(t *testing.T) {
 		for _, r := range s.runs {
 			lost += r.lost
 		}
-		table.Row(c.name, yes(c.inbound), 5, percent(0.01), len(s.runs), sim.Median(took), sim.Quantile(took, .95),
+		table.Row(c.name, yes(c.inbound), 5, percent(0.001), len(s.runs), sim.Median(took), sim.Quantile(took, .95),
 			sim.Quantile(figures(&s, func(r run) float64 { return r.peak }), 1), lost)
 	}
 	table.Print(t)
@@ -92,9 +92,9 @@ func TestAnEndpointThatFlapsIsTrustedLessEachTime(t *testing.T) {
 		if len(outs) > 9 || len(in) > 9 {
 			t.Errorf("out %d times, back %d times in 18 cycles: the hold-off does not grow%s", len(outs), len(in), m.Story(from))
 		}
-		// A hold-off of an earlier ejection, at its shortest: 0.8 x 2^(n-1) s.
+		// The hold-off after an ejection, at its shortest: 0.8 x min(60, 2^(n-1)) s.
 		for i := 1; i < len(outs); i++ {
-			if gap, least := outs[i].At-outs[i-1].At, 800*time.Millisecond<<min(i-1, 6); gap < least {
+			if gap, least := outs[i].At-outs[i-1].At, min(48*time.Second, 800*time.Millisecond<<(i-1)); gap < least {
 				t.Errorf("ejections %d and %d are %v apart, want at least %v%s", i, i+1, gap, least, m.Story(from))
 			}
 		}
