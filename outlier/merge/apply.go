@@ -401,7 +401,8 @@ func (t *Table) foldCell(e *endpoint, s *staged, now time.Duration) {
 	}
 	if d.N > 0 {
 		c.changed = s.at
-		if u := r.services[e.Key.Service]; u != nil {
+		// Who has only failed may have done no more than probe.
+		if u := r.services[e.Key.Service]; u != nil && d.N != d.K() {
 			u.n += int64(d.N)
 			u.traffic = max(u.traffic, s.at)
 		}

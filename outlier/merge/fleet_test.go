@@ -32,6 +32,7 @@ type fleet struct {
 	byID     map[string]*caller
 	changes  []Change
 	events   []Event
+	samples  []Sample
 	orders   []ProbeOrder
 	pings    map[Key]int
 	polls    int
@@ -74,8 +75,10 @@ type caller struct {
 	f      *fleet
 	seq    uint64
 	broken bool // its network is: everything fails
-	cells  map[Key]*callerCell
-	down   bool
+	// bystander sends nothing.
+	bystander bool
+	cells     map[Key]*callerCell
+	down      bool
 
 	pending  time.Duration // when the next report is built; 0: none is due
 	last     time.Duration
@@ -134,6 +137,7 @@ func (q *events) Pop() any {
 // mesh describes a fleet.
 type mesh struct {
 	callers, endpoints int
+	bystanders         int      // further reporters, who send nothing and can be asked for probes
 	zones              []string // of callers and endpoints, in turn
 	rate               float64  // attempts per second on each endpoint
 	base               float64
@@ -167,21 +171,23 @@ func newFleet(tb testing.TB, m mesh) *fleet {
 		f.byKey[t.Key] = t
 	}
 	f.setService()
-	for i := range m.callers {
+	for i := range m.callers + m.bystanders {
 		node := fmt.Sprintf("node%03d", i)
 		if m.node != nil {
 			node = m.node(i)
 		}
 		c := &caller{
 			f: f, Reporter: Reporter{ID: fmt.Sprintf("caller%03d", i), Incarnation: 1, Principal: fmt.Sprintf("10.0.0.%d", i), Node: node, Zone: zone(i)},
-			cells: make(map[Key]*callerCell), tokens: 4, last: -time.Hour, urgentAt: -time.Hour,
+			cells: make(map[Key]*callerCell), tokens: 4, last: -time.Hour, urgentAt: -time.Hour, bystander: i >= m.callers,
 		}
 		f.callers = append(f.callers, c)
 		f.byID[c.ID] = c
 		c.join()
 		for _, t := range f.targets {
 			c.cells[t.Key] = &callerCell{target: t, lastOK: -1, okStart: -1, lastHard: -1, leases: make(map[OrderID]PingLease)}
-			c.next(t)
+			if !c.bystander {
+				c.next(t)
+			}
 		}
 		c.tick(time.Duration(f.rng.Int64N(int64(time.Second))))
 	}
@@ -246,6 +252,7 @@ func (f *fleet) step() {
 	f.stepAt = max(out.Next, f.now+ms)
 	f.check()
 	f.events = append(f.events, out.Events...)
+	f.samples = append(f.samples, out.Samples...)
 	f.orders = append(f.orders, out.Orders...)
 	for _, ch := range out.Changes {
 		f.changes = append(f.changes, ch)
@@ -610,6 +617,13 @@ func (c *caller) probe(o ProbeOrder) {
 	f := c.f
 	res, took := c.reach(o.Key, o.Timeout)
 	start := f.now
+	if c.bystander && res.Hard() { // counts as an attempt; among those of a caller it does not matter
+		f.at(start+took, func() {
+			cell := c.cells[o.Key]
+			cell.level = o.Level
+			c.end(cell, outlier.Conn, start)
+		})
+	}
 	f.at(start+took+f.delay, func() {
 		if !f.stopped {
 			f.table.Probed(o.ID, c.ID, o.Level, res, start, start+took, f.now)

@@ -30,7 +30,7 @@ type use struct {
 	service *service
 	n, seen int64
 	rate    float64       // attempts per second, over 30 s
-	traffic time.Duration // when an attempt was last told of
+	traffic time.Duration // when a success was last told of
 	overdue time.Duration // D_over; 0: unknown
 }
 
