@@ -32,7 +32,7 @@ import (
 )
 
 type options struct {
-	fault  string
+	faults []string // empty: all
 	rate   float64
 	repeat int
 	stay   bool
@@ -47,16 +47,20 @@ func main() {
 		}
 	}
 	var o options
-	flag.StringVar(&o.fault, "fault", "", "show just this `fault`: "+strings.Join(names, ", "))
+	flag.Func("fault", "show just this `fault`, or several, separated by commas: "+strings.Join(names, ", "), func(v string) error {
+		for name := range strings.SplitSeq(v, ",") {
+			if !slices.Contains(names, name) {
+				return fmt.Errorf("no fault %q: want one of %s", name, strings.Join(names, ", "))
+			}
+			o.faults = append(o.faults, name)
+		}
+		return nil
+	})
 	flag.Float64Var(&o.rate, "rate", 300, "requests a second of all callers together; a sixth goes into each endpoint")
 	flag.IntVar(&o.repeat, "repeat", 1, "how often to show it; more than once prints median and p95")
 	flag.BoolVar(&o.stay, "stay", false, "keep the mesh running at the end, until interrupted")
 	flag.BoolVar(&o.json, "json", false, "print the summary as one JSON object, and nothing else on standard output")
 	flag.Parse()
-	if o.fault != "" && !slices.Contains(names, o.fault) {
-		fmt.Fprintf(os.Stderr, "quickstart: no fault %q: want one of %s\n", o.fault, strings.Join(names, ", "))
-		os.Exit(2)
-	}
 	if o.rate < 1 || o.rate > 20000 || o.repeat < 1 || flag.NArg() > 0 {
 		fmt.Fprintln(os.Stderr, "quickstart: want -rate from 1 to 20000, -repeat from 1, and no other arguments")
 		os.Exit(2)
@@ -113,7 +117,7 @@ func run(ctx context.Context, o options, stdout, stderr io.Writer) (ok bool, err
 	var results []result
 	for range o.repeat {
 		for _, act := range acts() {
-			got, err := m.play(ctx, act, o.fault, story)
+			got, err := m.play(ctx, act, o.faults, story)
 			if err != nil {
 				return false, err
 			}
@@ -134,17 +138,17 @@ func run(ctx context.Context, o options, stdout, stderr io.Writer) (ok bool, err
 	return summarise(ctx, o, results, m, stdout)
 }
 
-// play shows the faults of one act, or just the one that is wanted.
-func (m *mesh) play(ctx context.Context, act []staged, wanted string, story *narrator) ([]result, error) {
+// play shows the faults of one act, or of them those that are wanted.
+func (m *mesh) play(ctx context.Context, act []staged, wanted []string, story *narrator) ([]result, error) {
 	var wg sync.WaitGroup
 	results := make([]result, len(act))
 	errs := make([]error, len(act))
 	for i, s := range act {
-		if wanted != "" && s.fault.name != wanted {
+		if len(wanted) > 0 && !slices.Contains(wanted, s.fault.name) {
 			continue
 		}
 		after := s.after
-		if wanted != "" {
+		if len(wanted) == 1 {
 			after = 0
 		}
 		wg.Go(func() {
@@ -192,7 +196,23 @@ func (m *mesh) show(ctx context.Context, f fault, story *narrator) (result, erro
 		}
 	}
 	story.closes(r)
+	if !r.OK {
+		m.explain(r, story)
+	}
 	return r, nil
+}
+
+// explain tells what each caller believes of the endpoints of a fault that was
+// not handled.
+func (m *mesh) explain(r result, story *narrator) {
+	for _, c := range m.callers {
+		for _, e := range endpointsOf(c.sidecar) {
+			if slices.Contains(r.fault.targets, e.ID) {
+				story.line("   %s holds %s as %s, share %.2f; told %s by %s, epoch %d; last change of its own: %s to %s, %s",
+					c.name, e.ID, e.State, e.Share, e.Verdict.State, e.Verdict.Rule, e.Verdict.Epoch, e.Change.From, e.Change.To, e.Change.Rule)
+			}
+		}
+	}
 }
 
 func (m *mesh) caller(name string) *caller {
