@@ -345,6 +345,7 @@ func (t *Table) judge(e *endpoint, w *row, k kind, zone *zone, now time.Duration
 	}
 	read.odds, read.w, read.h = odds, base.W, h
 	w.last = read
+	t.trace(e, w, k, zone)
 	return read.t >= h && read.k >= 3 && read.domains > p.LeaveOut
 }
 

@@ -187,6 +187,7 @@ type Result struct {
 	Shares  []Share
 	Mutes   []Mute
 	Events  []Event
+	Samples []Sample
 	// Next is when Step must run again at the latest.
 	Next time.Duration
 }
