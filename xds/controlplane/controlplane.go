@@ -84,7 +84,7 @@ func (cp *ControlPlane) Run(ctx context.Context) error {
 		_ = xds.Close() // nothing was served on it
 		return fmt.Errorf("http: %w", err)
 	}
-	cp.opts.Log.Info("listening", "xds", xds.Addr().String(), "http", api.Addr().String(), "version", cp.opts.Version)
+	cp.opts.Log.Info("listening", "xds", xds.Addr().String(), "http", api.Addr().String(), "version", cp.opts.Version, "seed", cp.opts.Seed)
 
 	cp.loop.load()
 	g, ctx := errgroup.WithContext(ctx)

@@ -60,6 +60,7 @@ type loop struct {
 	services map[string]*registry.Service
 	streams  map[string]*reporter // live, by id
 	beliefs  beliefs
+	traces   traces
 	placed   placed // in the server
 	// before has, by epoch, when the verdicts of an earlier life began. The table
 	// dates them from the restart.
@@ -81,7 +82,7 @@ func newLoop(cfg Config, opts Options, srv *server.Server, hist *history, st *st
 		cfg: cfg, log: opts.Log, registry: opts.Registry, server: srv, history: hist, store: st,
 		begun: time.Now(), inbox: make(chan func(*loop), inboxSize), ended: make(chan struct{}), opened: make(chan struct{}),
 		table: merge.NewTable(cfg.Merge, opts.Seed), mesh: &registry.Mesh{}, services: map[string]*registry.Service{},
-		streams: map[string]*reporter{}, beliefs: beliefs{}, placed: placed{}, before: map[uint64]time.Time{},
+		streams: map[string]*reporter{}, beliefs: beliefs{}, traces: traces{}, placed: placed{}, before: map[uint64]time.Time{},
 		returns: returns{awaited: map[string]struct{}{}}, numbers: newNumbers(), batch: map[string]struct{}{},
 		batchAt: never, rampAt: never, keepAt: never,
 	}
@@ -197,6 +198,7 @@ func (l *loop) turn() {
 	}
 	if now >= l.followAt {
 		l.followAt = now + subscribeEvery
+		l.traces.forget(l.beliefs, now)
 		for _, r := range l.streams {
 			l.subscribe(r)
 		}
@@ -218,6 +220,7 @@ func (l *loop) step(now time.Duration) {
 	l.numbers.step.observe(time.Since(began))
 	l.urgent, l.stepAt = false, max(r.Next, now+time.Millisecond)
 
+	l.traces.note(r.Samples)
 	var away []string // services to publish before anything else
 	for _, c := range r.Changes {
 		l.tell(c)
@@ -225,6 +228,7 @@ func (l *loop) step(now time.Duration) {
 			continue
 		}
 		l.beliefs.note(c.Verdict, now)
+		l.traces.verdict(c)
 		service := c.Verdict.Key.Service
 		if severity(c.To) > severity(c.From) {
 			away = append(away, service)
