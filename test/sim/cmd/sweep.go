@@ -1,5 +1,147 @@
 package main
 
-import "io"
+import (
+	"fmt"
+	"io"
+	"math"
+	"os"
+	"strings"
+	"time"
 
-func sweep(o options, seeds []uint64, out io.Writer) error { return nil }
+	"github.com/overhear-mesh/overhear/outlier/merge"
+	"github.com/overhear-mesh/overhear/test/sim/rival"
+	"github.com/overhear-mesh/overhear/test/sim/world"
+)
+
+// Swept is one product with one setting of its threshold.
+type Swept struct {
+	Product   string  `json:"product"`
+	Model     bool    `json:"model"`
+	Threshold string  `json:"threshold"`
+	False     float64 `json:"false_per_endpoint_month"` // ejections that callers saw, each weighed by its share of the callers
+	Count     int     `json:"false_outs"`
+	Hours     float64 `json:"endpoint_hours"`
+	Harm      Number  `json:"harm_p50"`
+	Off       Number  `json:"off_p50"`
+	Found     float64 `json:"found"`
+}
+
+// swept are the thresholds of each product: from nervous to patient.
+func swept() []struct {
+	threshold string
+	maker     world.Maker
+} {
+	type entry = struct {
+		threshold string
+		maker     world.Maker
+	}
+	var all []entry
+	for _, interval := range []time.Duration{time.Hour, 10 * time.Hour, 100 * time.Hour, 722 * time.Hour, 8766 * time.Hour} {
+		all = append(all, entry{fmt.Sprintf("false_ejection_interval %v", interval), world.Overhear("overhear", world.Options{Policy: func(p *merge.Policy) {
+			p.Outlier.FalseEjectionInterval = interval
+			// The floors are of one month: they move with the interval, as thresholds do.
+			shift := math.Log(interval.Seconds() / 2.6e6)
+			p.Outlier.HLocalMin = max(6, p.Outlier.HLocalMin+shift)
+			p.HFleetMin = max(6, p.HFleetMin+shift)
+			p.HSlow = max(6, p.HSlow+shift)
+		}})})
+	}
+	for _, n := range []int{2, 3, 5, 7, 10} {
+		cfg := rival.EnvoyTuned()
+		cfg.Consecutive5xx, cfg.StdevFactor, cfg.FailureThreshold = n, 0, 0
+		all = append(all, entry{fmt.Sprintf("consecutive_5xx %d", n), rival.Envoy("envoy consecutive", rival.RoundRobin, cfg)})
+	}
+	for _, percent := range []float64{5, 10, 20, 30, 50, 85} {
+		cfg := rival.EnvoyTuned()
+		cfg.Consecutive5xx, cfg.StdevFactor, cfg.FailureThreshold = 0, 0, percent
+		all = append(all, entry{fmt.Sprintf("failure_percentage_threshold %g", percent), rival.Envoy("envoy failure percentage", rival.RoundRobin, cfg)})
+	}
+	for _, factor := range []float64{1.0, 1.4, 1.9, 2.4, 2.9} {
+		cfg := rival.EnvoyTuned()
+		cfg.Consecutive5xx, cfg.StdevFactor, cfg.FailureThreshold = 0, factor, 0
+		all = append(all, entry{fmt.Sprintf("success_rate_stdev_factor %g", 1000*factor), rival.Envoy("envoy success rate", rival.RoundRobin, cfg)})
+	}
+	for _, threshold := range []float64{0.5, 0.7, 0.8, 0.9, 0.95} {
+		cfg := rival.LinkerdDefault(true)
+		cfg.Threshold = threshold
+		all = append(all, entry{fmt.Sprintf("success-rate-threshold %g", threshold), rival.Linkerd("linkerd unified", rival.PeakEWMA, cfg)})
+	}
+	for _, n := range []int{2, 3, 5, 7} {
+		cfg := rival.LinkerdDefault(false)
+		cfg.MaxFailures = n
+		all = append(all, entry{fmt.Sprintf("max-failures %d", n), rival.Linkerd("linkerd consecutive", rival.PeakEWMA, cfg)})
+	}
+	for _, n := range []int{2, 3, 5, 10} {
+		cfg := rival.HAProxyDefault()
+		cfg.ErrorLimit = n
+		all = append(all, entry{fmt.Sprintf("error-limit %d", n), rival.HAProxy("haproxy observe", rival.RoundRobin, cfg)})
+	}
+	return all
+}
+
+// sweep sets false ejections against speed while thresholds move: only at the same
+// rate of false alarms is a comparison of speed fair.
+func sweep(o options, seeds []uint64, out io.Writer) error {
+	fault, err := world.Parse("sweep-fault", "base 1%\nlength 60s\nat 0s endpoint 3: errors 30%")
+	if err != nil {
+		return err
+	}
+	healthy, err := world.Parse("sweep-health", "base 1%\nlength 30m")
+	if err != nil {
+		return err
+	}
+	var results []Swept
+	curves := map[string]*curve{}
+	for _, e := range swept() {
+		runs := simulate([]world.Scenario{healthy, fault}, []world.Maker{e.maker}, seeds)
+		health, sick := runs[0], runs[1]
+		hours := float64(len(seeds)) * healthy.Length.Hours() * float64(healthy.Endpoints)
+		count := health.Figures["false-outs"].Mean * float64(len(seeds))
+		r := Swept{
+			Product: e.maker.Name, Model: e.maker.Model, Threshold: e.threshold, Count: int(count + 0.5), Hours: hours,
+			False: count / float64(healthy.Callers) / hours * month,
+			Harm:  sick.Figures["harm"].P50, Off: Number(math.Inf(1)), Found: sick.Figures["found"].Mean,
+		}
+		if s, ok := sick.Figures["off"]; ok {
+			r.Off = s.P50
+		}
+		results = append(results, r)
+		c := curves[r.Product]
+		if c == nil {
+			c = &curve{product: r.Product, model: r.Model}
+			curves[r.Product] = c
+		}
+		// What was not seen is drawn at the bound that its absence gives.
+		at := max(r.False, poissonUpper(0)/float64(healthy.Callers)/hours*month)
+		words := strings.Fields(e.threshold)
+		c.points = append(c.points, point{x: max(1, float64(r.Harm)), y: at, label: words[len(words)-1]})
+	}
+	if o.svg != "" {
+		if err := os.MkdirAll(o.svg, 0o755); err != nil {
+			return err
+		}
+		svg := chart("false ejections against harm of 30 % errors, base 1 %, 50/s per endpoint, 10 callers: thresholds swept",
+			"harm: failed attempts in 60 s (median)", "false ejections per endpoint-month, weighed by callers", sortedCurves(curves))
+		if err := write(o.svg, "sweep", svg); err != nil {
+			return err
+		}
+	}
+	if o.json {
+		return encode(out, map[string]any{"seeds": o.seeds, "set": setName(seeds), "sweep": results})
+	}
+	rows := [][]string{{"product", "threshold", "false/endpoint-month", "seen", "harm p50", "off p50 s", "found"}}
+	for _, r := range results {
+		name := r.Product
+		if r.Model {
+			name += " (model)"
+		}
+		rate := format(r.False)
+		if r.Count == 0 {
+			rate = "< " + format(poissonUpper(0)/float64(healthy.Callers)/r.Hours*month)
+		}
+		rows = append(rows, []string{name, r.Threshold, rate, fmt.Sprint(r.Count), format(float64(r.Harm)), format(float64(r.Off)), format(r.Found)})
+	}
+	grid(out, rows)
+	fmt.Fprintf(out, "seeds %s (%s); errors of 30 %% at base 1 %%, 50/s into each of 10 endpoints, 10 callers; health for %.0f endpoint-hours each\n", o.seeds, setName(seeds), results[0].Hours)
+	return nil
+}

@@ -1,0 +1,126 @@
+package main
+
+import (
+	"bytes"
+	"encoding/json"
+	"math"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+)
+
+func output(t *testing.T, args ...string) string {
+	t.Helper()
+	var out, errs bytes.Buffer
+	if err := run(args, &out, &errs); err != nil {
+		t.Fatalf("sim %v: %v\n%s", args, err, errs.String())
+	}
+	return out.String()
+}
+
+func TestTheSmokeRunTellsWhatItFound(t *testing.T) {
+	dir := t.TempDir()
+	var report struct {
+		Set  string
+		Runs []Run
+	}
+	if err := json.Unmarshal([]byte(output(t, "-smoke", "-json", "-svg", dir)), &report); err != nil {
+		t.Fatal(err)
+	}
+	if report.Set != "tuning seeds" {
+		t.Errorf("seeds 1-2 are called %q", report.Set)
+	}
+	seen := map[string]float64{}
+	for _, r := range report.Runs {
+		seen[r.Scenario+"/"+r.Product] = r.Figures["harm"].Mean
+		if r.Attempts < 1000 {
+			t.Errorf("%s with %s: %d attempts", r.Scenario, r.Product, r.Attempts)
+		}
+		if r.Product != judged {
+			continue
+		}
+		if r.Figures["false-fleet"].Mean != 0 {
+			t.Errorf("%s: %v false verdicts of the fleet", r.Scenario, r.Figures["false-fleet"].Mean)
+		}
+		if f, ok := r.Figures["found"]; ok && f.Mean != 1 {
+			t.Errorf("%s: found in %v of the runs", r.Scenario, f.Mean)
+		}
+	}
+	// Not a race, a floor: with detection a fifth of the harm at most.
+	for _, s := range []string{"crash-unsafe", "errors-50"} {
+		if with, without := seen[s+"/overhear"], seen[s+"/none rr"]; !(with < without/5) {
+			t.Errorf("%s: harm %v with overhear, %v with nothing", s, with, without)
+		}
+	}
+	svg, err := os.ReadFile(filepath.Join(dir, "errors-50.svg"))
+	if err != nil || !bytes.Contains(svg, []byte("envoy-tuned rr (model)")) {
+		t.Errorf("the plot does not label a model as one: %v", err)
+	}
+}
+
+func TestHelpExplainsItself(t *testing.T) {
+	var out, errs bytes.Buffer
+	if err := run([]string{"-h"}, &out, &errs); err == nil {
+		t.Error("-h ran something")
+	}
+	for _, want := range []string{"held out", "-scenario", "at T ENDPOINTS: FAULT", "false-fleet"} {
+		if !strings.Contains(errs.String(), want) {
+			t.Errorf("the help does not mention %q", want)
+		}
+	}
+}
+
+func TestASoakGivesABoundAlsoForNothing(t *testing.T) {
+	got := output(t, "-soak", "2", "-soak-bases", "1%", "-soak-rates", "1", "-seeds", "1001")
+	for _, want := range []string{"fleet ejections", "held-out seeds", "2 endpoint-hours"} {
+		if !strings.Contains(got, want) {
+			t.Errorf("no %q in\n%s", want, got)
+		}
+	}
+}
+
+// The bounds are tabulated: Garwood 1936; one-sided 95 %.
+func TestPoissonBoundsAreExact(t *testing.T) {
+	for k, want := range map[int]float64{0: 2.9957, 1: 4.7439, 2: 6.2958, 5: 10.5130, 10: 16.9622, 100: 118.08} {
+		if got := poissonUpper(k); math.Abs(got-want) > 0.01 {
+			t.Errorf("%d events: at most %.4f, want %.4f", k, got, want)
+		}
+	}
+}
+
+func TestSeedsOfBothSetsAreToldApart(t *testing.T) {
+	for text, want := range map[string]string{"1-20": "tuning seeds", "1001-1002": "held-out seeds", "1000-1001": "tuning and held-out seeds mixed", "1500": "held-out seeds"} {
+		seeds, err := parseSeeds(text)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := setName(seeds); got != want {
+			t.Errorf("%s: %s, want %s", text, got, want)
+		}
+	}
+	for _, text := range []string{"", "x", "5-1", "1-9999999"} {
+		if _, err := parseSeeds(text); err == nil {
+			t.Errorf("%q was taken for seeds", text)
+		}
+	}
+}
+
+func TestWhatDoesNotExistIsSaid(t *testing.T) {
+	for _, args := range [][]string{{"-scenario", "nothing"}, {"-products", "traefik"}, {"-set", "colour red"}, {"leftover"}, {"-file", "/does/not/exist"}} {
+		var out, errs bytes.Buffer
+		if err := run(args, &out, &errs); err == nil {
+			t.Errorf("sim %v ran", args)
+		}
+	}
+}
+
+func TestAFileOfOnesOwnIsRun(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "mine.txt")
+	if err := os.WriteFile(file, []byte("about mine\ncallers 3\nwarmup 5s\nlength 5s\nat 0s endpoint 1: crash\n"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	if got := output(t, "-file", file, "-seeds", "1-1", "-products", "overhear,none"); !strings.Contains(got, "mine: mine") {
+		t.Errorf("got\n%s", got)
+	}
+}

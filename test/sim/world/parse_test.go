@@ -1,0 +1,141 @@
+package world
+
+import (
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/overhear-mesh/overhear/test/sim/scenarios"
+)
+
+func TestAScenarioIsReadAsItIsWritten(t *testing.T) {
+	got := story(t, `
+about   a crash   # not the about
+callers 6
+zones   3
+per-node 2
+rate    2.5
+base    1%
+at 10s  endpoint 1,3-4: heal
+at 0s   endpoint 1,3-4: errors 20%
+at 1s   zone 1 -> endpoint 0: unreachable
+at 2s   endpoint 2: slow x10 5%
+at 3s   control: down
+want    off p95 <= 100ms
+want    found mean >= 1
+`)
+	want := Default()
+	want.Name, want.About, want.Callers, want.Zones, want.PerNode, want.Rate, want.Base = "story", "a crash", 6, 3, 2, 2.5, 0.01
+	want.Steps = []Step{
+		{At: 0, To: []int{1, 3, 4}, Fault: Fault{Kind: Errors, Share: 0.2}},
+		{At: time.Second, From: []int{1, 4}, To: []int{0}, Fault: Fault{Kind: Unreachable, Share: 1}},
+		{At: 2 * time.Second, To: []int{2}, Fault: Fault{Kind: Slow, Share: 0.05, Factor: 10}},
+		{At: 3 * time.Second, Fault: Fault{Kind: ControlDown}},
+		{At: 10 * time.Second, To: []int{1, 3, 4}, Fault: Fault{Kind: Heal, Share: 1}},
+	}
+	want.Wants = []Want{{"off", "p95", true, 0.1}, {"found", "mean", false, 1}}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Errorf("(-want +got):\n%s", diff)
+	}
+}
+
+func TestFlappingIsSpelledOut(t *testing.T) {
+	s := story(t, "length 20s\nat 0s endpoint 0: flap 5s 5s crash")
+	var got []string
+	for _, step := range s.Steps {
+		got = append(got, step.At.String()+" "+step.Fault.Kind.String())
+	}
+	want := []string{"0s crash", "5s heal", "10s crash", "15s heal"}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Errorf("(-want +got):\n%s", diff)
+	}
+}
+
+func TestWhatIsWrongIsNamedWithItsLine(t *testing.T) {
+	for text, want := range map[string]string{
+		"\ncallers none":                      "story.txt:2: callers: want a number",
+		"colour red":                          "no such setting",
+		"base 3":                              "want a share like 20%",
+		"at 0s endpoint 30: crash":            "there are 0 to 9",
+		"at 0s endpoint 1: explode":           "no such fault",
+		"at 0s endpoint 1 crash":              "at TIME ENDPOINTS: FAULT",
+		"at soon endpoint 1: crash":           "want a time",
+		"at 0s zone 7: crash":                 "nobody of that kind",
+		"at 0s caller 1 -> all: crash":        "no fault of a way",
+		"at 0s control: sideways":             "not \"sideways\"",
+		"at 0s endpoint 1: pause 2s every 1s": "never ends",
+		"at 0s endpoint 1: flap 0 0 crash":    "too fast",
+		"want speed p50 <= 1s":                "no measure",
+		"want off p51 <= 1s":                  "no statistic",
+		"vary rate 1 x":                       "vary: rate",
+		"rate 0":                              "must be above 0",
+		"callers 100000\nendpoints 100000":    "too many",
+		"inbound perhaps":                     "want yes or no",
+		"ping loud":                           "want tcp, http or off",
+		"at 0s endpoint 1: crash now":         "what is \"now\"",
+	} {
+		_, err := Parse("story", text)
+		if err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%q: got %v\nwant an error with %q", text, err, want)
+		}
+	}
+}
+
+func TestEveryCombinationOfWhatVariesIsAVariant(t *testing.T) {
+	all, err := Variants("s", "vary rate 1 5\nvary callers 2 3\nat 0s caller 1 -> all: errors 5%")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var got []string
+	for _, s := range all {
+		got = append(got, s.Name)
+	}
+	want := []string{"s rate 1 callers 2", "s rate 1 callers 3", "s rate 5 callers 2", "s rate 5 callers 3"}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Errorf("(-want +got):\n%s", diff)
+	}
+}
+
+func TestEveryScenarioOfTheRepositoryIsRead(t *testing.T) {
+	all, err := Load(scenarios.Files)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(all) < 40 {
+		t.Errorf("%d scenarios, want at least 40", len(all))
+	}
+	for _, s := range all {
+		if s.About == "" {
+			t.Errorf("%s does not say what it is about", s.Name)
+		}
+	}
+}
+
+// FuzzParse: whatever is in a file, it is read or refused, and what is read can run.
+func FuzzParse(f *testing.F) {
+	f.Add("callers 3\nat 0s endpoint 1: flap 1s 1s errors 5%\nvary rate 1 2\nwant off p50 <= 1s")
+	f.Add("zones 3\nat 1s zone 2 -> endpoint 0-1: slow x3 5%\nat 2s all: pause 1s every 2s")
+	f.Fuzz(func(t *testing.T, text string) {
+		s, err := Parse("fuzz", text)
+		if err != nil {
+			return
+		}
+		if s.Callers < 1 || s.Endpoints < 1 || s.Zones < 1 || s.Rate <= 0 {
+			t.Errorf("%q gives %+v", text, s)
+		}
+		for _, step := range s.Steps {
+			for _, e := range step.To {
+				if e < 0 || e >= s.Endpoints {
+					t.Errorf("%q names endpoint %d", text, e)
+				}
+			}
+			for _, c := range step.From {
+				if c < 0 || c >= s.Callers {
+					t.Errorf("%q names caller %d", text, c)
+				}
+			}
+		}
+	})
+}
