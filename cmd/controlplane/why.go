@@ -91,6 +91,7 @@ func printWhy(w io.Writer, why controlplane.Why) error {
 		row := func(name, format string, args ...any) { line("%s\t%s", name, fmt.Sprintf(format, args...)) }
 		printPlace(row, why)
 		printEvidence(row, x)
+		printScores(row, why)
 		for i, g := range x.Guards {
 			verdict := "let it pass"
 			if !g.Pass {
@@ -201,6 +202,73 @@ func printEvidence(row func(name, format string, args ...any), x merge.Explanati
 		}
 		row(first(i, "Probes"), "%s%s at %s level: %s%s", p.Reporter, in(p.Zone), p.Level, p.Result, took)
 	}
+}
+
+const (
+	// scoreColumns is how wide the picture of a score is, scoreLines how many of its
+	// points are written beside it, scoreTraces how many pictures there are.
+	scoreColumns = 40
+	scoreLines   = 4
+	scoreTraces  = 2
+)
+
+// printScores draws how the score went, from left to right in time. A full block is the
+// threshold.
+func printScores(row func(name, format string, args ...any), why controlplane.Why) {
+	for i, t := range why.Scores[:min(len(why.Scores), scoreTraces)] {
+		if len(t.Points) == 0 {
+			continue
+		}
+		begin, end := t.Points[0].At, t.Points[len(t.Points)-1].At
+		what := fmt.Sprintf("rule %s", t.Rule)
+		if t.Scope != merge.Fleet {
+			what += ", seen from zone " + string(t.Scope)
+		}
+		outcome := "so far"
+		if !t.Verdict.IsZero() {
+			outcome = "to the VERDICT at " + clock(t.Verdict, why.Now)
+		}
+		row(first(i, "Over time"), "%s %s, %s %s; full height is what a verdict takes", picture(t.Points), what, span(end.Sub(begin)), outcome)
+		for _, p := range some(t.Points, scoreLines) {
+			row("", "%s  score %.1f of %.1f, all together %.1f, the loudest %.1f", clock(p.At, why.Now), p.T, p.Threshold, p.Sum, p.Largest)
+		}
+	}
+}
+
+// picture is a line of blocks as high as the score. Each column has the newest point of
+// its time.
+func picture(points []controlplane.TracePoint) string {
+	heights := []rune(" ▁▂▃▄▅▆▇█")
+	begin := points[0].At
+	length := points[len(points)-1].At.Sub(begin)
+	columns := min(scoreColumns, len(points))
+	var line []rune
+	next := 0
+	for c := range columns {
+		until := begin.Add(length * time.Duration(c+1) / time.Duration(columns))
+		for next+1 < len(points) && !points[next+1].At.After(until) {
+			next++
+		}
+		p := points[next]
+		height := 0.0
+		if p.Threshold > 0 {
+			height = min(max(p.T/p.Threshold, 0), 1)
+		}
+		line = append(line, heights[int(height*float64(len(heights)-1))])
+	}
+	return "|" + string(line) + "|"
+}
+
+// some are up to n points, the first and the last among them.
+func some(points []controlplane.TracePoint, n int) []controlplane.TracePoint {
+	if len(points) <= n {
+		return points
+	}
+	var all []controlplane.TracePoint
+	for i := range n {
+		all = append(all, points[i*(len(points)-1)/(n-1)])
+	}
+	return all
 }
 
 // kinds lists the failures, and what is no failure but worth knowing.

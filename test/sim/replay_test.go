@@ -10,6 +10,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/overhear-mesh/overhear/outlier"
 	"github.com/overhear-mesh/overhear/outlier/merge"
 	"github.com/overhear-mesh/overhear/proxy/config"
 	"github.com/overhear-mesh/overhear/test/fakeupstream"
@@ -43,6 +44,24 @@ func meshFile(m *sim.Mesh) *registry.Mesh {
 	return &registry.Mesh{Services: []registry.Service{s}}
 }
 
+// explained checks that the way to a verdict of the statistic on endpoint 2 can be seen.
+func explained(t *testing.T, m *sim.Mesh) {
+	t.Helper()
+	why := m.Why(2)
+	if why.Explain.Rule == outlier.RuleHard.String() {
+		return
+	}
+	if len(why.Scores) == 0 || why.Scores[0].Verdict.IsZero() {
+		t.Errorf("scores %+v, want those up to the verdict", why.Scores)
+		return
+	}
+	points := why.Scores[0].Points
+	first, last := points[0], points[len(points)-1]
+	if last.At != why.Scores[0].Verdict || last.T < last.Threshold || first.T >= first.Threshold || len(points) > 60 {
+		t.Errorf("%d points from %+v to %+v, want up to 60 from below the threshold to over it at the verdict", len(points), first, last)
+	}
+}
+
 // What real sidecars record of real faults, replayed under the same policy, leads to
 // the verdicts that the live control plane gave, at the same time.
 func TestAReplayDecidesAsTheLiveControlPlaneDid(t *testing.T) {
@@ -70,6 +89,7 @@ func TestAReplayDecidesAsTheLiveControlPlaneDid(t *testing.T) {
 					m.Wait(12 * time.Second)
 					must(t, m.Endpoints[2].Set(tc.fault))
 					m.Wait(8 * time.Second)
+					explained(t, m)
 					must(t, m.Endpoints[2].Heal())
 					m.Wait(40 * time.Second)
 					live := m.Verdicts(func(v sim.Verdict) bool { return v.Out() })

@@ -11,7 +11,7 @@ import (
 
 const (
 	// tracePoints bounds one trace. When it is full every other point goes, so that
-	// it covers its excursion from the beginning, ever more coarsely.
+	// it covers its excursion from the beginning, ever more coarsely. It is even.
 	tracePoints = 60
 	// traceGap is the least time between two points, to begin with.
 	traceGap = 10 * time.Millisecond
@@ -119,7 +119,9 @@ func (t *trace) add(s merge.Sample) {
 		for i := 0; i < tracePoints; i += 2 {
 			kept = append(kept, t.points[i])
 		}
-		t.points, t.gap = kept, 2*t.gap
+		// As far apart as those that are left: else the oldest would thin out first.
+		t.gap = max(2*t.gap, (s.At-kept[0].At)/tracePoints*2)
+		t.points = kept
 	}
 	t.points = append(t.points, s)
 }
