@@ -561,3 +561,32 @@ func TestWhoHasOnlyProbedIsNotAskedToTestAnEndpoint(t *testing.T) {
 		}
 	}
 }
+
+// The broken caller's zone is asked next. When that zone is lost itself, there is
+// nobody left in it to ask, and the others must be.
+func TestAZoneThatWasToBeAskedAndIsLostDoesNotSilenceTheOthers(t *testing.T) {
+	for seed := range uint64(10) {
+		f := newFleet(t, mesh{callers: 5, endpoints: 6, zones: twoZones, rate: 50, base: 0.001, seed: seed, inbound: true})
+		f.run(12 * time.Second)
+		f.callers[3].broken = true // one of the two in the west
+		f.run(6 * time.Second)
+		f.callers[3].broken = false
+		f.run(2 * time.Second)
+		begin := f.now
+		for _, e := range f.targets {
+			if e.Zone == "west" {
+				e.fault = always(crashed)
+			}
+		}
+		f.run(2 * time.Second)
+		v := f.verdicts(outlier.Ejected)
+		if len(v) != 3 {
+			t.Errorf("seed %d: got %s\nwant the three of the west", seed, describe(v))
+		}
+		for _, ch := range v {
+			if took := ch.At - begin; ch.Verdict.Rule != outlier.RuleHard || took > 250*ms {
+				t.Errorf("seed %d: %s left by %s after %v, want hard within 250ms", seed, ch.Verdict.Key, ch.Verdict.Rule, took)
+			}
+		}
+	}
+}

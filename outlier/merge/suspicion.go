@@ -208,17 +208,8 @@ func (t *Table) question(e *endpoint, mayAsk bool, now time.Duration) {
 	if len(s.hard)+len(s.stalled) == 0 && !s.active {
 		return
 	}
-	if !s.active {
-		s.zone = s.nextZone
-		t.first(e, s.zone)
-		if s.first == nil {
-			s.nextZone = "" // nobody of that zone complains any more
-			return
-		}
-		s.m = t.countDomains(t.confirmers(e, s.zone, now), s.zone, s.hard, s.stalled) - 1
-		if s.m < 1 {
-			return // nobody else can tell: the observer's own rule must do
-		}
+	if !s.active && !t.mayOpen(e, now) {
+		return // nobody else can tell: the observer's own rule must do
 	}
 	if by, zones := t.contradiction(e, s.zone, now); by != "" {
 		t.contradicted(e, by, zones, now)
@@ -257,6 +248,29 @@ func (t *Table) question(e *endpoint, mayAsk bool, now time.Duration) {
 		t.endRound(e)
 		s.nextZone = ""
 	}
+}
+
+// mayOpen says whether there is a complaint that others can confirm: observers of
+// the zone to which the last round pointed, or else of any. A zone in which nobody
+// is left to ask must not keep the others from being asked.
+func (t *Table) mayOpen(e *endpoint, now time.Duration) bool {
+	s := &e.susp
+	zones := []string{""}
+	if s.nextZone != "" {
+		zones = []string{s.nextZone, ""}
+	}
+	for _, s.zone = range zones {
+		t.first(e, s.zone)
+		if s.first == nil {
+			continue // nobody of that zone complains any more
+		}
+		s.m = t.countDomains(t.confirmers(e, s.zone, now), s.zone, s.hard, s.stalled) - 1
+		if s.m >= 1 {
+			return true
+		}
+	}
+	s.nextZone = ""
+	return false
 }
 
 // twice holds where only one other fault domain can be asked: then one failed
