@@ -143,6 +143,10 @@ func (d *Detector) shareProbed(m *member, res ProbeResult) {
 	switch res {
 	case ProbeOK:
 		m.fleet.check = shareGood
+		if m.record.state.Out() {
+			// Ejected hard from here: the way is there again, the test does the rest.
+			d.reinstate(m, d.now)
+		}
 	case NotRun:
 		m.fleet.check = shareUnchecked
 	default:

@@ -154,6 +154,27 @@ func TestAShareOnProbationBeginsAfterOneGoodProbeAndLapses(t *testing.T) {
 	}
 }
 
+// Our own good probe is all that a hard ejection of our own waits for: the share
+// must not be held back by it.
+func TestAShareOnProbationCountsAfterAHardEjectionOfOurOwn(t *testing.T) {
+	w := newWorld(t, 6, 1)
+	w.load(300, 100*second)
+	w.run(10 * second)
+	h := w.hosts["e01"]
+	h.refuse = true
+	w.run(11 * second)
+	w.want("e01", Ejected, 10*second)
+	w.d.Fleet("e01", Verdict{State: Ejected, Epoch: 3, Rule: RuleFast}, w.now)
+	w.run(14 * second)
+	h.refuse = false
+	w.d.Fleet("e01", Verdict{State: Probation, Epoch: 5, Rule: RuleFast}, w.now)
+	w.d.Share("e01", 5, 0.1, w.now+5*second)
+	w.run(15 * second)
+	if a := w.admitted("e01"); a.State != Probation || a.Weight != 0.1 {
+		t.Errorf("after our probe it is %+v, want probation with weight 0.1\n%s", a, w.story())
+	}
+}
+
 func TestASuspensionOfTheFleetTricklesOnlyThroughShares(t *testing.T) {
 	w := newWorld(t, 6, 1)
 	w.load(300, 100*second)

@@ -125,14 +125,21 @@ func (d *Detector) recoveryProbed(m *member, res ProbeResult, end time.Duration)
 	}
 }
 
+// reinstate ends a local ejection without a test of its own: the fleet tests, or
+// has tested, and a probe of ours has shown that the way is there.
+func (d *Detector) reinstate(m *member, now time.Duration) {
+	l := &m.record
+	d.pending = append(d.pending, m.becomes(In, l.cause, now))
+	m.record = record{healthy: now, since: now, rule: l.rule}
+	m.forget(now)
+}
+
 // beginProbation follows the first good probe. A hard cause asks for a second.
 func (d *Detector) beginProbation(m *member, now time.Duration) {
 	l := &m.record
 	if l.vouched {
 		// The fleet's probation has shown that it is well; our probe, that we reach it.
-		d.pending = append(d.pending, m.becomes(In, l.cause, now))
-		m.record = record{healthy: now, since: now, rule: l.rule}
-		m.forget(now)
+		d.reinstate(m, now)
 		return
 	}
 	c := m.becomes(Probation, l.cause, now)
