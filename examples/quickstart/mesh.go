@@ -251,7 +251,7 @@ func (m *mesh) writeConfigs() error {
 		text := fmt.Sprintf(`node: {id: %s-sidecar, cluster: api, zone: %s, labels: {node: host-%s}}
 admin: {address: "off"}
 control_plane: {addresses: ["%s"]}
-drain: {timeout: 1s}
+drain: {timeout: 1s, notice: 0s}
 inbound:
   - {address: "%s", application: "%s", service: api, instance: %s}
 `, in.name, in.zone, in.name, m.xds, in.address, in.application.Addr(), in.name)
