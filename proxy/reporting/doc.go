@@ -20,6 +20,8 @@
 // endpoints is in some excursion at any time, which is why soft news have a budget.
 // The ten-second report is also how the control plane knows that the sidecar lives.
 //
+// All this goes on while no control plane listens if a recorder does.
+//
 // # Orders
 //
 // An order names an endpoint that this sidecar has told the control plane of, never an

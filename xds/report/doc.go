@@ -40,4 +40,12 @@
 // Orders wait in a ring of 256 in which the newest wins, those that describe a
 // state (a lease, a share) once per endpoint. A send that blocks for two seconds
 // ends the stream.
+//
+// # Recordings
+//
+// A [Recorder] keeps what a client tells in a file, as the messages of the wire under
+// names of the file's own, each with a checksum; a [Recording] reads it. A file can be
+// read without those before it: it begins with who records and all that was told until
+// then. So does what follows a message that could not be written. The format is that
+// of xds/reportpb/record.proto.
 package report

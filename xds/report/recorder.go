@@ -410,12 +410,30 @@ func (r *Recorder) Run(ctx context.Context) error {
 			continue
 		case <-ctx.Done():
 		}
+		r.finish()
 		r.flush()
 		if r.file == nil {
 			return nil
 		}
 		return r.file.Close()
 	}
+}
+
+// finish lets changes of belief go without a message: none will come.
+func (r *Recorder) finish() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if len(r.held) == 0 || r.fresh {
+		return // without a header nobody could read them
+	}
+	frame, err := appendFrame(nil, &reportpb.Recorded{Held: r.held})
+	if err != nil || r.size+int64(len(frame)) > r.cfg.MaxSize {
+		r.lost++
+		return
+	}
+	r.held = nil
+	r.queue = append(r.queue, chunk{frames: frame})
+	r.queued += len(frame)
 }
 
 // flush writes what waits.

@@ -10,6 +10,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -122,11 +123,13 @@ func TestARecordingIsReadAsItWasTold(t *testing.T) {
 	r.Held(change)
 	m := everything()
 	r.Message(m, ms(1000))
+	late := HeldChange{Key: api1, From: outlier.In, To: outlier.Suspended, Rule: outlier.RuleStalled, At: ms(1200)}
+	r.Held(late)
 	finish(t, r)
 
 	all := mustRead(t, r.cfg.Path)
-	if len(all) != 3 {
-		t.Fatalf("got %d frames, want a header, a message, a change: %+v", len(all), all)
+	if len(all) != 4 {
+		t.Fatalf("got %d frames, want a header, a message, two changes: %+v", len(all), all)
 	}
 	wantHeader := &RecordHeader{
 		Reporter: merge.Reporter{
@@ -147,7 +150,7 @@ func TestARecordingIsReadAsItWasTold(t *testing.T) {
 	if diff := cmp.Diff(want, all[1], cmpopts.EquateEmpty()); diff != "" {
 		t.Errorf("message (-want +got):\n%s", diff)
 	}
-	if diff := cmp.Diff([]HeldChange{change}, all[2].Held); diff != "" {
+	if diff := cmp.Diff([]HeldChange{change, late}, slices.Concat(all[2].Held, all[3].Held)); diff != "" {
 		t.Errorf("changes (-want +got):\n%s", diff)
 	}
 }
