@@ -55,7 +55,7 @@ func main() {
 
 type options struct {
 	scenario, file, products, seeds, svg, set string
-	json, smoke, list, sweep                  bool
+	json, smoke, list, sweep, story           bool
 	soak                                      float64
 	soakRates, soakBases                      string
 }
@@ -73,6 +73,7 @@ func run(args []string, out, errs io.Writer) error {
 	f.StringVar(&o.svg, "svg", "", "folder for plots: per scenario, over the number of sidecars, and the sweep")
 	f.BoolVar(&o.smoke, "smoke", false, "a few scenarios, few seeds: shows that everything runs")
 	f.BoolVar(&o.sweep, "sweep", false, "false ejections against speed, while each product's threshold is swept")
+	f.BoolVar(&o.story, "story", false, "tell what overhear decided in the first scenario with the first seed, line by line")
 	f.Float64Var(&o.soak, "soak", 0, "endpoint-hours in health, for each base rate, instead of scenarios")
 	f.StringVar(&o.soakBases, "soak-bases", "0%,0.1%,1%,3%,5%", "base error rates of -soak")
 	f.StringVar(&o.soakRates, "soak-rates", "1,5", "attempts per second and pair of -soak")
@@ -110,6 +111,10 @@ func run(args []string, out, errs io.Writer) error {
 	scenarios, err := pickScenarios(o)
 	if err != nil {
 		return err
+	}
+	if o.story {
+		tell(scenarios[0], seeds[0], out)
+		return nil
 	}
 	began := time.Now()
 	runs := simulate(scenarios, products, seeds)

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"encoding/json"
 	"io/fs"
 	"math"
 	"path"
@@ -45,7 +46,7 @@ func (n Number) MarshalJSON() ([]byte, error) {
 	if math.IsInf(float64(n), 0) || math.IsNaN(float64(n)) {
 		return []byte("null"), nil
 	}
-	return []byte(format(float64(n))), nil
+	return json.Marshal(float64(n))
 }
 
 // Outcome is an expectation with what was measured.

@@ -81,7 +81,7 @@ const ours, theirs = "#c0392b", "#7f8c8d"
 
 var palette = []string{"#2980b9", "#27ae60", "#8e44ad", "#f39c12", "#16a085", "#2c3e50", "#d35400", "#7f8c8d", "#1abc9c", "#9b59b6", "#34495e"}
 
-func color(product string, model bool, n int) string {
+func color(model bool, n int) string {
 	if !model {
 		return ours
 	}
@@ -219,7 +219,7 @@ func chart(title, xName, yName string, curves []*curve) string {
 	p.text(left+width/2, top+height+36, "middle", xName)
 	p.text(10, top-6, "start", yName)
 	for n, c := range curves {
-		fill := color(c.product, c.model, n)
+		fill := color(c.model, n)
 		for i, q := range c.points {
 			x, y := at(q)
 			if i > 0 {

@@ -23,6 +23,7 @@ var columns = []struct{ title, figure, stat string }{
 	{"false outs", "false-outs", "mean"},
 	{"goodput", "goodput", "mean"},
 	{"pings", "pings", "mean"},
+	{"probes", "probes", "mean"},
 	{"reports", "reports", "mean"},
 }
 

@@ -91,7 +91,7 @@ func (r *envoy) eject(c *caller, e int) {
 		return
 	}
 	outs := c.outs()
-	if 100*float64(outs+1)/float64(len(c.out)) > r.cfg.MaxPercent && !(r.cfg.AlwaysOne && outs == 0) {
+	if 100*float64(outs+1)/float64(len(c.out)) > r.cfg.MaxPercent && (!r.cfg.AlwaysOne || outs > 0) {
 		return
 	}
 	h := &r.hosts[e]

@@ -43,7 +43,6 @@ func Linkerd(name string, b Balance, cfg LinkerdConfig) world.Maker {
 const windowBuckets = 10
 
 type linkerd struct {
-	silent
 	cfg   LinkerdConfig
 	hosts []breaker
 }

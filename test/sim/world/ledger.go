@@ -33,8 +33,7 @@ type Ledger struct {
 	struck   time.Duration // the first fault; -1
 	first    time.Duration // start of the first failed attempt on a culprit after struck; -1
 
-	view    []Removal // by caller and endpoint
-	outAt   []time.Duration
+	view    []Removal     // by caller and endpoint
 	missing int           // pairs of a sound caller and a culprit that are not out yet
 	off     time.Duration // when none was missing any more; -1
 	half    time.Duration // when half of the callers had it out; -1
@@ -51,14 +50,13 @@ type Ledger struct {
 	bins                            []bin
 	recoveryFailed                  int64
 	firstHeal                       time.Duration
-	fairOf                          float64
-	lat                             int64
 }
 
 // culprit is the truth about an endpoint.
 type culprit struct {
 	bad   bool
-	since time.Duration
+	ever  bool          // it was bad once
+	since time.Duration // of its first fault of any kind
 	until time.Duration // grace after it healed
 }
 
@@ -117,7 +115,9 @@ func (l *Ledger) note(s Step) {
 		c := &l.culprits[e]
 		switch {
 		case s.Fault.Kind.bad() && one:
-			c.bad, c.since = true, now
+			c.bad, c.ever, c.since = true, true, now
+		case s.Fault.Kind == Slow && one:
+			c.since = now
 		case s.Fault.Kind == Heal && c.bad:
 			c.bad, c.until = false, now+grace
 			l.healed = now
@@ -340,7 +340,7 @@ var measures = []measure{
 		return l.sinceFirst(l.half)
 	}},
 	{"found", "1 if every caller was off before the end", func(l *Ledger) (float64, bool) {
-		return b2f(l.off >= 0), l.struck >= 0 && slices.ContainsFunc(l.culprits, func(c culprit) bool { return c.since > 0 })
+		return b2f(l.off >= 0), slices.ContainsFunc(l.culprits, func(c culprit) bool { return c.ever })
 	}},
 	{"harm", "failed attempts on what is bad, beyond the base rate", func(l *Ledger) (float64, bool) {
 		return float64(l.failedBad) - l.w.Base*float64(l.onBad), true
@@ -364,8 +364,11 @@ var measures = []measure{
 	{"back", "s from the end of the fault until 90 % of the fair share", func(l *Ledger) (float64, bool) { return l.back() }},
 	{"overshoot", "largest share after the fault, as part of the fair one", func(l *Ledger) (float64, bool) { return l.overshoot() }},
 	{"recovery-failed", "requests of users that failed on what was bad, after it healed", func(l *Ledger) (float64, bool) { return float64(l.recoveryFailed), l.firstHeal >= 0 }},
-	{"pings", "pings and probes per endpoint and second", func(l *Ledger) (float64, bool) {
-		return float64(l.pings-l.pingsZero+l.probes-l.probesZero) / l.w.Length.Seconds() / float64(l.w.Scenario.Endpoints), true
+	{"pings", "pings of idle endpoints, per endpoint and second", func(l *Ledger) (float64, bool) {
+		return float64(l.pings-l.pingsZero) / l.w.Length.Seconds() / float64(l.w.Scenario.Endpoints), true
+	}},
+	{"probes", "probes on suspicion, for recovery and of health checks, per endpoint and second", func(l *Ledger) (float64, bool) {
+		return float64(l.probes-l.probesZero) / l.w.Length.Seconds() / float64(l.w.Scenario.Endpoints), true
 	}},
 	{"reports", "messages per caller and second", func(l *Ledger) (float64, bool) {
 		return float64(l.reports-l.reportsZero) / l.w.Length.Seconds() / float64(l.w.Callers), true

@@ -110,7 +110,6 @@ func (o *overhear) Control(up bool) {
 	case up:
 		o.control.up(true)
 		for _, s := range o.sidecars {
-			s := s
 			// A client finds out and comes back after its back-off.
 			o.w.At(o.w.now+time.Duration(o.w.rng.Int64N(int64(time.Second))), s.connect)
 		}

@@ -46,8 +46,6 @@ type sidecar struct {
 	pinging           map[int]bool
 	pingAt            time.Duration
 	pingGen           uint32
-	pings             []Answer // under a lease, to be told
-	pinged            []int
 
 	connected bool
 	reporter  reporter

@@ -495,9 +495,13 @@ func (w *World) ended(r *Request) {
 
 // again tries a failed request once more, if the rules allow it.
 func (w *World) again(r *Request) {
+	ending := r.how.Ending
+	if r.how.Origin == outlier.OriginReset {
+		ending = outlier.EndResetBeforeHeaders // the sidecar there stands between, but the news is the same
+	}
 	switch w.policy.Decide(resilience.Failure{
-		Ending: r.how.Ending, Status: r.how.Status, Unprocessed: r.how.Origin == outlier.OriginRefused,
-		Answered: r.how.HeadersSeen && r.how.Ending != outlier.EndComplete, Replayable: true, Safe: !r.Unsafe, Attempts: r.Attempts,
+		Ending: ending, Status: r.how.Status, Unprocessed: r.how.Origin == outlier.OriginRefused,
+		Answered: r.how.HeadersSeen && ending != outlier.EndComplete && r.how.Origin == "", Replayable: true, Safe: !r.Unsafe, Attempts: r.Attempts,
 	}) {
 	case resilience.Retry, resilience.RetryFresh:
 		r.tried()
