@@ -32,11 +32,12 @@ func EnvoyDefault() EnvoyConfig {
 	}
 }
 
-// EnvoyTuned is what a careful operator might write: a sweep each second, small
-// volumes, an absolute threshold, short ejections, half of the hosts.
+// EnvoyTuned is what a careful operator might write: small volumes, a sweep that is
+// as frequent as five requests a second per host and proxy allow, an absolute
+// threshold, short ejections, half of the hosts.
 func EnvoyTuned() EnvoyConfig {
 	return EnvoyConfig{
-		Consecutive5xx: 3, Interval: time.Second, Base: 5 * time.Second, Max: 60 * time.Second, MaxPercent: 50, AlwaysOne: true,
+		Consecutive5xx: 3, Interval: 5 * time.Second, Base: 10 * time.Second, Max: 60 * time.Second, MaxPercent: 50, AlwaysOne: true,
 		SuccessHosts: 3, SuccessVolume: 10, StdevFactor: 1.9,
 		FailureThreshold: 30, FailureHosts: 3, FailureVolume: 10, Panic: 0.5,
 	}

@@ -125,7 +125,7 @@ func TestEnvoyTunedEjectsByPercentageAtTheNextSweep(t *testing.T) {
 	b.tell(1, 3, good)
 	b.tell(2, 3, good)
 	b.want(0, false, "before the sweep")
-	b.after(time.Second)
+	b.after(cfg.Interval)
 	b.want(0, true, "after the sweep")
 	b.want(1, false, "after the sweep")
 }
