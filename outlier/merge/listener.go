@@ -35,9 +35,17 @@ func (t *Table) oldConnectionsTold(e *endpoint, now time.Duration) bool {
 		return w.kind == "own" || x != nil && x.diedAt >= now-witnessFor
 	}
 	again := s.listener != never && now-s.listener < listenerMemory
+	recent := again || e.lastOK >= now-toldRecent
 	switch {
-	case slices.ContainsFunc(s.hard, died), t.neighbourDown(e, now), !s.active, e.rate < toldRate && e.lastOK < now-toldRecent && !again:
+	case slices.ContainsFunc(s.hard, died), t.neighbourDown(e, now), e.rate < toldRate && !recent:
 		return true
+	case !s.active && (s.last == never || !recent):
+		return true // a storm, in which nobody was asked about this one
+	case !s.active:
+		// The last round was contradicted a moment ago: the probes of those whose
+		// connections do not stand are late, and no news.
+		t.due(s.last + roundGap)
+		return false
 	case s.told == never:
 		wait := toldLongest
 		if again {

@@ -1,6 +1,7 @@
 package merge
 
 import (
+	"slices"
 	"testing"
 	"time"
 
@@ -81,6 +82,34 @@ func TestAListenerThatIsGoneIsNoCrashWhileOldConnectionsAnswer(t *testing.T) {
 	}
 	if len(f.orders) == 0 {
 		t.Error("nobody was asked to probe")
+	}
+}
+
+func TestRefusalsThatAreToldAfterAContradictionAreNoVerdict(t *testing.T) {
+	f := newFleet(t, mesh{callers: 10, endpoints: 6, zones: twoZones, rate: 50, base: 0.001, seed: 7})
+	f.run(12 * time.Second)
+	works := effect{class: outlier.OK, probe: outlier.Refused} // the listener is gone
+	f.targets[2].fault = always(works)
+	refused := func(callers ...*caller) {
+		for _, c := range callers {
+			cell := c.cells[f.targets[2].Key]
+			cell.lastHard, cell.level = f.now, outlier.LevelConnect
+			cell.counts.N++
+			cell.counts.Conn++
+			c.report(true)
+		}
+	}
+	refused(f.callers[0])
+	contradicted := func() bool {
+		return slices.ContainsFunc(f.events, func(e Event) bool { return e.Kind == EventContradicted })
+	}
+	if !f.until(f.now+500*ms, contradicted) {
+		t.Fatalf("nobody contradicts: %v", f.events)
+	}
+	refused(f.callers[5:]...) // their probes count as attempts
+	f.run(300 * ms)
+	if v := f.verdicts(); len(v) != 0 {
+		t.Errorf("got %s\nwant no verdict", describe(v))
 	}
 }
 
