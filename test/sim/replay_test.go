@@ -77,8 +77,8 @@ func TestAReplayDecidesAsTheLiveControlPlaneDid(t *testing.T) {
 		{"a crash at 1 % base errors", fakeupstream.Crash(), 50, 0.01, 30 * time.Millisecond, true},
 		// Which statistic is first over its threshold, and when, hangs on which reports a
 		// poll brought in; a replay reads between the lines.
-		{"20 % errors", fakeupstream.Errors(0.2), 50, 0.001, time.Second, false},
-		{"50 % errors", fakeupstream.Errors(0.5), 50, 0, time.Second, false},
+		{"20 % errors", fakeupstream.Errors(0.2), 50, 0.001, 12 * time.Second, false},
+		{"50 % errors", fakeupstream.Errors(0.5), 50, 0, 12 * time.Second, false},
 	} {
 		for seed := range uint64(2) {
 			t.Run(fmt.Sprintf("%s, seed %d", tc.name, seed), func(t *testing.T) {
