@@ -22,7 +22,7 @@ func TestACrashEmptiesTheEndpointWithinATenthOfASecond(t *testing.T) {
 		warm, after        time.Duration
 		most               int // failed attempts
 	}{
-		{rate: 1, callers: 5, endpoints: 6, warm: 15 * time.Second, after: 6 * time.Second, most: 10},
+		{rate: 1, callers: 5, endpoints: 6, warm: 12 * time.Second, after: 15 * time.Second, most: 10},
 		{rate: 50, callers: 5, endpoints: 6, warm: 5 * time.Second, after: 600 * time.Millisecond, most: 10},
 		{rate: 50, callers: 5, endpoints: 6, base: 0.01, warm: 5 * time.Second, after: 600 * time.Millisecond, most: 10},
 		{rate: 1000, callers: 4, endpoints: 4, warm: 1500 * time.Millisecond, after: 200 * time.Millisecond, most: 30},
@@ -57,6 +57,9 @@ func TestACrashEmptiesTheEndpointWithinATenthOfASecond(t *testing.T) {
 					}
 				})
 			})
+			if len(s.runs) == 0 {
+				continue // another part of the table was asked for
+			}
 			off := figures(&s, func(r sim.Removal) time.Duration { return r.Off - r.First })
 			attempts := figures(&s, func(r sim.Removal) float64 { return float64(r.Attempts) })
 			lost, once := 0, 0

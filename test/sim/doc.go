@@ -9,9 +9,16 @@
 //		began := m.Now()
 //		m.Endpoints[2].Set(fakeupstream.Crash())
 //		m.Wait(time.Second)
-//		crash := m.Crash(2, began)
+//		r := m.Removal(2, began, m.Now()) // who left it when, and what it cost
 //		…
 //	})
+//
+// The tests of this package are the scenarios of the first complete mesh. They print
+// their figures as tables:
+//
+//	go test ./test/sim -v            # about a minute on two cores
+//	go test ./test/sim -v -long      # five times as many runs of each scenario
+//	go test ./test/sim -v -run Crash
 //
 // # Words
 //

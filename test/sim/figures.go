@@ -57,8 +57,11 @@ func (t *Table) Row(cells ...any) {
 	t.rows = append(t.rows, row)
 }
 
-// Print writes the table to the test's output.
+// Print writes the table to the test's output, if it has rows.
 func (t *Table) Print(tb testing.TB) {
+	if len(t.rows) == 0 {
+		return
+	}
 	width := make([]int, len(t.header))
 	for _, row := range append([][]string{t.header}, t.rows...) {
 		for i, c := range row {

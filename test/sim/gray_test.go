@@ -84,10 +84,13 @@ func TestErrorsAreFoundInAboutTheTimeThatTheirRateAllows(t *testing.T) {
 				s.add(run{r.Off - from, float64(r.Attempts), float64(into) / (r.Off - from).Seconds()})
 			})
 		})
+		if len(s.runs) == 0 {
+			continue // another part of the table was asked for
+		}
 		off := figures(&s, func(r run) time.Duration { return r.off })
 		limit := c.aim * 13 / 10
-		if median := sim.Median(off); median > limit && !raced {
-			t.Errorf("%g errors: median %v, want at most %v", c.errors, median, limit)
+		if slower(off, limit) {
+			t.Errorf("%g errors: median %v, want at most %v", c.errors, sim.Median(off), limit)
 		}
 		table.Row(50, percent(c.errors), 10, percent(0.01), len(s.runs), sim.Median(off), sim.Quantile(off, .95), limit,
 			sim.Median(figures(&s, func(r run) float64 { return r.attempts })), sim.Median(figures(&s, func(r run) float64 { return r.rate })))

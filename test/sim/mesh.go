@@ -2,7 +2,6 @@ package sim
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"log/slog"
 	"math/rand/v2"
@@ -91,8 +90,8 @@ type Mesh struct {
 	cfg     Config
 	began   time.Time
 	rng     *rand.Rand
-	ctx     context.Context
-	running sync.WaitGroup // applications' and callers' sidecars
+	ctx     context.Context // ends with the mesh
+	running sync.WaitGroup  // all sidecars and users
 	stop    func()
 
 	control *control
@@ -181,8 +180,11 @@ func Start(t testing.TB, cfg Config) *Mesh {
 		for _, e := range m.Endpoints {
 			e.Close()
 		}
-		if m.control != nil {
-			m.endControl()
+		if m.control == nil {
+			return
+		}
+		if err := m.endControl(); err != nil {
+			t.Errorf("control plane: %v", err)
 		}
 	})
 	t.Cleanup(m.stop)
@@ -499,14 +501,12 @@ func (m *Mesh) KillControl() {
 		m.t.Fatal(err)
 	}
 	m.Net.Host(controlHost).Crash()
-	m.endControl()
+	_ = m.endControl() // it may say that its listeners were taken away
 }
 
-func (m *Mesh) endControl() {
+func (m *Mesh) endControl() error {
 	m.control.end()
-	// A listener that was taken away under it is an error it may speak of.
-	if err := <-m.control.ended; err != nil && !errors.Is(err, os.ErrClosed) && m.lives == 0 {
-		m.t.Errorf("control plane: %v", err)
-	}
+	err := <-m.control.ended
 	m.control = nil
+	return err
 }

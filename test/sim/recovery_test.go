@@ -66,6 +66,9 @@ func TestAnEndpointThatIsWellAgainComesBackGently(t *testing.T) {
 				}
 			})
 		})
+		if len(s.runs) == 0 {
+			continue // another part of the table was asked for
+		}
 		took := figures(&s, func(r run) time.Duration { return r.took })
 		lost := 0
 		for _, r := range s.runs {

@@ -3,9 +3,11 @@ package sim_test
 import (
 	"flag"
 	"fmt"
+	"math"
 	"sync"
 	"testing"
 	"testing/synctest"
+	"time"
 
 	"github.com/overhear-mesh/overhear/test/sim"
 )
@@ -63,6 +65,20 @@ func must(t *testing.T, err error) {
 	if err != nil {
 		t.Fatal(err)
 	}
+}
+
+// slower says whether so many of the runs took longer than limit that their median,
+// were they repeated for ever, is above it, at an error of 1 %. The median of a few
+// runs alone is off by as much as a tenth.
+func slower(took []time.Duration, limit time.Duration) bool {
+	above := 0.0
+	for _, d := range took {
+		if d > limit {
+			above++
+		}
+	}
+	n := float64(len(took))
+	return above > n/2+2.33*math.Sqrt(n)/2 // the binomial distribution of one half, as a normal one
 }
 
 func percent(share float64) string { return fmt.Sprintf("%g %%", 100*share) }
