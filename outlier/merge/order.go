@@ -54,6 +54,7 @@ func (t *Table) Probed(id OrderID, reporter string, level outlier.Level, res out
 // Reasons of orders.
 const (
 	reasonSuspicion = "suspicion"
+	reasonNeighbour = "neighbour"
 	reasonRecovery  = "recovery"
 	reasonIdle      = "idle"
 	reasonValidate  = "validate"

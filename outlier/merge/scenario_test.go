@@ -225,33 +225,62 @@ func TestANodeWithThreeReportersThatIsCutOffGivesNoVerdict(t *testing.T) {
 }
 
 func TestAZoneThatIsDownLeavesInOnePush(t *testing.T) {
-	f := newFleet(t, mesh{callers: 5, endpoints: 6, zones: twoZones, rate: 50, base: 0.001, seed: 11})
+	for _, rate := range []float64{1, 5, 50, 500} {
+		for _, inbound := range []bool{false, true} {
+			for seed := range uint64(5) {
+				f := newFleet(t, mesh{callers: 6, endpoints: 6, zones: twoZones, rate: rate, base: 0.001, seed: seed, inbound: inbound})
+				f.run(12 * time.Second)
+				first := time.Duration(-1)
+				for _, e := range f.targets {
+					if e.Zone != "west" {
+						continue
+					}
+					e.fault = func(*caller, time.Duration) effect {
+						if first < 0 {
+							first = f.now
+						}
+						return crashed
+					}
+				}
+				f.until(f.now+10*time.Second, func() bool { return len(f.verdicts(outlier.Ejected)) > 0 })
+				f.run(100 * ms)
+				v := f.verdicts(outlier.Ejected)
+				if len(v) != 3 || v[0].At != v[2].At || v[0].At > first+50*ms {
+					t.Errorf("%v/s, inbound %v, seed %d: first failure at %v, got %s\nwant all three of the west at one instant, within 50ms", rate, inbound, seed, first, describe(v))
+				}
+				for _, ch := range v {
+					if f.byKey[ch.Verdict.Key].Zone != "west" {
+						t.Errorf("%s of the healthy zone went", ch.Verdict.Key)
+					}
+				}
+			}
+		}
+	}
+}
+
+func TestTheNeighboursOfACrashedEndpointAreProbedOnceAndStay(t *testing.T) {
+	f := newFleet(t, mesh{callers: 6, endpoints: 12, zones: twoZones, rate: 5, base: 0, seed: 3})
 	f.run(12 * time.Second)
-	begin := f.now
-	for _, e := range f.targets {
-		if e.Zone == "west" {
-			e.fault = always(crashed)
+	f.targets[1].fault = always(crashed)
+	if _, ok := f.ejected(1, 10*time.Second); !ok {
+		t.Fatalf("no verdict: %v", f.events)
+	}
+	asked := map[string]int{}
+	for _, o := range f.orders {
+		if o.Reason == reasonNeighbour {
+			asked[o.Key.Instance]++
+			if f.byKey[o.Key].Zone != f.targets[1].Zone {
+				t.Errorf("%s is of another zone", o.Key)
+			}
 		}
 	}
-	f.run(200 * ms)
-	out := map[time.Duration]int{}
-	for _, ch := range f.verdicts(outlier.Ejected) {
-		if ch.Verdict.Key.Instance == "e00" || ch.Verdict.Key.Instance == "e02" || ch.Verdict.Key.Instance == "e04" {
-			t.Errorf("%s of the healthy zone went: %s", ch.Verdict.Key, ch.Verdict.Explain.Reason)
-		}
-		out[ch.At]++
+	if len(asked) != neighbourSample {
+		t.Errorf("neighbours asked about: %v, want %d of five, once each", asked, neighbourSample)
 	}
-	total := 0
-	for at, n := range out {
-		total += n
-		if at-begin > 100*ms {
-			t.Errorf("%d left %v after the fault", n, at-begin)
-		}
+	f.run(800 * ms)
+	if v := f.verdicts(); len(v) != 1 {
+		t.Errorf("got %s\nwant the one that crashed", describe(v))
 	}
-	if total != 3 {
-		t.Errorf("got %s\nwant the three of the west", describe(f.verdicts()))
-	}
-	t.Logf("pushes: %v", out)
 }
 
 func TestWhatOneZoneCannotReachIsOutForThatZoneOnly(t *testing.T) {

@@ -88,7 +88,7 @@ func (t *Table) lookAt(news []*endpoint, full bool) [][]*endpoint {
 
 // busy says whether e has something open that time alone may move.
 func (e *endpoint) busy() bool {
-	if e.fast.open || e.slow.open || len(e.hot) > 0 || e.susp.active || e.susp.confirmed != never || e.poll.waiting != nil ||
+	if e.fast.open || e.slow.open || len(e.hot) > 0 || e.susp.active || len(e.susp.checks) > 0 || e.susp.confirmed != never || e.poll.waiting != nil ||
 		e.fleet.state != outlier.In || e.fleet.n > 0 || e.override != nil || e.overrideNews || e.restartedAt != never || e.newAt != never ||
 		len(e.idle.leases) > 0 || e.idle.asked != never || len(e.idle.told) > 0 || e.own.refused != never {
 		return true

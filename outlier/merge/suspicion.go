@@ -57,6 +57,8 @@ type suspicion struct {
 	storm     bool // confirmed by its neighbours
 	answers   []ProbeAnswer
 	orders    []*order
+	checks    []*order      // probes that a neighbour's suspicion caused
+	checked   time.Duration // when the newest was sent; never
 
 	hard, stalled []witness // of this Step
 }
@@ -106,6 +108,9 @@ func (t *Table) suspectGroup(g *group, now time.Duration) {
 	var involved, suspects []*endpoint
 	for _, e := range g.endpoints {
 		s := &e.susp
+		if len(s.checks) > 0 {
+			t.settleChecks(e, now)
+		}
 		if len(e.hot) == 0 && !s.active && e.own.refused == never && s.confirmed == never {
 			continue
 		}
@@ -341,6 +346,7 @@ func (t *Table) ask(e *endpoint, now time.Duration) {
 		s.orders = append(s.orders, t.order(e, r, s.level, reasonSuspicion, Scope(s.zone), now))
 	}
 	t.pollTraffic(e, s.firstAt, now)
+	t.askNeighbours(e, now)
 	t.due(s.deadline)
 	t.event(EventSuspicion, e, s.first.ID, fmt.Sprintf("%s; %d asked to confirm at level %s", suspicionText(s), len(chosen), s.level), now)
 }
@@ -397,7 +403,7 @@ func (t *Table) hardReady(g *group, now time.Duration) bool {
 		s := &e.susp
 		if s.confirmed != never {
 			first = min(first, s.confirmed)
-		} else if s.active && len(s.hard) > 0 {
+		} else if s.active && len(s.hard) > 0 || len(s.checks) > 0 {
 			waiting = true
 		}
 	}
