@@ -40,7 +40,9 @@
 // only confirm: a good probe clears nobody, because a gray failure answers
 // probes (Huang et al. 2017). Before it decides, the table asks those who have
 // said nothing: requests on connections that still stand may be answered although
-// new ones are refused, and that is a lost listener and no crash.
+// new ones are refused, and that is a lost listener and no crash. A few endpoints of
+// the suspect's zone are probed as well, so that a zone that is down is found at
+// once and not one endpoint after the other, as traffic finds it.
 //
 // The statistical way counts. Per fault domain d, c_d is the log likelihood
 // ratio of its counts since the excursion began: failing at rate p1 against
