@@ -68,9 +68,9 @@ func TestAMachineWithThreeCallersThatIsCutOffIsOneObserver(t *testing.T) {
 	})
 }
 
-// What fails together leaves together: verdicts wait for a neighbour whose answer is
-// still out, but nobody waits for one that nobody has tried.
-func TestAZoneThatIsDownLeavesAsAWhole(t *testing.T) {
+// Traffic finds the endpoints of a zone that is down one by one. A suspicion asks about
+// the neighbours, and the verdict waits for their answers.
+func TestAZoneThatIsDownLeavesInOnePush(t *testing.T) {
 	type run struct {
 		off    time.Duration // the slowest of the zone, after the first failed attempt on it
 		fleet  time.Duration // all of them, after the first failed attempt on any
@@ -110,8 +110,8 @@ func TestAZoneThatIsDownLeavesAsAWhole(t *testing.T) {
 			}
 			r.pushes = float64(len(pushes))
 			s.add(r)
-			if len(verdicts) != 3 || r.off > 100*time.Millisecond {
-				t.Errorf("%d verdicts, the slowest after %v; want 3, within 100ms%s", len(verdicts), r.off, m.Story(from))
+			if len(verdicts) != 3 || len(pushes) != 1 || r.fleet > 100*time.Millisecond {
+				t.Errorf("%d verdicts in %d pushes, all off after %v; want 3 in one, within 100ms%s", len(verdicts), len(pushes), r.fleet, m.Story(from))
 			}
 		})
 		fleet := figures(&s, func(r run) time.Duration { return r.fleet })
