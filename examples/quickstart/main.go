@@ -78,16 +78,33 @@ func main() {
 }
 
 func run(ctx context.Context, o options, stdout, stderr io.Writer) (ok bool, err error) {
-	dir, err := os.MkdirTemp("", "overhear-quickstart-")
-	if err != nil {
-		return false, err
-	}
-	defer os.RemoveAll(dir)
 	timeline := stdout
 	if o.json {
 		timeline = stderr
 	}
-	story := newNarrator(timeline)
+	var all show
+	for i := range o.repeat {
+		if err := all.run(ctx, o, i == o.repeat-1, newNarrator(timeline)); err != nil {
+			return false, err
+		}
+	}
+	return all.summarise(o, stdout)
+}
+
+// show is what has been shown so far.
+type show struct {
+	results               []result
+	sent, failed, skipped int64 // requests of the users
+}
+
+// run shows the faults once, in a mesh of its own: an endpoint's record of earlier
+// faults lengthens its way back. last says that the mesh may stay.
+func (s *show) run(ctx context.Context, o options, last bool, story *narrator) error {
+	dir, err := os.MkdirTemp("", "overhear-quickstart-")
+	if err != nil {
+		return err
+	}
+	defer os.RemoveAll(dir)
 	story.line("building the sidecar and the control plane, starting 1 control plane, %d instances, %d callers …", instances, callers)
 
 	meshCtx, endMesh := context.WithCancel(ctx)
@@ -95,7 +112,7 @@ func run(ctx context.Context, o options, stdout, stderr io.Writer) (ok bool, err
 	l := &ledger{}
 	m, err := startMesh(meshCtx, dir, o.rate, l, story.control)
 	if err != nil {
-		return false, err
+		return err
 	}
 	defer m.stop()
 	defer endMesh() // before m.stop: the callers end with it
@@ -106,36 +123,39 @@ func run(ctx context.Context, o options, stdout, stderr io.Writer) (ok bool, err
 	for _, c := range m.callers {
 		users.Go(func() { c.user.run(usersCtx) })
 	}
-	defer users.Wait()
-	defer endUsers()
+	defer func() {
+		endUsers()
+		users.Wait()
+		for _, c := range m.callers {
+			s.sent += c.user.sent.Load()
+			s.failed += c.user.failed.Load()
+			s.skipped += c.user.skipped.Load()
+		}
+	}()
 	story.line("control plane at http://%s, %d requests/s over %d callers", m.http, int(o.rate), callers)
 
 	// The detector learns what is normal before anything goes wrong.
 	if err := sleep(ctx, 2*time.Second); err != nil {
-		return false, err
+		return err
 	}
 	var results []result
-	for range o.repeat {
-		for _, act := range acts() {
-			got, err := m.play(ctx, act, o.faults, story)
-			if err != nil {
-				return false, err
-			}
-			results = append(results, got...)
+	for _, act := range acts() {
+		got, err := m.play(ctx, act, o.faults, story)
+		if err != nil {
+			return err
 		}
+		results = append(results, got...)
 	}
 	unexplained(results, l)
-	if o.stay {
-		story.line("the mesh keeps running: %s -address … or curl http://%s/api/v1/status; interrupt to end", "controlplane status", m.http)
+	s.results = append(s.results, results...)
+	if o.stay && last {
+		story.line("the mesh keeps running: try `controlplane status --address %s`; interrupt to end", m.http)
 		for i, c := range m.callers {
 			story.line("  caller-%d: curl http://%s/", i+1, c.sidecar.Addr("api"))
 		}
 		<-ctx.Done()
-		ctx = context.Background()
 	}
-	endUsers()
-	users.Wait()
-	return summarise(ctx, o, results, m, stdout)
+	return nil
 }
 
 // play shows the faults of one act, or of them those that are wanted.
@@ -246,12 +266,9 @@ func sleep(ctx context.Context, d time.Duration) error {
 	}
 }
 
-func summarise(ctx context.Context, o options, results []result, m *mesh, w io.Writer) (bool, error) {
-	if err := ctx.Err(); err != nil {
-		return false, err
-	}
-	ok := len(results) > 0
-	for _, r := range results {
+func (s *show) summarise(o options, w io.Writer) (bool, error) {
+	ok := len(s.results) > 0
+	for _, r := range s.results {
 		ok = ok && r.OK
 	}
 	if o.json {
@@ -259,13 +276,7 @@ func summarise(ctx context.Context, o options, results []result, m *mesh, w io.W
 		enc.SetIndent("", "  ")
 		return ok, enc.Encode(struct {
 			Faults []result `json:"faults"`
-		}{results})
+		}{s.results})
 	}
-	var sent, failed, skipped int64
-	for _, c := range m.callers {
-		sent += c.user.sent.Load()
-		failed += c.user.failed.Load()
-		skipped += c.user.skipped.Load()
-	}
-	return ok, printSummary(w, o, results, sent, failed, skipped)
+	return ok, printSummary(w, o, s.results, s.sent, s.failed, s.skipped)
 }
