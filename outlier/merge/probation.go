@@ -196,7 +196,7 @@ func (t *Table) probation(e *endpoint, r *record, now time.Duration) {
 	}
 	switch {
 	case tr.score >= outlier.ProbationOut:
-		if d := t.alone(byDomain, tr.score); d != nil {
+		if d := t.alone(byDomain, tr.score); d != nil && t.othersTest(e, r, d, now) {
 			tr.shut = append(tr.shut, d)
 			tr.renewed = never
 			t.event(EventReplaced, e, d.name, "it alone speaks against the endpoint: others try", now)
@@ -220,8 +220,21 @@ func (t *Table) probation(e *endpoint, r *record, now time.Duration) {
 	if now-tr.begun >= undecided*time.Duration(tr.doubled+1) && tr.doubled < 6 {
 		tr.doubled++
 		tr.renewed = never
+		if tr.n == 0 {
+			tr.shut = nil // those who should have taken over have sent nothing
+		}
 	}
 	t.shares(e, r, now)
+}
+
+// othersTest says whether anybody with traffic is left to test e without d. If not,
+// what d says decides: to go on would be to wait for requests that never come, and
+// to be sent back is no new verdict.
+func (t *Table) othersTest(e *endpoint, r *record, d *domain, now time.Duration) bool {
+	return slices.ContainsFunc(t.users(e, r.scope, now), func(c *reporter) bool {
+		return c.domain != d && !slices.Contains(r.trial.shut, c.domain) &&
+			c.services[e.Key.Service].traffic > now-t.cfg.ReporterStale
+	})
 }
 
 // alone finds a fault domain that by itself would put the endpoint out while the
