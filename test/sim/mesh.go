@@ -1,6 +1,7 @@
 package sim
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"log/slog"
@@ -92,7 +93,6 @@ type Mesh struct {
 	rng     *rand.Rand
 	ctx     context.Context // ends with the mesh
 	running sync.WaitGroup  // all sidecars and users
-	stop    func()
 
 	control *control
 	lives   int // of the control plane
@@ -137,22 +137,9 @@ type control struct {
 }
 
 func (c *Config) complete() {
-	def := func(v *int, d int) {
-		if *v == 0 {
-			*v = d
-		}
-	}
-	def(&c.Callers, 5)
-	def(&c.Endpoints, 6)
-	def(&c.Zones, 1)
-	span := func(v *time.Duration, d time.Duration) {
-		if *v == 0 {
-			*v = d
-		}
-	}
-	span(&c.Work, 2*time.Millisecond)
-	span(&c.Near, 200*time.Microsecond)
-	span(&c.Far, time.Millisecond)
+	c.Callers, c.Endpoints, c.Zones = cmp.Or(c.Callers, 5), cmp.Or(c.Endpoints, 6), cmp.Or(c.Zones, 1)
+	c.Work = cmp.Or(c.Work, 2*time.Millisecond)
+	c.Near, c.Far = cmp.Or(c.Near, 200*time.Microsecond), cmp.Or(c.Far, time.Millisecond)
 	if c.Node == nil {
 		c.Node = func(i int) string { return fmt.Sprintf("host-of-caller-%d", i) }
 	}
@@ -171,7 +158,7 @@ func Start(t testing.TB, cfg Config) *Mesh {
 		Ledger: &Ledger{}, Net: pipenet.New(cfg.Seed), t: t, cfg: cfg, began: time.Now(),
 		rng: rand.New(rand.NewPCG(cfg.Seed, 1)), ctx: ctx, dir: t.TempDir(),
 	}
-	m.stop = sync.OnceFunc(func() {
+	t.Cleanup(func() {
 		for _, c := range m.Callers {
 			m.StopUsers(c.Index)
 		}
@@ -187,7 +174,6 @@ func Start(t testing.TB, cfg Config) *Mesh {
 			t.Errorf("control plane: %v", err)
 		}
 	})
-	t.Cleanup(m.stop)
 	m.Net.Delay("*", "*", cfg.Far, cfg.Far/2)
 	for z := range cfg.Zones {
 		net := fmt.Sprintf("10.%d.0.0/16", z+1)
