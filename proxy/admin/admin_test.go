@@ -244,7 +244,7 @@ api      api-3     10.0.0.3:80  suspended  2%     0         0       4         st
 		{"alone", func(*admin.Status) {}, "sidecar pod-7, v1, up 3s, zone a\ncontrol plane: none configured\n"},
 		{"connected", func(s *admin.Status) {
 			s.ControlPlane = &admin.ControlPlane{Connected: true, Reporting: true, Source: "control plane"}
-		}, "sidecar pod-7, v1, up 3s, zone a\ncontrol plane: connected, reporting true\n"},
+		}, "sidecar pod-7, v1, up 3s, zone a\ncontrol plane: connected, reporting\n"},
 		{"in trouble", func(s *admin.Status) {
 			s.Draining, s.ReloadError = true, "f.yaml:1: nonsense"
 			s.ControlPlane = &admin.ControlPlane{Source: "state", Age: "1h0m0s"}

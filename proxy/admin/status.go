@@ -54,7 +54,11 @@ func (c Clusters) table(w io.Writer) error {
 	case cp == nil:
 		fmt.Fprintln(w, "control plane: none configured")
 	case cp.Connected:
-		fmt.Fprintf(w, "control plane: connected, reporting %t\n", cp.Reporting)
+		reports := "reporting"
+		if !cp.Reporting {
+			reports = "NOT REPORTING"
+		}
+		fmt.Fprintln(w, "control plane: connected,", reports)
 	default:
 		fmt.Fprintf(w, "control plane: NOT CONNECTED, resources from %s", cp.Source)
 		if cp.Age != "" {

@@ -193,6 +193,9 @@ func (p Protocol) String() string {
 	return "http1"
 }
 
+// MarshalText writes the name that UnmarshalText reads.
+func (p Protocol) MarshalText() ([]byte, error) { return []byte(p.String()), nil }
+
 // UnmarshalText reads a name; it knows those that are not spoken yet, to say so.
 func (p *Protocol) UnmarshalText(text []byte) error {
 	switch s := string(text); s {
