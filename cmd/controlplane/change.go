@@ -41,7 +41,7 @@ have an API token; this command takes it from OVERHEAR_API_TOKEN.`,
 			return r.print(c.OutOrStdout(), answer, func(w io.Writer) error { return printWhy(w, why) })
 		},
 	}
-	c.Flags().StringVar(&order.Reason, "reason", "", "why, for the next person on call")
+	c.Flags().StringVar(&order.Reason, "reason", "", "why, for the next person on call; eject and pin require it")
 	if verb != "release" {
 		c.Flags().DurationVar(&length, "for", time.Hour, "how long; 0: until released")
 	}
