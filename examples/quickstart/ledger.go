@@ -66,24 +66,25 @@ func (l *ledger) addBelief(b belief) {
 	l.beliefs = append(l.beliefs, b)
 }
 
-// window is a copy of what happened in [from, to), sorted by time.
+// window is a copy of what happened in [from, to), sorted by time. An attempt or a
+// request belongs to it that began earlier and was under way: a crash ends it.
 func (l *ledger) window(from, to time.Duration) *ledger {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	in := func(at time.Duration) bool { return at >= from && at < to }
+	in := func(at, ended time.Duration) bool { return ended >= from && at < to }
 	w := &ledger{}
 	for _, a := range l.attempts {
-		if in(a.at) {
+		if in(a.at, a.ended) {
 			w.attempts = append(w.attempts, a)
 		}
 	}
 	for _, r := range l.requests {
-		if in(r.at) {
+		if in(r.at, r.ended) {
 			w.requests = append(w.requests, r)
 		}
 	}
 	for _, b := range l.beliefs {
-		if in(b.at) {
+		if in(b.at, b.at) {
 			w.beliefs = append(w.beliefs, b)
 		}
 	}
@@ -113,33 +114,26 @@ func (l *ledger) firstBelief(match func(belief) bool) (belief, bool) {
 	return belief{}, false
 }
 
-// calm is how long an endpoint must go with at most calmAttempts before the
-// fleet counts as off it. A suspended endpoint still gets one attempt a second,
-// which is how its recovery is noticed.
-const (
-	calm         = 500 * time.Millisecond
-	calmAttempts = 1
-)
+// calm is how long an endpoint must go without an attempt before the fleet counts
+// as off it. A suspended endpoint still gets one attempt a second, which is how
+// its recovery is noticed.
+const calm = 500 * time.Millisecond
 
-// lastBefore is the last attempt at one of the endpoints before the fleet went
-// off them: the first attempt that is followed by calm. attempts is sorted; until
-// is where the window ends.
+// lastBefore is the last attempt at one of the endpoints before the fleet went off
+// them: the first that calm follows; from, if there was none. attempts is sorted;
+// until is where the window ends.
 func lastBefore(attempts []attempt, endpoints []string, from, until time.Duration) (time.Duration, bool) {
-	var at []time.Duration
+	last := from
 	for _, a := range attempts {
-		if a.at >= from && slices.Contains(endpoints, a.endpoint) {
-			at = append(at, a.at)
+		if a.at < from || a.at >= until || !slices.Contains(endpoints, a.endpoint) {
+			continue
 		}
+		if a.at-last > calm {
+			break
+		}
+		last = a.at
 	}
-	for i, t := range at {
-		if t+calm > until {
-			return 0, false
-		}
-		if last := i + calmAttempts + 1; last >= len(at) || at[last]-t > calm {
-			return t, true
-		}
-	}
-	return from, true
+	return last, last+calm <= until
 }
 
 // fairAgain is when an endpoint's share of the attempts first reached the given
