@@ -290,8 +290,11 @@ func (t *Table) othersTold(c *candidate, now time.Duration) bool {
 	if !e.fast.open {
 		return true // all in all it is seen well
 	}
+	// The row of another zone is open as long as failures outweigh answers there. The
+	// row of all may have begun before the trouble, with answers of that time.
+	leaning := slices.ContainsFunc(e.zones, func(z *zone) bool { return Scope(z.name) != c.scope && z.row.open })
 	rest := t.read(e, &e.fast, e.fast.last.odds.Steps(), only{t.zones.id(string(c.scope)), outside}, now)
-	if rest.sum <= clearAt {
+	if rest.sum <= clearAt && !leaning {
 		return true
 	}
 	if e.scopeAt == never {
