@@ -15,7 +15,7 @@ func TestAnEndpointThatIsWellAgainComesBackGently(t *testing.T) {
 		peak float64
 		lost int
 	}
-	table := sim.NewTable("Recovery: from the end of a fault of 5 s until 90 % of the fair share",
+	table := sim.NewTable("Recovery: from the end of a fault of 4 s until 90 % of the fair share",
 		"fault", "sidecar before it", "callers", "base errors", "runs", "median", "p95", "largest share in 2 s", "requests lost")
 	for _, c := range []struct {
 		name    string
@@ -29,14 +29,14 @@ func TestAnEndpointThatIsWellAgainComesBackGently(t *testing.T) {
 	} {
 		var s sample[run]
 		t.Run(c.name+", sidecar before it "+yes(c.inbound), func(t *testing.T) {
-			over(t, 4, sim.Config{Zones: 2, Rate: 30, BaseErrors: 0.001, Inbound: c.inbound}, func(t *testing.T, m *sim.Mesh) {
+			over(t, 7, sim.Config{Zones: 2, Rate: 30, BaseErrors: 0.001, Inbound: c.inbound}, func(t *testing.T, m *sim.Mesh) {
 				m.Wait(6 * time.Second)
 				from := m.Now()
 				must(t, m.Endpoints[2].Set(c.fault))
-				m.Wait(5 * time.Second)
+				m.Wait(4 * time.Second)
 				end := m.Now()
 				if m.Admitted(2) > 0.1 {
-					t.Errorf("5 s into the fault it is in use%s", m.Story(from))
+					t.Errorf("4 s into the fault it is in use%s", m.Story(from))
 				}
 				must(t, m.Endpoints[2].Heal())
 				for m.Admitted(2) < 0.9 && m.Now()-end < time.Minute {
@@ -49,8 +49,9 @@ func TestAnEndpointThatIsWellAgainComesBackGently(t *testing.T) {
 				}
 				r.lost = len(m.Requests(func(q sim.Request) bool { return q.At >= end && q.Lost() }))
 				s.add(r)
-				if r.took > 25*time.Second {
-					t.Errorf("90 %% of its share after %v, want at most 25s%s", r.took, m.Story(end))
+				// A test request that fails by chance sends it back, at the double hold-off.
+				if r.took >= time.Minute {
+					t.Errorf("no 90 %% of its share after %v%s", r.took, m.Story(end))
 				}
 				if r.peak > 1.5 {
 					t.Errorf("%.2f of its fair share for two seconds, want at most 1.5%s", r.peak, m.Story(end))
@@ -70,6 +71,9 @@ func TestAnEndpointThatIsWellAgainComesBackGently(t *testing.T) {
 			continue // another part of the table was asked for
 		}
 		took := figures(&s, func(r run) time.Duration { return r.took })
+		if slower(took, 25*time.Second) {
+			t.Errorf("%s: median %v, want at most 25s", c.name, sim.Median(took))
+		}
 		lost := 0
 		for _, r := range s.runs {
 			lost += r.lost

@@ -69,7 +69,7 @@ func must(t *testing.T, err error) {
 
 // slower says whether so many of the runs took longer than limit that their median,
 // were they repeated for ever, is above it, at an error of 1 %. The median of a few
-// runs alone is off by as much as a tenth.
+// runs alone is off by as much as a tenth. Of fewer than seven it says nothing.
 func slower(took []time.Duration, limit time.Duration) bool {
 	above := 0.0
 	for _, d := range took {
