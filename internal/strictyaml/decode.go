@@ -64,10 +64,12 @@ func DecodeWith(name string, data []byte, into any, complete func(decoded any), 
 	default:
 		d.problem(start(bodies[1].Body), "", "a second document: want one document in a file")
 	}
-	if len(d.problems) == 0 {
-		complete(work.Interface())
-		d.validate(work.Elem(), "")
+	// A value that could not be read is not judged a second time.
+	for _, p := range d.problems {
+		d.unread = append(d.unread, p.Field)
 	}
+	complete(work.Interface())
+	d.validate(work.Elem(), "")
 	if len(d.problems) > 0 {
 		return d.problems.sorted()
 	}
@@ -110,6 +112,7 @@ type decoder struct {
 	problems Problems
 	lines    map[string]*token.Token // field path → where it stands
 	fresh    []func(value any)
+	unread   []string // fields that the file does not give a value, for a mistake of form
 }
 
 // made gives a value that the file made its defaults.
@@ -229,6 +232,7 @@ func (d *decoder) mapping(entries []*ast.MappingValueNode, at *token.Token, v re
 
 func (d *decoder) unknown(at *token.Token, path, key string, known []string) {
 	if near := nearest(key, known); near != "" {
+		d.unread = append(d.unread, join(path, near))
 		d.problem(at, join(path, key), "unknown field: did you mean %q?", near)
 	} else {
 		d.problem(at, join(path, key), "unknown field: known here are %s", strings.Join(known, ", "))
@@ -288,7 +292,15 @@ func (d *decoder) invalid(err error, path string) {
 		field = join(path, f.Field())
 		message = strings.TrimPrefix(message, f.Field()+": ")
 	}
-	d.problem(d.where(field), field, "%s", message)
+	if !slices.ContainsFunc(d.unread, func(unread string) bool { return contains(field, unread) || contains(unread, field) }) {
+		d.problem(d.where(field), field, "%s", message)
+	}
+}
+
+// contains says whether the path of a field leads to or through another.
+func contains(field, inner string) bool {
+	rest, ok := strings.CutPrefix(inner, field)
+	return ok && (field == "" || rest == "" || rest[0] == '.' || rest[0] == '[')
 }
 
 // where finds the line of a field, or of the nearest thing around it that the

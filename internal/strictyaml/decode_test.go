@@ -185,6 +185,24 @@ zzz: 1
 		{"two documents", "name: a\n---\nname: b\n", []string{
 			`f.yaml:3:1: a second document: want one document in a file`}},
 		{"not a mapping", "just words\n", []string{`f.yaml:1:1: "just words" is a single value: want mapping`}},
+		{"mistakes of form and invalid values together, none of them twice", `
+backends:
+  - adress: 127.0.0.1:80
+    weight: 101
+  - address: [x]
+    weight: 102
+by_name:
+  x:
+    weight: many
+optional: 7
+`, []string{
+			`f.yaml:3:5: backends[0].adress: unknown field: did you mean "address"?`,
+			`f.yaml:4:5: backends[0].weight: is 101: want at most 100`,
+			`f.yaml:5:14: backends[1].address: is a list: want string`,
+			`f.yaml:6:5: backends[1].weight: is 102: want at most 100`,
+			`f.yaml:8:3: by_name.x.address: is missing: want host:port`,
+			`f.yaml:9:13: by_name.x.weight: "many" is no whole number from 0 to 255`,
+			`f.yaml:10:11: optional: "7" is a single value: want mapping`}},
 		{"invalid values, placed at their fields", `
 backends:
   - address: 127.0.0.1:80

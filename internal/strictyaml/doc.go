@@ -22,8 +22,10 @@
 //
 // # Validation
 //
-// After decoding, every value in the target that has a method
-// Validate() error is asked, outermost first. An error, or each error of an
+// After decoding, whatever mistakes of form there were, every value in the target
+// that has a method
+// Validate() error is asked, outermost first; a field that could not be read is
+// not judged a second time. An error, or each error of an
 // errors.Join, that has a method Field() string is placed at that field's line;
 // the field is relative to the value that was asked, like "endpoints[2].address".
 // A Validate method therefore speaks of its own fields only and need not call

@@ -59,12 +59,18 @@ clusters:
 		t.Fatal("got no error")
 	}
 	want := []string{
+		`sidecar.yaml:2:8: node.id: is empty: want a name that is unique in the mesh`,
 		`sidecar.yaml:5:3: control_plane.adresses: unknown field: did you mean "addresses"?`,
+		`sidecar.yaml:6:7: log.level: is "loud": want debug, info, warn, error`,
+		`sidecar.yaml:8:5: outbound[0].address: 127.0.0.1:15001 is taken by admin.address: want a port of its own`,
 		`sidecar.yaml:9:15: outbound[0].protocol: "http2" is not spoken yet: want http1, or tcp, which carries it opaquely`,
+		`sidecar.yaml:11:5: outbound[1].address: is "nowhere": want host:port`,
+		`sidecar.yaml:11:5: outbound[1].cluster: nowhere to send requests: want cluster or routes`,
 		`sidecar.yaml:14:22: clusters[0].connect_timeout: "1" is no duration: want a number with a unit such as 250ms, 10s or 5m`,
+		`sidecar.yaml:15:18: clusters[0].endpoints[0].address: is "localhost:80": want ip:port`,
 	}
 	if diff := cmp.Diff(want, strings.Split(err.Error(), "\n")); diff != "" {
-		t.Errorf("problems of form differ (-want +got):\n%s", diff)
+		t.Errorf("problems differ (-want +got):\n%s", diff)
 	}
 }
 
