@@ -12,6 +12,7 @@ import (
 	"time"
 	"unicode"
 
+	"github.com/overhear-mesh/overhear/internal/strictyaml"
 	"github.com/overhear-mesh/overhear/outlier/merge"
 	"github.com/overhear-mesh/overhear/xds/registry"
 	"github.com/overhear-mesh/overhear/xds/report"
@@ -65,17 +66,11 @@ func DefaultConfig() Config {
 	}
 }
 
-// fieldError is a field whose value cannot be used.
-type fieldError struct{ field, message string }
-
-func (e *fieldError) Field() string { return e.field }
-func (e *fieldError) Error() string { return e.field + ": " + e.message }
-
 // Validate says which of the control plane's own fields cannot be used.
 func (c Config) Validate() error {
 	var errs []error
 	add := func(field, format string, args ...any) {
-		errs = append(errs, &fieldError{field, fmt.Sprintf(format, args...)})
+		errs = append(errs, strictyaml.Invalid(field, format, args...))
 	}
 	loopback, err := listenAddress(c.XDS)
 	switch {

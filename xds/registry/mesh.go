@@ -168,17 +168,11 @@ func DecodeMesh(name string, data []byte) (*Mesh, error) {
 	return &m, nil
 }
 
-// fieldError is a field whose value cannot be used.
-type fieldError struct{ field, message string }
-
-func (e *fieldError) Field() string { return e.field }
-func (e *fieldError) Error() string { return e.field + ": " + e.message }
-
 // problems collects field errors.
 type problems []error
 
 func (p *problems) add(field, format string, args ...any) {
-	*p = append(*p, &fieldError{field, fmt.Sprintf(format, args...)})
+	*p = append(*p, strictyaml.Invalid(field, format, args...))
 }
 
 // Validate says which services cannot stand beside each other.
