@@ -1,4 +1,4 @@
-package sim_test
+package mesh_test
 
 import (
 	"testing"
@@ -6,7 +6,7 @@ import (
 
 	"github.com/overhear-mesh/overhear/outlier"
 	"github.com/overhear-mesh/overhear/test/fakeupstream"
-	"github.com/overhear-mesh/overhear/test/sim"
+	"github.com/overhear-mesh/overhear/test/sim/mesh"
 )
 
 func TestAnEndpointThatIsWellAgainComesBackGently(t *testing.T) {
@@ -15,7 +15,7 @@ func TestAnEndpointThatIsWellAgainComesBackGently(t *testing.T) {
 		peak float64
 		lost int
 	}
-	table := sim.NewTable("Recovery: from the end of a fault of 4 s until 90 % of the fair share",
+	table := mesh.NewTable("Recovery: from the end of a fault of 4 s until 90 % of the fair share",
 		"fault", "sidecar before it", "callers", "base errors", "runs", "median", "p95", "largest share in 2 s", "requests lost")
 	for _, c := range []struct {
 		name    string
@@ -29,7 +29,7 @@ func TestAnEndpointThatIsWellAgainComesBackGently(t *testing.T) {
 	} {
 		var s sample[run]
 		t.Run(c.name+", sidecar before it "+yes(c.inbound), func(t *testing.T) {
-			over(t, 7, sim.Config{Zones: 2, Rate: 30, BaseErrors: 0.001, Inbound: c.inbound}, func(t *testing.T, m *sim.Mesh) {
+			over(t, 7, mesh.Config{Zones: 2, Rate: 30, BaseErrors: 0.001, Inbound: c.inbound}, func(t *testing.T, m *mesh.Mesh) {
 				m.Wait(6 * time.Second)
 				from := m.Now()
 				must(t, m.Endpoints[2].Set(c.fault))
@@ -47,7 +47,7 @@ func TestAnEndpointThatIsWellAgainComesBackGently(t *testing.T) {
 				for at := end; at+2*time.Second <= m.Now(); at += time.Second {
 					r.peak = max(r.peak, m.Share(2, at, at+2*time.Second))
 				}
-				r.lost = len(m.Requests(func(q sim.Request) bool { return q.At >= end && q.Lost() }))
+				r.lost = len(m.Requests(func(q mesh.Request) bool { return q.At >= end && q.Lost() }))
 				s.add(r)
 				// A test request that fails by chance sends it back, at the double hold-off.
 				if r.took >= time.Minute {
@@ -72,27 +72,27 @@ func TestAnEndpointThatIsWellAgainComesBackGently(t *testing.T) {
 		}
 		took := figures(&s, func(r run) time.Duration { return r.took })
 		if slower(took, 25*time.Second) {
-			t.Errorf("%s: median %v, want at most 25s", c.name, sim.Median(took))
+			t.Errorf("%s: median %v, want at most 25s", c.name, mesh.Median(took))
 		}
 		lost := 0
 		for _, r := range s.runs {
 			lost += r.lost
 		}
-		table.Row(c.name, yes(c.inbound), 5, percent(0.001), len(s.runs), sim.Median(took), sim.Quantile(took, .95),
-			sim.Quantile(figures(&s, func(r run) float64 { return r.peak }), 1), lost)
+		table.Row(c.name, yes(c.inbound), 5, percent(0.001), len(s.runs), mesh.Median(took), mesh.Quantile(took, .95),
+			mesh.Quantile(figures(&s, func(r run) float64 { return r.peak }), 1), lost)
 	}
 	table.Print(t)
 }
 
 // Who comes and goes is trusted later each time.
 func TestAnEndpointThatFlapsIsTrustedLessEachTime(t *testing.T) {
-	over(t, 2, sim.Config{Zones: 2, Rate: 10}, func(t *testing.T, m *sim.Mesh) {
+	over(t, 2, mesh.Config{Zones: 2, Rate: 10}, func(t *testing.T, m *mesh.Mesh) {
 		m.Wait(6 * time.Second)
 		from := m.Now()
 		must(t, m.Endpoints[2].Set(fakeupstream.Flap(fakeupstream.Crash(), 5*time.Second, 5*time.Second)))
 		m.Wait(3 * time.Minute)
-		outs := m.Verdicts(func(v sim.Verdict) bool { return v.To == outlier.Ejected.String() })
-		in := m.Verdicts(func(v sim.Verdict) bool { return v.To == outlier.In.String() || v.To == outlier.Ramp.String() })
+		outs := m.Verdicts(func(v mesh.Verdict) bool { return v.To == outlier.Ejected.String() })
+		in := m.Verdicts(func(v mesh.Verdict) bool { return v.To == outlier.In.String() || v.To == outlier.Ramp.String() })
 		if n := m.Why(2).Endpoint.N; n < 4 {
 			t.Errorf("%d ejections on its record, want at least 4%s", n, m.Story(from))
 		}
@@ -105,7 +105,7 @@ func TestAnEndpointThatFlapsIsTrustedLessEachTime(t *testing.T) {
 				t.Errorf("ejections %d and %d are %v apart, want at least %v%s", i, i+1, gap, least, m.Story(from))
 			}
 		}
-		if lost := m.Requests(func(r sim.Request) bool { return r.Lost() }); len(lost) > 0 {
+		if lost := m.Requests(func(r mesh.Request) bool { return r.Lost() }); len(lost) > 0 {
 			t.Errorf("%d requests lost%s", len(lost), m.Story(from))
 		}
 	})

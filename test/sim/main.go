@@ -1,11 +1,12 @@
 // Command sim puts Overhear's real detector, evidence table, picker and retry rules,
 // and models of other products' rules, through scenarios in virtual time.
 //
-//	go run ./test/sim/cmd                                overhear through every scenario, against what is wanted
-//	go run ./test/sim/cmd -scenario 'crash*' -products all
-//	go run ./test/sim/cmd -soak 10000 -seeds 1001        how often what is well is taken out
-//	go run ./test/sim/cmd -svg /tmp/plots                plots
-//	go run ./test/sim/cmd -help
+//	go run ./test/sim                                overhear through every scenario, against what is wanted
+//	go run ./test/sim -scenario 'crash*' -products all
+//	go run ./test/sim -soak 10000 -seeds 1001        how often what is well is taken out
+//	go run ./test/sim -svg /tmp/plots                plots
+//	go run ./test/sim -mesh Crash                    whole real sidecars and control plane instead
+//	go run ./test/sim -help
 package main
 
 import (
@@ -36,6 +37,11 @@ balancer.Set and the retry rules; the cadence of its reports is mirrored. The ot
 models of their documented rules, each with round robin (rr) and the power of two
 choices (p2c).
 
+With -mesh nothing is modelled but the network, the backends and the users: whole real
+sidecars and the real control plane run on an in-memory network. Go's virtual clock,
+testing/synctest, exists only within a test, so this mode runs "go test" on the package
+test/sim/mesh, whose tests are its scenarios.
+
 Seeds 1 to 1000 are for tuning. Seeds from 1001 on are held out: rules are frozen before
 they are looked at. Every report says on which set it rests.
 
@@ -55,7 +61,8 @@ func main() {
 
 type options struct {
 	scenario, file, products, seeds, svg, set string
-	json, smoke, list, sweep, story           bool
+	mesh                                      string
+	json, smoke, list, sweep, story, long     bool
 	soak                                      float64
 	soakRates, soakBases                      string
 }
@@ -74,6 +81,8 @@ func run(args []string, out, errs io.Writer) error {
 	f.BoolVar(&o.smoke, "smoke", false, "a few scenarios, few seeds: shows that everything runs")
 	f.BoolVar(&o.sweep, "sweep", false, "false ejections against speed, while each product's threshold is swept")
 	f.BoolVar(&o.story, "story", false, "tell what overhear decided in the first scenario with the first seed, line by line")
+	f.StringVar(&o.mesh, "mesh", "", "run the scenarios of whole real meshes whose names match, such as Crash; '.' is all of them (about a minute)")
+	f.BoolVar(&o.long, "long", false, "with -mesh: five times as many runs of each scenario")
 	f.Float64Var(&o.soak, "soak", 0, "endpoint-hours in health, for each base rate, instead of scenarios")
 	f.StringVar(&o.soakBases, "soak-bases", "0%,0.1%,1%,3%,5%", "base error rates of -soak")
 	f.StringVar(&o.soakRates, "soak-rates", "1,5", "attempts per second and pair of -soak")
@@ -103,6 +112,8 @@ func run(args []string, out, errs io.Writer) error {
 	switch {
 	case o.list:
 		return list(out)
+	case o.mesh != "":
+		return meshes(o, out, errs)
 	case o.soak > 0:
 		return soak(o, products, seeds, out)
 	case o.sweep:

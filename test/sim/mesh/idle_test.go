@@ -1,4 +1,4 @@
-package sim_test
+package mesh_test
 
 import (
 	"testing"
@@ -6,14 +6,14 @@ import (
 
 	"github.com/overhear-mesh/overhear/outlier"
 	"github.com/overhear-mesh/overhear/test/fakeupstream"
-	"github.com/overhear-mesh/overhear/test/sim"
+	"github.com/overhear-mesh/overhear/test/sim/mesh"
 )
 
 // Without traffic there is nothing to overhear: three sidecars ping, on the control
 // plane's behalf, and stop as soon as traffic speaks.
 func TestAnIdleEndpointIsPingedByThreeSidecarsAndABusyOneByNobody(t *testing.T) {
 	for _, inbound := range []bool{false, true} {
-		over(t, 2, sim.Config{Callers: 8, Endpoints: 4, Zones: 2, Inbound: inbound}, func(t *testing.T, m *sim.Mesh) {
+		over(t, 2, mesh.Config{Callers: 8, Endpoints: 4, Zones: 2, Inbound: inbound}, func(t *testing.T, m *mesh.Mesh) {
 			// What a backend has seen of pings: a connection without a byte, or, through a
 			// sidecar that stands before it, a request.
 			pings := func(i int) int { c := m.Endpoints[i].Counts(); return c.Silent + c.Pings }
@@ -31,7 +31,7 @@ func TestAnIdleEndpointIsPingedByThreeSidecarsAndABusyOneByNobody(t *testing.T) 
 					t.Errorf("%d pings reached api-%d in 100 s of silence, want about 30", got, i)
 				}
 				pingers := map[string]bool{}
-				for _, p := range m.Pings(func(p sim.Ping) bool { return p.Endpoint == i && p.At >= from }) {
+				for _, p := range m.Pings(func(p mesh.Ping) bool { return p.Endpoint == i && p.At >= from }) {
 					pingers[p.By] = true
 					if !p.Leased || p.Result != outlier.ProbeOK {
 						t.Errorf("%s pinged api-%d: leased %t, %v", p.By, i, p.Leased, p.Result)
@@ -66,22 +66,22 @@ func TestADeadIdleEndpointIsFoundByItsPingers(t *testing.T) {
 		took time.Duration
 		rule string
 	}
-	table := sim.NewTable("An endpoint without traffic dies: until the whole fleet is off it",
+	table := mesh.NewTable("An endpoint without traffic dies: until the whole fleet is off it",
 		"how", "callers", "runs", "rule", "off, median", "off, p95")
 	for _, c := range []struct {
 		how, rule string
-		kill      func(m *sim.Mesh) error
+		kill      func(m *mesh.Mesh) error
 	}{
-		{"swallows packets", "idle", func(m *sim.Mesh) error { m.Net.Blackhole("*", m.Endpoints[1].IP); return nil }},
-		{"crash", "hard", func(m *sim.Mesh) error { return m.Endpoints[1].Set(fakeupstream.Crash()) }},
+		{"swallows packets", "idle", func(m *mesh.Mesh) error { m.Net.Blackhole("*", m.Endpoints[1].IP); return nil }},
+		{"crash", "hard", func(m *mesh.Mesh) error { return m.Endpoints[1].Set(fakeupstream.Crash()) }},
 	} {
 		var s sample[run]
-		over(t, 10, sim.Config{Callers: 8, Endpoints: 4, Zones: 2}, func(t *testing.T, m *sim.Mesh) {
+		over(t, 10, mesh.Config{Callers: 8, Endpoints: 4, Zones: 2}, func(t *testing.T, m *mesh.Mesh) {
 			m.Wait(30 * time.Second)
 			from := m.Now()
 			must(t, c.kill(m))
 			m.Wait(40 * time.Second)
-			v := m.Verdicts(func(v sim.Verdict) bool { return v.Out() && v.From == outlier.In.String() })
+			v := m.Verdicts(func(v mesh.Verdict) bool { return v.Out() && v.From == outlier.In.String() })
 			if len(v) != 1 || v[0].Endpoint != 1 || v[0].Scope != "fleet" || v[0].Rule != c.rule {
 				t.Fatalf("%d verdicts, want one for the fleet, of rule %s%s", len(v), c.rule, m.Story(from))
 			}
@@ -92,7 +92,7 @@ func TestADeadIdleEndpointIsFoundByItsPingers(t *testing.T) {
 			s.add(run{r.Off - from, v[0].Rule})
 		})
 		took := figures(&s, func(r run) time.Duration { return r.took })
-		table.Row(c.how, 8, len(s.runs), c.rule, sim.Median(took), sim.Quantile(took, .95))
+		table.Row(c.how, 8, len(s.runs), c.rule, mesh.Median(took), mesh.Quantile(took, .95))
 	}
 	table.Print(t)
 }

@@ -1,4 +1,4 @@
-package sim_test
+package mesh_test
 
 import (
 	"fmt"
@@ -14,7 +14,7 @@ import (
 	"github.com/overhear-mesh/overhear/outlier/merge"
 	"github.com/overhear-mesh/overhear/proxy/config"
 	"github.com/overhear-mesh/overhear/test/fakeupstream"
-	"github.com/overhear-mesh/overhear/test/sim"
+	"github.com/overhear-mesh/overhear/test/sim/mesh"
 	"github.com/overhear-mesh/overhear/xds/registry"
 	"github.com/overhear-mesh/overhear/xds/replay"
 )
@@ -34,8 +34,8 @@ func recorded(t *testing.T, dir string) []replay.File {
 }
 
 // meshFile is what a mesh file would say of a mesh.
-func meshFile(m *sim.Mesh) *registry.Mesh {
-	s := registry.NewService(sim.Service)
+func meshFile(m *mesh.Mesh) *registry.Mesh {
+	s := registry.NewService(mesh.Service)
 	for _, e := range m.Endpoints {
 		s.Endpoints = append(s.Endpoints, registry.Endpoint{
 			Address: netip.MustParseAddrPort(e.Address), Instance: e.Instance, Zone: e.Zone, Node: "host-of-" + e.Instance, Weight: 1,
@@ -45,7 +45,7 @@ func meshFile(m *sim.Mesh) *registry.Mesh {
 }
 
 // explained checks that the way to a verdict of the statistic on endpoint 2 can be seen.
-func explained(t *testing.T, m *sim.Mesh) {
+func explained(t *testing.T, m *mesh.Mesh) {
 	t.Helper()
 	why := m.Why(2)
 	if why.Explain.Rule == outlier.RuleHard.String() {
@@ -83,7 +83,7 @@ func TestAReplayDecidesAsTheLiveControlPlaneDid(t *testing.T) {
 				t.Parallel()
 				synctest.Test(t, func(t *testing.T) {
 					dir := t.TempDir()
-					m := sim.Start(t, sim.Config{
+					m := mesh.Start(t, mesh.Config{
 						Callers: 6, Endpoints: 6, Zones: 2, Rate: tc.rate, BaseErrors: tc.base, Seed: seed + 1,
 						Sidecar: func(i int, c *config.Config) { c.Record.Path = filepath.Join(dir, fmt.Sprintf("caller-%d", i)) },
 					})
@@ -93,7 +93,7 @@ func TestAReplayDecidesAsTheLiveControlPlaneDid(t *testing.T) {
 					explained(t, m)
 					must(t, m.Endpoints[2].Heal())
 					m.Wait(40 * time.Second)
-					live := m.Verdicts(func(v sim.Verdict) bool { return v.Out() })
+					live := m.Verdicts(func(v mesh.Verdict) bool { return v.Out() })
 					start := time.Now().Add(-m.Now())
 					for i := range m.Callers {
 						m.StopCaller(i)

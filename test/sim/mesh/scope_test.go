@@ -1,4 +1,4 @@
-package sim_test
+package mesh_test
 
 import (
 	"testing"
@@ -6,12 +6,12 @@ import (
 
 	"github.com/overhear-mesh/overhear/outlier"
 	"github.com/overhear-mesh/overhear/test/fakeupstream"
-	"github.com/overhear-mesh/overhear/test/sim"
+	"github.com/overhear-mesh/overhear/test/sim/mesh"
 )
 
 // One caller fails towards everybody: that says something about the caller.
 func TestACallerWithABrokenNetworkIsBelievedByNobody(t *testing.T) {
-	over(t, 3, sim.Config{Zones: 2, Rate: 20, BaseErrors: 0.01}, func(t *testing.T, m *sim.Mesh) {
+	over(t, 3, mesh.Config{Zones: 2, Rate: 20, BaseErrors: 0.01}, func(t *testing.T, m *mesh.Mesh) {
 		m.Wait(6 * time.Second)
 		from := m.Now()
 		for _, e := range m.Endpoints {
@@ -37,8 +37,8 @@ func TestACallerWithABrokenNetworkIsBelievedByNobody(t *testing.T) {
 				t.Errorf("caller %d took out api-%d%s", b.Caller, b.Endpoint, m.Story(from))
 			}
 		}
-		lost := m.Requests(func(r sim.Request) bool { return r.Lost() && r.Caller != 1 })
-		late := m.Requests(func(r sim.Request) bool { return r.Lost() && r.At > from+16*time.Second })
+		lost := m.Requests(func(r mesh.Request) bool { return r.Lost() && r.Caller != 1 })
+		late := m.Requests(func(r mesh.Request) bool { return r.Lost() && r.At > from+16*time.Second })
 		if len(lost)+len(late) > 0 {
 			t.Errorf("lost: %d requests of other callers, %d of its own 6 s after its network was back%s", len(lost), len(late), m.Story(from))
 		}
@@ -47,13 +47,13 @@ func TestACallerWithABrokenNetworkIsBelievedByNobody(t *testing.T) {
 
 // Several callers on one machine are one observer.
 func TestAMachineWithThreeCallersThatIsCutOffIsOneObserver(t *testing.T) {
-	cfg := sim.Config{Callers: 8, Zones: 2, Rate: 20, Node: func(i int) string {
+	cfg := mesh.Config{Callers: 8, Zones: 2, Rate: 20, Node: func(i int) string {
 		if i < 3 {
 			return "shared"
 		}
 		return string(rune('a' + i))
 	}}
-	over(t, 3, cfg, func(t *testing.T, m *sim.Mesh) {
+	over(t, 3, cfg, func(t *testing.T, m *mesh.Mesh) {
 		m.Wait(6 * time.Second)
 		from := m.Now()
 		for _, c := range m.Callers[:3] {
@@ -76,12 +76,12 @@ func TestAZoneThatIsDownLeavesInOnePush(t *testing.T) {
 		fleet  time.Duration // all of them, after the first failed attempt on any
 		pushes float64
 	}
-	table := sim.NewTable("Zone down (3 of 6 endpoints): until the whole fleet is off",
+	table := mesh.NewTable("Zone down (3 of 6 endpoints): until the whole fleet is off",
 		"requests/s into each", "callers", "sidecar before it", "runs", "one endpoint, from the first failed attempt on it, p95", "all, from the first on any, median", "p95",
 		"pushes, median", "most")
 	for _, inbound := range []bool{false, true} {
 		var s sample[run]
-		over(t, 10, sim.Config{Zones: 2, Rate: 50, Callers: 6, Inbound: inbound}, func(t *testing.T, m *sim.Mesh) {
+		over(t, 10, mesh.Config{Zones: 2, Rate: 50, Callers: 6, Inbound: inbound}, func(t *testing.T, m *mesh.Mesh) {
 			m.Wait(5 * time.Second)
 			from := m.Now()
 			for _, e := range m.Endpoints {
@@ -104,7 +104,7 @@ func TestAZoneThatIsDownLeavesInOnePush(t *testing.T) {
 			}
 			r.fleet = last - first
 			pushes := map[time.Duration]bool{}
-			verdicts := m.Verdicts(func(v sim.Verdict) bool { return v.Out() && v.From == outlier.In.String() })
+			verdicts := m.Verdicts(func(v mesh.Verdict) bool { return v.Out() && v.From == outlier.In.String() })
 			for _, v := range verdicts {
 				pushes[v.At] = true
 			}
@@ -116,20 +116,20 @@ func TestAZoneThatIsDownLeavesInOnePush(t *testing.T) {
 		})
 		fleet := figures(&s, func(r run) time.Duration { return r.fleet })
 		pushes := figures(&s, func(r run) float64 { return r.pushes })
-		table.Row(50, 6, yes(inbound), len(s.runs), sim.Quantile(figures(&s, func(r run) time.Duration { return r.off }), .95),
-			sim.Median(fleet), sim.Quantile(fleet, .95), sim.Median(pushes), sim.Quantile(pushes, 1))
+		table.Row(50, 6, yes(inbound), len(s.runs), mesh.Quantile(figures(&s, func(r run) time.Duration { return r.off }), .95),
+			mesh.Median(fleet), mesh.Quantile(fleet, .95), mesh.Median(pushes), mesh.Quantile(pushes, 1))
 	}
 	table.Print(t)
 }
 
 // What one zone cannot reach is out for that zone.
 func TestAnEndpointThatOneZoneCannotReachIsOutForThatZoneOnly(t *testing.T) {
-	over(t, 3, sim.Config{Callers: 8, Zones: 2, Rate: 50}, func(t *testing.T, m *sim.Mesh) {
+	over(t, 3, mesh.Config{Callers: 8, Zones: 2, Rate: 50}, func(t *testing.T, m *mesh.Mesh) {
 		m.Wait(6 * time.Second)
 		from := m.Now()
 		m.Net.Reject("10.1.1.0/24", m.Endpoints[3].IP) // callers of zone a, an endpoint of zone b
 		m.Wait(4 * time.Second)
-		v := m.Verdicts(func(v sim.Verdict) bool { return v.Out() })
+		v := m.Verdicts(func(v mesh.Verdict) bool { return v.Out() })
 		if len(v) == 0 {
 			t.Errorf("no verdict%s", m.Story(from))
 		}
@@ -149,7 +149,7 @@ func TestAnEndpointThatOneZoneCannotReachIsOutForThatZoneOnly(t *testing.T) {
 // A link that is cut in one direction, between one caller and one endpoint, is for
 // that caller to see.
 func TestALinkThatIsCutIsSeenByItsCallerAlone(t *testing.T) {
-	over(t, 3, sim.Config{Zones: 2, Rate: 50}, func(t *testing.T, m *sim.Mesh) {
+	over(t, 3, mesh.Config{Zones: 2, Rate: 50}, func(t *testing.T, m *mesh.Mesh) {
 		m.Wait(6 * time.Second)
 		from := m.Now()
 		m.Net.Cut(m.Endpoints[2].IP, m.Callers[1].IP)

@@ -1,4 +1,4 @@
-package sim_test
+package mesh_test
 
 import (
 	"fmt"
@@ -6,13 +6,13 @@ import (
 	"time"
 
 	"github.com/overhear-mesh/overhear/test/fakeupstream"
-	"github.com/overhear-mesh/overhear/test/sim"
+	"github.com/overhear-mesh/overhear/test/sim/mesh"
 )
 
 // A crash closes the listener and resets every connection. A sidecar in front of the
 // application lives on, and must not hide it.
 func TestACrashEmptiesTheEndpointWithinATenthOfASecond(t *testing.T) {
-	table := sim.NewTable("Crash: from the first failed attempt until the whole fleet is off the endpoint",
+	table := mesh.NewTable("Crash: from the first failed attempt until the whole fleet is off the endpoint",
 		"requests/s into it", "callers", "sidecar before it", "base errors", "runs", "off, median", "off, p95",
 		"failed attempts, median", "most", "requests lost", "lost that must not be repeated")
 	for _, c := range []struct {
@@ -28,13 +28,13 @@ func TestACrashEmptiesTheEndpointWithinATenthOfASecond(t *testing.T) {
 		{rate: 1000, callers: 4, endpoints: 4, warm: 1500 * time.Millisecond, after: 200 * time.Millisecond, most: 30},
 	} {
 		for _, inbound := range []bool{false, true} {
-			var s sample[sim.Removal]
+			var s sample[mesh.Removal]
 			name := fmt.Sprintf("%g a second, sidecar before it %s, base errors %g", c.rate, yes(inbound), c.base)
 			t.Run(name, func(t *testing.T) {
-				cfg := sim.Config{
+				cfg := mesh.Config{
 					Callers: c.callers, Endpoints: c.endpoints, Zones: 2, Rate: c.rate, Inbound: inbound, BaseErrors: c.base, Posts: 0.1,
 				}
-				over(t, 10, cfg, func(t *testing.T, m *sim.Mesh) {
+				over(t, 10, cfg, func(t *testing.T, m *mesh.Mesh) {
 					m.Wait(c.warm)
 					from := m.Now()
 					must(t, m.Endpoints[2].Set(fakeupstream.Crash()))
@@ -60,14 +60,14 @@ func TestACrashEmptiesTheEndpointWithinATenthOfASecond(t *testing.T) {
 			if len(s.runs) == 0 {
 				continue // another part of the table was asked for
 			}
-			off := figures(&s, func(r sim.Removal) time.Duration { return r.Off - r.First })
-			attempts := figures(&s, func(r sim.Removal) float64 { return float64(r.Attempts) })
+			off := figures(&s, func(r mesh.Removal) time.Duration { return r.Off - r.First })
+			attempts := figures(&s, func(r mesh.Removal) float64 { return float64(r.Attempts) })
 			lost, once := 0, 0
 			for _, r := range s.runs {
 				lost, once = lost+r.Lost, once+r.LostOnce
 			}
-			table.Row(c.rate, c.callers, yes(inbound), percent(c.base), len(s.runs), sim.Median(off), sim.Quantile(off, .95),
-				sim.Median(attempts), sim.Quantile(attempts, 1), lost, once)
+			table.Row(c.rate, c.callers, yes(inbound), percent(c.base), len(s.runs), mesh.Median(off), mesh.Quantile(off, .95),
+				mesh.Median(attempts), mesh.Quantile(attempts, 1), lost, once)
 		}
 	}
 	table.Print(t)
@@ -75,12 +75,12 @@ func TestACrashEmptiesTheEndpointWithinATenthOfASecond(t *testing.T) {
 
 // Old connections that answer are the difference between a lost listener and a crash.
 func TestAListenerThatIsGoneIsNoCrashWhileOldConnectionsAnswer(t *testing.T) {
-	over(t, 3, sim.Config{Rate: 50, Zones: 2}, func(t *testing.T, m *sim.Mesh) {
+	over(t, 3, mesh.Config{Rate: 50, Zones: 2}, func(t *testing.T, m *mesh.Mesh) {
 		m.Wait(5 * time.Second)
 		from := m.Now()
 		must(t, m.Endpoints[2].Set(fakeupstream.Deaf()))
 		m.Wait(10 * time.Second)
-		if v := m.Verdicts(func(v sim.Verdict) bool { return v.At >= from }); len(v) > 0 {
+		if v := m.Verdicts(func(v mesh.Verdict) bool { return v.At >= from }); len(v) > 0 {
 			t.Errorf("%d verdicts, want none%s", len(v), m.Story(from))
 		}
 		if r := m.Removal(2, from, m.Now()); r.Lost > 0 {
@@ -94,11 +94,11 @@ func TestAListenerThatIsGoneIsNoCrashWhileOldConnectionsAnswer(t *testing.T) {
 
 // Nobody helps a sidecar that is alone: two probes of its own confirm.
 func TestASidecarAloneLeavesACrashedEndpoint(t *testing.T) {
-	table := sim.NewTable("Crash seen by one sidecar without a control plane, 50 requests/s into the endpoint",
+	table := mesh.NewTable("Crash seen by one sidecar without a control plane, 50 requests/s into the endpoint",
 		"sidecar before it", "base errors", "runs", "off, median", "off, p95", "requests lost")
 	for _, inbound := range []bool{false, true} {
-		var s sample[sim.Removal]
-		over(t, 10, sim.Config{Callers: 1, Rate: 50, Alone: true, Inbound: inbound, BaseErrors: 0.01}, func(t *testing.T, m *sim.Mesh) {
+		var s sample[mesh.Removal]
+		over(t, 10, mesh.Config{Callers: 1, Rate: 50, Alone: true, Inbound: inbound, BaseErrors: 0.01}, func(t *testing.T, m *mesh.Mesh) {
 			m.Wait(3 * time.Second)
 			from := m.Now()
 			must(t, m.Endpoints[2].Set(fakeupstream.Crash()))
@@ -112,12 +112,12 @@ func TestASidecarAloneLeavesACrashedEndpoint(t *testing.T) {
 				t.Errorf("%d requests lost%s", r.Lost, m.Story(from))
 			}
 		})
-		off := figures(&s, func(r sim.Removal) time.Duration { return r.Off - r.First })
+		off := figures(&s, func(r mesh.Removal) time.Duration { return r.Off - r.First })
 		lost := 0
 		for _, r := range s.runs {
 			lost += r.Lost
 		}
-		table.Row(yes(inbound), percent(0.01), len(s.runs), sim.Median(off), sim.Quantile(off, .95), lost)
+		table.Row(yes(inbound), percent(0.01), len(s.runs), mesh.Median(off), mesh.Quantile(off, .95), lost)
 	}
 	table.Print(t)
 }

@@ -1,4 +1,4 @@
-package sim_test
+package mesh_test
 
 import (
 	"flag"
@@ -9,7 +9,7 @@ import (
 	"testing/synctest"
 	"time"
 
-	"github.com/overhear-mesh/overhear/test/sim"
+	"github.com/overhear-mesh/overhear/test/sim/mesh"
 )
 
 var long = flag.Bool("long", false, "run each scenario five times as often, for steadier figures")
@@ -38,7 +38,7 @@ func figures[T, V any](s *sample[T], of func(T) V) []V {
 // over runs a scenario n times, each with a mesh, a seed and a bubble of its own, as
 // many at a time as there are processors, and returns when all have ended. Under the
 // race detector, which looks at interleavings and is ten times slower, n is small.
-func over(t *testing.T, n int, cfg sim.Config, scenario func(t *testing.T, m *sim.Mesh)) {
+func over(t *testing.T, n int, cfg mesh.Config, scenario func(t *testing.T, m *mesh.Mesh)) {
 	t.Helper()
 	switch {
 	case raced:
@@ -53,7 +53,7 @@ func over(t *testing.T, n int, cfg sim.Config, scenario func(t *testing.T, m *si
 				synctest.Test(t, func(t *testing.T) {
 					mine := cfg
 					mine.Seed = uint64(seed) + 1
-					scenario(t, sim.Start(t, mine))
+					scenario(t, mesh.Start(t, mine))
 				})
 			})
 		}

@@ -1,19 +1,19 @@
-package sim_test
+package mesh_test
 
 import (
 	"testing"
 	"time"
 
 	"github.com/overhear-mesh/overhear/test/fakeupstream"
-	"github.com/overhear-mesh/overhear/test/sim"
+	"github.com/overhear-mesh/overhear/test/sim/mesh"
 )
 
 // Errors that all endpoints share alike are nobody's fault.
 func TestAHealthyMeshEjectsNobody(t *testing.T) {
-	table := sim.NewTable("Healthy soak", "base errors", "callers", "endpoints", "requests/s into each", "endpoint-hours", "ejections")
+	table := mesh.NewTable("Healthy soak", "base errors", "callers", "endpoints", "requests/s into each", "endpoint-hours", "ejections")
 	for _, base := range []float64{0, 0.01, 0.03} {
 		var s sample[int]
-		over(t, 2, sim.Config{Zones: 2, Rate: 20, BaseErrors: base}, func(t *testing.T, m *sim.Mesh) {
+		over(t, 2, mesh.Config{Zones: 2, Rate: 20, BaseErrors: base}, func(t *testing.T, m *mesh.Mesh) {
 			m.Wait(90 * time.Second)
 			f, v := m.FalseOuts(0), m.Verdicts(all)
 			if len(f)+len(v) > 0 {
@@ -31,7 +31,7 @@ func TestAHealthyMeshEjectsNobody(t *testing.T) {
 }
 
 func TestAFaultThatAllEndpointsShareEjectsNobody(t *testing.T) {
-	over(t, 4, sim.Config{Zones: 2, Rate: 50, BaseErrors: 0.01}, func(t *testing.T, m *sim.Mesh) {
+	over(t, 4, mesh.Config{Zones: 2, Rate: 50, BaseErrors: 0.01}, func(t *testing.T, m *mesh.Mesh) {
 		m.Wait(6 * time.Second)
 		from := m.Now()
 		for _, e := range m.Endpoints {
@@ -46,7 +46,7 @@ func TestAFaultThatAllEndpointsShareEjectsNobody(t *testing.T) {
 
 // When nobody can serve, nobody is kept from trying.
 func TestACrashOfAllNeverLeavesAnEmptySet(t *testing.T) {
-	over(t, 2, sim.Config{Zones: 2, Rate: 20}, func(t *testing.T, m *sim.Mesh) {
+	over(t, 2, mesh.Config{Zones: 2, Rate: 20}, func(t *testing.T, m *mesh.Mesh) {
 		m.Wait(5 * time.Second)
 		from := m.Now()
 		for _, e := range m.Endpoints {
@@ -71,7 +71,7 @@ func TestACrashOfAllNeverLeavesAnEmptySet(t *testing.T) {
 			must(t, e.Heal())
 		}
 		m.Wait(20 * time.Second)
-		if lost := m.Requests(func(r sim.Request) bool { return r.At > end+time.Second && r.Lost() }); len(lost) > 0 {
+		if lost := m.Requests(func(r mesh.Request) bool { return r.At > end+time.Second && r.Lost() }); len(lost) > 0 {
 			t.Errorf("%d requests lost later than 1 s after all were back%s", len(lost), m.Story(end))
 		}
 		for i := range m.Endpoints {

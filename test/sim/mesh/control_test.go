@@ -1,4 +1,4 @@
-package sim_test
+package mesh_test
 
 import (
 	"testing"
@@ -6,7 +6,7 @@ import (
 
 	"github.com/overhear-mesh/overhear/outlier"
 	"github.com/overhear-mesh/overhear/test/fakeupstream"
-	"github.com/overhear-mesh/overhear/test/sim"
+	"github.com/overhear-mesh/overhear/test/sim/mesh"
 )
 
 // The control plane is killed in the middle of one fault, another begins while it is
@@ -14,7 +14,7 @@ import (
 func TestTheDeathAndReturnOfTheControlPlaneLoseNothing(t *testing.T) {
 	type run struct{ local, whole, after time.Duration }
 	var s sample[run]
-	over(t, 10, sim.Config{Zones: 2, Rate: 20, BaseErrors: 0.01}, func(t *testing.T, m *sim.Mesh) {
+	over(t, 10, mesh.Config{Zones: 2, Rate: 20, BaseErrors: 0.01}, func(t *testing.T, m *mesh.Mesh) {
 		m.Wait(6 * time.Second)
 		from := m.Now()
 		must(t, m.Endpoints[2].Set(fakeupstream.Crash()))
@@ -43,7 +43,7 @@ func TestTheDeathAndReturnOfTheControlPlaneLoseNothing(t *testing.T) {
 			t.Errorf("evidence is whole after %v, want at most 2s%s", whole, m.Story(from))
 		}
 		m.Wait(4 * time.Second)
-		for _, b := range m.Beliefs(func(b sim.Belief) bool { return b.At >= returned-time.Second && b.Refused == "" }) {
+		for _, b := range m.Beliefs(func(b mesh.Belief) bool { return b.At >= returned-time.Second && b.Refused == "" }) {
 			if b.Endpoint < 2 || b.Endpoint > 3 {
 				t.Errorf("caller %d: api-%d %v -> %v, though it is well%s", b.Caller, b.Endpoint, b.From, b.To, m.Story(from))
 			}
@@ -55,7 +55,7 @@ func TestTheDeathAndReturnOfTheControlPlaneLoseNothing(t *testing.T) {
 				}
 			}
 		}
-		if n := len(m.Attempts(func(a sim.Attempt) bool { return a.At > returned && (a.Endpoint == 2 || a.Endpoint == 3) })); n > 0 {
+		if n := len(m.Attempts(func(a mesh.Attempt) bool { return a.At > returned && (a.Endpoint == 2 || a.Endpoint == 3) })); n > 0 {
 			t.Errorf("%d attempts on endpoints that are down after the return: they were readmitted%s", n, m.Story(from))
 		}
 
@@ -69,23 +69,23 @@ func TestTheDeathAndReturnOfTheControlPlaneLoseNothing(t *testing.T) {
 		if took := after.Off - after.First; !after.All || took > 100*time.Millisecond {
 			t.Errorf("a crash after the return: off after %v, want at most 100ms%s", took, m.Story(third))
 		}
-		if lost := m.Requests(func(r sim.Request) bool { return r.Lost() }); len(lost) > 0 {
+		if lost := m.Requests(func(r mesh.Request) bool { return r.Lost() }); len(lost) > 0 {
 			t.Errorf("%d requests lost%s", len(lost), m.Story(from))
 		}
 		s.add(run{alone.Off - alone.First, whole, after.Off - after.First})
 	})
-	table := sim.NewTable("Control plane killed during a fault and restarted after 3 s",
+	table := mesh.NewTable("Control plane killed during a fault and restarted after 3 s",
 		"callers", "base errors", "runs", "crash while it is away: off, median", "p95", "evidence whole after its return, median", "p95 ", "crash after it: off, p95")
 	local := figures(&s, func(r run) time.Duration { return r.local })
 	whole := figures(&s, func(r run) time.Duration { return r.whole })
 	after := figures(&s, func(r run) time.Duration { return r.after })
-	table.Row(5, percent(0.01), len(s.runs), sim.Median(local), sim.Quantile(local, .95), sim.Median(whole), sim.Quantile(whole, .95), sim.Quantile(after, .95))
+	table.Row(5, percent(0.01), len(s.runs), mesh.Median(local), mesh.Quantile(local, .95), mesh.Median(whole), mesh.Quantile(whole, .95), mesh.Quantile(after, .95))
 	table.Print(t)
 }
 
 // A long absence, in which soft evidence alone speaks.
 func TestALongAbsenceOfTheControlPlaneLeavesDetectionToEachSidecar(t *testing.T) {
-	over(t, 3, sim.Config{Zones: 2, Rate: 20, BaseErrors: 0.01}, func(t *testing.T, m *sim.Mesh) {
+	over(t, 3, mesh.Config{Zones: 2, Rate: 20, BaseErrors: 0.01}, func(t *testing.T, m *mesh.Mesh) {
 		m.Wait(6 * time.Second)
 		m.KillControl()
 		from := m.Now()
@@ -113,7 +113,7 @@ func TestALongAbsenceOfTheControlPlaneLeavesDetectionToEachSidecar(t *testing.T)
 // A sidecar that starts while the control plane is away serves from what its last life
 // was told.
 func TestASidecarStartedWithoutItsControlPlaneServesFromWhatItSaved(t *testing.T) {
-	over(t, 2, sim.Config{Zones: 2, Rate: 20, Saved: true}, func(t *testing.T, m *sim.Mesh) {
+	over(t, 2, mesh.Config{Zones: 2, Rate: 20, Saved: true}, func(t *testing.T, m *mesh.Mesh) {
 		m.Wait(3 * time.Second)
 		m.KillControl()
 		m.StopCaller(0)
@@ -141,7 +141,7 @@ func TestASidecarStartedWithoutItsControlPlaneServesFromWhatItSaved(t *testing.T
 
 // One that has nothing saved serves from its file, and the file is what it keeps to.
 func TestASidecarWithoutAnythingSavedServesFromItsFile(t *testing.T) {
-	over(t, 2, sim.Config{Callers: 1, Rate: 50, NoControl: true, File: true}, func(t *testing.T, m *sim.Mesh) {
+	over(t, 2, mesh.Config{Callers: 1, Rate: 50, NoControl: true, File: true}, func(t *testing.T, m *mesh.Mesh) {
 		m.Wait(3 * time.Second)
 		from := m.Now()
 		must(t, m.Endpoints[2].Set(fakeupstream.Crash()))

@@ -1,10 +1,10 @@
-// Package sim runs whole meshes in virtual time: real sidecars, the real control
+// Package mesh runs whole meshes in virtual time: real sidecars, the real control
 // plane, real reports over gRPC and real xDS, on an in-memory network, inside a
 // testing/synctest bubble. Nothing is modelled but the network, the backends and the
 // users.
 //
 //	synctest.Test(t, func(t *testing.T) {
-//		m := sim.Start(t, sim.Config{Callers: 5, Endpoints: 6, Rate: 50})
+//		m := mesh.Start(t, mesh.Config{Callers: 5, Endpoints: 6, Rate: 50})
 //		m.Wait(10 * time.Second)
 //		began := m.Now()
 //		m.Endpoints[2].Set(fakeupstream.Crash())
@@ -16,9 +16,9 @@
 // The tests of this package are the scenarios of the first complete mesh. They print
 // their figures as tables:
 //
-//	go test ./test/sim -v            # about a minute on two cores
-//	go test ./test/sim -v -long      # five times as many runs of each scenario
-//	go test ./test/sim -v -run Crash
+//	go test ./test/sim/mesh -v            # about a minute on two cores
+//	go test ./test/sim/mesh -v -long      # five times as many runs of each scenario
+//	go test ./test/sim/mesh -v -run Crash
 //
 // # Words
 //
@@ -35,4 +35,4 @@
 // network's latency, the timers and the rules make of it, and CPU time is no part of
 // it. Two runs with one seed are alike but not equal: goroutines are scheduled as they
 // come, and gRPC throws dice of its own.
-package sim
+package mesh
