@@ -5,13 +5,12 @@ import (
 	"time"
 
 	"github.com/overhear-mesh/overhear/outlier"
-	"github.com/overhear-mesh/overhear/proxy/ping"
 )
 
-// pathCheck keeps a mistyped ping path from condemning healthy endpoints: an
-// HTTP ping is believed only after it has succeeded on an endpoint of which
-// traffic says that it is well. Until then, and after it has failed on two
-// such, pings connect only.
+// pathCheck keeps a mistyped ping path, or a gRPC server without a health
+// service, from condemning healthy endpoints: a ping of the application is
+// believed only after it has succeeded on an endpoint of which traffic says that
+// it is well. Until then, and after it has failed on two such, pings connect only.
 type pathCheck struct {
 	good   bool
 	busy   bool
@@ -30,7 +29,7 @@ const (
 // checkPath tries the ping path on an endpoint that is known to be well.
 func (l *loop) checkPath(now time.Duration) {
 	p := &l.idle.path
-	if l.cfg.Ping.Kind != ping.HTTP || p.good {
+	if !l.cfg.Ping.Asks() || p.good {
 		return
 	}
 	if p.busy || now < p.next {
@@ -53,7 +52,9 @@ func (l *loop) checkPath(now time.Duration) {
 	}
 	p.busy = true
 	cfg := l.cfg.Ping
-	l.send(l.ctx, l.query(busy, outlier.LevelApp, true), cfg.Timeout, func(a Probed) {
+	q := l.query(busy, outlier.LevelApp, true)
+	q.Trial = true
+	l.send(l.ctx, q, cfg.Timeout, func(a Probed) {
 		if l.cfg.Ping == cfg { // else a new path is to be checked
 			l.checked(a.ID, a.Result, a.End)
 		}
@@ -75,7 +76,8 @@ func (l *loop) checked(id string, result outlier.ProbeResult, now time.Duration)
 		*p = pathCheck{next: now + pathRetry}
 		l.c.metrics.invalidPaths.Add(1)
 		l.c.deps.Log.LogAttrs(l.ctx, slog.LevelWarn, "ping path invalid: endpoints are pinged by connecting only",
-			slog.String("cluster", l.c.name), slog.String("path", l.cfg.Ping.Path),
+			slog.String("cluster", l.c.name), slog.String("kind", l.cfg.Ping.Kind.String()),
+			slog.String("path", l.cfg.Ping.Path), slog.String("service", l.cfg.Ping.Service),
 			slog.String("endpoint", id), slog.String("result", result.String()))
 	}
 }

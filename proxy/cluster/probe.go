@@ -162,11 +162,12 @@ func (l *loop) send(ctx context.Context, q query, timeout time.Duration, then fu
 // itself, but for what is ordered: then the control plane has, or wants to.
 func (l *loop) query(r *record, level outlier.Level, ordered bool) query {
 	q := query{id: r.spec.ID, level: outlier.LevelConnect, Target: ping.Target{
-		Address: r.spec.Address, Path: l.cfg.Ping.Path, Host: l.cfg.Ping.Host, Inbound: r.spec.Inbound,
+		Address: r.spec.Address, GRPC: l.cfg.Ping.Kind == ping.GRPC, Path: l.cfg.Ping.Path,
+		Service: l.cfg.Ping.Service, Host: l.cfg.Ping.Host, Inbound: r.spec.Inbound,
 	}}
 	http := l.cfg.Protocol == HTTP1
 	switch {
-	case level >= outlier.LevelApp && l.cfg.Ping.Kind == ping.HTTP && (ordered || l.idle.path.good):
+	case level >= outlier.LevelApp && l.cfg.Ping.Asks() && (ordered || l.idle.path.good):
 		q.Want, q.level = ping.Good, outlier.LevelApp
 	case r.spec.Inbound && http:
 		// Whoever accepts is the sidecar; only an answer comes from the

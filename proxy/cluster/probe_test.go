@@ -10,6 +10,10 @@ import (
 	"testing/synctest"
 	"time"
 
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/health"
+	healthpb "google.golang.org/grpc/health/grpc_health_v1"
+
 	"github.com/overhear-mesh/overhear/outlier"
 	"github.com/overhear-mesh/overhear/proxy/clock"
 	"github.com/overhear-mesh/overhear/proxy/cluster"
@@ -296,14 +300,19 @@ func TestPingsCanBeTurnedOff(t *testing.T) {
 }
 
 // application is an HTTP server that answers / with 200 and, from a path of its
-// own, whatever the test wants.
+// own, whatever the test wants; or, over HTTP/2, a gRPC server.
 type application struct {
 	status atomic.Int64 // of /healthz
 	pings  atomic.Int64 // of /healthz
+	grpc   *grpc.Server
 }
 
 func (a *application) ServeHTTP(w http.ResponseWriter, r *http.Request) {
-	if r.URL.Path == "/healthz" {
+	switch {
+	case r.ProtoMajor == 2:
+		a.pings.Add(1)
+		a.grpc.ServeHTTP(w, r)
+	case r.URL.Path == "/healthz":
 		a.pings.Add(1)
 		w.WriteHeader(int(a.status.Load()))
 	}
@@ -313,25 +322,33 @@ func (a *application) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 // /healthz, and with requests at 20 per second.
 func inHTTPMesh(t *testing.T, status int, body func(m *mesh, apps []*application)) {
 	t.Helper()
+	inAppMesh(t, status, func(c *cluster.Config) { c.Ping.Kind, c.Ping.Path = ping.HTTP, "/healthz" }, body)
+}
+
+func inAppMesh(t *testing.T, status int, edit func(*cluster.Config), body func(m *mesh, apps []*application)) {
+	t.Helper()
 	synctest.Test(t, func(t *testing.T) {
 		m := &mesh{t: t, net: pipenet.New(1), clock: clock.New(), log: new(lockedBuffer)}
 		var specs []cluster.Spec
 		var apps []*application
 		for _, ip := range []string{"10.0.1.1", "10.0.1.2"} {
-			app := new(application)
+			app := &application{grpc: grpc.NewServer()}
 			app.status.Store(int64(status))
 			ln, err := m.net.Host(ip).Listen(t.Context(), "tcp", ":80")
 			if err != nil {
 				t.Fatal(err)
 			}
-			srv := &http.Server{Handler: app}
+			srv := &http.Server{Handler: app, Protocols: new(http.Protocols)}
+			srv.Protocols.SetHTTP1(true)
+			srv.Protocols.SetUnencryptedHTTP2(true)
 			go func() { _ = srv.Serve(ln) }() // ends with the test
 			defer srv.Close()
 			apps = append(apps, app)
 			specs = append(specs, cluster.Spec{ID: ip, Address: ip + ":80"})
 		}
 		cfg := cluster.DefaultConfig()
-		cfg.Name, cfg.Ping.Kind, cfg.Ping.Path = "web", ping.HTTP, "/healthz"
+		cfg.Name = "web"
+		edit(&cfg)
 		m.cluster = cluster.New(cfg, cluster.Deps{Clock: m.clock, Dial: m.net.Host("10.0.0.1").Dial, Log: logTo(m.log)})
 		m.cluster.Update(specs)
 		ctx, cancel := context.WithCancel(t.Context())
@@ -417,6 +434,51 @@ func TestAMistypedPingPathCondemnsNobody(t *testing.T) {
 		time.Sleep(30 * time.Second)
 		if n := apps[0].pings.Load() + apps[1].pings.Load(); n < tried+3 {
 			t.Errorf("%d HTTP pings after the path was mended, want some", n-tried)
+		}
+	})
+}
+
+// gRPCPing makes the cluster opaque, with gRPC pings.
+func gRPCPing(c *cluster.Config) { c.Protocol, c.Ping.Kind = cluster.TCP, ping.GRPC }
+
+func TestAGRPCPingTellsWhatAConnectDoesNot(t *testing.T) {
+	inAppMesh(t, http.StatusOK, gRPCPing, func(m *mesh, apps []*application) {
+		var states []*health.Server
+		for _, a := range apps {
+			h := health.NewServer()
+			healthpb.RegisterHealthServer(a.grpc, h)
+			states = append(states, h)
+		}
+		m.get(25 * time.Second)
+		if n := apps[0].pings.Load() + apps[1].pings.Load(); n != 1 {
+			t.Errorf("%d gRPC pings beside traffic, want the one that tries the service", n)
+		}
+		states[0].SetServingStatus("", healthpb.HealthCheckResponse_NOT_SERVING)
+		time.Sleep(time.Minute)
+		for i, want := range []outlier.State{outlier.Ejected, outlier.In} {
+			got := m.cluster.Snapshot().Endpoints[i].State
+			if out := got != outlier.In; out != (want != outlier.In) {
+				t.Errorf("server %d is %v, want %v", i, got, want)
+			}
+		}
+	})
+}
+
+func TestAServerWithoutAHealthServiceIsOnlyConnectedTo(t *testing.T) {
+	inAppMesh(t, http.StatusOK, gRPCPing, func(m *mesh, apps []*application) {
+		m.get(45 * time.Second)
+		tried := apps[0].pings.Load() + apps[1].pings.Load()
+		if tried != 2 || m.cluster.Stats().InvalidPaths != 1 {
+			t.Errorf("service tried %d times and found invalid %d times, want 2 and 1", tried, m.cluster.Stats().InvalidPaths)
+		}
+		time.Sleep(time.Minute)
+		if n := apps[0].pings.Load() + apps[1].pings.Load(); n != tried {
+			t.Errorf("%d more gRPC pings, want none", n-tried)
+		}
+		for _, e := range m.cluster.Snapshot().Endpoints {
+			if e.State != outlier.In {
+				t.Errorf("%s is %v, want in", e.ID, e.State)
+			}
 		}
 	})
 }

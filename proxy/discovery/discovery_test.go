@@ -220,7 +220,8 @@ func TestAClusterThatCannotBeServedIsRefusedAndTheOthersAreTaken(t *testing.T) {
 			c    resource.Cluster
 		}{
 			{"protocol", bad(func(c *resource.Cluster) { c.Policy.Protocol = resource.HTTP2 })},
-			{"ping", bad(func(c *resource.Cluster) { c.Policy.Ping.Kind = resource.PingGRPC })},
+			{"ping", bad(func(c *resource.Cluster) { c.Policy.Ping.Kind = "icmp" })},
+			{"ping: a grpc ping", bad(func(c *resource.Cluster) { c.Policy.Ping.Kind = resource.PingGRPC })},
 			{"ping.path", bad(func(c *resource.Cluster) { c.Policy.Ping.Path = "healthz" })},
 			{"connect_timeout", bad(func(c *resource.Cluster) { c.ConnectTimeout = time.Hour })},
 			{"ping: an http ping", bad(func(c *resource.Cluster) {
@@ -260,7 +261,7 @@ func TestAPolicyThatIsRefusedLeavesTheOldOneInForce(t *testing.T) {
 func TestAPolicyReachesItsCluster(t *testing.T) {
 	c := api("api")
 	c.Policy.Protocol = resource.TCP
-	c.Policy.Ping = resource.Ping{Kind: resource.PingOff, Path: "/up", Host: "up.internal"}
+	c.Policy.Ping = resource.Ping{Kind: resource.PingGRPC, Path: "/up", Host: "up.internal", Service: "greeter"}
 	c.Policy.Outlier.MaxOut = 0.3
 	got, err := configOf(c)
 	if err != nil {
@@ -268,7 +269,7 @@ func TestAPolicyReachesItsCluster(t *testing.T) {
 	}
 	want := cluster.DefaultConfig()
 	want.Name, want.Service, want.Protocol = "api", "api.eds", cluster.TCP
-	want.Ping.Kind, want.Ping.Path, want.Ping.Host = ping.Off, "/up", "up.internal"
+	want.Ping.Kind, want.Ping.Path, want.Ping.Host, want.Ping.Service = ping.GRPC, "/up", "up.internal", "greeter"
 	want.Outlier.MaxOut = 0.3
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("config (-want +got):\n%s", diff)

@@ -124,7 +124,7 @@ func (d *Discovery) dropUnusedLocked() {
 
 var (
 	protocols = map[resource.Protocol]cluster.Protocol{"": cluster.HTTP1, resource.HTTP1: cluster.HTTP1, resource.TCP: cluster.TCP}
-	pings     = map[resource.PingKind]ping.Kind{"": ping.TCP, resource.PingTCP: ping.TCP, resource.PingHTTP: ping.HTTP, resource.PingOff: ping.Off}
+	pings     = map[resource.PingKind]ping.Kind{"": ping.TCP, resource.PingTCP: ping.TCP, resource.PingHTTP: ping.HTTP, resource.PingGRPC: ping.GRPC, resource.PingOff: ping.Off}
 )
 
 // configOf is the policy of a cluster that the control plane offers, or what
@@ -140,12 +140,12 @@ func configOf(c resource.Cluster) (cluster.Config, error) {
 		return cfg, fmt.Errorf("cluster %q: protocol %q is not supported, want http1 or tcp", c.Name, c.Policy.Protocol)
 	}
 	if cfg.Ping.Kind, ok = pings[c.Policy.Ping.Kind]; !ok {
-		return cfg, fmt.Errorf("cluster %q: ping %q is not supported, want tcp, http or off", c.Name, c.Policy.Ping.Kind)
+		return cfg, fmt.Errorf("cluster %q: ping %q is not supported, want tcp, http, grpc or off", c.Name, c.Policy.Ping.Kind)
 	}
 	if c.Policy.Ping.Path != "" {
 		cfg.Ping.Path = c.Policy.Ping.Path
 	}
-	cfg.Ping.Host = c.Policy.Ping.Host
+	cfg.Ping.Host, cfg.Ping.Service = c.Policy.Ping.Host, c.Policy.Ping.Service
 	cfg.Outlier = c.Policy.Outlier
 	if err := strictyaml.Validate(cfg); err != nil {
 		return cfg, fmt.Errorf("cluster %q: %w", c.Name, err)

@@ -15,10 +15,11 @@ type Kind uint8
 const (
 	TCP  Kind = iota // connect; the default
 	HTTP             // GET, answered with 200-399
+	GRPC             // grpc.health.v1.Health/Check, answered with SERVING
 	Off              // none
 )
 
-var kinds = [...]string{TCP: "tcp", HTTP: "http", Off: "off"}
+var kinds = [...]string{TCP: "tcp", HTTP: "http", GRPC: "grpc", Off: "off"}
 
 // String is the kind's name in configuration files.
 func (k Kind) String() string {
@@ -49,11 +50,17 @@ type Config struct {
 	// Path of an HTTP ping, also of the probe that an HTTP endpoint behind an
 	// inbound sidecar gets. Default "/".
 	Path string `yaml:"path"`
-	// Host header of the same. Default: the endpoint's address.
+	// Host header of the same, and authority of a gRPC ping. Default: the
+	// endpoint's address.
 	Host string `yaml:"host"`
+	// Service is what a gRPC ping asks for. Default "": the server as a whole.
+	Service string `yaml:"service"`
 	// Timeout of one ping. Default 1s.
 	Timeout time.Duration `yaml:"timeout"`
 }
+
+// Asks reports whether the application itself is asked.
+func (c Config) Asks() bool { return c.Kind == HTTP || c.Kind == GRPC }
 
 // DefaultConfig connects only.
 func DefaultConfig() Config { return Config{Kind: TCP, Path: "/", Timeout: time.Second} }
@@ -64,6 +71,7 @@ func (c Config) Validate() error {
 		check(int(c.Kind) < len(kinds), "kind", "want one of %s", strings.Join(kinds[:], ", ")),
 		check(strings.HasPrefix(c.Path, "/") && printable(c.Path), "path", "want an absolute path of visible ASCII, have %q", c.Path),
 		check(printable(c.Host), "host", "want visible ASCII, have %q", c.Host),
+		check(printable(c.Service), "service", "want visible ASCII, have %q", c.Service),
 		check(c.Timeout >= time.Millisecond && c.Timeout <= 10*time.Second, "timeout", "want 1ms to 10s, have %s", c.Timeout),
 	)
 }

@@ -1,4 +1,4 @@
-// Package ping asks one endpoint once whether it is alive, over TCP or HTTP/1.1.
+// Package ping asks one endpoint once whether it is alive, over TCP, HTTP/1.1 or gRPC.
 //
 // A ping opens a connection of its own: a pooled one says nothing about whether
 // a new one could be had. The answer is an [outlier.ProbeResult]; what it means
@@ -18,4 +18,5 @@
 //   - HTTP: it answers in the application's place, marked x-overhear-origin:
 //     app-refused, app-reset or app-timeout. [Answered] takes any answer without
 //     that mark as a sign of life, whatever its status.
+//   - gRPC: the same mark, in the header or trailer of a status.
 package ping

@@ -19,16 +19,22 @@ type Want uint8
 const (
 	Connected Want = iota // the connection is accepted
 	Held                  // and not reset at once
-	Answered              // a GET gets an answer of the application's own
-	Good                  // a GET is answered with a status of 200-399
+	Answered              // the application itself answers, whatever it says
+	Good                  // it says that it is well: a status of 200-399, or SERVING
 )
 
 // Target is one endpoint to ask.
 type Target struct {
 	Address string // host:port
 	Want    Want
-	Path    string // of Answered and Good; "" is "/"
-	Host    string // of Answered and Good; "" is Address
+	// GRPC: Answered and Good ask by grpc.health.v1.Health/Check for Service
+	// ("": the whole server), else by a GET of Path ("" is "/").
+	GRPC          bool
+	Path, Service string
+	Host          string // to be asked for; "" is Address
+	// Trial: whether a ping can tell anything is what is to be learned. A server
+	// without a health service then fails; else that answer is a sign of life.
+	Trial bool
 	// Inbound: an inbound sidecar answers at Address, whose mark in a response
 	// is to be believed.
 	Inbound bool
@@ -59,6 +65,9 @@ func Ping(ctx context.Context, dial Dial, t Target) outlier.ProbeResult {
 	case Held:
 		return hold(ctx, c)
 	case Answered, Good:
+		if t.GRPC {
+			return call(ctx, c, t)
+		}
 		return get(ctx, c, t)
 	}
 	return outlier.ProbeOK
@@ -109,9 +118,14 @@ func get(ctx context.Context, c net.Conn, t Target) outlier.ProbeResult {
 	}
 }
 
-func judge(answer *http.Response, t Target) outlier.ProbeResult {
+// originHeader carries the mark by which an inbound sidecar says that it, and
+// not the application, answers.
+const originHeader = "x-overhear-origin"
+
+// marked is what the mark says, where one is to be believed; ProbeOK without.
+func marked(t Target, origin string) outlier.ProbeResult {
 	if t.Inbound {
-		switch answer.Header.Get("x-overhear-origin") {
+		switch origin {
 		case outlier.OriginRefused:
 			return outlier.Refused
 		case outlier.OriginReset:
@@ -119,6 +133,14 @@ func judge(answer *http.Response, t Target) outlier.ProbeResult {
 		case outlier.OriginTimeout:
 			return outlier.TimedOut
 		}
+	}
+	return outlier.ProbeOK
+}
+
+// judge is what the head of an answer says.
+func judge(answer *http.Response, t Target) outlier.ProbeResult {
+	if r := marked(t, answer.Header.Get(originHeader)); r != outlier.ProbeOK {
+		return r
 	}
 	if t.Want == Answered || answer.StatusCode >= 200 && answer.StatusCode < 400 {
 		return outlier.ProbeOK

@@ -127,7 +127,7 @@ func clusters(s *registry.Service) []server.Change {
 		Name: s.Name, ConnectTimeout: s.ConnectTimeout,
 		Policy: resource.Policy{
 			Protocol: resource.Protocol(s.Protocol),
-			Ping:     resource.Ping{Kind: resource.PingKind(s.Ping.Kind), Path: s.Ping.Path, Host: s.Ping.Host},
+			Ping:     resource.Ping{Kind: resource.PingKind(s.Ping.Kind), Path: s.Ping.Path, Host: s.Ping.Host, Service: s.Ping.Service},
 			Outlier:  s.Detection.Outlier,
 		},
 	}

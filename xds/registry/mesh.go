@@ -60,9 +60,10 @@ type Service struct {
 
 // Ping is how an idle endpoint of a service is asked whether it lives.
 type Ping struct {
-	Kind merge.PingKind `yaml:"kind"` // off, tcp or http; default tcp
-	Path string         `yaml:"path"` // what an http ping asks for; default /
-	Host string         `yaml:"host"` // the authority that an http ping names; default: the address
+	Kind    merge.PingKind `yaml:"kind"`    // off, tcp, http or grpc; default tcp
+	Path    string         `yaml:"path"`    // what an http ping asks for; default /
+	Host    string         `yaml:"host"`    // the authority that an http or grpc ping names; default: the address
+	Service string         `yaml:"service"` // what a grpc ping asks the health service for; default: the whole server
 }
 
 // Endpoint is one address that offers a service.
@@ -225,11 +226,9 @@ func (s *Service) Validate() error {
 		p.name(fmt.Sprintf("hosts[%d]", i), h, true)
 	}
 	switch s.Ping.Kind {
-	case merge.PingOff, merge.PingTCP, merge.PingHTTP:
-	case merge.PingGRPC:
-		p.add("ping.kind", "grpc is not spoken yet: want off, tcp or http")
+	case merge.PingOff, merge.PingTCP, merge.PingHTTP, merge.PingGRPC:
 	default:
-		p.add("ping.kind", "%q is no kind of ping: want off, tcp or http", s.Ping.Kind)
+		p.add("ping.kind", "%q is no kind of ping: want off, tcp, http or grpc", s.Ping.Kind)
 	}
 	if !strings.HasPrefix(s.Ping.Path, "/") || strings.ContainsFunc(s.Ping.Path, notVisible) {
 		p.add("ping.path", "%q is no path: want one that begins with / and has no blanks", s.Ping.Path)
@@ -239,6 +238,12 @@ func (s *Service) Validate() error {
 	}
 	if s.Ping.Kind == merge.PingHTTP && s.Protocol == TCP {
 		p.add("ping.kind", "http pings need protocol http1")
+	}
+	if s.Ping.Kind == merge.PingGRPC && s.Protocol == HTTP1 {
+		p.add("ping.kind", "grpc pings do not go with protocol http1")
+	}
+	if strings.ContainsFunc(s.Ping.Service, notVisible) {
+		p.add("ping.service", "%q has blanks", s.Ping.Service)
 	}
 	s.validateEndpoints(&p)
 	return errors.Join(p...)
