@@ -131,6 +131,18 @@ func (r HTTPResult) Level() Level {
 	}
 }
 
+// Gateway says that the answer is one that a gateway gives for a server that it
+// cannot reach: 502, 503, 504, or UNAVAILABLE, which is gRPC's 503.
+func (r HTTPResult) Gateway() bool {
+	if r.Ending != EndComplete {
+		return false
+	}
+	if r.GRPC && r.GRPCStatusSeen {
+		return r.GRPCStatus == grpcUnavailable
+	}
+	return r.Status >= 502 && r.Status <= 504
+}
+
 // ClassifyHTTP says what an attempt means for its endpoint. The order of the
 // classes is part of the rule, the first match wins: what says nothing is set
 // aside before anything is held against the endpoint.

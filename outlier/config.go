@@ -70,12 +70,38 @@ type Config struct {
 	Trickle float64 `yaml:"trickle"`
 	// MaxOut is the share of a priority that may be out at once: default 0.5.
 	MaxOut float64 `yaml:"max_out"`
+	// AlwaysEjectOne lets one endpoint go where MaxOut of so few, rounded down, is
+	// none: default false. Envoy has it as always_eject_one_host. The last usable
+	// endpoint stays in all the same.
+	AlwaysEjectOne bool `yaml:"always_eject_one"`
 	// Panic is the share of usable endpoints below which those that were taken
 	// out are used again, least bad first: default 0.5.
 	Panic float64 `yaml:"panic"`
 	// Headroom lets hard failures exceed MaxOut while the load on each
 	// remaining endpoint stays below this many times its healthy peak: default 2.
 	Headroom float64 `yaml:"headroom"`
+
+	// RunAny, RunGateway and RunLocal are an extra rule for those who come from a
+	// proxy that counts: so many failures in a row, on one endpoint, from here, eject
+	// it. Each is a rule of its own; default 0, none. A run says much less than the
+	// tests do (five in a row are certain to happen to a healthy endpoint with 5 %
+	// errors, and unlikely to happen soon to one with 20 %), so that none is needed.
+	//
+	// RunAny counts failures of all kinds, as Envoy's consecutive_5xx. RunGateway
+	// counts 502, 503, 504 and what came to no answer ([Outcome.Gateway], [Conn],
+	// [Timeout]), as consecutive_gateway_failure. RunLocal counts what came to no
+	// answer, as consecutive_local_origin_failure. An OK ends all runs, a failure
+	// those that do not count it.
+	RunAny     int `yaml:"run_any"`
+	RunGateway int `yaml:"run_gateway"`
+	RunLocal   int `yaml:"run_local"`
+	// RunAnyEnforced, RunGatewayEnforced and RunLocalEnforced are the share of the
+	// runs that eject; the others are only told. Which they are is drawn from the
+	// endpoint and the number of its excursion, so that all of one trouble are
+	// decided alike. Default 1, all.
+	RunAnyEnforced     float64 `yaml:"run_any_enforced"`
+	RunGatewayEnforced float64 `yaml:"run_gateway_enforced"`
+	RunLocalEnforced   float64 `yaml:"run_local_enforced"`
 
 	// ProbeTimeout bounds one probe: default 1 s.
 	ProbeTimeout time.Duration `yaml:"probe_timeout"`
@@ -88,6 +114,9 @@ type Config struct {
 	// with each ejection on record: default 1 s and 60 s.
 	HoldBase time.Duration `yaml:"hold_base"`
 	HoldMax  time.Duration `yaml:"hold_max"`
+	// HoldJitter adds up to so much to a hold-off, evenly drawn, beyond Jitter:
+	// default 0.
+	HoldJitter time.Duration `yaml:"hold_jitter"`
 	// Jitter spreads times that many sidecars would otherwise share: default 0.2 (±20 %).
 	Jitter float64 `yaml:"jitter"`
 	// ProbationRate is how many attempts per second an endpoint on probation
@@ -124,6 +153,9 @@ func DefaultConfig() Config {
 		MaxOut:                0.5,
 		Panic:                 0.5,
 		Headroom:              2,
+		RunAnyEnforced:        1,
+		RunGatewayEnforced:    1,
+		RunLocalEnforced:      1,
 		ProbeTimeout:          time.Second,
 		ProbeRate:             10,
 		IdleAfter:             10 * time.Second,
@@ -137,6 +169,16 @@ func DefaultConfig() Config {
 
 // Bounds are the limits of the fast test's odds.
 func (c Config) Bounds() Bounds { return Bounds{P0Min: c.P0Min, P0Max: c.P0Max, P1Min: c.P1Min} }
+
+// Cap is how many of n endpoints of one priority may be out for what is not
+// certain: [Config.MaxOut] of them, rounded down.
+func (c Config) Cap(n int) int {
+	most := int(c.MaxOut*float64(n) + 1e-9) // 29 % of 100 are 29, whatever 0.29*100 is
+	if most == 0 && c.AlwaysEjectOne && n > 1 {
+		return 1
+	}
+	return most
+}
 
 // FieldError is one field with a value that it cannot have.
 type FieldError struct {
@@ -185,6 +227,14 @@ func (c Config) Validate() error {
 	v.number("max_out", c.MaxOut, 0, 1)
 	v.number("panic", c.Panic, 0, 1)
 	v.number("headroom", c.Headroom, 1, 10)
+	for _, run := range [...]struct {
+		name     string
+		n        int
+		enforced float64
+	}{{"run_any", c.RunAny, c.RunAnyEnforced}, {"run_gateway", c.RunGateway, c.RunGatewayEnforced}, {"run_local", c.RunLocal, c.RunLocalEnforced}} {
+		v.number(run.name, float64(run.n), 0, runMost)
+		v.number(run.name+"_enforced", run.enforced, 0, 1)
+	}
 	v.duration("probe_timeout", c.ProbeTimeout, time.Millisecond, time.Hour)
 	v.number("probe_rate", float64(c.ProbeRate), 1, 100)
 	v.duration("idle_after", c.IdleAfter, time.Millisecond, time.Hour)
@@ -193,11 +243,17 @@ func (c Config) Validate() error {
 	if c.HoldBase > c.HoldMax {
 		v.add("hold_base", fmt.Sprintf("is %v, more than hold_max, which is %v", c.HoldBase, c.HoldMax))
 	}
+	if c.HoldJitter != 0 {
+		v.duration("hold_jitter", c.HoldJitter, time.Millisecond, time.Hour)
+	}
 	v.number("jitter", c.Jitter, 0, 1)
 	v.number("probation_rate", c.ProbationRate, 1, 100)
 	v.duration("ramp", c.Ramp, time.Millisecond, time.Hour)
 	return errors.Join(v...)
 }
+
+// runMost is the longest run that is told from longer ones.
+const runMost = 1<<16 - 1
 
 type validation []error
 

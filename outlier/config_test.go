@@ -55,6 +55,8 @@ func TestNoFieldEscapesValidation(t *testing.T) {
 			v.SetString("nonsense")
 		case reflect.Float64:
 			v.SetFloat(-1)
+		case reflect.Bool:
+			continue // both are allowed
 		default: // int, time.Duration
 			v.SetInt(-1)
 		}
@@ -62,5 +64,38 @@ func TestNoFieldEscapesValidation(t *testing.T) {
 		if err == nil || !strings.Contains(err.Error(), name+": ") {
 			t.Errorf("%s = nonsense is accepted: %v", name, err)
 		}
+	}
+}
+
+func TestTheCapIsRoundedDownButOneMayGoIfSo(t *testing.T) {
+	for _, tt := range []struct {
+		share     float64
+		always    bool
+		endpoints int
+		want      int
+	}{
+		{0.5, false, 1, 0}, {0.5, false, 2, 1}, {0.5, false, 3, 1}, {0.5, false, 7, 3}, {0.5, true, 7, 3},
+		{0.1, false, 9, 0}, {0.1, true, 9, 1}, {0.1, true, 19, 1}, {0.1, true, 20, 2},
+		{0.29, false, 100, 29}, {0, true, 2, 1}, {0, true, 1, 0}, {0, false, 100, 0}, {1, false, 4, 4},
+	} {
+		c := Config{MaxOut: tt.share, AlwaysEjectOne: tt.always}
+		if got := c.Cap(tt.endpoints); got != tt.want {
+			t.Errorf("max_out %v, always_eject_one %t: %d of %d may be out, want %d", tt.share, tt.always, got, tt.endpoints, tt.want)
+		}
+	}
+}
+
+func TestARunHasALength(t *testing.T) {
+	for _, n := range []int{0, 1, 5, 1000, runMost} {
+		c := DefaultConfig()
+		c.RunAny, c.RunGateway, c.RunLocal = n, n, n
+		if err := c.Validate(); err != nil {
+			t.Errorf("runs of %d: %v", n, err)
+		}
+	}
+	c := DefaultConfig()
+	c.RunLocal = runMost + 1
+	if err := c.Validate(); err == nil {
+		t.Errorf("a run of %d is accepted: it is never told from a shorter one", c.RunLocal)
 	}
 }

@@ -166,7 +166,7 @@ func (d *Detector) allow(m *member, rule Rule, now time.Duration, r *Result) str
 		return refusedLast
 	case n == 2 && !d.soundPartner(m, partner, rule, now, r):
 		return refusedSmall
-	case out+1 <= int(d.cfg.MaxOut*float64(n)):
+	case out+1 <= d.cfg.Cap(n):
 		return ""
 	case rule == RuleHard && d.bearable(m.group, usable, now):
 		return ""

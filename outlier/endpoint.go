@@ -98,6 +98,9 @@ type Outcome struct {
 	Now time.Duration
 	// Level is the depth of a Conn failure; none is taken as LevelConnect.
 	Level Level
+	// Gateway says that a Server failure is one of a gateway ([HTTPResult.Gateway]).
+	// Only [Config.RunGateway] asks; Conn and Timeout always are.
+	Gateway bool
 	// Route is the id of the route that the request took.
 	Route uint16
 	// Conn is a hash of the connection, 0 if there was none.

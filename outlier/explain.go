@@ -1,6 +1,7 @@
 package outlier
 
 import (
+	"fmt"
 	"slices"
 	"time"
 )
@@ -29,6 +30,9 @@ type Explanation struct {
 	W  float64 `json:"w"`
 	// Guard is what the group guard said; nil where it is not asked.
 	Guard *GuardResult `json:"guard,omitempty"`
+	// Checks are what a removal had to pass, in the order in which they were asked.
+	// One that did not pass is the last: it held the removal back.
+	Checks []Check `json:"checks,omitempty"`
 
 	// Overdue attempts are older than OverdueAfter; Silence is the time since
 	// the last answer, -1 if there was none.
@@ -56,6 +60,80 @@ type Explanation struct {
 	// Next is what happens next, NextAt when, 0 if no time is set.
 	Next   string        `json:"next,omitempty"`
 	NextAt time.Duration `json:"next_at,omitempty"`
+}
+
+// Check is one thing that a removal had to pass.
+type Check struct {
+	// Name is "self-doubt", "evidence", "group", "gather", "last", "small group" or
+	// "cap", and "shadow" where nothing is acted upon; [Change.Refused] has the same.
+	Name   string `json:"name"`
+	Pass   bool   `json:"pass"`
+	Detail string `json:"detail"`
+}
+
+// checks says what each check saw, up to the one that refused; refusal is "" for a
+// removal that happens.
+func (d *Detector) checks(m *member, rule Rule, refusal string, e *Explanation) []Check {
+	var all []Check
+	ask := func(name, format string, args ...any) (more bool) {
+		all = append(all, Check{Name: name, Pass: name != refusal, Detail: fmt.Sprintf(format, args...)})
+		return name != refusal
+	}
+	if rule == RuleStalled && !ask(refusedDoubt, "this sidecar distrusts itself %d of %d; from %d on it suspends nobody", e.LHM, lhmMax, doubtNoSuspend) {
+		return all
+	}
+	if rule == RuleFast {
+		failed, apart := m.now.Sub(m.exc.base).K(), time.Duration(m.ep.lastFail.Load())-m.exc.first
+		from := "one connection"
+		if m.exc.sources >= minSources {
+			from = "several connections"
+		}
+		if !ask(refusedEvidence, "%d failures on %s within %v, wanted are %d on %d connections or %v apart",
+			failed, from, apart.Round(time.Millisecond), minFailed, minSources, minApart) {
+			return all
+		}
+		if g := e.Guard; g != nil {
+			detail := fmt.Sprintf("the others fail at %.1f %%, this one at %.1f %%", 100*g.W, 100*g.Rate)
+			if g.Asked {
+				detail += fmt.Sprintf("; of p0 %.2f and p1 %.2f it speaks for p1 by %.1f nats, %.0f are wanted", g.P0, g.P1, nats(g.LLR), nats(guardNats))
+			}
+			if !ask(refusedGroup, "%s", detail) {
+				return all
+			}
+		}
+		if high, others := d.scored(m); !ask(refusedGather, "%d of %d others have a score as well", high, others) {
+			return all
+		}
+	}
+	left := e.Members - e.Out - 1
+	if !ask(refusedLast, "%d of %d would be left", max(left, 0), e.Members) {
+		return all
+	}
+	if e.Members == 2 && !ask(refusedSmall, "the only other endpoint must be better and have answered within %v", partnerLife) {
+		return all
+	}
+	detail := fmt.Sprintf("%d of %d are out, %d may be", e.Out, e.Members, e.Cap)
+	if rule == RuleHard && e.Out+1 > e.Cap {
+		detail += fmt.Sprintf("; what is down may exceed that while each of the rest carries at most %.1f times its healthy peak", d.cfg.Headroom)
+	}
+	if ask(refusedCap, "%s", detail) && d.cfg.Mode == Shadow {
+		all = append(all, Check{Name: "shadow", Detail: "the policy is only tried: it keeps its traffic"})
+	}
+	return all
+}
+
+// afterRefusal says what becomes of a removal that was held back.
+func (d *Detector) afterRefusal(m *member, refusal string, e *Explanation) {
+	switch refusal {
+	case refusedGather:
+		e.Next, e.NextAt = "judged together with its neighbours", m.group.gather+gatherWait
+	case refusedCap, refusedLast:
+		e.Next = "goes when there is room, unless it recovers"
+	case refusedSmall:
+		e.Next = "goes when the other is seen to be well, unless it recovers"
+	default:
+		e.Next = "judged again with more evidence"
+	}
 }
 
 // explain collects what a decision about a member rests on.
@@ -93,6 +171,6 @@ func (d *Detector) explain(m *member, rule Rule, now time.Duration) Explanation 
 			e.Out++
 		}
 	}
-	e.Members, e.Cap = members, int(d.cfg.MaxOut*float64(members))
+	e.Members, e.Cap = members, d.cfg.Cap(members)
 	return e
 }

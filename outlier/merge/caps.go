@@ -21,7 +21,7 @@ func (g *group) mayLeave(e *endpoint, s Scope, hard bool, now time.Duration) (bo
 			continue // already counted
 		}
 		out := g.countOut(view) + 1
-		limit := int(math.Floor(float64(n) * g.service.policy.Outlier.MaxOut))
+		limit := g.service.policy.Outlier.Cap(n)
 		switch {
 		case out >= n:
 			return false, fmt.Sprintf("%s: it is the last of %d usable endpoints", view, n)

@@ -61,7 +61,7 @@ func (c *conn) endAttempt(ending outlier.Ending) {
 	if c.up != nil {
 		outcome.Conn = c.up.Hash()
 	}
-	outcome.Class, outcome.Level = outlier.ClassifyHTTP(result), result.Level()
+	outcome.Class, outcome.Level, outcome.Gateway = outlier.ClassifyHTTP(result), result.Level(), result.Gateway()
 	c.attempt.End(outcome)
 
 	r := &c.record.Attempts[len(c.record.Attempts)-1]

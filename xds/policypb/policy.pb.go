@@ -194,6 +194,14 @@ type Outlier struct {
 	Jitter                *float64               `protobuf:"fixed64,26,opt,name=jitter,proto3,oneof" json:"jitter,omitempty"`
 	ProbationRate         *float64               `protobuf:"fixed64,27,opt,name=probation_rate,json=probationRate,proto3,oneof" json:"probation_rate,omitempty"`
 	Ramp                  *durationpb.Duration   `protobuf:"bytes,28,opt,name=ramp,proto3" json:"ramp,omitempty"`
+	AlwaysEjectOne        *bool                  `protobuf:"varint,29,opt,name=always_eject_one,json=alwaysEjectOne,proto3,oneof" json:"always_eject_one,omitempty"`
+	RunAny                *int32                 `protobuf:"varint,30,opt,name=run_any,json=runAny,proto3,oneof" json:"run_any,omitempty"`
+	RunGateway            *int32                 `protobuf:"varint,31,opt,name=run_gateway,json=runGateway,proto3,oneof" json:"run_gateway,omitempty"`
+	RunLocal              *int32                 `protobuf:"varint,32,opt,name=run_local,json=runLocal,proto3,oneof" json:"run_local,omitempty"`
+	RunAnyEnforced        *float64               `protobuf:"fixed64,33,opt,name=run_any_enforced,json=runAnyEnforced,proto3,oneof" json:"run_any_enforced,omitempty"`
+	RunGatewayEnforced    *float64               `protobuf:"fixed64,34,opt,name=run_gateway_enforced,json=runGatewayEnforced,proto3,oneof" json:"run_gateway_enforced,omitempty"`
+	RunLocalEnforced      *float64               `protobuf:"fixed64,35,opt,name=run_local_enforced,json=runLocalEnforced,proto3,oneof" json:"run_local_enforced,omitempty"`
+	HoldJitter            *durationpb.Duration   `protobuf:"bytes,36,opt,name=hold_jitter,json=holdJitter,proto3" json:"hold_jitter,omitempty"`
 	unknownFields         protoimpl.UnknownFields
 	sizeCache             protoimpl.SizeCache
 }
@@ -424,6 +432,62 @@ func (x *Outlier) GetRamp() *durationpb.Duration {
 	return nil
 }
 
+func (x *Outlier) GetAlwaysEjectOne() bool {
+	if x != nil && x.AlwaysEjectOne != nil {
+		return *x.AlwaysEjectOne
+	}
+	return false
+}
+
+func (x *Outlier) GetRunAny() int32 {
+	if x != nil && x.RunAny != nil {
+		return *x.RunAny
+	}
+	return 0
+}
+
+func (x *Outlier) GetRunGateway() int32 {
+	if x != nil && x.RunGateway != nil {
+		return *x.RunGateway
+	}
+	return 0
+}
+
+func (x *Outlier) GetRunLocal() int32 {
+	if x != nil && x.RunLocal != nil {
+		return *x.RunLocal
+	}
+	return 0
+}
+
+func (x *Outlier) GetRunAnyEnforced() float64 {
+	if x != nil && x.RunAnyEnforced != nil {
+		return *x.RunAnyEnforced
+	}
+	return 0
+}
+
+func (x *Outlier) GetRunGatewayEnforced() float64 {
+	if x != nil && x.RunGatewayEnforced != nil {
+		return *x.RunGatewayEnforced
+	}
+	return 0
+}
+
+func (x *Outlier) GetRunLocalEnforced() float64 {
+	if x != nil && x.RunLocalEnforced != nil {
+		return *x.RunLocalEnforced
+	}
+	return 0
+}
+
+func (x *Outlier) GetHoldJitter() *durationpb.Duration {
+	if x != nil {
+		return x.HoldJitter
+	}
+	return nil
+}
+
 var File_policy_proto protoreflect.FileDescriptor
 
 const file_policy_proto_rawDesc = "" +
@@ -443,7 +507,7 @@ const file_policy_proto_rawDesc = "" +
 	"\x05_pathB\a\n" +
 	"\x05_hostB\n" +
 	"\n" +
-	"\b_service\"\xaa\v\n" +
+	"\b_service\"\x98\x0f\n" +
 	"\aOutlier\x12\x17\n" +
 	"\x04mode\x18\x01 \x01(\tH\x00R\x04mode\x88\x01\x01\x12Q\n" +
 	"\x17false_ejection_interval\x18\x02 \x01(\v2\x19.google.protobuf.DurationR\x15falseEjectionInterval\x12E\n" +
@@ -478,7 +542,17 @@ const file_policy_proto_rawDesc = "" +
 	"\bhold_max\x18\x19 \x01(\v2\x19.google.protobuf.DurationR\aholdMax\x12\x1b\n" +
 	"\x06jitter\x18\x1a \x01(\x01H\x0eR\x06jitter\x88\x01\x01\x12*\n" +
 	"\x0eprobation_rate\x18\x1b \x01(\x01H\x0fR\rprobationRate\x88\x01\x01\x12-\n" +
-	"\x04ramp\x18\x1c \x01(\v2\x19.google.protobuf.DurationR\x04rampB\a\n" +
+	"\x04ramp\x18\x1c \x01(\v2\x19.google.protobuf.DurationR\x04ramp\x12-\n" +
+	"\x10always_eject_one\x18\x1d \x01(\bH\x10R\x0ealwaysEjectOne\x88\x01\x01\x12\x1c\n" +
+	"\arun_any\x18\x1e \x01(\x05H\x11R\x06runAny\x88\x01\x01\x12$\n" +
+	"\vrun_gateway\x18\x1f \x01(\x05H\x12R\n" +
+	"runGateway\x88\x01\x01\x12 \n" +
+	"\trun_local\x18  \x01(\x05H\x13R\brunLocal\x88\x01\x01\x12-\n" +
+	"\x10run_any_enforced\x18! \x01(\x01H\x14R\x0erunAnyEnforced\x88\x01\x01\x125\n" +
+	"\x14run_gateway_enforced\x18\" \x01(\x01H\x15R\x12runGatewayEnforced\x88\x01\x01\x121\n" +
+	"\x12run_local_enforced\x18# \x01(\x01H\x16R\x10runLocalEnforced\x88\x01\x01\x12:\n" +
+	"\vhold_jitter\x18$ \x01(\v2\x19.google.protobuf.DurationR\n" +
+	"holdJitterB\a\n" +
 	"\x05_modeB\x0e\n" +
 	"\f_h_local_minB\x0e\n" +
 	"\f_h_local_maxB\x06\n" +
@@ -497,7 +571,16 @@ const file_policy_proto_rawDesc = "" +
 	"\t_headroomB\r\n" +
 	"\v_probe_rateB\t\n" +
 	"\a_jitterB\x11\n" +
-	"\x0f_probation_rateB0Z.github.com/overhear-mesh/overhear/xds/policypbb\x06proto3"
+	"\x0f_probation_rateB\x13\n" +
+	"\x11_always_eject_oneB\n" +
+	"\n" +
+	"\b_run_anyB\x0e\n" +
+	"\f_run_gatewayB\f\n" +
+	"\n" +
+	"_run_localB\x13\n" +
+	"\x11_run_any_enforcedB\x17\n" +
+	"\x15_run_gateway_enforcedB\x15\n" +
+	"\x13_run_local_enforcedB0Z.github.com/overhear-mesh/overhear/xds/policypbb\x06proto3"
 
 var (
 	file_policy_proto_rawDescOnce sync.Once
@@ -533,11 +616,12 @@ var file_policy_proto_depIdxs = []int32{
 	3,  // 11: overhear.policy.v1.Outlier.hold_base:type_name -> google.protobuf.Duration
 	3,  // 12: overhear.policy.v1.Outlier.hold_max:type_name -> google.protobuf.Duration
 	3,  // 13: overhear.policy.v1.Outlier.ramp:type_name -> google.protobuf.Duration
-	14, // [14:14] is the sub-list for method output_type
-	14, // [14:14] is the sub-list for method input_type
-	14, // [14:14] is the sub-list for extension type_name
-	14, // [14:14] is the sub-list for extension extendee
-	0,  // [0:14] is the sub-list for field type_name
+	3,  // 14: overhear.policy.v1.Outlier.hold_jitter:type_name -> google.protobuf.Duration
+	15, // [15:15] is the sub-list for method output_type
+	15, // [15:15] is the sub-list for method input_type
+	15, // [15:15] is the sub-list for extension type_name
+	15, // [15:15] is the sub-list for extension extendee
+	0,  // [0:15] is the sub-list for field type_name
 }
 
 func init() { file_policy_proto_init() }

@@ -43,6 +43,8 @@ func odd(t testing.TB) resource.Policy {
 			if field.Int() < 0 {
 				field.SetInt(int64(time.Second))
 			}
+		case field.Kind() == reflect.Bool:
+			field.SetBool(!field.Bool())
 		case field.Kind() == reflect.Int:
 			field.SetInt(field.Int() + 1)
 		case name == "Mode":

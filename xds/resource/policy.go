@@ -77,6 +77,8 @@ func encodePolicy(policy Policy) *policypb.Policy {
 			m.Outlier.ProtoReflect().Set(field, protoreflect.ValueOfString(valid(value.String())))
 		case protoreflect.DoubleKind:
 			m.Outlier.ProtoReflect().Set(field, protoreflect.ValueOfFloat64(value.Float()))
+		case protoreflect.BoolKind:
+			m.Outlier.ProtoReflect().Set(field, protoreflect.ValueOfBool(value.Bool()))
 		case protoreflect.Int32Kind:
 			m.Outlier.ProtoReflect().Set(field, protoreflect.ValueOfInt32(int32(value.Int())))
 		default:
@@ -121,6 +123,8 @@ func decodePolicy(a *anypb.Any, into *Policy, p *problems) {
 			value.SetString(v.String())
 		case protoreflect.DoubleKind:
 			value.SetFloat(v.Float())
+		case protoreflect.BoolKind:
+			value.SetBool(v.Bool())
 		case protoreflect.Int32Kind:
 			value.SetInt(v.Int())
 		default:
