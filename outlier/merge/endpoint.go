@@ -267,10 +267,11 @@ const (
 
 // series is attempts and failures by the time at which they happened, as far as
 // reports tell: a reporter that was silent for a while brings counts that belong
-// to all of that while.
+// to all of that while. It is kept as running totals at the end of each bucket,
+// because it is asked far more often than it is told.
 type series struct {
 	head int64 // number of the newest bucket
-	n, k [seriesLen]float32
+	n, k [seriesLen]float64
 }
 
 func bucketOf(at time.Duration) int64 { return int64(at / seriesWidth) }
@@ -278,14 +279,14 @@ func bucketOf(at time.Duration) int64 { return int64(at / seriesWidth) }
 // advance makes room up to an instant.
 func (s *series) advance(now time.Duration) {
 	b := bucketOf(now)
-	if b-s.head >= seriesLen {
-		*s = series{head: b}
+	if b <= s.head {
 		return
 	}
-	for s.head < b {
-		s.head++
-		s.n[s.head%seriesLen], s.k[s.head%seriesLen] = 0, 0
+	n, k := s.n[s.head%seriesLen], s.k[s.head%seriesLen]
+	for i := max(s.head+1, b-seriesLen+1); i <= b; i++ {
+		s.n[i%seriesLen], s.k[i%seriesLen] = n, k
 	}
+	s.head = b
 }
 
 // add spreads counts evenly over (from, to].
@@ -298,30 +299,39 @@ func (s *series) add(from, to time.Duration, n, k float64) {
 	if from >= to {
 		from = to - 1
 	}
-	span := float64(to - from)
-	for b := max(bucketOf(from), s.head-seriesLen+1, 0); b <= last; b++ {
-		begin := time.Duration(b) * seriesWidth
-		share := float64(min(to, begin+seriesWidth)-max(from, begin)) / span
-		s.n[b%seriesLen] += float32(n * share)
-		s.k[b%seriesLen] += float32(k * share)
+	// What is older than is kept enters no bucket, but is a part of every total.
+	per := 1 / float64(to-from)
+	for b := max(bucketOf(from), s.head-seriesLen+1, 0); b <= s.head; b++ {
+		share := 1.0
+		if b < last {
+			share = float64(time.Duration(b+1)*seriesWidth-from) * per
+		}
+		s.n[b%seriesLen] += n * share
+		s.k[b%seriesLen] += k * share
 	}
 }
 
 // since sums up from an instant to now.
 func (s *series) since(from time.Duration) outlier.Tally {
-	var n, k float64
-	for b := max(bucketOf(from), s.head-seriesLen+1, 0); b <= s.head; b++ {
-		n += float64(s.n[b%seriesLen])
-		k += float64(s.k[b%seriesLen])
-	}
+	n, k := s.sum(bucketOf(from), s.head+1)
 	return outlier.Tally{N: int64(n + 0.5), K: int64(k + 0.5)}
 }
 
 // between sums up the attempts and failures of [from, to).
 func (s *series) between(from, to time.Duration) (n, k float64) {
-	for b := max(bucketOf(from), s.head-seriesLen+1, 0); b < min(bucketOf(to), s.head+1); b++ {
-		n += float64(s.n[b%seriesLen])
-		k += float64(s.k[b%seriesLen])
+	return s.sum(bucketOf(from), min(bucketOf(to), s.head+1))
+}
+
+// sum adds up the buckets from one up to another that is not in it any more. Of the
+// oldest that is kept only the end is known.
+func (s *series) sum(from, to int64) (n, k float64) {
+	from = max(from, s.head-seriesLen+2, 0)
+	if to <= from {
+		return 0, 0
+	}
+	n, k = s.n[(to-1)%seriesLen], s.k[(to-1)%seriesLen]
+	if from > 0 {
+		n, k = n-s.n[(from-1)%seriesLen], k-s.k[(from-1)%seriesLen]
 	}
 	return n, k
 }
