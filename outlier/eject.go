@@ -14,6 +14,7 @@ const (
 	refusedSmall    = "small group" // the only other endpoint is not known to be well
 	refusedLast     = "last"        // nothing else is usable
 	refusedCap      = "cap"         // enough are out already
+	refusedDoubt    = "self-doubt"  // it may be our own fault that nothing answers
 )
 
 const (
@@ -85,6 +86,7 @@ func (d *Detector) judge(m *member, rule Rule, now time.Duration, r *Result) {
 		d.refuse(m, Ejected, rule, refusal, now, r)
 		return
 	}
+	explain.Checks = d.checks(m, rule, "", &explain)
 	d.eject(m, rule, explain, now, r)
 }
 
@@ -111,16 +113,8 @@ func (d *Detector) guards(m *member, now time.Duration, r *Result, explain *Expl
 // al. 2018). All that wait in the same 300 ms pass together, if the guard
 // still lets them.
 func (d *Detector) gathering(m *member, now time.Duration, r *Result) bool {
-	g, others, high := m.group, 0, 0
-	for _, o := range g.members {
-		if o == m || !o.counted() || o.out() {
-			continue
-		}
-		others++
-		if o.score() > d.threshold(o)/gatherLow {
-			high++
-		}
-	}
+	g := m.group
+	high, others := d.scored(m)
 	need := min(others, max(gatherLeast, (3*others+9)/10))
 	if others == 0 || high < need {
 		return false
@@ -133,6 +127,21 @@ func (d *Detector) gathering(m *member, now time.Duration, r *Result) bool {
 		return true
 	}
 	return false
+}
+
+// scored counts the neighbours of a member that are in, and those of them that have
+// a score as well.
+func (d *Detector) scored(m *member) (high, others int) {
+	for _, o := range m.group.members {
+		if o == m || !o.counted() || o.out() {
+			continue
+		}
+		others++
+		if o.score() > d.threshold(o)/gatherLow {
+			high++
+		}
+	}
+	return high, others
 }
 
 // allow is the only place that knows how much may be taken out. It is asked
@@ -245,8 +254,10 @@ func (d *Detector) refuse(m *member, to State, rule Rule, refusal string, now ti
 		return
 	}
 	told.why, told.at = refusal, now
+	explain := d.explain(m, rule, now)
+	explain.Checks = d.checks(m, rule, refusal, &explain)
+	d.afterRefusal(m, refusal, &explain)
 	r.Changes = append(r.Changes, Change{
-		ID: m.ID, From: m.record.state, To: to, Rule: rule, At: now,
-		Refused: refusal, Explain: d.explain(m, rule, now),
+		ID: m.ID, From: m.record.state, To: to, Rule: rule, At: now, Refused: refusal, Explain: explain,
 	})
 }

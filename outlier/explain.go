@@ -95,7 +95,7 @@ func (d *Detector) checks(m *member, rule Rule, refusal string, e *Explanation) 
 		if g := e.Guard; g != nil {
 			detail := fmt.Sprintf("the others fail at %.1f %%, this one at %.1f %%", 100*g.W, 100*g.Rate)
 			if g.Asked {
-				detail += fmt.Sprintf("; of p0 %.2f and p1 %.2f it speaks for p1 by %.1f nats, %.0f are wanted", g.P0, g.P1, nats(g.LLR), nats(guardNats))
+				detail += fmt.Sprintf("; of p0 %.2f and p1 %.2f it speaks for p1 by %.1f nats, %.0f are wanted", g.P0, g.P1, inNats(g.LLR), inNats(guardNats))
 			}
 			if !ask(refusedGroup, "%s", detail) {
 				return all

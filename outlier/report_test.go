@@ -1,6 +1,7 @@
 package outlier
 
 import (
+	"strings"
 	"testing"
 	"time"
 
@@ -261,11 +262,17 @@ func TestDoubtRaisesThresholdsAndSuspendsNobody(t *testing.T) {
 	}
 	m.wait.overdue = 5
 	var r Result
-	if w.d.stalled(m, w.now, &r) {
-		t.Error("a sidecar in doubt suspends")
+	w.d.suspendOverdue(w.now, &r)
+	if len(r.Changes) != 1 || r.Changes[0].Refused != refusedDoubt || r.Changes[0].To != Suspended {
+		t.Errorf("a sidecar in doubt tells %+v, want that it suspends nobody", r.Changes)
+	}
+	if got := r.Changes[0].Sentence(); !strings.Contains(got, "held back by self-doubt: this sidecar distrusts itself 4 of 7") {
+		t.Errorf("it says %q", got)
 	}
 	w.d.self.lhm.Store(3)
-	if !w.d.stalled(m, w.now, &r) {
-		t.Error("with a doubt of 3 nothing is suspended")
+	r = Result{}
+	w.d.suspendOverdue(w.now, &r)
+	if len(r.Changes) != 1 || r.Changes[0].Refused != "" {
+		t.Errorf("with a doubt of 3 it tells %+v, want a suspension", r.Changes)
 	}
 }

@@ -96,7 +96,11 @@ func (d *Detector) suspendOverdue(now time.Duration, r *Result) {
 		if !m.judged() || l.state.Out() || !d.stalled(m, now, r) {
 			continue
 		}
-		if refusal := d.allow(m, RuleStalled, now, r); refusal != "" {
+		refusal := refusedDoubt
+		if d.self.LHM() < doubtNoSuspend {
+			refusal = d.allow(m, RuleStalled, now, r)
+		}
+		if refusal != "" {
 			d.refuse(m, Suspended, RuleStalled, refusal, now, r)
 			continue
 		}
@@ -105,7 +109,7 @@ func (d *Detector) suspendOverdue(now time.Duration, r *Result) {
 			resume = Ramp
 		}
 		explain := d.explain(m, RuleStalled, now)
-		explain.Next = "the first answer ends it"
+		explain.Checks, explain.Next = d.checks(m, RuleStalled, "", &explain), "the first answer ends it"
 		c := m.becomes(Suspended, RuleStalled, now)
 		l.resume, l.suspended, l.severity = resume, m.ep.answer.Load(), m.score()
 		m.doubted = true
@@ -130,7 +134,7 @@ func (d *Detector) resume(m *member, now time.Duration, r *Result) {
 func (d *Detector) stalled(m *member, now time.Duration, r *Result) bool {
 	w := &m.wait
 	// One overdue attempt is enough only if no other will tell soon.
-	if w.overdue == 0 || (w.overdue == 1 && w.young > 0) || d.self.LHM() >= doubtNoSuspend {
+	if w.overdue == 0 || (w.overdue == 1 && w.young > 0) {
 		return false
 	}
 	end := m.answerEnd()
