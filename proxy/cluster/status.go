@@ -86,16 +86,21 @@ func (l *loop) note(change outlier.Change) {
 	case change.To == outlier.Ejected, change.To == outlier.Suspended:
 		level = slog.LevelWarn
 	}
-	l.c.deps.Log.LogAttrs(l.ctx, level, message,
+	attrs := []slog.Attr{
 		slog.String("cluster", l.c.name), slog.String("endpoint", change.ID),
 		slog.String("from", change.From.String()), slog.String("to", change.To.String()),
-		slog.String("rule", change.Rule.String()), slog.String("refused", change.Refused),
-		slog.Any("why", why{&change.Explain}))
+		slog.String("rule", change.Rule.String()),
+	}
+	if change.Refused != "" {
+		attrs = append(attrs, slog.String("refused", change.Refused))
+	}
+	l.c.deps.Log.LogAttrs(l.ctx, level, message, append(attrs, slog.Any("why", why{change}))...)
 }
 
-// why is an explanation in a log: an object in a JSON one, its text in others.
-type why struct{ *outlier.Explanation }
+// why is what a change rests on, in a log: an object in a JSON one, a sentence in
+// one that people read.
+type why struct{ outlier.Change }
 
-func (w why) MarshalText() ([]byte, error) { return json.Marshal(w.Explanation) }
+func (w why) MarshalText() ([]byte, error) { return []byte(w.Sentence()), nil }
 
-func (w why) MarshalJSON() ([]byte, error) { return json.Marshal(w.Explanation) }
+func (w why) MarshalJSON() ([]byte, error) { return json.Marshal(w.Explain) }
