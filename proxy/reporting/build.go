@@ -9,22 +9,19 @@ import (
 
 	"github.com/overhear-mesh/overhear/outlier"
 	"github.com/overhear-mesh/overhear/outlier/merge"
+	"github.com/overhear-mesh/overhear/proxy/cadence"
 	"github.com/overhear-mesh/overhear/proxy/cluster"
 	"github.com/overhear-mesh/overhear/xds/report"
 )
 
 // plan is one message under construction.
 type plan struct {
-	now       time.Duration
-	summary   bool // tell all that has changed
-	soft      bool // soft news may go
+	cadence.Turn
 	questions []*question
 	watched   map[merge.Key]bool
 
 	message report.Message
 	report  merge.Report
-	tell    bool          // there is a reason to report
-	next    time.Duration // when there may be another
 }
 
 // question is what to ask one cluster, and its answer.
@@ -34,11 +31,10 @@ type question struct {
 	list    bool // name all its endpoints
 	polls   []merge.Poll
 
-	evidence   []outlier.Evidence
-	sum        outlier.Summary
-	answers    []merge.PollAnswer
-	err        error
-	suspicious bool // it must be asked again before the summary
+	evidence []outlier.Evidence
+	sum      outlier.Summary
+	answers  []merge.PollAnswer
+	err      error
 }
 
 // Build makes the next message. It asks the clusters for their counters of now.
@@ -60,30 +56,16 @@ func (r *Reporter) plan() *plan {
 	now := r.deps.Clock.Now()
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.looked = now
-	p := &plan{
-		now: now, next: never, watched: map[merge.Key]bool{},
-		summary: r.everything || now >= r.summary,
-		soft:    r.soft > 0 && now >= r.soft,
-	}
-	p.tell = p.summary // also an empty one: it says that we live
-	if p.soft {
-		r.soft = 0
-	}
-	for r.summary <= now {
-		r.summary += r.cfg.Summary
-	}
-	r.everything = false
+	p := &plan{Turn: r.schedule.Turn(now), watched: map[merge.Key]bool{}}
 	p.message.Probes, r.results = r.results, nil
 
 	wanted := map[string]bool{} // services with a watched endpoint
 	for k, until := range r.watches {
-		if until <= now {
+		if !p.Watched(until) {
 			delete(r.watches, k)
 			continue
 		}
 		p.watched[k], wanted[k.Service] = true, true
-		p.next = now + r.cfg.UrgentGap
 	}
 	polls := map[string][]merge.Poll{}
 	for k, poll := range r.polls {
@@ -91,12 +73,11 @@ func (r *Reporter) plan() *plan {
 	}
 	clear(r.polls)
 	for _, m := range r.members {
-		if p.summary || m.hot || !m.listed || wanted[m.service] || len(polls[m.service]) > 0 {
-			p.questions = append(p.questions, &question{member: m, service: m.service, list: !m.listed, polls: polls[m.service]})
-			m.hot, m.listed = false, true
+		if due, name := p.Due(&m.topic, wanted[m.service] || len(polls[m.service]) > 0); due {
+			p.questions = append(p.questions, &question{member: m, service: m.service, list: name, polls: polls[m.service]})
 		}
 	}
-	r.countSharesLocked(p)
+	r.countTrialsLocked(p)
 	r.ownLocked(p)
 	return p
 }
@@ -121,12 +102,10 @@ func (q *question) ask(ctx context.Context) {
 func (q *question) cell(k merge.Key) merge.Cell {
 	for i := range q.evidence {
 		if e := &q.evidence[i]; e.ID == k.Instance {
-			return cellOf(k, e)
+			return cadence.Cell(k, e)
 		}
 	}
-	return cellOf(k, &outlier.Evidence{
-		LastOK: outlier.Never, LastOKStart: outlier.Never, LastHard: outlier.Never, LastHardStart: outlier.Never,
-	})
+	return cadence.Nothing(k)
 }
 
 // weigh chooses what is worth telling of a cluster.
@@ -136,7 +115,7 @@ func (r *Reporter) weigh(p *plan, q *question) {
 	if q.list {
 		p.message.Known = append(p.message.Known, q.endpoints()...)
 	}
-	if p.summary {
+	if p.Summary {
 		t := merge.ClusterTotals{Service: q.service, N: q.sum.N, K: q.sum.K, Overdue: q.sum.Overdue}
 		if t != r.totals[q.service] {
 			r.totals[q.service] = t
@@ -148,25 +127,15 @@ func (r *Reporter) weigh(p *plan, q *question) {
 		k := merge.Key{Service: q.service, Instance: e.ID}
 		t := r.told[k]
 		if t == nil {
-			t = &told{hard: outlier.Never}
+			t = new(cadence.Told)
 			r.told[k] = t
 		}
-		w := t.look(e, p.now)
-		watched := p.watched[k]
-		if w > calm {
-			q.suspicious = true
-			p.next = min(p.next, p.now+t.gap(w, &r.cfg, p.now))
+		if c := cadence.Cell(k, e); t.Weigh(&p.Turn, &q.topic, e, &c, p.watched[k]) {
+			p.report.Cells = append(p.report.Cells, c)
 		}
-		c := cellOf(k, e)
-		if !t.stale(&c) || w == calm && !watched && !p.summary {
-			continue
-		}
-		// Whatever the reason to report, all news under suspicion go with it.
-		p.report.Cells = append(p.report.Cells, c)
-		p.tell = p.tell || watched && p.now-t.at >= r.cfg.UrgentGap || p.soft && w == suspect || t.due(w, &r.cfg, p.now)
 	}
-	if p.summary {
-		maps.DeleteFunc(r.told, func(k merge.Key, t *told) bool { return k.Service == q.service && t.seen != p.now })
+	if p.Summary {
+		maps.DeleteFunc(r.told, func(k merge.Key, t *cadence.Told) bool { return k.Service == q.service && t.Gone(&p.Turn) })
 	}
 }
 
@@ -185,11 +154,10 @@ func (q *question) endpoints() []merge.Key {
 
 // close completes the message and says when to build the next one.
 func (r *Reporter) close(p *plan) {
-	if p.tell {
+	if p.Tell {
 		p.message.Report = &p.report
 		for _, c := range p.report.Cells {
-			t := r.told[c.Key]
-			t.cell, t.at = c, p.now
+			r.told[c.Key].Sent(c, p.Now)
 		}
 		r.stats.reports.Add(1)
 		r.stats.cells.Add(uint64(len(p.report.Cells)))
@@ -199,22 +167,15 @@ func (r *Reporter) close(p *plan) {
 
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if p.tell {
-		r.reported = p.now
-	}
 	for _, q := range p.questions {
 		switch {
 		case errors.Is(q.err, cluster.ErrStopped):
 			r.members = slices.DeleteFunc(r.members, func(m *member) bool { return m == q.member })
 		case q.err != nil:
-			q.hot, q.listed = true, q.listed && !q.list
-			p.next = min(p.next, p.now+r.cfg.Full)
+			q.topic.Failed(&p.Turn, q.list)
 		default:
-			q.hot = q.hot || q.suspicious
+			p.Asked(&q.topic)
 		}
 	}
-	if r.soft > 0 {
-		p.next = min(p.next, r.soft)
-	}
-	r.wakeLocked(min(p.next, r.summary))
+	r.movedLocked(r.schedule.End(&p.Turn))
 }

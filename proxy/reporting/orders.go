@@ -8,6 +8,7 @@ import (
 
 	"github.com/overhear-mesh/overhear/outlier"
 	"github.com/overhear-mesh/overhear/outlier/merge"
+	"github.com/overhear-mesh/overhear/proxy/cadence"
 	"github.com/overhear-mesh/overhear/proxy/cluster"
 	"github.com/overhear-mesh/overhear/xds/report"
 )
@@ -32,7 +33,7 @@ func (s source) Handle(o report.Orders) {
 	}
 	for _, w := range o.Watches {
 		r.watches[w.Key] = now + w.For
-		r.wakeLocked(r.reported + r.cfg.UrgentGap)
+		r.movedLocked(r.schedule.WakeUrgent())
 	}
 	for _, l := range o.Leases {
 		r.leaseLocked(l, now)
@@ -117,37 +118,18 @@ func (r *Reporter) pingedLocked(m *member, p cluster.Pinged) {
 	r.resultLocked(report.Probed{ID: id, Key: k, Level: p.Level, Result: p.Result, Start: p.Start, End: p.End})
 }
 
-// share is a probation: a share in the traffic to an endpoint that is out for others,
-// of which the outcomes decide. The trickle of a suspension is none.
-type share struct {
-	epoch uint64
-	until time.Duration
-	base  outlier.Counts // when it began
-	told  outlier.Counts // since then
-}
-
 // shareLocked lets the cluster use an endpoint, and counts from here.
 func (r *Reporter) shareLocked(s merge.Share, now time.Duration) {
 	m := r.findLocked(s.Key.Service)
 	if m == nil {
 		return
 	}
-	weight := s.Weight
-	if s.Trickle > 0 {
-		weight = min(1, 1/s.Trickle.Seconds()) // suspended: attempts per second
+	m.Share(s.Key.Instance, s.Epoch, cadence.Weight(s), now+s.For)
+	t := cadence.Lend(r.trials[s.Key], s, now, func() outlier.Counts { return counts(m, s.Key.Instance) })
+	if t != nil {
+		r.trials[s.Key] = t
 	}
-	until := now + s.For
-	m.Share(s.Key.Instance, s.Epoch, weight, until)
-	switch held := r.shares[s.Key]; {
-	case held != nil && held.epoch == s.Epoch:
-		held.until = until
-		if weight == 0 {
-			held.until = now
-		}
-	case weight > 0 && s.Trickle == 0:
-		r.shares[s.Key] = &share{epoch: s.Epoch, until: until, base: counts(m, s.Key.Instance)}
-	}
-	r.wakeLocked(now + shareGap)
+	r.movedLocked(r.schedule.WakeShare(now))
 }
 
 // counts are those of an endpoint, now.
@@ -162,22 +144,20 @@ func counts(m *member, id string) outlier.Counts {
 	return outlier.Counts{}
 }
 
-// countSharesLocked tells what the shares have shown since they began.
-func (r *Reporter) countSharesLocked(p *plan) {
-	for k, s := range r.shares {
+// countTrialsLocked tells what the trials have shown since they began.
+func (r *Reporter) countTrialsLocked(p *plan) {
+	for k, t := range r.trials {
 		m := r.findLocked(k.Service)
 		if m == nil {
-			delete(r.shares, k)
+			delete(r.trials, k)
 			continue
 		}
-		if c := counts(m, k.Instance).Sub(s.base); c != s.told {
-			s.told = c
-			p.message.Probations = append(p.message.Probations, report.Probation{Key: k, Epoch: s.epoch, Counts: c})
+		since, news, over := t.Count(&p.Turn, counts(m, k.Instance))
+		if news {
+			p.message.Probations = append(p.message.Probations, report.Probation{Key: k, Epoch: t.Epoch, Counts: since})
 		}
-		if s.until <= p.now {
-			delete(r.shares, k)
-			continue
+		if over {
+			delete(r.trials, k)
 		}
-		p.next = min(p.next, p.now+shareGap)
 	}
 }

@@ -4,7 +4,6 @@ import (
 	"cmp"
 	"context"
 	"errors"
-	"hash/fnv"
 	"log/slog"
 	"slices"
 	"sync"
@@ -16,6 +15,7 @@ import (
 
 	"github.com/overhear-mesh/overhear/outlier"
 	"github.com/overhear-mesh/overhear/outlier/merge"
+	"github.com/overhear-mesh/overhear/proxy/cadence"
 	"github.com/overhear-mesh/overhear/proxy/clock"
 	"github.com/overhear-mesh/overhear/proxy/cluster"
 	"github.com/overhear-mesh/overhear/xds/report"
@@ -31,40 +31,18 @@ type Config struct {
 	// Incarnation must be larger than in any earlier life: the start time.
 	Incarnation uint64
 
-	// UrgentGap is between reports of an endpoint with hard news; default 50ms.
-	UrgentGap time.Duration
-	// UrgentGapSlow is the same once the news have lasted 500 ms; default 250ms.
-	UrgentGapSlow time.Duration
-	// Full is between reports of an endpoint under suspicion; default 1s.
-	Full time.Duration
-	// Summary is between reports of everything that has changed; default 10s.
-	Summary time.Duration
+	// Config is how often; zero durations mean the default.
+	cadence.Config
 }
 
 // DefaultConfig is the cadence that every figure of this project is measured with. It
 // names nobody.
-func DefaultConfig() Config {
-	return Config{
-		UrgentGap: 50 * time.Millisecond, UrgentGapSlow: 250 * time.Millisecond,
-		Full: time.Second, Summary: 10 * time.Second,
-	}
-}
+func DefaultConfig() Config { return Config{Config: cadence.DefaultConfig()} }
 
 const (
-	fastFor    = 500 * time.Millisecond // of hard news, until UrgentGapSlow
-	newsFor    = time.Second            // without news, until the next ones are new
-	softDelay  = 50 * time.Millisecond  // gathers what comes together
-	softBurst  = 4
-	softGap    = time.Second            // per token
-	shareGap   = 100 * time.Millisecond // between looks at what a share has counted
-	refusedGap = 100 * time.Millisecond // between looks whether the application is back
-	askWithin  = time.Second            // a cluster that has not answered by then is left out
-	// lookGap is the least time between two looks at a cluster whose hard news last.
-	// Its steps say that they do, each look is a step, and so they would follow each
-	// other as fast as they can, with nothing to tell.
-	lookGap    = 5 * time.Millisecond
-	maxRunning = 16  // ordered probes under way
-	maxResults = 256 // results that wait; the newest win
+	askWithin  = time.Second // a cluster that has not answered by then is left out
+	maxRunning = 16          // ordered probes under way
+	maxResults = 256         // results that wait; the newest win
 )
 
 // Deps is what a reporter gets from the sidecar around it.
@@ -96,68 +74,48 @@ type Reporter struct {
 	wg  sync.WaitGroup
 
 	// memory of what was told is Build's alone.
-	told   map[merge.Key]*told
+	told   map[merge.Key]*cadence.Told
 	totals map[string]merge.ClusterTotals
 
-	mu         sync.Mutex // guards what follows
-	connected  bool
-	members    []*member // that the control plane knows
-	own        []*instance
-	next       time.Duration // when to build
-	reported   time.Duration // when the last report was built
-	looked     time.Duration // when one was last thought of
-	summary    time.Duration // when everything that has changed is told
-	everything bool          // the stream is new: tell all
-	soft       time.Duration // when soft news are told; 0: there are none
-	softFull   time.Duration // when all tokens for soft news are back
-	results    []report.Probed
-	polls      map[merge.Key]merge.Poll
-	watches    map[merge.Key]time.Duration // until
-	leases     map[merge.Key]merge.OrderID
-	shares     map[merge.Key]*share
-	running    map[merge.OrderID]context.CancelFunc // ordered probes
+	mu        sync.Mutex // guards what follows
+	connected bool
+	members   []*member // that the control plane knows
+	own       []*cadence.Own
+	schedule  cadence.Schedule
+	results   []report.Probed
+	polls     map[merge.Key]merge.Poll
+	watches   map[merge.Key]time.Duration // until
+	leases    map[merge.Key]merge.OrderID
+	trials    map[merge.Key]*cadence.Trial
+	running   map[merge.OrderID]context.CancelFunc // ordered probes
 }
 
 // member is one cluster.
 type member struct {
 	*cluster.Cluster
 	service string // by which the control plane knows it; empty: it does not
-	hot     bool   // it has news that do not wait for the summary
-	listed  bool   // its endpoints have been named on this stream
+	topic   cadence.Topic
 }
 
 // New starts nothing. Zero durations of cfg mean the default.
 func New(cfg Config, deps Deps) *Reporter {
-	d := DefaultConfig()
-	for _, f := range []struct {
-		value *time.Duration
-		or    time.Duration
-	}{
-		{&cfg.UrgentGap, d.UrgentGap}, {&cfg.UrgentGapSlow, d.UrgentGapSlow}, {&cfg.Full, d.Full}, {&cfg.Summary, d.Summary},
-	} {
-		if *f.value <= 0 {
-			*f.value = f.or
-		}
-	}
+	cfg.Config = cfg.Or(cadence.DefaultConfig())
 	if deps.Log == nil {
 		deps.Log = slog.New(slog.DiscardHandler)
 	}
 	r := &Reporter{
 		cfg: cfg, deps: deps,
 		ready: make(chan struct{}, 1), moved: make(chan struct{}, 1), sem: make(chan struct{}, maxRunning),
-		told: map[merge.Key]*told{}, totals: map[string]merge.ClusterTotals{},
-		next:  never,
-		polls: map[merge.Key]merge.Poll{}, watches: map[merge.Key]time.Duration{}, leases: map[merge.Key]merge.OrderID{},
-		shares: map[merge.Key]*share{}, running: map[merge.OrderID]context.CancelFunc{},
+		told: map[merge.Key]*cadence.Told{}, totals: map[string]merge.ClusterTotals{},
+		schedule: cadence.NewSchedule(cfg.Config),
+		polls:    map[merge.Key]merge.Poll{}, watches: map[merge.Key]time.Duration{}, leases: map[merge.Key]merge.OrderID{},
+		trials: map[merge.Key]*cadence.Trial{}, running: map[merge.OrderID]context.CancelFunc{},
 	}
 	r.client = report.NewClient(deps.Conn, report.ClientConfig{
 		Incarnation: cfg.Incarnation, Now: deps.Clock.Now, Log: deps.Log, Recorder: deps.Recorder,
 	}, source{r})
 	return r
 }
-
-// never is an instant after everything.
-const never = time.Duration(1<<63 - 1)
 
 // Add has a cluster reported, if the control plane knows it. It is to be called before
 // the cluster runs; one that has stopped is forgotten by itself.
@@ -222,11 +180,8 @@ func (r *Reporter) tick(ctx context.Context) {
 		now := r.deps.Clock.Now()
 		r.mu.Lock()
 		r.lookLocked(now)
-		due := r.next <= now
-		if due {
-			r.next = never // Build says when again
-		}
-		wait := r.next - now
+		due := r.schedule.Due(now)
+		wait := r.schedule.Next() - now
 		r.mu.Unlock()
 		if due {
 			select {
@@ -239,11 +194,13 @@ func (r *Reporter) tick(ctx context.Context) {
 }
 
 // wakeLocked makes sure that a report is built at this time.
-func (r *Reporter) wakeLocked(at time.Duration) {
-	if at >= r.next {
+func (r *Reporter) wakeLocked(at time.Duration) { r.movedLocked(r.schedule.Wake(at)) }
+
+// movedLocked has the timer set anew if the time of the next report is sooner.
+func (r *Reporter) movedLocked(sooner bool) {
+	if !sooner {
 		return
 	}
-	r.next = at
 	select {
 	case r.moved <- struct{}{}:
 	default:
@@ -264,20 +221,7 @@ func (r *Reporter) hear(m *member, e cluster.Event) {
 	for _, p := range e.Pings {
 		r.pingedLocked(m, p)
 	}
-	switch e.Urgency {
-	case outlier.UrgencyHard:
-		m.hot = true
-		r.wakeLocked(max(r.reported+r.cfg.UrgentGap, r.looked+lookGap))
-	case outlier.UrgencySoft:
-		m.hot = true
-		// Without a token the news wait for the full report.
-		at := e.At + r.cfg.Full
-		if full := max(r.softFull, e.At) + softGap; r.soft == 0 && full <= e.At+softBurst*softGap {
-			r.softFull, r.soft = full, e.At+softDelay
-			at = r.soft
-		}
-		r.wakeLocked(max(at, r.reported+r.cfg.UrgentGap))
-	}
+	r.movedLocked(r.schedule.Hear(&m.topic, e.Urgency, e.At))
 }
 
 // heldLocked records changes of belief.
@@ -316,7 +260,8 @@ func (r *Reporter) link(m *member, up bool) {
 // now have said so, or no longer.
 func (r *Reporter) introduceLocked(m *member) {
 	before := m.service
-	m.service, m.listed = r.serviceOf(m.Config()), false
+	m.service = r.serviceOf(m.Config())
+	m.topic.Rename()
 	switch {
 	case m.service == "" && before != "":
 		r.members = slices.DeleteFunc(r.members, func(o *member) bool { return o == m })
@@ -342,13 +287,6 @@ func (r *Reporter) findLocked(service string) *member {
 	return r.members[i]
 }
 
-// phase spreads the summaries of many sidecars.
-func (r *Reporter) phase() time.Duration {
-	h := fnv.New64a()
-	_, _ = h.Write([]byte(r.cfg.Node)) // never fails
-	return time.Duration(h.Sum64() % uint64(r.cfg.Summary))
-}
-
 // source is the reporter as the client sees it.
 type source struct{ *Reporter }
 
@@ -364,17 +302,17 @@ func (s source) Hello() report.Hello {
 	now := r.deps.Clock.Now()
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.everything, r.summary = true, now+r.phase()
-	r.results, r.soft = nil, 0
+	r.schedule.Begin(r.cfg.Node, now)
+	r.results = nil
 	clear(r.polls)
 	clear(r.watches)
 	clear(r.leases)
-	clear(r.shares)
+	clear(r.trials)
 	for _, o := range r.own {
-		h.Own = append(h.Own, report.Own{Key: o.key, Age: now})
+		h.Own = append(h.Own, report.Own{Key: o.Key, Age: now})
 	}
 	for _, m := range r.members {
-		m.listed = false
+		m.topic.Rename()
 		if snapshot := m.Snapshot(); snapshot != nil {
 			h.Held = append(h.Held, held(m.service, snapshot)...)
 		}

@@ -343,7 +343,7 @@ func TestAClusterThatComesBetweenHelloAndWelcomeIsNamedAtOnce(t *testing.T) {
 		synctest.Wait()
 		stream.Link(true)
 		w.reporter.mu.Lock()
-		due := w.reporter.next <= w.clock.Now()
+		due := w.reporter.schedule.Next() <= w.clock.Now()
 		w.reporter.mu.Unlock()
 		if !due {
 			t.Error("nothing is due: the control plane cannot ask for a probe of what it has no name for")
@@ -364,7 +364,7 @@ func TestHardNewsThatLastDoNotKeepTheSidecarBusy(t *testing.T) {
 		w.attempt("api-1", outlier.Conn)
 		time.Sleep(900 * time.Millisecond)
 		synctest.Wait()
-		if got, most := steps, int(900*time.Millisecond/lookGap)+20; got > most {
+		if got, most := steps, int(900*time.Millisecond/(5*time.Millisecond))+20; got > most {
 			t.Errorf("steps in 0.9 s after two failures: got %d, want at most %d", got, most)
 		}
 	})

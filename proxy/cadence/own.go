@@ -1,0 +1,70 @@
+package cadence
+
+import (
+	"time"
+
+	"github.com/overhear-mesh/overhear/outlier"
+	"github.com/overhear-mesh/overhear/outlier/merge"
+)
+
+// Own is an instance that the sidecar stands beside, told of at first hand.
+type Own struct {
+	Key   merge.Key
+	stats *outlier.Endpoint
+
+	ok, conn uint32        // at the last look
+	lastOK   time.Duration // outlier.Never: not yet
+	refused  time.Duration // since when nothing but refusals; outlier.Never: not so
+	told     merge.OwnCell
+	ever     bool
+}
+
+// NewOwn returns an instance whose application is counted by stats.
+func NewOwn(k merge.Key, stats *outlier.Endpoint) *Own {
+	return &Own{Key: k, stats: stats, lastOK: outlier.Never, refused: outlier.Never}
+}
+
+// Look compares the counters with those of the last look, and says whether there is
+// news to be told at once: that the application refuses connections, or does no more.
+// Each hard failure calls for a look, so that a failure found here is the newest thing
+// that happened.
+func (o *Own) Look(now time.Duration) bool {
+	was := o.refused != outlier.Never
+	c := o.stats.Counts()
+	ok, conn := c.N-c.K(), c.Conn
+	answered, failed := ok != o.ok, conn != o.conn
+	o.ok, o.conn = ok, conn
+	if answered {
+		o.lastOK, o.refused = now, outlier.Never
+	}
+	if failed && o.refused == outlier.Never {
+		o.refused = now
+		if answered {
+			o.lastOK = now - time.Millisecond // before it, also on the wire
+		}
+	}
+	return was != (o.refused != outlier.Never)
+}
+
+// Weigh says whether there is something to tell, and what.
+func (o *Own) Weigh(t *Turn, draining bool) (merge.OwnCell, bool) {
+	o.Look(t.Now)
+	n := o.stats.Counts()
+	c := merge.OwnCell{Key: o.Key, N: n.N, K: n.K(), Draining: draining, LastOK: o.lastOK, Refused: o.refused}
+	refusing := o.refused != outlier.Never
+	changed := !o.ever || c.Draining != o.told.Draining || refusing != (o.told.Refused != outlier.Never)
+	switch {
+	case changed:
+		t.Tell = true
+	case !refusing && !t.Summary, c == o.told && !refusing:
+		return c, false
+	}
+	// A refusal is told for as long as it lasts: the control plane believes it for a
+	// second only.
+	if refusing {
+		t.Again(t.Now + refusedGap)
+		t.Tell = t.Tell || t.Now-t.reported >= t.cfg.Full/2
+	}
+	o.told, o.ever = c, true
+	return c, true
+}
