@@ -375,7 +375,7 @@ func (c *control) order(r merge.Result) {
 				q := p
 				q.At -= c.w.Far
 				s.reporter.polls = append(s.reporter.polls, q)
-				s.reporter.wake(s.w.now)
+				s.reporter.moved(s.reporter.schedule.Wake(s.w.now))
 			})
 		}
 	}
@@ -415,16 +415,4 @@ func (s *sidecar) ordered(o merge.ProbeOrder) {
 		s.wake()
 		s.reporter.result(probed{o.ID, a})
 	})
-}
-
-func (r *reporter) watch(w merge.Watch) {
-	i := r.s.find(w.Key.Instance)
-	if i < 0 {
-		return
-	}
-	if r.watches[i] == 0 {
-		r.watching++
-	}
-	r.watches[i] = r.w.now + w.For
-	r.wake(r.reported + urgentGap)
 }

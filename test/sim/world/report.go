@@ -1,31 +1,17 @@
 package world
 
 import (
-	"hash/fnv"
+	"slices"
 	"strconv"
 	"time"
 
 	"github.com/overhear-mesh/overhear/outlier"
 	"github.com/overhear-mesh/overhear/outlier/merge"
+	"github.com/overhear-mesh/overhear/proxy/cadence"
 )
 
-// The cadence of proxy/reporting, mirrored: there it is spread over goroutines that
-// a stream wakes. The figures are its defaults.
-const (
-	urgentGap     = 50 * time.Millisecond
-	urgentGapSlow = 250 * time.Millisecond
-	fullGap       = time.Second
-	summaryGap    = 10 * time.Second
-	fastFor       = 500 * time.Millisecond
-	newsFor       = time.Second
-	softDelay     = 50 * time.Millisecond
-	softBurst     = 4
-	softGap       = time.Second
-	shareGap      = 100 * time.Millisecond
-	lookGap       = 5 * time.Millisecond
-)
-
-// reporter tells the control plane what a sidecar counts.
+// reporter tells the control plane what a sidecar counts, by the schedule that the
+// product's reports keep.
 type reporter struct {
 	s   *sidecar
 	w   *World
@@ -33,32 +19,15 @@ type reporter struct {
 	at  time.Duration // of the pending timer
 	seq uint64
 
-	next       time.Duration // when to build
-	reported   time.Duration
-	looked     time.Duration
-	summary    time.Duration
-	everything bool
-	hot        bool
-	listed     bool
-	soft       time.Duration // when soft news are told; 0: there are none
-	softFull   time.Duration
-	told       []told // by endpoint
-	results    []probed
-	polls      []merge.Poll
-	watches    []time.Duration // by endpoint, until
-	shares     []share
-	totals     merge.ClusterTotals
-	watching   int
-}
-
-// told is what the control plane knows of an endpoint from this sidecar.
-type told struct {
-	cell  merge.Cell
-	at    time.Duration
-	hard  time.Duration
-	began time.Duration
-	news  time.Duration
-	first bool // the cell has been told
+	schedule cadence.Schedule
+	topic    cadence.Topic
+	told     []cadence.Told // by endpoint
+	results  []probed
+	polls    []merge.Poll
+	watches  []time.Duration // by endpoint, until
+	watching int
+	trials   []trial
+	totals   merge.ClusterTotals
 }
 
 // probed is the answer to an order.
@@ -67,14 +36,11 @@ type probed struct {
 	Answer
 }
 
-// share is a probation of which the outcomes count.
-type share struct {
+// trial is a share of which the outcomes count.
+type trial struct {
+	*cadence.Trial
 	endpoint int
 	id       string
-	epoch    uint64
-	until    time.Duration
-	base     outlier.Counts
-	told     outlier.Counts
 }
 
 // message is one on the stream.
@@ -94,7 +60,10 @@ type probation struct {
 
 func newReporter(s *sidecar) reporter {
 	n := s.w.Scenario.Endpoints
-	return reporter{s: s, w: s.w, at: never, next: never, told: make([]told, n), watches: make([]time.Duration, n)}
+	return reporter{
+		s: s, w: s.w, at: never, schedule: cadence.NewSchedule(cadence.DefaultConfig()),
+		told: make([]cadence.Told, n), watches: make([]time.Duration, n),
+	}
 }
 
 func (r *reporter) id() string { return "c" + strconv.Itoa(r.s.index) }
@@ -102,33 +71,27 @@ func (r *reporter) id() string { return "c" + strconv.Itoa(r.s.index) }
 // hello begins a stream: everything is told anew.
 func (r *reporter) hello() {
 	clear(r.told)
-	for i := range r.told {
-		r.told[i].hard = outlier.Never
-	}
 	clear(r.watches)
 	r.totals = merge.ClusterTotals{}
-	r.results, r.polls, r.shares, r.soft, r.watching = nil, nil, nil, 0, 0
+	r.results, r.polls, r.trials, r.watching = nil, nil, nil, 0
 	clear(r.s.leases)
-	h := fnv.New64a()
-	_, _ = h.Write([]byte(r.id())) // never fails
-	r.everything, r.listed = true, false
-	r.summary = r.w.now + time.Duration(h.Sum64()%uint64(summaryGap))
+	r.topic.Rename()
+	r.schedule.Begin(r.id(), r.w.now)
 	r.s.o.control.join(r.s.index)
-	r.wake(r.w.now)
+	r.moved(r.schedule.Wake(r.w.now))
 }
 
 func (r *reporter) lost() {
-	r.next, r.at = never, never
+	r.at = never
 	r.gen++
 }
 
-// wake makes sure that a message is built at this time.
-func (r *reporter) wake(at time.Duration) {
-	if !r.s.connected || at >= r.next {
+// moved sets the timer anew if the time of the next report is sooner.
+func (r *reporter) moved(sooner bool) {
+	if !sooner || !r.s.connected {
 		return
 	}
-	r.next = at
-	at = max(at, r.w.now)
+	at := max(r.schedule.Next(), r.w.now)
 	if at >= r.at {
 		return
 	}
@@ -141,27 +104,14 @@ func (r *reporter) timer(gen uint32) {
 	if gen != r.gen {
 		return
 	}
-	r.at, r.next = never, never
-	r.build()
+	r.at = never
+	if r.schedule.Due(r.w.now) {
+		r.build()
+	}
 }
 
 // hear takes in how urgent a step found the news.
-func (r *reporter) hear(u outlier.Urgency) {
-	now := r.w.now
-	switch u {
-	case outlier.UrgencyHard:
-		r.hot = true
-		r.wake(max(r.reported+urgentGap, r.looked+lookGap))
-	case outlier.UrgencySoft:
-		r.hot = true
-		at := now + fullGap // without a token
-		if full := max(r.softFull, now) + softGap; r.soft == 0 && full <= now+softBurst*softGap {
-			r.softFull, r.soft = full, now+softDelay
-			at = r.soft
-		}
-		r.wake(max(at, r.reported+urgentGap))
-	}
-}
+func (r *reporter) hear(u outlier.Urgency) { r.moved(r.schedule.Hear(&r.topic, u, r.w.now)) }
 
 // result has an answer told at once.
 func (r *reporter) result(p probed) {
@@ -169,57 +119,40 @@ func (r *reporter) result(p probed) {
 		return
 	}
 	r.results = append(r.results, p)
-	r.wake(r.w.now)
+	r.moved(r.schedule.Wake(r.w.now))
 }
 
 // build makes the next message and sends it.
 func (r *reporter) build() {
 	now := r.w.now
-	r.looked = now
-	summary := r.everything || now >= r.summary
-	soft := r.soft > 0 && now >= r.soft
-	tell := summary
-	if soft {
-		r.soft = 0
-	}
-	for r.summary <= now {
-		r.summary += summaryGap
-	}
-	r.everything = false
+	turn := r.schedule.Turn(now)
 	m := &message{from: r.s.index, probes: r.results}
 	r.results = nil
-	next := never
 	if r.watching > 0 {
 		r.watching = 0
 		for i, until := range r.watches {
-			if until > now {
+			if turn.Watched(until) {
 				r.watching++
-				next = now + urgentGap
 			} else {
 				r.watches[i] = 0
 			}
 		}
 	}
-	next = min(next, r.countShares(m))
-	var rep *merge.Report
-	if summary || r.hot || !r.listed || r.watching > 0 || len(r.polls) > 0 {
-		r.hot, r.listed = false, true
-		rep = &merge.Report{Reporter: r.id(), Incarnation: 1, At: now}
-		gap, due := r.weigh(m, rep, summary, soft)
-		next = min(next, gap)
-		tell = tell || due
+	r.countTrials(&turn, m)
+	rep := &merge.Report{Reporter: r.id(), Incarnation: 1, At: now}
+	if due, _ := turn.Due(&r.topic, r.watching > 0 || len(r.polls) > 0); due {
+		r.weigh(&turn, m, rep)
+		turn.Asked(&r.topic)
 	}
-	if tell {
-		r.reported = now
+	if turn.Tell {
 		r.seq++
-		if rep == nil {
-			rep = &merge.Report{Reporter: r.id(), Incarnation: 1, At: now}
-		}
 		rep.Seq = r.seq
+		at := 0
 		for i := range rep.Cells {
-			c := &rep.Cells[i]
-			t := &r.told[r.s.find(c.Key.Instance)]
-			t.cell, t.at, t.first = *c, now, true
+			for r.s.ids[at] != rep.Cells[i].Key.Instance {
+				at++ // cells are in the order of the members
+			}
+			r.told[at].Sent(rep.Cells[i], now)
 		}
 		m.report = rep
 	}
@@ -231,38 +164,31 @@ func (r *reporter) build() {
 		r.w.Ledger.Reported()
 		r.s.o.control.send(m)
 	}
-	if r.soft > 0 {
-		next = min(next, r.soft)
-	}
-	r.wake(min(next, r.summary))
+	r.moved(r.schedule.End(&turn))
 }
 
-// weigh asks the detector and chooses what is worth telling. It answers when to
-// look again, and whether there is a reason to report now.
-func (r *reporter) weigh(m *message, rep *merge.Report, summary, soft bool) (next time.Duration, tell bool) {
+// weigh asks the detector and chooses what is worth telling.
+func (r *reporter) weigh(turn *cadence.Turn, m *message, rep *merge.Report) {
 	now := r.w.now
 	d := r.s.detector
 	evidence, sum := d.Evidence(now), d.Summary(now)
 	r.s.wake() // who is asked steps
-	next = never
 	for _, p := range r.polls {
 		then, ok := d.History(p.Key.Instance, p.At)
 		if !ok {
 			then.At = outlier.Never
 		}
-		a := merge.PollAnswer{ID: p.ID, Reporter: r.id(), At: now, Then: then, Cell: merge.Cell{
-			Key: p.Key, LastOK: outlier.Never, LastOKStart: outlier.Never, LastHard: outlier.Never, LastHardStart: outlier.Never,
-		}}
+		a := merge.PollAnswer{ID: p.ID, Reporter: r.id(), At: now, Then: then, Cell: cadence.Nothing(p.Key)}
 		for i := range evidence {
 			if evidence[i].ID == p.Key.Instance {
-				a.Cell = cellOf(&evidence[i])
+				a.Cell = cadence.Cell(p.Key, &evidence[i])
 			}
 		}
 		m.polls = append(m.polls, a)
 	}
 	r.polls = r.polls[:0]
 	rep.LHM = sum.LHM
-	if summary {
+	if turn.Summary {
 		if t := (merge.ClusterTotals{Service: service, N: sum.N, K: sum.K, Overdue: sum.Overdue}); t != r.totals {
 			r.totals = t
 			rep.Clusters = append(rep.Clusters, t)
@@ -274,101 +200,29 @@ func (r *reporter) weigh(m *message, rep *merge.Report, summary, soft bool) (nex
 		for r.s.ids[at] != e.ID {
 			at++ // evidence is in the order of the members
 		}
-		t := &r.told[at]
-		w := t.look(e, now)
-		watched := r.watches[at] > now
-		if w > calm {
-			r.hot = true
-			next = min(next, now+t.gap(w, now))
+		c := cadence.Cell(merge.Key{Service: service, Instance: e.ID}, e)
+		if r.told[at].Weigh(turn, &r.topic, e, &c, r.watches[at] > now) {
+			rep.Cells = append(rep.Cells, c)
 		}
-		c := cellOf(e)
-		if !t.stale(&c) || w == calm && !watched && !summary {
+	}
+}
+
+// countTrials tells what the trials have shown.
+func (r *reporter) countTrials(turn *cadence.Turn, m *message) {
+	keep := r.trials[:0]
+	for _, t := range r.trials {
+		if r.s.ids[t.endpoint] != t.id {
 			continue
 		}
-		rep.Cells = append(rep.Cells, c)
-		tell = tell || watched && now-t.at >= urgentGap || soft && w == suspect || t.due(w, now)
-	}
-	return next, tell
-}
-
-func cellOf(e *outlier.Evidence) merge.Cell {
-	return merge.Cell{
-		Key: merge.Key{Service: service, Instance: e.ID}, Counts: e.Counts, Overdue: e.Overdue,
-		LastOK: e.LastOK, LastOKStart: e.LastOKStart, LastHard: e.LastHard, LastHardStart: e.LastHardStart,
-		State: e.State, Witness: e.Witness, History: e.History, Score: e.Score,
-	}
-}
-
-// temper is how much the news of an endpoint matter.
-type temper uint8
-
-const (
-	calm temper = iota
-	suspect
-	hardNews
-)
-
-func (t *told) look(e *outlier.Evidence, now time.Duration) temper {
-	fresh := e.LastHard > t.hard && now-e.LastHard < newsFor
-	t.hard = max(t.hard, e.LastHard)
-	switch {
-	case fresh, e.Overdue > 0, e.Witness != outlier.LevelNone:
-		if t.news == 0 || now-t.news > newsFor {
-			t.began = now
+		since, news, over := t.Count(turn, r.s.stats[t.endpoint].Counts())
+		if news {
+			m.probations = append(m.probations, probation{merge.Key{Service: service, Instance: t.id}, t.Epoch, since})
 		}
-		t.news = now
-		return hardNews
-	case e.Excursion, e.State.Out():
-		return suspect
-	}
-	return calm
-}
-
-func (t *told) gap(w temper, now time.Duration) time.Duration {
-	switch {
-	case w == hardNews && now-t.began < fastFor:
-		return urgentGap
-	case w == hardNews:
-		return urgentGapSlow
-	case w == suspect:
-		return fullGap
-	}
-	return summaryGap
-}
-
-func (t *told) due(w temper, now time.Duration) bool {
-	if w == hardNews && t.at < t.began {
-		return true
-	}
-	return w > calm && now-t.at >= t.gap(w, now)
-}
-
-func (t *told) stale(c *merge.Cell) bool {
-	was := &t.cell
-	return !t.first || c.Overdue > 0 || c.Counts != was.Counts || c.Overdue != was.Overdue ||
-		c.State != was.State || c.Witness != was.Witness || c.LastOK != was.LastOK || c.LastHard != was.LastHard
-}
-
-// countShares tells what the shares have shown, and when to look again.
-func (r *reporter) countShares(m *message) time.Duration {
-	next := never
-	keep := r.shares[:0]
-	for _, s := range r.shares {
-		if r.s.ids[s.endpoint] != s.id {
-			continue
+		if !over {
+			keep = append(keep, t)
 		}
-		if c := r.s.stats[s.endpoint].Counts().Sub(s.base); c != s.told {
-			s.told = c
-			m.probations = append(m.probations, probation{merge.Key{Service: service, Instance: s.id}, s.epoch, c})
-		}
-		if s.until <= r.w.now {
-			continue
-		}
-		keep = append(keep, s)
-		next = r.w.now + shareGap
 	}
-	r.shares = keep
-	return next
+	r.trials = keep
 }
 
 // lend takes a share over.
@@ -377,29 +231,33 @@ func (r *reporter) lend(s merge.Share) {
 	if i < 0 {
 		return
 	}
-	weight := s.Weight
-	if s.Trickle > 0 {
-		weight = min(1, 1/s.Trickle.Seconds())
-	}
-	until := r.w.now + s.For
-	r.s.detector.Share(s.Key.Instance, s.Epoch, weight, until)
+	now := r.w.now
+	r.s.detector.Share(s.Key.Instance, s.Epoch, cadence.Weight(s), now+s.For)
 	r.s.soon()
-	known := false
-	for j := range r.shares {
-		if h := &r.shares[j]; h.endpoint == i {
-			known = h.epoch == s.Epoch
-			if !known {
-				r.shares = append(r.shares[:j], r.shares[j+1:]...)
-				break
-			}
-			h.until = until
-			if weight == 0 {
-				h.until = r.w.now
-			}
-		}
+	at := slices.IndexFunc(r.trials, func(t trial) bool { return t.id == s.Key.Instance })
+	var held *cadence.Trial
+	if at >= 0 {
+		held = r.trials[at].Trial
 	}
-	if !known && weight > 0 && s.Trickle == 0 {
-		r.shares = append(r.shares, share{endpoint: i, id: s.Key.Instance, epoch: s.Epoch, until: until, base: r.s.stats[i].Counts()})
+	switch t := cadence.Lend(held, s, now, r.s.stats[i].Counts); {
+	case t == held:
+	case held != nil:
+		r.trials[at].Trial = t
+	default:
+		r.trials = append(r.trials, trial{t, i, s.Key.Instance})
 	}
-	r.wake(r.w.now + shareGap)
+	r.moved(r.schedule.WakeShare(now))
+}
+
+// watch has an endpoint reported often for a while.
+func (r *reporter) watch(w merge.Watch) {
+	i := r.s.find(w.Key.Instance)
+	if i < 0 {
+		return
+	}
+	if r.watches[i] == 0 {
+		r.watching++
+	}
+	r.watches[i] = r.w.now + w.For
+	r.moved(r.schedule.WakeUrgent())
 }

@@ -7,6 +7,7 @@ import (
 	"github.com/overhear-mesh/overhear/outlier"
 	"github.com/overhear-mesh/overhear/outlier/merge"
 	"github.com/overhear-mesh/overhear/proxy/balancer"
+	"github.com/overhear-mesh/overhear/proxy/cadence"
 	"github.com/overhear-mesh/overhear/proxy/ping"
 )
 
@@ -86,6 +87,7 @@ func (s *sidecar) members() {
 		if fresh {
 			s.ids[i], s.gates[i], s.verdicts[i] = e.ID, balancer.NewGate(0, false), outlier.Verdict{}
 			delete(s.leases, i)
+			s.reporter.told[i] = cadence.Told{}
 		}
 		members = append(members, outlier.Member{
 			ID: e.ID, Weight: 1, Draining: e.Draining, New: known && fresh, Inbound: s.w.Inbound, Fleet: s.verdicts[i],
@@ -95,7 +97,7 @@ func (s *sidecar) members() {
 	for i := range s.ids {
 		s.stats[i] = s.detector.Endpoint(s.ids[i])
 	}
-	s.reporter.listed = false
+	s.reporter.topic.Rename()
 	s.soon()
 }
 
