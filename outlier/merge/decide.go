@@ -109,6 +109,7 @@ func (t *Table) hardCandidate(e *endpoint) *candidate {
 func (t *Table) rowCandidate(e *endpoint, now time.Duration) *candidate {
 	if !e.judgeable() {
 		e.closeRows(now)
+		e.onItsWay = false
 		return nil
 	}
 	fast := t.judge(e, &e.fast, fastRow, nil, now)
@@ -130,6 +131,7 @@ func (t *Table) rowCandidate(e *endpoint, now time.Duration) *candidate {
 			c = &candidate{e: e, rule: outlier.RuleFast, scope: Scope(z.name), kind: zoneRow, row: &z.row}
 		}
 	}
+	e.onItsWay = c != nil || e.warm()
 	if c == nil {
 		e.gatherAt, e.scopeAt = never, never
 		return nil

@@ -38,13 +38,15 @@ type endpoint struct {
 	fast, slow row
 	zones      []*zone // observer zones that were heard, by name
 
-	fleet    record
-	own      own
-	susp     suspicion
-	idle     idleness
-	poll     polling
-	watched  time.Duration // reporters watch it until then
-	refusal  refusal
+	fleet   record
+	own     own
+	susp    suspicion
+	idle    idleness
+	poll    polling
+	watched time.Duration // reporters watch it until then
+	refusal refusal
+	// onItsWay says that the evidence has come a good part of the way to a verdict.
+	onItsWay bool
 	gatherAt time.Duration // when the gathering of neighbours ends; never: not begun
 	scopeAt  time.Duration // when the wait for news of other zones ends; never: not begun
 	override *Override

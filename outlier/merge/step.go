@@ -9,7 +9,7 @@ import (
 	"github.com/overhear-mesh/overhear/outlier"
 )
 
-// tick is how often everything that has something open is looked at; what has
+// tick is how often everything that time alone may move is looked at; what has
 // news is looked at at once.
 const tick = 100 * time.Millisecond
 
@@ -49,7 +49,10 @@ func (t *Table) Step(now time.Duration) Result {
 	}
 
 	out := t.out
-	out.Next = min(t.nextTick, t.wake)
+	out.Next = min(t.nextSecond, t.wake)
+	if t.anyBusy() {
+		out.Next = min(out.Next, t.nextTick)
+	}
 	t.out = Result{}
 	t.sortOut(&out)
 	return out
@@ -86,15 +89,38 @@ func (t *Table) lookAt(news []*endpoint, full bool) [][]*endpoint {
 	return groups
 }
 
-// busy says whether e has something open that time alone may move.
+// anyBusy says whether there is an endpoint that the next tick must look at.
+func (t *Table) anyBusy() bool {
+	for _, e := range t.endpoints {
+		if e.busy() {
+			return true
+		}
+	}
+	return false
+}
+
+// warm says whether a row has come a quarter of the way to its threshold.
+func (e *endpoint) warm() bool {
+	return e.fast.warm() || e.slow.warm() || slices.ContainsFunc(e.zones, func(z *zone) bool { return z.row.warm() })
+}
+
+func (w *row) warm() bool { return w.open && 4*w.last.t > w.last.h }
+
+// testing says whether e has evidence against it.
+func (e *endpoint) testing() bool {
+	return e.fast.open || e.slow.open || slices.ContainsFunc(e.zones, func(z *zone) bool { return z.row.open })
+}
+
+// busy says whether e has something open that time alone may move. A row is moved
+// by news; what time takes from it, each second is often enough to see.
 func (e *endpoint) busy() bool {
-	if e.fast.open || e.slow.open || len(e.hot) > 0 || e.susp.active || len(e.susp.checks) > 0 || e.susp.confirmed != never || e.poll.waiting != nil ||
+	if e.onItsWay || len(e.hot) > 0 || e.susp.active || len(e.susp.checks) > 0 || e.susp.confirmed != never || e.poll.waiting != nil ||
 		e.fleet.state != outlier.In || e.fleet.n > 0 || e.override != nil || e.overrideNews || e.restartedAt != never || e.newAt != never ||
 		len(e.idle.leases) > 0 || e.idle.asked != never || len(e.idle.told) > 0 || e.own.refused != never {
 		return true
 	}
 	for _, z := range e.zones {
-		if z.row.open || z.rec.state != outlier.In || z.rec.n > 0 {
+		if z.rec.state != outlier.In || z.rec.n > 0 {
 			return true
 		}
 	}
@@ -134,7 +160,7 @@ func (t *Table) second(now time.Duration) {
 			z.seen = z.n
 		}
 		e.notePeak(now)
-		if !e.busy() && t.mayBeIdle(e, now) {
+		if e.testing() || !e.busy() && t.mayBeIdle(e, now) {
 			t.touch(e)
 		}
 	}
