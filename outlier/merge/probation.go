@@ -15,6 +15,7 @@ type trial struct {
 	doubled int
 	renewed time.Duration
 	chosen  []*reporter
+	turn    int                          // of the trickle: whose is the next
 	shut    []*domain                    // replaced: alone against all others
 	results map[*reporter]outlier.Counts // what the reporters tell of the test
 	bases   map[*reporter]outlier.Counts // what they had counted before they took part
@@ -66,11 +67,10 @@ func (t *Table) shares(e *endpoint, r *record, now time.Duration) {
 	}
 	tr.renewed = now
 	p := &e.group.service.policy
-	n := float64(max(e.group.judged(), 1))
 	users := slices.DeleteFunc(t.users(e, r.scope, now), func(c *reporter) bool { return slices.Contains(tr.shut, c.domain) })
 	all := 0.0
 	for _, c := range users {
-		all += c.services[e.Key.Service].rate / n
+		all += fairRate(e, c)
 	}
 	boost := float64(int(1) << min(tr.doubled, 6))
 	target := min(p.Outlier.ProbationRate, 0.1*all) * boost
@@ -99,7 +99,7 @@ func (t *Table) shares(e *endpoint, r *record, now time.Duration) {
 		if !slices.Contains(domains, c.domain) {
 			domains = append(domains, c.domain)
 		}
-		rate += c.services[e.Key.Service].rate / n
+		rate += fairRate(e, c)
 	}
 	weight := 0.1 * boost
 	if rate > 0 {

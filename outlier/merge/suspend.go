@@ -9,11 +9,20 @@ import (
 )
 
 const (
-	// suspendFor is how long a suspend stands without new signs of a stall.
+	// suspendFor is how long a suspend stands without new signs of a stall, beside the
+	// time that the trickle needs to show one: see stands. Beyond standMost nobody has
+	// requests that could show anything, and whoever has the next finds out.
 	suspendFor = 2 * time.Second
-	// trickleSidecars send tricklePerSecond attempts between them to a suspended
-	// endpoint, so that somebody notices when it answers again.
+	standMost  = 30 * time.Second
+	// trickleSidecars go on trying a suspended endpoint, so that somebody notices when
+	// it answers again; more of them, up to trickleMost, where those have too few
+	// requests to make an attempt per trickleGap between them.
 	trickleSidecars = 3
+	trickleMost     = 30
+	trickleGap      = time.Second
+	// trickleChance is the number of requests, as many as are the endpoint's fair
+	// share, that the turn of a sidecar must let it expect: one of them is spent.
+	trickleChance = 3
 	// shareFor is when a share lapses that is not renewed, shareRenew how often it
 	// is.
 	shareFor   = 5 * time.Second
@@ -43,8 +52,8 @@ func (t *Table) suspend(e *endpoint, s Scope, now time.Duration) {
 	}
 	rec.explain = t.explainCandidate(c, now)
 	t.set(e, rec, outlier.Suspended, outlier.RuleStalled, c.reason, now)
-	rec.ends = now + suspendFor
 	t.trickle(e, rec, now)
+	rec.ends = now + rec.trial.stands(e)
 }
 
 // keepSuspended renews or ends a suspend. The first answer ends it; so does the
@@ -55,6 +64,7 @@ func (t *Table) keepSuspended(e *endpoint, rec *record, now time.Duration) {
 		t.set(e, rec, outlier.In, outlier.RuleStalled, "it answers again", now)
 		return
 	}
+	t.trickle(e, rec, now)
 	for _, i := range e.hot {
 		x := e.cells[i].x
 		stalled := x.overdueAt
@@ -62,7 +72,7 @@ func (t *Table) keepSuspended(e *endpoint, rec *record, now time.Duration) {
 			stalled = max(stalled, x.probeEnd)
 		}
 		if !t.slots[e.cells[i].reporter].domain.muted(now) {
-			rec.ends = max(rec.ends, stalled+suspendFor)
+			rec.ends = max(rec.ends, stalled+rec.trial.stands(e))
 		}
 	}
 	if now >= rec.ends {
@@ -71,7 +81,6 @@ func (t *Table) keepSuspended(e *endpoint, rec *record, now time.Duration) {
 		return
 	}
 	t.due(rec.ends)
-	t.trickle(e, rec, now)
 }
 
 // answered is when an observer in the scope last had an answer.
@@ -88,25 +97,84 @@ func (t *Table) answered(e *endpoint, s Scope, now time.Duration) time.Duration 
 	return at
 }
 
-// trickle lets a few sidecars go on trying.
+// trickle lets a few sidecars go on trying, in turn, so that the endpoint gets one
+// attempt per second from all of them together: each that hangs renews the suspend,
+// and the first that is answered ends it. A turn lasts one second where requests are
+// many. Where they are few it lasts longer, up to a whole cycle, in which the sidecar
+// may make one attempt: turns overlap then, and there are still no more attempts than
+// sidecars in a cycle.
 func (t *Table) trickle(e *endpoint, rec *record, now time.Duration) {
 	if rec.trial == nil {
 		rec.trial = &trial{renewed: never}
 	}
 	tr := rec.trial
-	if tr.renewed != never && now < tr.renewed+shareRenew {
-		return
+	if tr.renewed == never || now >= tr.renewed+tr.cycle() {
+		tr.renewed, tr.turn = now, 0
+		tr.chosen = t.tricklers(e, rec.scope, now)
 	}
-	tr.renewed = now
-	users := slices.DeleteFunc(t.users(e, rec.scope, now), func(r *reporter) bool { return r.domain.muted(now) })
-	chosen := t.choose(users, trickleSidecars, func(r *reporter) uint64 {
-		return hash64(t.seed, "trickle", e.Key.Service, e.Key.Instance, r.ID)
-	})
-	tr.chosen = chosen
-	for _, r := range chosen {
+	for ; tr.turn < len(tr.chosen); tr.turn++ {
+		if at := tr.renewed + time.Duration(tr.turn)*trickleGap; now < at {
+			t.due(at)
+			return
+		}
+		r := tr.chosen[tr.turn]
+		turn := tr.cycle()
+		if fair := fairRate(e, r); fair > 0 {
+			turn = min(turn, max(trickleGap, time.Duration(trickleChance/fair*float64(time.Second))))
+		}
 		t.out.Shares = append(t.out.Shares, Share{
-			Reporter: r.ID, Key: e.Key, Epoch: rec.epoch, For: shareFor,
-			Weight: e.group.service.policy.Outlier.Trickle, Trickle: time.Duration(len(chosen)) * time.Second,
+			Reporter: r.ID, Key: e.Key, Epoch: rec.epoch, For: turn, Trickle: turn,
+			Weight: e.group.service.policy.Outlier.Trickle,
 		})
 	}
+	t.due(tr.renewed + tr.cycle())
+}
+
+// tricklers chooses whose requests may try a suspended endpoint.
+func (t *Table) tricklers(e *endpoint, s Scope, now time.Duration) []*reporter {
+	users := slices.DeleteFunc(t.users(e, s, now), func(r *reporter) bool { return r.domain.muted(now) })
+	list := t.choose(users, trickleMost, func(r *reporter) uint64 {
+		return hash64(t.seed, "trickle", e.Key.Service, e.Key.Instance, r.ID)
+	})
+	rate := 0.0
+	for i, r := range list {
+		if i >= trickleSidecars && rate >= float64(time.Second/trickleGap) {
+			return list[:i]
+		}
+		rate += fairRate(e, r)
+	}
+	return list
+}
+
+// cycle is the time in which each sidecar has one turn.
+func (tr *trial) cycle() time.Duration { return time.Duration(max(len(tr.chosen), 1)) * trickleGap }
+
+// stands is how long a sign of a stall holds: until the trickle, if the stall goes
+// on, must have shown the next. An attempt is made by chance, and is overdue after
+// the reporter's own D_over.
+func (tr *trial) stands(e *endpoint) time.Duration {
+	rate, overdue := 0.0, time.Duration(0)
+	for _, r := range tr.chosen {
+		rate += fairRate(e, r)
+		if u := r.services[e.Key.Service]; u != nil {
+			overdue = max(overdue, u.overdue)
+		}
+	}
+	if overdue == 0 {
+		overdue = e.group.service.policy.Outlier.OverdueMax
+	}
+	if rate = min(rate, 1) / 2; rate == 0 {
+		return standMost
+	}
+	return min(suspendFor+overdue+time.Duration(trickleChance/rate*float64(time.Second)), standMost)
+}
+
+// fairRate is the attempts per second that a reporter would make on e if all
+// endpoints of the group were well.
+func fairRate(e *endpoint, r *reporter) float64 {
+	u := r.services[e.Key.Service]
+	if u == nil {
+		return 0
+	}
+	return u.rate / float64(max(e.group.judged(), 1))
 }
