@@ -16,6 +16,7 @@ import (
 	"github.com/overhear-mesh/overhear/proxy/ping"
 	"github.com/overhear-mesh/overhear/proxy/resilience"
 	"github.com/overhear-mesh/overhear/proxy/upstream"
+	"github.com/overhear-mesh/overhear/proxy/vigil"
 )
 
 // ErrStopped is returned to those who ask a cluster that no longer runs.
@@ -85,7 +86,7 @@ type letter struct {
 	cfg     *Config
 	timeout *time.Duration
 	links   map[Link]bool
-	leases  map[string]Lease // by endpoint, like shares: no longer than the set
+	leases  map[string]vigil.Lease // by endpoint, like shares: no longer than the set
 	shares  map[string]share
 	applied []chan<- struct{} // to be closed when all that is in use
 }
@@ -209,10 +210,10 @@ func (c *Cluster) Share(id string, epoch uint64, weight float64, until time.Dura
 
 // Lease makes this sidecar one of the endpoint's pingers while no traffic tells
 // of it. A new lease takes the place of an older one.
-func (c *Cluster) Lease(id string, lease Lease) {
+func (c *Cluster) Lease(id string, lease vigil.Lease) {
 	c.post(func(l *letter) {
 		if l.leases == nil {
-			l.leases = make(map[string]Lease)
+			l.leases = make(map[string]vigil.Lease)
 		}
 		l.leases[id] = lease
 	})

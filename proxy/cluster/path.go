@@ -33,12 +33,12 @@ func (l *loop) checkPath(now time.Duration) {
 		return
 	}
 	if p.busy || now < p.next {
-		l.idle.next = min(l.idle.next, max(p.next, now+minGap))
+		l.idle.Wake(max(p.next, now+minGap))
 		return
 	}
 	before := p.counts
 	p.counts, p.next = make(map[string]outlier.Counts, len(l.records)), now+pathWindow
-	l.idle.next = min(l.idle.next, p.next)
+	l.idle.Wake(p.next)
 	var busy *record
 	for _, r := range l.records {
 		id, counts := r.spec.ID, r.endpoint.Stats.Counts()
@@ -69,7 +69,7 @@ func (l *loop) checked(id string, result outlier.ProbeResult, now time.Duration)
 	case result == outlier.NotRun:
 	case result == outlier.ProbeOK:
 		*p = pathCheck{good: true}
-		l.idle.next = now
+		l.idle.Wake(now)
 	case p.failed == "" && len(l.records) > 1:
 		p.failed = id
 	default:

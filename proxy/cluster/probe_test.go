@@ -18,6 +18,7 @@ import (
 	"github.com/overhear-mesh/overhear/proxy/clock"
 	"github.com/overhear-mesh/overhear/proxy/cluster"
 	"github.com/overhear-mesh/overhear/proxy/ping"
+	"github.com/overhear-mesh/overhear/proxy/vigil"
 	"github.com/overhear-mesh/overhear/test/pipenet"
 )
 
@@ -228,8 +229,8 @@ func TestALeaseIsPingedOnItsTurns(t *testing.T) {
 			t.Fatalf("%d pings without a lease while the control plane is heard, want none", n)
 		}
 		start := m.clock.Now()
-		m.cluster.Lease("i-1", cluster.Lease{Phase: 3 * time.Second, Every: 5 * time.Second, Until: start + 30*time.Second})
-		m.cluster.Lease("i-9", cluster.Lease{Until: start + 30*time.Second}) // nobody knows it
+		m.cluster.Lease("i-1", vigil.Lease{Phase: 3 * time.Second, Every: 5 * time.Second, Until: start + 30*time.Second})
+		m.cluster.Lease("i-9", vigil.Lease{Until: start + 30*time.Second}) // nobody knows it
 		time.Sleep(time.Minute)
 		pings := m.pings()
 		if len(pings) < 5 || len(pings) > 7 {
@@ -254,9 +255,9 @@ func TestALeaseCanBeTakenBack(t *testing.T) {
 	inMesh(t, 1, nil, func(m *mesh) {
 		m.cluster.SetLink(cluster.ADS, true)
 		time.Sleep(12 * time.Second)
-		m.cluster.Lease("i-1", cluster.Lease{Every: time.Second, Until: m.clock.Now() + time.Hour})
+		m.cluster.Lease("i-1", vigil.Lease{Every: time.Second, Until: m.clock.Now() + time.Hour})
 		time.Sleep(5 * time.Second)
-		m.cluster.Lease("i-1", cluster.Lease{})
+		m.cluster.Lease("i-1", vigil.Lease{})
 		synctest.Wait()
 		n := len(m.pings())
 		time.Sleep(time.Minute)
@@ -284,7 +285,7 @@ func TestAnOwnSidecarPingsAgainWhenTheControlPlaneIsLost(t *testing.T) {
 
 func TestPingsCanBeTurnedOff(t *testing.T) {
 	inMesh(t, 1, func(c *cluster.Config) { c.Ping.Kind = ping.Off }, func(m *mesh) {
-		m.cluster.Lease("i-1", cluster.Lease{Every: time.Second, Until: time.Hour})
+		m.cluster.Lease("i-1", vigil.Lease{Every: time.Second, Until: time.Hour})
 		time.Sleep(time.Minute)
 		if n := m.servers[0].accepted.Load(); n != 0 {
 			t.Errorf("%d connections, want none", n)

@@ -18,7 +18,6 @@ const (
 	maxGap   = time.Second      // the longest time between two steps, whatever the detector says
 	minGap   = time.Millisecond // the shortest
 	tidyGap  = time.Second      // between two looks for connections to close
-	forever  = time.Duration(1<<63 - 1)
 	longLast = -time.Duration(1 << 62)
 )
 
@@ -121,12 +120,12 @@ func (l *loop) due() time.Duration {
 	if l.dirty {
 		return l.last + minGap
 	}
-	return min(l.next, l.idle.next)
+	return min(l.next, l.idle.Next())
 }
 
 // work does what is due at now.
 func (l *loop) work(now time.Duration) {
-	if now >= l.idle.next {
+	if now >= l.idle.Next() {
 		l.ping(now)
 	}
 	if now >= l.tidy {
@@ -230,7 +229,7 @@ func (l *loop) collect(now time.Duration) {
 	}
 	for id, lease := range news.leases {
 		if l.byID[id] != nil {
-			l.idle.lease(id, lease, now)
+			l.idle.Lend(id, lease, now)
 		}
 	}
 	l.dirty, l.next = true, now // at once, whatever the gap
@@ -239,7 +238,8 @@ func (l *loop) collect(now time.Duration) {
 func (l *loop) configure(cfg Config) {
 	cfg.Outlier.Timeout = l.timeout
 	if cfg.Ping != l.cfg.Ping {
-		l.idle.path, l.idle.next = pathCheck{}, 0
+		l.idle.path = pathCheck{}
+		l.idle.Wake(0)
 	}
 	l.cfg = cfg
 	options := upstream.DefaultOptions()
@@ -271,7 +271,7 @@ func (l *loop) setLinks(links map[Link]bool, now time.Duration) {
 		l.detector.CentralBack(now)
 	}
 	l.alone = alone
-	l.idle.next = now // who pings whom may have changed
+	l.idle.Wake(now) // who pings whom may have changed
 }
 
 // setMembers makes the endpoints those of specs.
@@ -303,7 +303,7 @@ func (l *loop) setMembers(specs []Spec, now time.Duration) {
 	}
 	l.settled = l.settled || len(l.records) > 0
 	l.event.Members, l.rebuild = true, true
-	l.idle.keep(l.byID, now)
+	l.idle.Keep(func(id string) bool { return l.byID[id] != nil }, now)
 }
 
 // connect gives r its connections: those of the record before, if that is the

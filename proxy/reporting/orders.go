@@ -10,6 +10,7 @@ import (
 	"github.com/overhear-mesh/overhear/outlier/merge"
 	"github.com/overhear-mesh/overhear/proxy/cadence"
 	"github.com/overhear-mesh/overhear/proxy/cluster"
+	"github.com/overhear-mesh/overhear/proxy/vigil"
 	"github.com/overhear-mesh/overhear/xds/report"
 )
 
@@ -93,7 +94,7 @@ func (r *Reporter) leaseLocked(l merge.PingLease, now time.Duration) {
 	if m == nil {
 		return
 	}
-	lease := cluster.Lease{Level: outlier.LevelConnect, Phase: l.Phase, Every: l.Every, Until: l.Until}
+	lease := vigil.Lease{Level: outlier.LevelConnect, Phase: l.Phase, Every: l.Every, Until: l.Until}
 	if l.Kind != merge.PingTCP {
 		lease.Level = outlier.LevelApp
 	}

@@ -40,6 +40,7 @@ var purposes = map[string]string{
 	"proxy/tcp":        "carries opaque TCP",
 	"proxy/telemetry":  "writes metrics, access log lines off the hot path",
 	"proxy/upstream":   "keeps connections to one endpoint, says how each attempt went",
+	"proxy/vigil":      "decides when an endpoint of which no traffic tells is pinged",
 
 	"xds/client":       "keeps one delta ADS stream, telling its handler what arrives",
 	"xds/controlplane": "closes the loop from reports to endpoint sets",
@@ -63,6 +64,7 @@ var mayImport = map[string][]string{
 	"proxy/clock":         {},
 	"proxy/balancer":      {"outlier", "internal/strictyaml"},
 	"proxy/ping":          {"outlier", "internal/strictyaml", "proxy/upstream"},
+	"proxy/vigil":         {"outlier"},
 	"xds/reportpb":        {},
 	"xds/server":          {"xds/resource"},
 	"xds/client":          {"xds/resource"},

@@ -386,8 +386,8 @@ func (c *control) order(r merge.Result) {
 	}
 	for _, l := range r.Leases {
 		to(l.Reporter, func(s *sidecar) {
-			if i := s.find(l.Key.Instance); i >= 0 {
-				s.lend(i, l)
+			if id := l.Key.Instance; s.find(id) >= 0 {
+				s.lend(id, l)
 			}
 		})
 	}

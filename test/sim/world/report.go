@@ -74,7 +74,7 @@ func (r *reporter) hello() {
 	clear(r.watches)
 	r.totals = merge.ClusterTotals{}
 	r.results, r.polls, r.trials, r.watching = nil, nil, nil, 0
-	clear(r.s.leases)
+	clear(r.s.orderOf)
 	r.topic.Rename()
 	r.schedule.Begin(r.id(), r.w.now)
 	r.s.o.control.join(r.s.index)

@@ -9,6 +9,7 @@ import (
 	"github.com/overhear-mesh/overhear/proxy/balancer"
 	"github.com/overhear-mesh/overhear/proxy/cadence"
 	"github.com/overhear-mesh/overhear/proxy/ping"
+	"github.com/overhear-mesh/overhear/proxy/vigil"
 )
 
 // What proxy/cluster leaves between two steps, at least and at most.
@@ -43,8 +44,8 @@ type sidecar struct {
 
 	self, orders, own *ping.Limiter
 	running           int // probes under way
-	leases            map[int]*lease
-	pinging           map[int]bool
+	idle              vigil.Schedule
+	orderOf           map[string]merge.OrderID // of the leases held, by endpoint
 	pingAt            time.Duration
 	pingGen           uint32
 
@@ -69,7 +70,7 @@ func newSidecar(o *overhear, index int) *sidecar {
 		verdicts: make([]outlier.Verdict, n), view: make([]Removal, n),
 		last: -time.Hour, timerAt: never, pingAt: never,
 		self: ping.NewLimiter(10, 10), orders: ping.NewLimiter(10, 10), own: ping.NewLimiter(1, 1),
-		leases: map[int]*lease{}, pinging: map[int]bool{},
+		orderOf: map[string]merge.OrderID{},
 	}
 	cfg := o.policy.Outlier
 	cfg.Timeout = o.w.Timeout
@@ -86,7 +87,6 @@ func (s *sidecar) members() {
 		fresh := s.ids[i] != e.ID
 		if fresh {
 			s.ids[i], s.gates[i], s.verdicts[i] = e.ID, balancer.NewGate(0, false), outlier.Verdict{}
-			delete(s.leases, i)
 			s.reporter.told[i] = cadence.Told{}
 		}
 		members = append(members, outlier.Member{
@@ -98,6 +98,8 @@ func (s *sidecar) members() {
 		s.stats[i] = s.detector.Endpoint(s.ids[i])
 	}
 	s.reporter.topic.Rename()
+	s.idle.Keep(func(id string) bool { return s.find(id) >= 0 }, s.w.now)
+	s.pingSoon()
 	s.soon()
 }
 
@@ -271,31 +273,28 @@ func (s *sidecar) ask(i int, level outlier.Level, timeout time.Duration, then fu
 	})
 }
 
-// lease is an order to ping an idle endpoint now and then.
-type lease struct {
-	merge.PingLease
-	at time.Duration
-}
-
-// lend takes a lease over, or ends one.
-func (s *sidecar) lend(i int, l merge.PingLease) {
+// lend takes a lease over, or ends one, as package reporting does.
+func (s *sidecar) lend(id string, l merge.PingLease) {
 	now := s.w.now
-	held := s.leases[i]
 	switch {
-	case l.Until <= now:
-		if held != nil && held.ID == l.ID {
-			delete(s.leases, i)
-		}
-		return
-	case held != nil:
-		held.PingLease = l
+	case l.Until > now:
+		s.orderOf[id] = l.ID
+	case s.orderOf[id] == l.ID:
+		delete(s.orderOf, id)
 	default:
-		s.leases[i] = &lease{l, now + l.Phase}
+		return // the end of a lease that another has followed
 	}
-	s.pingSoon(s.leases[i].at)
+	level := outlier.LevelConnect
+	if l.Kind != merge.PingTCP {
+		level = outlier.LevelApp
+	}
+	s.idle.Lend(id, vigil.Lease{Level: level, Phase: l.Phase, Every: l.Every, Until: l.Until}, now)
+	s.pingSoon()
 }
 
-func (s *sidecar) pingSoon(at time.Duration) {
+// pingSoon sets the timer for the next look at who is idle.
+func (s *sidecar) pingSoon() {
+	at := max(s.idle.Next(), s.w.now)
 	if at >= s.pingAt {
 		return
 	}
@@ -303,9 +302,6 @@ func (s *sidecar) pingSoon(at time.Duration) {
 	s.pingGen++
 	s.w.Timer(at, uint32(s.index)*timerKinds+timerPing, s.pingGen)
 }
-
-// ownGap is between two looks for endpoints that a sidecar alone pings.
-const ownGap = 250 * time.Millisecond
 
 func (s *sidecar) pingTimer(gen uint32) {
 	if gen != s.pingGen {
@@ -316,46 +312,17 @@ func (s *sidecar) pingTimer(gen uint32) {
 	if s.o.policy.Ping == merge.PingOff {
 		return
 	}
-	next := never
-	idle := s.detector.Idle(now)
-	for i := range s.ids { // in the order of the set, not of a map
-		l := s.leases[i]
-		if l == nil {
-			continue
-		}
-		if l.Until <= now {
-			delete(s.leases, i)
-			continue
-		}
-		if now >= l.at && !s.pinging[i] {
-			l.at = now + s.jittered(l.Every)
-			// Traffic of this sidecar's own puts a ping off: it tells more.
-			if slices.ContainsFunc(idle, func(m outlier.IdleMember) bool { return m.ID == s.ids[i] }) {
-				level := outlier.LevelConnect
-				if l.Kind != merge.PingTCP {
-					level = outlier.LevelApp
-				}
-				s.sendPing(i, level, l.ID)
-			}
-		}
-		next = min(next, max(l.at, now+stepLeast), l.Until)
+	for _, p := range s.idle.Due(&vigil.Cluster{
+		IDs: slices.Values(s.ids), Idle: s.detector.Idle(now), Alone: !s.connected,
+		Picked: func(id string) bool {
+			i := s.find(id)
+			return slices.ContainsFunc(s.choices, func(c choice) bool { return c.endpoint == i })
+		},
+		Allow: func() bool { return s.own.Allow(now) }, Every: s.o.policy.Outlier.IdleAfter, Jittered: s.jittered,
+	}, now) {
+		s.sendPing(p)
 	}
-	if !s.connected {
-		next = min(next, now+ownGap)
-		for _, m := range idle {
-			i := s.find(m.ID)
-			if m.Due > now || s.pinging[i] || !slices.ContainsFunc(s.choices, func(c choice) bool { return c.endpoint == i }) {
-				continue
-			}
-			if s.own.Allow(now) {
-				s.sendPing(i, outlier.LevelApp, 0)
-			}
-			break
-		}
-	}
-	if next < never {
-		s.pingSoon(next)
-	}
+	s.pingSoon()
 }
 
 func (s *sidecar) jittered(d time.Duration) time.Duration {
@@ -363,19 +330,19 @@ func (s *sidecar) jittered(d time.Duration) time.Duration {
 	return time.Duration(float64(d) * (1 - j + 2*j*s.w.rng.Float64()))
 }
 
-func (s *sidecar) sendPing(i int, level outlier.Level, order merge.OrderID) {
+func (s *sidecar) sendPing(p vigil.Ping) {
+	i := s.find(p.ID)
 	if s.running >= maxProbes {
 		return
 	}
-	s.pinging[i] = true
-	id := s.ids[i]
+	s.idle.Begun(p.ID)
 	s.w.Ledger.Pinged()
 	s.w.Ledger.probes-- // it is counted as a ping
-	s.ask(i, level, s.o.policy.PingTimeout, func(a Answer) {
-		delete(s.pinging, i)
-		s.detector.Pinged(id, a.Result == outlier.ProbeOK, a.Result, a.End)
+	s.ask(i, p.Level, s.o.policy.PingTimeout, func(a Answer) {
+		s.idle.Ended(p.ID)
+		s.detector.Pinged(p.ID, a.Result == outlier.ProbeOK, a.Result, a.End)
 		s.wake()
-		if order != 0 {
+		if order, held := s.orderOf[p.ID]; p.Leased && held {
 			s.reporter.result(probed{order, a})
 		}
 	})
@@ -397,7 +364,8 @@ func (s *sidecar) disconnect() {
 	s.connected = false
 	s.detector.CentralGone(s.w.now)
 	s.reporter.lost()
-	s.pingSoon(s.w.now)
+	s.idle.Wake(s.w.now)
+	s.pingSoon()
 	s.soon()
 }
 
