@@ -50,8 +50,8 @@ type target struct {
 }
 
 func (t *target) Name() string { return t.Load().Name() }
-func (t *target) Pick(now time.Duration, tried *cluster.Tried) *upstream.Endpoint {
-	return t.Load().Pick(now, tried)
+func (t *target) PickKeyed(key uint64, now time.Duration, tried *cluster.Tried) *upstream.Endpoint {
+	return t.Load().PickKeyed(key, now, tried)
 }
 func (t *target) Breaker() *resilience.Breaker { return t.Load().Breaker() }
 func (t *target) Limits() *resilience.Limits   { return t.Load().Limits() }

@@ -129,7 +129,7 @@ func (s *Sidecar) connect() error {
 		Labels: s.node.Labels, Version: s.opts.Version,
 	}
 	deps := discovery.Deps{
-		Cluster: cluster.Deps{Clock: s.clock, Dial: s.opts.Dial, Log: s.opts.Log, Seed: uint64(s.start.UnixNano())},
+		Cluster: cluster.Deps{Clock: s.clock, Dial: s.opts.Dial, Log: s.opts.Log, Seed: uint64(s.start.UnixNano()), Node: s.node.ID, Zone: s.node.Zone},
 		Log:     s.opts.Log,
 		Added: func(c *cluster.Cluster) {
 			if s.reporter != nil {

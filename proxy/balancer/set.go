@@ -3,6 +3,7 @@ package balancer
 import (
 	"math"
 	"math/bits"
+	"slices"
 	"sync/atomic"
 	"time"
 
@@ -23,6 +24,9 @@ type Entry struct {
 	// Gate, if set, must let each pick pass; such an endpoint is held, and the
 	// last choice of a retry.
 	Gate *Gate
+	// Hash is the endpoint's identity to the policies that hash: the same at
+	// every caller, and evenly spread over all 64 bits.
+	Hash uint64
 }
 
 // trickles reports whether the gate alone says when the entry is picked.
@@ -31,7 +35,7 @@ func (e *Entry) trickles() bool { return e.Gate != nil && e.Gate.every > 0 }
 // Set is an immutable set of endpoints to pick from. All methods may be called
 // by any number of goroutines.
 type Set struct {
-	policy  Policy
+	cfg     Config
 	entries []Entry
 	all     sampler   // every entry with a weight
 	full    sampler   // those of them in full service: the second draw of P2C
@@ -39,6 +43,9 @@ type Set struct {
 	gated   []int32   // every entry with a gate
 	trickle []int32   // those of them that trickle
 	turn    *atomic.Uint64
+	sites   []site  // those without a gate, of a policy that hashes
+	table   table   // of the sites; nil: there are none
+	weight  float64 // their sum
 }
 
 const (
@@ -53,15 +60,15 @@ const (
 // NewSet builds a set over the entries, which it copies. Indices returned by
 // Pick are indices into entries.
 func NewSet(entries []Entry, cfg Config) *Set {
-	return build(entries, cfg.Policy, new(atomic.Uint64))
+	return build(entries, cfg, new(atomic.Uint64), nil)
 }
 
 // With builds the set that takes the place of s; a round robin goes on where s
 // stood.
-func (s *Set) With(entries []Entry) *Set { return build(entries, s.policy, s.turn) }
+func (s *Set) With(entries []Entry) *Set { return build(entries, s.cfg, s.turn, s) }
 
-func build(entries []Entry, policy Policy, turn *atomic.Uint64) *Set {
-	s := &Set{policy: policy, entries: append([]Entry(nil), entries...), turn: turn}
+func build(entries []Entry, cfg Config, turn *atomic.Uint64, before *Set) *Set {
+	s := &Set{cfg: cfg, entries: append([]Entry(nil), entries...), turn: turn}
 	var all, full []int32
 	even, sum := true, 0.0
 	for i := range s.entries {
@@ -78,6 +85,9 @@ func build(entries []Entry, policy Policy, turn *atomic.Uint64) *Set {
 		if e.Gate != nil {
 			e.Held = true
 			s.gated = append(s.gated, i)
+		} else if cfg.Policy.Hashes() {
+			s.sites = append(s.sites, site{entry: i, hash: e.Hash, weight: e.Weight})
+			s.weight += e.Weight
 		}
 		if e.Held {
 			continue
@@ -88,6 +98,11 @@ func build(entries []Entry, policy Policy, turn *atomic.Uint64) *Set {
 	}
 	s.all = newSampler(s.entries, all)
 	s.full = newSampler(s.entries, full)
+	if before != nil && slices.Equal(s.sites, before.sites) {
+		s.table = before.table
+	} else {
+		s.table = newTable(cfg.Policy, s.sites)
+	}
 	if !even {
 		// Base weights differ: an endpoint of twice the weight should carry
 		// twice the requests in flight at the same cost.
@@ -99,8 +114,8 @@ func build(entries []Entry, policy Policy, turn *atomic.Uint64) *Set {
 	return s
 }
 
-// Policy is the rule by which s picks.
-func (s *Set) Policy() Policy { return s.policy }
+// Config is how s picks.
+func (s *Set) Config() Config { return s.cfg }
 
 // Len is the number of entries, those of weight 0 included.
 func (s *Set) Len() int { return len(s.entries) }
@@ -116,13 +131,8 @@ func (s *Set) Pick(rng uint64, now time.Duration, tried *Tried) int {
 			return i
 		}
 	}
-	for _, i := range s.trickle {
-		// A trickle is due on demand; where there is little demand, it is no
-		// more than an endpoint's fair part of it.
-		e := &s.entries[i]
-		if e.Gate.open(now, e.Stats) && d.below(s.all.len()+len(s.trickle)) == 0 && e.Gate.enter(now, e.Stats) {
-			return int(i)
-		}
+	if i := s.due(&d, now); i >= 0 {
+		return i
 	}
 	if s.all.len() == 0 {
 		return s.scan(&d, now, nil)
@@ -132,10 +142,78 @@ func (s *Set) Pick(rng uint64, now time.Duration, tried *Tried) int {
 	switch {
 	case e.Gate != nil && !e.Gate.enter(now, e.Stats):
 		return s.scan(&d, now, nil)
-	case e.Held || s.policy != P2C:
+	case e.Held || s.cfg.Policy != P2C && s.cfg.Policy != LeastRequest:
 		return int(i)
 	}
 	return int(s.better(i, &d, now))
+}
+
+// PickKeyed is Pick for a request that has a key, 64 evenly spread bits: the
+// policies that hash keep requests of one key together, whatever the others do
+// they do by rng alone. Endpoints on trial get their share of all requests.
+func (s *Set) PickKeyed(key, rng uint64, now time.Duration, tried *Tried) int {
+	if s.table == nil {
+		return s.Pick(rng, now, tried)
+	}
+	d := dice(rng)
+	if tried == nil || tried.n == 0 {
+		if i := s.due(&d, now); i >= 0 {
+			return i
+		}
+		if len(s.gated) > len(s.trickle) {
+			i := s.all.at(d.next())
+			if e := &s.entries[i]; e.Gate != nil && e.Gate.enter(now, e.Stats) {
+				return int(i)
+			}
+		}
+	}
+	position, bound := s.table.find(key), s.bound()
+	for range min(s.table.len(), maxSteps*len(s.sites)) {
+		i := s.table.at(position)
+		if e := &s.entries[i]; !tried.Has(e.Stats) && bound.allows(e) {
+			return int(i)
+		}
+		if position++; position == s.table.len() {
+			position = 0
+		}
+	}
+	return s.scan(&d, now, tried)
+}
+
+// maxSteps, times the number of entries, is how far a key is carried on from an
+// entry that cannot have it: enough to meet nearly all of them.
+const maxSteps = 16
+
+// bound is how many requests an entry may have in flight, by weight; 0: any
+// number.
+type bound float64
+
+// bound takes the count of what is in flight at all, and the pick under way.
+func (s *Set) bound() bound {
+	if s.cfg.BoundedLoad == 0 {
+		return 0
+	}
+	total := 1
+	for _, t := range s.sites {
+		total += s.entries[t.entry].Stats.Inflight()
+	}
+	return bound(s.cfg.BoundedLoad * float64(total) / s.weight)
+}
+
+func (b bound) allows(e *Entry) bool {
+	return b == 0 || float64(e.Stats.Inflight()) < math.Ceil(float64(b)*e.Weight)
+}
+
+// due is a trickle whose turn it is, or -1. A trickle is due on demand; where
+// there is little demand, it is no more than an endpoint's fair part of it.
+func (s *Set) due(d *dice, now time.Duration) int {
+	for _, i := range s.trickle {
+		e := &s.entries[i]
+		if e.Gate.open(now, e.Stats) && d.below(s.all.len()+len(s.trickle)) == 0 && e.Gate.enter(now, e.Stats) {
+			return int(i)
+		}
+	}
+	return -1
 }
 
 // Exhausted reports whether tried holds every endpoint that s may pick.
@@ -150,7 +228,7 @@ func (s *Set) Exhausted(tried *Tried) bool {
 
 // draw takes one entry by weight, or the next in turn.
 func (s *Set) draw(from *sampler, d *dice) int32 {
-	if s.policy == RoundRobin {
+	if s.cfg.Policy == RoundRobin {
 		return from.nth(s.turn.Add(1))
 	}
 	return from.at(d.next())
@@ -177,7 +255,7 @@ func (s *Set) compare(i, j int32, d *dice, now time.Duration) int32 {
 		return i
 	}
 	a, b := s.load(i, now), s.load(j, now)
-	if a.latency > alike*b.latency || b.latency > alike*a.latency {
+	if s.cfg.Policy == P2C && (a.latency > alike*b.latency || b.latency > alike*a.latency) {
 		if ca, cb := a.cost(), b.cost(); d.unit()*(ca+cb) < ca {
 			return j
 		}
@@ -215,7 +293,7 @@ func (s *Set) scan(d *dice, now time.Duration, tried *Tried) int {
 	i := s.weighted(d, tried)
 	if i >= 0 {
 		j := s.weighted(d, tried)
-		if s.policy == P2C && !s.entries[i].Held && !s.entries[j].Held {
+		if (s.cfg.Policy == P2C || s.cfg.Policy == LeastRequest) && !s.entries[i].Held && !s.entries[j].Held {
 			return int(s.compare(int32(i), int32(j), d, now))
 		}
 		return i

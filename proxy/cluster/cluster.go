@@ -31,6 +31,9 @@ type Deps struct {
 	Log *slog.Logger
 	// Seed of the detector's dice.
 	Seed uint64
+	// Node is this sidecar's name, by which it takes a subset of its own; Zone is
+	// where it runs.
+	Node, Zone string
 	// Self is shared by all clusters of a sidecar: how far it distrusts what it
 	// sees. Default: the cluster's own.
 	Self *outlier.Self
@@ -146,15 +149,25 @@ func (c *Cluster) Config() Config { return *c.config.Load() }
 // Pick chooses an endpoint for one attempt: nil if the cluster has none. tried
 // may be nil. It loads one pointer, waits for nobody and allocates nothing.
 func (c *Cluster) Pick(now time.Duration, tried *Tried) *upstream.Endpoint {
-	p := c.picker.Load()
+	p, seen := c.picker.Load(), tried.balancer()
 	if p == nil {
 		return nil
 	}
-	var seen *balancer.Tried
-	if tried != nil {
-		seen = &tried.seen
+	rng := rand.Uint64()
+	t := p.tier(rng, seen)
+	return t.endpoint(t.set.Pick(rng, now, seen))
+}
+
+// PickKeyed is Pick for a request with a key, such as the hash of a header:
+// clusters whose policy hashes keep the requests of one key together.
+func (c *Cluster) PickKeyed(key uint64, now time.Duration, tried *Tried) *upstream.Endpoint {
+	p, seen := c.picker.Load(), tried.balancer()
+	if p == nil {
+		return nil
 	}
-	return p.pick(rand.Uint64(), now, seen)
+	rng := rand.Uint64()
+	t := p.tier(rng, seen)
+	return t.endpoint(t.set.PickKeyed(key, rng, now, seen))
 }
 
 // dial is the Dial of all connections of the cluster. It notices when this
@@ -308,6 +321,14 @@ func (c *Cluster) Budget() *resilience.Budget { return c.budget }
 
 // Tried is where one request has been already. The zero value is ready.
 type Tried struct{ seen balancer.Tried }
+
+// balancer is the same to the balancer; of nil, nil.
+func (t *Tried) balancer() *balancer.Tried {
+	if t == nil {
+		return nil
+	}
+	return &t.seen
+}
 
 // Add remembers an endpoint.
 func (t *Tried) Add(e *upstream.Endpoint) { t.seen.Add(e.Stats) }

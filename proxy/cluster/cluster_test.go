@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
+	"math"
 	"net"
 	"os"
 	"slices"
@@ -16,6 +18,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/overhear-mesh/overhear/outlier"
+	"github.com/overhear-mesh/overhear/proxy/balancer"
 	"github.com/overhear-mesh/overhear/proxy/clock"
 	"github.com/overhear-mesh/overhear/proxy/cluster"
 	"github.com/overhear-mesh/overhear/proxy/upstream"
@@ -266,6 +269,100 @@ func TestARetryGoesToTheNextPriorityWhenTheFirstHasBeenTried(t *testing.T) {
 			if e := m.cluster.Pick(m.clock.Now(), &tried); e.Priority != 0 {
 				t.Fatalf("with all tried, %s of priority %d was picked, want the first priority", e.ID, e.Priority)
 			}
+		}
+	})
+}
+
+// TestWhatAPriorityCannotBearSpillsToTheNext: two thirds of a priority times the
+// default factor of 1.4 are 93 % of its load.
+func TestWhatAPriorityCannotBearSpillsToTheNext(t *testing.T) {
+	inMesh(t, 6, nil, func(m *mesh) {
+		specs := m.specs()
+		for i := 3; i < 6; i++ {
+			specs[i].Priority = 1
+		}
+		out := func(ids ...int) map[string]int {
+			for i := range specs {
+				specs[i].Verdict = outlier.Verdict{}
+			}
+			for _, i := range ids {
+				specs[i].Verdict = outlier.Verdict{State: outlier.Ejected, Epoch: 1, Rule: outlier.RuleHard}
+			}
+			m.update(specs)
+			return m.picks(10_000)
+		}
+		for _, tt := range []struct {
+			out  []int
+			want float64 // the part of the second priority
+		}{{nil, 0}, {[]int{0}, 1 - 1.4*2/3}, {[]int{0, 1}, 1 - 1.4/3}, {[]int{0, 1, 3, 4}, 0.5}} {
+			got := out(tt.out...)
+			if share := float64(got["i-4"]+got["i-5"]+got["i-6"]) / 10_000; math.Abs(share-tt.want) > 0.03 {
+				t.Errorf("with %v out: %.3f of the picks spilled, want %.3f", tt.out, share, tt.want)
+			}
+		}
+	})
+}
+
+func TestTheOwnZoneIsPreferredWhileItCanBearTheLoad(t *testing.T) {
+	inMeshOf(t, 6, cluster.Deps{Node: "s-1", Zone: "a"}, func(c *cluster.Config) { c.Balancer.PreferZone = true }, func(m *mesh) {
+		specs := m.specs()
+		for i := range specs {
+			specs[i].Zone = []string{"b", "a"}[i%2]
+		}
+		m.update(specs)
+		if got := m.picks(1000); got["i-2"]+got["i-4"]+got["i-6"] != 1000 {
+			t.Errorf("picks %v: want all in the own zone", got)
+		}
+		for _, i := range []int{1, 3} {
+			specs[i].Verdict = outlier.Verdict{State: outlier.Ejected, Epoch: 1, Rule: outlier.RuleHard}
+		}
+		m.update(specs)
+		if got, want := float64(m.picks(10_000)["i-6"])/10_000, 1.4/3; math.Abs(got-want) > 0.03 {
+			t.Errorf("the one that is left in the own zone got %.3f of the picks, want %.3f", got, want)
+		}
+	})
+}
+
+func TestASubsetIsStableAndFillsUp(t *testing.T) {
+	used := map[string]bool{}
+	for _, node := range []string{"s-1", "s-2", "s-3", "s-4"} {
+		inMeshOf(t, 8, cluster.Deps{Node: node}, func(c *cluster.Config) { c.Balancer.Subset = 3 }, func(m *mesh) {
+			specs := m.specs()
+			first := slices.Sorted(maps.Keys(m.picks(1000)))
+			if len(first) != 3 {
+				t.Fatalf("%s uses %v, want three", node, first)
+			}
+			for _, id := range first {
+				used[id] = true
+			}
+			i := slices.IndexFunc(specs, func(s cluster.Spec) bool { return s.ID == first[0] })
+			specs[i].Verdict = outlier.Verdict{State: outlier.Ejected, Epoch: 1, Rule: outlier.RuleHard}
+			m.update(specs)
+			then := m.picks(1000)
+			if len(then) != 3 || then[first[1]] == 0 || then[first[2]] == 0 || then[first[0]] != 0 {
+				t.Errorf("%s used %v and, without the first, uses %v: want one that is new", node, first, then)
+			}
+		})
+	}
+	if len(used) < 5 {
+		t.Errorf("four sidecars with subsets of three use %d of eight endpoints: want other ones at every sidecar", len(used))
+	}
+}
+
+func TestAKeyKeepsToOneEndpointWhereThePolicyHashes(t *testing.T) {
+	inMesh(t, 5, func(c *cluster.Config) { c.Balancer.Policy = balancer.Maglev }, func(m *mesh) {
+		seen := map[string]bool{}
+		for key := range uint64(50) {
+			e := m.cluster.PickKeyed(key, m.clock.Now(), nil)
+			seen[e.ID] = true
+			for range 20 {
+				if again := m.cluster.PickKeyed(key, m.clock.Now(), nil); again != e {
+					t.Fatalf("key %d was with %s and goes to %s", key, e.ID, again.ID)
+				}
+			}
+		}
+		if len(seen) != 5 {
+			t.Errorf("fifty keys are with %d of five endpoints", len(seen))
 		}
 	})
 }

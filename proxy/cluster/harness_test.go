@@ -42,6 +42,12 @@ type mesh struct {
 // returns the cluster is stopped, and whatever goroutine is left fails the test.
 func inMesh(t *testing.T, n int, edit func(*cluster.Config), body func(*mesh)) {
 	t.Helper()
+	inMeshOf(t, n, cluster.Deps{}, edit, body)
+}
+
+// inMeshOf is inMesh for a sidecar that deps say more of.
+func inMeshOf(t *testing.T, n int, deps cluster.Deps, edit func(*cluster.Config), body func(*mesh)) {
+	t.Helper()
 	synctest.Test(t, func(t *testing.T) {
 		m := &mesh{t: t, net: pipenet.New(1), clock: clock.New(), log: new(lockedBuffer), stopped: make(chan error, 1), quit: make(chan struct{})}
 		m.net.Delay("*", "*", 500*time.Microsecond, 200*time.Microsecond)
@@ -54,12 +60,8 @@ func inMesh(t *testing.T, n int, edit func(*cluster.Config), body func(*mesh)) {
 		if edit != nil {
 			edit(&cfg)
 		}
-		m.cluster = cluster.New(cfg, cluster.Deps{
-			Clock: m.clock,
-			Dial:  m.net.Host("10.0.0.1").Dial,
-			Log:   logTo(m.log),
-			Seed:  1,
-		})
+		deps.Clock, deps.Dial, deps.Log, deps.Seed = m.clock, m.net.Host("10.0.0.1").Dial, logTo(m.log), 1
+		m.cluster = cluster.New(cfg, deps)
 		m.cluster.Subscribe(func(e cluster.Event) {
 			m.mu.Lock()
 			defer m.mu.Unlock()

@@ -9,6 +9,8 @@ import (
 	"sync"
 	"time"
 
+	"github.com/cespare/xxhash/v2"
+
 	"github.com/overhear-mesh/overhear/outlier"
 	"github.com/overhear-mesh/overhear/proxy/balancer"
 	"github.com/overhear-mesh/overhear/proxy/upstream"
@@ -56,6 +58,8 @@ type record struct {
 	spec     Spec
 	endpoint *upstream.Endpoint
 	gate     *balancer.Gate
+	hash     uint64         // of the ID
+	rank     uint64         // of the ID and this sidecar's name
 	change   outlier.Change // the latest
 }
 
@@ -167,7 +171,10 @@ func (l *loop) publish(result outlier.Result) {
 	all := make([]choice, len(views))
 	for i, a := range views {
 		r := l.records[i]
-		all[i] = choice{endpoint: r.endpoint, gate: r.gate, priority: r.spec.Priority, weight: max(r.spec.Weight, 1), admission: a}
+		all[i] = choice{
+			endpoint: r.endpoint, gate: r.gate, priority: r.spec.Priority, weight: max(r.spec.Weight, 1),
+			away: r.spec.Zone != l.c.deps.Zone, hash: r.hash, rank: r.rank, admission: a,
+		}
 	}
 	p := newPicker(all, l.cfg.Balancer, l.c.picker.Load())
 	l.c.picker.Store(p)
@@ -284,7 +291,7 @@ func (l *loop) setMembers(specs []Spec, now time.Duration) {
 			l.c.deps.Log.Warn("endpoint listed twice, the first counts", "cluster", l.c.name, "endpoint", s.ID)
 			continue
 		}
-		r := &record{spec: s}
+		r := &record{spec: s, hash: xxhash.Sum64String(s.ID), rank: xxhash.Sum64String(l.c.deps.Node + "\x00" + s.ID)}
 		l.records = append(l.records, r)
 		l.byID[s.ID] = r
 		members = append(members, outlier.Member{

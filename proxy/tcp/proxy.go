@@ -7,6 +7,8 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/cespare/xxhash/v2"
+
 	"github.com/overhear-mesh/overhear/outlier"
 	"github.com/overhear-mesh/overhear/proxy/clock"
 	"github.com/overhear-mesh/overhear/proxy/cluster"
@@ -17,7 +19,7 @@ import (
 // Cluster is what connections go to: a *cluster.Cluster.
 type Cluster interface {
 	Name() string
-	Pick(now time.Duration, tried *cluster.Tried) *upstream.Endpoint
+	PickKeyed(key uint64, now time.Duration, tried *cluster.Tried) *upstream.Endpoint
 	Breaker() *resilience.Breaker
 	Limits() *resilience.Limits
 }
@@ -160,9 +162,12 @@ func (p *Proxy) open(ctx context.Context, r *Record, deadlined bool) (upstream.A
 // try connects to one endpoint after the other, each of them once.
 func (p *Proxy) try(ctx context.Context, r *Record, deadlined bool) (upstream.Attempt, *upstream.Conn, resilience.Result) {
 	var tried cluster.Tried
+	// A policy that hashes keeps the connections of one client host together.
+	host, _, _ := net.SplitHostPort(r.Client)
+	key := xxhash.Sum64String(host)
 	result := resilience.Unknown
 	for {
-		e := p.deps.Cluster.Pick(p.deps.Clock.Now(), &tried)
+		e := p.deps.Cluster.PickKeyed(key, p.deps.Clock.Now(), &tried)
 		switch {
 		case e == nil:
 			r.Flags |= NoHealthyUpstream

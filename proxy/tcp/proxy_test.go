@@ -8,6 +8,7 @@ import (
 	"io"
 	"math/rand/v2"
 	"net"
+	"sync"
 	"sync/atomic"
 	"syscall"
 	"testing"
@@ -30,13 +31,19 @@ type fleet struct {
 	endpoints []*upstream.Endpoint
 	breaker   *resilience.Breaker
 	limits    *resilience.Limits
+
+	mu   sync.Mutex
+	keys []uint64 // that were asked with
 }
 
 func (f *fleet) Name() string                 { return "db" }
 func (f *fleet) Breaker() *resilience.Breaker { return f.breaker }
 func (f *fleet) Limits() *resilience.Limits   { return f.limits }
 
-func (f *fleet) Pick(_ time.Duration, tried *cluster.Tried) *upstream.Endpoint {
+func (f *fleet) PickKeyed(key uint64, _ time.Duration, tried *cluster.Tried) *upstream.Endpoint {
+	f.mu.Lock()
+	f.keys = append(f.keys, key)
+	f.mu.Unlock()
 	for _, e := range f.endpoints {
 		if !tried.Has(e) {
 			return e
@@ -134,9 +141,11 @@ func (b *bed) server(i int, handle func(*pipenet.Conn)) {
 	b.accept(fmt.Sprintf("10.0.1.%d", i+1), ":80", func(c net.Conn) { handle(c.(*pipenet.Conn)) })
 }
 
-func (b *bed) dial() *pipenet.Conn {
+func (b *bed) dial() *pipenet.Conn { return b.dialFrom("10.0.0.9") }
+
+func (b *bed) dialFrom(host string) *pipenet.Conn {
 	b.t.Helper()
-	c, err := b.net.Host("10.0.0.9").Dial(b.t.Context(), "tcp", "10.0.0.1:15001")
+	c, err := b.net.Host(host).Dial(b.t.Context(), "tcp", "10.0.0.1:15001")
 	if err != nil {
 		b.t.Fatal(err)
 	}
@@ -254,6 +263,25 @@ func TestAConnectFailureIsRepairedOnAnotherEndpoint(t *testing.T) {
 			if n := e.Stats.Inflight(); n != 0 {
 				t.Errorf("endpoint %d: %d attempts in flight at the end", i, n)
 			}
+		}
+	})
+}
+
+func TestTheKeyOfAConnectionIsItsClientsHost(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := newBed(t, 2) // nobody listens on 0
+		b.server(1, echo)
+		b.start()
+		for _, host := range []string{"10.0.0.8", "10.0.0.8", "10.0.0.9"} {
+			b.dialFrom(host).CloseWrite()
+			b.record()
+		}
+		k := b.fleet.keys
+		if len(k) != 6 {
+			t.Fatalf("%d picks, want two for each of three connections", len(k))
+		}
+		if k[0] != k[1] || k[0] != k[2] || k[4] != k[5] || k[0] == k[4] {
+			t.Errorf("keys %x: want one for each client host, whatever its port and the try", k)
 		}
 	})
 }
