@@ -51,6 +51,8 @@ type refusal struct {
 	scope Scope
 	until time.Duration
 	told  time.Duration
+	// What each guard said then, for Explain.
+	guards []Guard
 }
 
 // decide judges one group: candidates, guards, scope, caps, changes.
@@ -346,11 +348,11 @@ func (t *Table) watch(e *endpoint, now time.Duration) {
 
 // refuse tells, once, that a candidate stays, and lets it rest for a moment.
 func (t *Table) refuse(c *candidate, why string, now time.Duration) {
-	t.tell(c, why, now)
 	c.e.refusal.until = now + guardedFor
 	if why == "cap" {
 		c.e.refusal.until = now + fullFor
 	}
+	t.tell(c, why, now)
 	if c.rule == outlier.RuleHard {
 		c.e.susp.confirmed, c.e.susp.storm = never, false
 		c.e.susp.shutUntil = now + shutFor
@@ -367,13 +369,13 @@ func (t *Table) tell(c *candidate, why string, now time.Duration) {
 	if r.rule == c.rule && r.why == why && r.scope == c.scope && now-r.told < tellAgain {
 		return
 	}
-	*r = refusal{rule: c.rule, why: why, scope: c.scope, until: r.until, told: now}
+	*r = refusal{rule: c.rule, why: why, scope: c.scope, until: r.until, told: now, guards: c.guards}
 	rec := e.record(c.scope)
 	v := rec.verdict(e)
 	v.State, v.Rule, v.Since = outlier.Ejected, c.rule, now
 	v.Explain = t.explainCandidate(c, now)
 	v.Explain.State = rec.state.String()
-	v.Explain.Next = "stays: refused by " + why
+	v.Explain.Next, v.Explain.ETA = t.afterRefusal(e, why, now)
 	t.out.Changes = append(t.out.Changes, Change{From: rec.state, To: outlier.Ejected, Verdict: v, Refused: why, At: now})
 }
 
@@ -381,6 +383,7 @@ func (t *Table) tell(c *candidate, why string, now time.Duration) {
 func (t *Table) commit(c *candidate, now time.Duration) {
 	e := c.e
 	if e.group.service.policy.Outlier.Mode == outlier.Shadow {
+		c.guard("shadow", false, "the policy is only tried: it keeps its traffic")
 		t.refuse(c, "shadow", now)
 		e.closeRows(now)
 		return

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"fmt"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/overhear-mesh/overhear/outlier"
@@ -128,10 +129,111 @@ func (t *Table) Explain(k Key, now time.Duration) (Explanation, bool) {
 	t.explainRow(&x, &e.fast, now)
 	t.explainSuspicion(&x, e, now)
 	x.Next, x.ETA = t.next(e, r, now)
-	if e.refusal.told != 0 && now-e.refusal.told < tellAgain {
-		x.Guards = append(x.Guards, Guard{Name: e.refusal.why, Pass: false, Detail: "refused " + Span(now-e.refusal.told).String() + " ago, rule " + e.refusal.rule.String()})
-	}
+	x.Guards = t.holdsBack(e, now)
 	return x, true
+}
+
+// holdsBack lists what keeps the evidence against an endpoint that is in from
+// leading to a verdict.
+func (t *Table) holdsBack(e *endpoint, now time.Duration) []Guard {
+	var all []Guard
+	held := func(name, format string, args ...any) {
+		all = append(all, Guard{Name: name, Detail: fmt.Sprintf(format, args...)})
+	}
+	if e.pinned() {
+		held("pin", "an operator keeps it in")
+	}
+	if t.doubtful(e) {
+		t.whyNotYet(e, held, now)
+	}
+	if r := &e.refusal; r.told != 0 && now-r.told < tellAgain {
+		for _, g := range r.guards {
+			g.Age = Span(now - r.told)
+			all = append(all, g)
+		}
+	}
+	for _, name := range t.mutes {
+		if d := t.domains[name]; d != nil && d.muted(now) && t.complains(e, d) {
+			held("mute", "what %s says against it is not counted for another %v: %s", d.name, brief(d.mutedUntil-now), d.reason)
+		}
+	}
+	s := &e.susp
+	if s.denied != "" && now-s.deniedAt < tellAgain {
+		all = append(all, Guard{
+			Name: "contradiction", Age: Span(now - s.deniedAt),
+			Detail: fmt.Sprintf("an attempt or a probe of %s began after the failure and went well", s.denied),
+		})
+	}
+	var doubted []string
+	for d, v := range s.doubted {
+		if now < v.until {
+			doubted = append(doubted, fmt.Sprintf("%s for another %v", d.name, brief(v.until-now)))
+		}
+	}
+	if len(doubted) > 0 {
+		slices.Sort(doubted)
+		held("shut", "others have contradicted it, and its hard failures are not heard: %s", strings.Join(doubted, ", "))
+	}
+	if now < s.shutUntil {
+		held("shut", "hard failures are not heard for another %v", brief(s.shutUntil-now))
+	}
+	return all
+}
+
+// doubtful says whether the failures of e would suffice for a verdict if nothing
+// held it back, the loudest domains included.
+func (t *Table) doubtful(e *endpoint) bool {
+	w := &e.fast
+	return w.open && w.last.h > 0 && w.last.sum >= w.last.h
+}
+
+// whyNotYet says which check of the fast row has not been passed.
+func (t *Table) whyNotYet(e *endpoint, held func(name, format string, args ...any), now time.Duration) {
+	read, p := &e.fast.last, &e.group.service.policy
+	switch {
+	case read.domains <= p.LeaveOut:
+		held("leave_one_out", "of %d fault domains with evidence %d speak against it, which may be at fault themselves: a verdict takes %d",
+			t.countSpeakers(&e.fast), read.domains, p.LeaveOut+1)
+	case read.t < read.h:
+		held("leave_one_out", "without the %d loudest fault domains the score is %.1f of %.1f", p.LeaveOut, nats(read.t), nats(read.h))
+	case read.k < leastFailures:
+		held("evidence", "%d failures, a verdict takes %d", read.k, leastFailures)
+	case len(e.poll.waiting) > 0:
+		held("poll", "counts are awaited from %d sidecars, for another %v: what went well is told late",
+			len(e.poll.waiting), brief(max(0, e.poll.sent+p.PollWait-now)))
+	case e.scopeAt != never && now < e.scopeAt:
+		held("zones", "one zone sees it; the others have another %v to see the same", brief(e.scopeAt-now))
+	case e.gatherAt != never && now < e.gatherAt:
+		held("gather", "neighbours have a score too: all are judged together in %v", brief(e.gatherAt-now))
+	}
+}
+
+// countSpeakers is the number of fault domains with evidence in a row.
+func (t *Table) countSpeakers(w *row) int {
+	seen := make(map[*domain]bool)
+	for i := range w.active {
+		seen[t.slots[w.active[i].slot].domain] = true
+	}
+	return len(seen)
+}
+
+// complains says whether a reporter of a domain sees an excursion of e.
+func (t *Table) complains(e *endpoint, d *domain) bool {
+	return slices.ContainsFunc(e.cells, func(c cell) bool { return c.excursion && t.slots[c.reporter].domain == d })
+}
+
+// brief is a length of time for people.
+func brief(d time.Duration) time.Duration { return d.Round(time.Millisecond) }
+
+// afterRefusal says what happens next to a verdict that was held back, and when.
+func (t *Table) afterRefusal(e *endpoint, why string, now time.Duration) (string, Span) {
+	switch why {
+	case "shadow":
+		return "nothing: the policy is only tried", 0
+	case "gather":
+		return "judged together with its neighbours", Span(max(0, e.gatherAt-now))
+	}
+	return "judged again, if the evidence still says so", Span(max(0, e.refusal.until-now))
 }
 
 // next says what happens next, and when.
@@ -174,6 +276,8 @@ func (t *Table) next(e *endpoint, r *record, now time.Duration) (string, Span) {
 		return "answers of other sidecars", until(e.susp.deadline)
 	case e.gatherAt != never && now < e.gatherAt:
 		return "judged together with its neighbours", until(e.gatherAt)
+	case t.doubtful(e):
+		return "judged again with each report that speaks of it", 0
 	case r.n > 0:
 		return "one ejection less on its record", until(r.forgave + forgive)
 	}

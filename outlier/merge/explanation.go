@@ -96,11 +96,16 @@ type ReporterShare struct {
 	Muted    bool    `json:"muted,omitempty"`
 }
 
-// Guard is a check that a verdict had to pass.
+// Guard is a check that a verdict had to pass, or something that holds one back.
 type Guard struct {
-	Name   string `json:"name"` // "group", "gather", "cap", "poll", "small_group", ...
+	// Name is one of the checks, in the order in which they are asked: "evidence",
+	// "leave_one_out", "poll", "group", "small_group", "zones", "gather", "cap",
+	// "shadow"; or what keeps evidence from being heard: "mute", "contradiction",
+	// "shut".
+	Name   string `json:"name"`
 	Pass   bool   `json:"pass"`
 	Detail string `json:"detail,omitempty"`
+	Age    Span   `json:"age,omitempty"` // how long ago it was asked; 0: now, or with the verdict
 }
 
 // Witness is a reporter whose newest news of an endpoint is bad.

@@ -346,8 +346,11 @@ func (t *Table) judge(e *endpoint, w *row, k kind, zone *zone, now time.Duration
 	read.odds, read.w, read.h = odds, base.W, h
 	w.last = read
 	t.trace(e, w, k, zone)
-	return read.t >= h && read.k >= 3 && read.domains > p.LeaveOut
+	return read.t >= h && read.k >= leastFailures && read.domains > p.LeaveOut
 }
+
+// leastFailures is how many failures a verdict of the statistic takes.
+const leastFailures = 3
 
 // window bounds the time that a group guard looks back.
 func window(since, now time.Duration) time.Duration {

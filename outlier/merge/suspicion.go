@@ -56,6 +56,8 @@ type suspicion struct {
 	confirmed time.Duration
 	storm     bool // confirmed by its neighbours
 	answers   []ProbeAnswer
+	denied    string        // who last contradicted, by id; for Explain
+	deniedAt  time.Duration // when
 	orders    []*order
 	checks    []*order      // probes that a neighbour's suspicion caused
 	checked   time.Duration // when the newest was sent; never
@@ -373,6 +375,7 @@ func (t *Table) contradicted(e *endpoint, by string, zones []string, now time.Du
 	if s.told != never {
 		s.listener = now
 	}
+	s.denied, s.deniedAt = by, now
 	t.event(EventContradicted, e, by, "a success began after the failure", now)
 	t.keepAnswers(e)
 	t.endRound(e)
