@@ -1,0 +1,213 @@
+package cadence_test
+
+import (
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/overhear-mesh/overhear/outlier"
+	"github.com/overhear-mesh/overhear/outlier/merge"
+	"github.com/overhear-mesh/overhear/proxy/cadence"
+)
+
+const ms = time.Millisecond
+
+var key = merge.Key{Service: "api", Instance: "api-0"}
+
+// stream is one endpoint, reported as a shell would do it. Its clock begins at a
+// minute, after a summary.
+type stream struct {
+	schedule cadence.Schedule
+	topic    cadence.Topic
+	told     cadence.Told
+	evidence outlier.Evidence
+	watched  time.Duration
+	now      time.Duration
+	sent     []time.Duration // since start
+	start    time.Duration
+}
+
+func begin() *stream {
+	s := &stream{schedule: cadence.NewSchedule(cadence.DefaultConfig()), now: time.Minute}
+	s.evidence.LastHard = outlier.Never
+	s.schedule.Begin("sidecar-1", s.now)
+	s.schedule.Wake(s.now)
+	s.run(15 * time.Second)
+	// A moment after a summary nothing else disturbs for nearly ten seconds.
+	s.sent, s.start = nil, s.schedule.Next()
+	s.run(s.start - s.now)
+	s.sent = nil
+	s.run(100 * ms)
+	s.start = s.now
+	return s
+}
+
+// run lets time pass.
+func (s *stream) run(d time.Duration) {
+	end := s.now + d
+	for s.schedule.Next() <= end {
+		s.now = max(s.now, s.schedule.Next())
+		if !s.schedule.Due(s.now) {
+			continue
+		}
+		turn := s.schedule.Turn(s.now)
+		watched := turn.Watched(s.watched)
+		if due, _ := turn.Due(&s.topic, watched); due {
+			c := cadence.Cell(key, &s.evidence)
+			news := s.told.Weigh(&turn, &s.topic, &s.evidence, &c, watched)
+			turn.Asked(&s.topic)
+			if news && turn.Tell {
+				s.told.Sent(c, s.now)
+				s.sent = append(s.sent, (s.now - s.start).Round(ms))
+			}
+		}
+		s.schedule.End(&turn)
+	}
+	s.now = end
+}
+
+// hard is a hard failure now; soft one that only counts.
+func (s *stream) hard() {
+	s.evidence.Counts.N++
+	s.evidence.Counts.Conn++
+	s.evidence.LastHard = s.now
+	s.schedule.Hear(&s.topic, outlier.UrgencyHard, s.now)
+}
+
+func (s *stream) soft() {
+	s.evidence.Counts.N++
+	s.evidence.Counts.Server++
+	s.evidence.Excursion = true
+	s.schedule.Hear(&s.topic, outlier.UrgencySoft, s.now)
+}
+
+func (s *stream) want(t *testing.T, what string, want ...time.Duration) {
+	t.Helper()
+	for i := range want {
+		want[i] *= ms
+	}
+	if diff := cmp.Diff(want, s.sent); diff != "" {
+		t.Errorf("%s (-want +got):\n%s", what, diff)
+	}
+}
+
+func TestHardNewsGoAtOnceThenLessAndLessOften(t *testing.T) {
+	s := begin()
+	for range 160 { // a failure each 10 ms
+		s.hard()
+		s.run(10 * ms)
+	}
+	s.want(t, "hard failures for 1.6 s: each 50 ms for half a second, then each 250 ms",
+		0, 50, 100, 150, 200, 250, 300, 350, 400, 450, 700, 950, 1200, 1450)
+}
+
+func TestOneHardFailureIsToldOnce(t *testing.T) {
+	s := begin()
+	s.hard()
+	s.run(5 * time.Second)
+	s.want(t, "one failure", 0)
+}
+
+func TestSoftNewsGatherAndHaveABudget(t *testing.T) {
+	s := begin()
+	s.soft()
+	s.run(20 * ms)
+	s.soft()
+	s.run(20 * ms)
+	s.soft()
+	s.run(500 * ms)
+	s.want(t, "three in 40 ms are told together, 50 ms after the first", 50)
+
+	s = begin()
+	told := 0
+	for range 6 {
+		s.told = cadence.Told{} // each is another endpoint's first
+		before := len(s.sent)
+		s.soft()
+		s.run(60 * ms)
+		told += len(s.sent) - before
+	}
+	if told != 4 {
+		t.Errorf("soft news told within 360 ms: %d, want 4, the whole bucket", told)
+	}
+}
+
+func TestAnExcursionIsToldEachSecondWhileThereIsNews(t *testing.T) {
+	s := begin()
+	s.soft()
+	for range 35 {
+		s.run(100 * ms)
+		s.evidence.Counts.N++ // successes: no urgency
+	}
+	s.want(t, "an excursion of 3.5 s", 50, 1050, 2050, 3050)
+}
+
+func TestAWatchedEndpointIsToldEachFiftyMilliseconds(t *testing.T) {
+	s := begin()
+	s.watched = s.now + 220*ms
+	s.schedule.WakeUrgent()
+	for range 40 {
+		s.evidence.Counts.N++
+		s.run(10 * ms)
+	}
+	s.want(t, "watched for 220 ms", 0, 50, 100, 150, 200)
+}
+
+func TestWhatIsCalmWaitsForTheSummary(t *testing.T) {
+	s := begin()
+	s.evidence.Counts.N++
+	s.run(25 * time.Second)
+	s.want(t, "one success", 9900)
+	first, second := cadence.NewSchedule(cadence.DefaultConfig()), cadence.NewSchedule(cadence.DefaultConfig())
+	for s, who := range map[*cadence.Schedule]string{&first: "sidecar-1", &second: "sidecar-2"} {
+		s.Begin(who, 0)
+		turn := s.Turn(0)
+		if !turn.Summary || !turn.Tell {
+			t.Error("a new stream does not begin with everything")
+		}
+		s.End(&turn)
+	}
+	if first.Next() == second.Next() {
+		t.Error("two sidecars that began together send their summaries together")
+	}
+}
+
+func TestATrialCountsFromItsBeginningUntilItLapses(t *testing.T) {
+	counts := outlier.Counts{N: 100, Server: 50}
+	read := func() outlier.Counts { return counts }
+	order := func(epoch uint64, weight float64, trickle time.Duration) merge.Share {
+		return merge.Share{Key: key, Epoch: epoch, Weight: weight, Trickle: trickle, For: 5 * time.Second}
+	}
+	if trial := cadence.Lend(nil, order(7, 0, time.Second), 0, read); trial != nil {
+		t.Error("the trickle of a suspension was taken for a trial")
+	}
+	if got := cadence.Weight(order(7, 0, 4*time.Second)); got != 0.25 {
+		t.Errorf("one attempt each 4 s: weight %v, want 0.25/s", got)
+	}
+	trial := cadence.Lend(nil, order(7, 0.1, 0), 0, read)
+	counts.N += 2
+	s := cadence.NewSchedule(cadence.DefaultConfig())
+	turn := s.Turn(time.Second)
+	if since, news, over := trial.Count(&turn, counts); since != (outlier.Counts{N: 2}) || !news || over {
+		t.Errorf("after two successes: %+v, news %v, over %v", since, news, over)
+	}
+	if _, news, _ := trial.Count(&turn, counts); news {
+		t.Error("the same was news twice")
+	}
+	if renewed := cadence.Lend(trial, order(7, 0.1, 0), 3*time.Second, read); renewed != trial {
+		t.Error("a renewal began anew")
+	}
+	turn = s.Turn(6 * time.Second)
+	if _, _, over := trial.Count(&turn, counts); over {
+		t.Error("it lapsed although it was renewed")
+	}
+	if next := cadence.Lend(trial, order(8, 0.1, 0), 6*time.Second, read); next == trial || next.Epoch != 8 {
+		t.Error("a trial of a later epoch did not begin anew")
+	}
+	turn = s.Turn(9 * time.Second)
+	counts.Server++
+	if since, _, over := trial.Count(&turn, counts); !over || since.Server != 1 {
+		t.Errorf("at its end: %+v, over %v; want the last news", since, over)
+	}
+}
