@@ -401,7 +401,7 @@ func (l *loop) reload() {
 	l.owners.byKey.Store(&known)
 	maps.DeleteFunc(l.beliefs, func(k merge.Key, _ map[merge.Scope]held) bool { _, ok := known[k]; return !ok })
 	l.history.add(Event{Time: l.wall(now), Kind: "registry",
-		Text: fmt.Sprintf("mesh in force: %d services, %d endpoints", len(services), l.mesh.Len())})
+		Text: fmt.Sprintf("mesh in force: %s, %s", count(len(services), "service"), count(l.mesh.Len(), "endpoint"))})
 	// Before the gate is open this answers nobody. But a client that comes back with
 	// the versions that it holds can then be known to hold them.
 	l.publishAll(now, began)

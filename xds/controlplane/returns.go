@@ -75,7 +75,7 @@ func (l *loop) open(now time.Duration) {
 	close(l.opened)
 	l.stepAt = now
 	l.keep()
-	text := fmt.Sprintf("serving: %d services, %d endpoints, %d verdicts kept", len(l.services), l.mesh.Len(), len(l.beliefs))
+	text := fmt.Sprintf("serving: %s, %s, %s kept", count(len(l.services), "service"), count(l.mesh.Len(), "endpoint"), count(len(l.beliefs), "verdict"))
 	l.history.add(Event{Time: l.wall(now), Kind: "ready", Text: text})
 	l.log.LogAttrs(context.Background(), slog.LevelInfo, "serving", slog.Int("services", len(l.services)), slog.Int("endpoints", l.mesh.Len()),
 		slog.Int("verdicts_kept", len(l.beliefs)), slog.Int("reporters_back", len(l.streams)), slog.Any("reporters_missing", missing))

@@ -2,8 +2,10 @@ package controlplane
 
 import (
 	"context"
+	"encoding/json"
 	"fmt"
 	"log/slog"
+	"time"
 
 	"github.com/overhear-mesh/overhear/outlier/merge"
 )
@@ -17,6 +19,15 @@ func reason(v merge.Verdict) string {
 		return v.Explain.Reason
 	}
 	return v.Rule.String()
+}
+
+// objection is the same of one that was held back, with what held it back.
+func objection(v merge.Verdict) string {
+	text := reason(v)
+	if n := len(v.Explain.Guards); n > 0 && !v.Explain.Guards[n-1].Pass {
+		text = v.Explain.Guards[n-1].Detail + "; " + text
+	}
+	return text
 }
 
 // scopeClass is the scope as a label of a metric: zones are many.
@@ -42,7 +53,7 @@ func (l *loop) tell(c merge.Change) {
 	text := fmt.Sprintf("%s: %s -> %s for %s, %s: %s", v.Key, c.From, c.To, whom(v.Scope), v.Rule, reason(v))
 	if c.Refused != "" {
 		kind, message = "refused", "verdict held back"
-		text = fmt.Sprintf("%s: stays %s for %s and is not %s, held back by %s: %s", v.Key, c.From, whom(v.Scope), c.To, c.Refused, reason(v))
+		text = fmt.Sprintf("%s: stays %s for %s and is not %s, held back by %s: %s", v.Key, c.From, whom(v.Scope), c.To, c.Refused, objection(v))
 		l.numbers.refused[refusedLabels{v.Key.Service, c.Refused}]++
 	} else {
 		l.numbers.verdicts[verdictLabels{v.Key.Service, scopeClass(v.Scope), c.To, v.Rule}]++
@@ -54,12 +65,36 @@ func (l *loop) tell(c merge.Change) {
 	attrs := []slog.Attr{
 		slog.String("service", v.Key.Service), slog.String("endpoint", v.Key.Instance), slog.String("scope", v.Scope.String()),
 		slog.String("from", c.From.String()), slog.String("to", c.To.String()), slog.String("rule", v.Rule.String()),
-		slog.Uint64("epoch", v.Epoch), slog.String("reason", reason(v)),
+		slog.Uint64("epoch", v.Epoch),
 	}
 	if c.Refused != "" {
 		attrs = append(attrs, slog.String("held_back_by", c.Refused))
 	}
-	l.log.LogAttrs(context.Background(), slog.LevelInfo, message, attrs...)
+	l.log.LogAttrs(context.Background(), slog.LevelInfo, message, append(attrs, slog.Any("why", why{v}))...)
+}
+
+// why is what a verdict rests on, in a log: an object in a JSON one, a sentence in one
+// that people read.
+type why struct{ merge.Verdict }
+
+func (w why) MarshalText() ([]byte, error) {
+	text := objection(w.Verdict)
+	if x := w.Explain; x.Next != "" {
+		if text += "; next: " + x.Next; x.ETA > 0 {
+			text += ", in " + time.Duration(x.ETA).Round(time.Millisecond).String()
+		}
+	}
+	return []byte(text), nil
+}
+
+func (w why) MarshalJSON() ([]byte, error) { return json.Marshal(w.Explain) }
+
+// count is a number with its noun.
+func count(n int, noun string) string {
+	if n == 1 {
+		return "1 " + noun
+	}
+	return fmt.Sprintf("%d %ss", n, noun)
 }
 
 // note counts and records news of the table that change no belief.
