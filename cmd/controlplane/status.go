@@ -18,7 +18,12 @@ func statusCommand(r *remote) *cobra.Command {
 	c := &cobra.Command{
 		Use:   "status",
 		Short: "Show services, endpoints and what the fleet believes of them",
-		Args:  noArgs,
+		Long: `Show services, endpoints and what the fleet believes of them.
+
+RATE is the mean of about half a minute, of attempts of all sidecars together, and
+ERRORS the share that failed of some hundred attempts up to eleven seconds ago:
+sidecars tell at once of what fails, but only each ten seconds of what goes well.`,
+		Args: noArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
 			if err := r.check(); err != nil {
 				return err
@@ -62,7 +67,7 @@ func printStatus(w io.Writer, st controlplane.Status) error {
 		}
 		p.printf("\n")
 		p.table(func(line func(string, ...any)) {
-			line("  ENDPOINT\tADDRESS\tZONE\tSTATE\tSINCE\tRATE\tERRORS\tNOTE")
+			line("  ENDPOINT\tADDRESS\tZONE\tSTATE\tSINCE\tRATE (30s)\tERRORS\tNOTE")
 			for _, e := range s.Endpoints {
 				since := "-"
 				if !e.SinceTime.IsZero() {

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"io"
 	"maps"
+	"math"
 	"net/url"
 	"slices"
 	"strings"
@@ -18,19 +19,27 @@ import (
 
 func whyCommand(r *remote) *cobra.Command {
 	return &cobra.Command{
-		Use:   "why ENDPOINT",
+		Use:   "why ENDPOINT | why SERVICE INSTANCE",
 		Short: "Explain why an endpoint is where it is, and what happens next",
 		Long: `Explain what the fleet believes of an endpoint: since when, by which rule, on what
 evidence and whose, what was asked before it was decided, and what happens next.
 
+Where its score went towards a verdict, that is drawn: the score against time, with
+the height that a verdict takes as a line.
+
 ENDPOINT is an instance, an address, or SERVICE/INSTANCE.`,
-		Args: oneEndpoint,
+		Args: func(c *cobra.Command, args []string) error {
+			if len(args) == 2 {
+				return nil
+			}
+			return oneEndpoint(c, args)
+		},
 		RunE: func(c *cobra.Command, args []string) error {
 			if err := r.check(); err != nil {
 				return err
 			}
 			var why controlplane.Why
-			answer, err := r.get(c.Context(), "/api/v1/why", url.Values{"endpoint": {args[0]}}, &why)
+			answer, err := r.get(c.Context(), "/api/v1/why", url.Values{"endpoint": {strings.Join(args, "/")}}, &why)
 			if err != nil {
 				return err
 			}
@@ -92,16 +101,7 @@ func printWhy(w io.Writer, why controlplane.Why) error {
 		printPlace(row, why)
 		printEvidence(row, x)
 		printScores(row, why)
-		for i, g := range x.Guards {
-			verdict := "let it pass"
-			if !g.Pass {
-				verdict = "HELD IT BACK"
-			}
-			if g.Detail != "" {
-				verdict += ": " + g.Detail
-			}
-			row(first(i, "Guards"), "%s %s", g.Name, verdict)
-		}
+		printGuards(row, x)
 		for i, finding := range x.Findings {
 			row(first(i, "Findings"), "%s", finding)
 		}
@@ -170,12 +170,16 @@ func printEvidence(row func(name, format string, args ...any), x merge.Explanati
 			reached = "not reached"
 		}
 		row("Score", "%.1f of the %.1f that a verdict takes (%s), without the loudest fault domain, which alone says %.1f", x.T, x.Threshold, reached, x.LargestC)
+		if c.K == 0 {
+			row("", "nothing fails any more: it falls with each answer")
+		}
 		row("Measure", "normal is up to %s failing, broken is %s; the group's usual rate is %s, its neighbours now %s",
 			percent(x.P0), percent(x.P1), percent(x.Pg), percent(x.W))
 	}
 	if x.Reporters > 0 {
 		row("Reporters", "%s with evidence, %s against it", count(x.Reporters, "sidecar"), count(x.Domains, "fault domain"))
 	}
+	rest := c
 	for _, r := range x.Top {
 		if r.N == 0 {
 			continue
@@ -185,9 +189,10 @@ func printEvidence(row func(name, format string, args ...any), x merge.Explanati
 			muted = ", muted"
 		}
 		row("", "%s%s: %d of %d failed, score %.1f%s", r.Reporter, in(r.Zone), r.K, r.N, r.C, muted)
+		rest.N, rest.K = rest.N-r.N, rest.K-r.K
 	}
-	if x.State == "in" && x.T < x.Threshold && x.LargestC >= x.Threshold {
-		row("Held back", "one fault domain alone says so, and it may be its own fault: a verdict takes a second one")
+	if more := x.Reporters - len(x.Top); more > 0 && rest.N > 0 {
+		row("", "and %d more: %d of %d failed", more, max(rest.K, 0), rest.N)
 	}
 	if len(x.Muted) > 0 {
 		row("Muted", "%s: bad towards everybody, so not believed", strings.Join(x.Muted, ", "))
@@ -204,22 +209,39 @@ func printEvidence(row func(name, format string, args ...any), x merge.Explanati
 	}
 }
 
+// printGuards writes what each guard said, and of one that held a verdict back that it
+// did.
+func printGuards(row func(name, format string, args ...any), x merge.Explanation) {
+	for i, g := range x.Guards {
+		verdict := "let it pass"
+		if !g.Pass {
+			verdict = "HOLDS IT BACK"
+			if g.Age > 0 {
+				verdict = fmt.Sprintf("HELD IT BACK %s ago", span(time.Duration(g.Age)))
+			}
+		}
+		if g.Detail != "" {
+			verdict += ": " + g.Detail
+		}
+		row(first(i, "Guards"), "%s %s", strings.ReplaceAll(g.Name, "_", " "), verdict)
+	}
+}
+
 const (
-	// scoreColumns is how wide the picture of a score is, scoreLines how many of its
-	// points are written beside it, scoreTraces how many pictures there are.
-	scoreColumns = 40
-	scoreLines   = 4
-	scoreTraces  = 2
+	// plotColumns and plotLines are the size of the picture of a score, plotTraces how
+	// many there are at most.
+	plotColumns = 48
+	plotLines   = 5
+	plotTraces  = 2
 )
 
-// printScores draws how the score went, from left to right in time. A full block is the
-// threshold.
+// printScores draws how the score went.
 func printScores(row func(name, format string, args ...any), why controlplane.Why) {
-	for i, t := range why.Scores[:min(len(why.Scores), scoreTraces)] {
+	for i, t := range why.Scores[:min(len(why.Scores), plotTraces)] {
 		if len(t.Points) == 0 {
 			continue
 		}
-		begin, end := t.Points[0].At, t.Points[len(t.Points)-1].At
+		begin, end := t.Points[0], t.Points[len(t.Points)-1]
 		what := fmt.Sprintf("rule %s", t.Rule)
 		if t.Scope != merge.Fleet {
 			what += ", seen from zone " + string(t.Scope)
@@ -228,47 +250,62 @@ func printScores(row func(name, format string, args ...any), why controlplane.Wh
 		if !t.Verdict.IsZero() {
 			outcome = "to the VERDICT at " + clock(t.Verdict, why.Now)
 		}
-		row(first(i, "Over time"), "%s %s, %s %s; full height is what a verdict takes", picture(t.Points), what, span(end.Sub(begin)), outcome)
-		for _, p := range some(t.Points, scoreLines) {
-			row("", "%s  score %.1f of %.1f, all together %.1f, the loudest %.1f", clock(p.At, why.Now), p.T, p.Threshold, p.Sum, p.Largest)
+		row(first(i, "Over time"), "%s, %s %s", what, span(end.At.Sub(begin.At)), outcome)
+		for _, line := range plot(t.Points) {
+			row("", "%s", line)
 		}
+		from, to := clock(begin.At, why.Now), clock(end.At, why.Now)
+		row("", "%8s%s%*s", "", from, plotColumns-len(from), to)
+		row("", "at the end %.1f; ░ is with the loudest fault domains, %.1f", end.T, end.Sum)
 	}
 }
 
-// picture is a line of blocks as high as the score. Each column has the newest point of
-// its time.
-func picture(points []controlplane.TracePoint) string {
-	heights := []rune(" ▁▂▃▄▅▆▇█")
+// plot draws scores from left to right in time, the highest line first. What a verdict
+// takes is a line across it, what the loudest fault domains add is grey; each column
+// has the newest point of its time.
+func plot(points []controlplane.TracePoint) []string {
 	begin := points[0].At
 	length := points[len(points)-1].At.Sub(begin)
-	columns := min(scoreColumns, len(points))
-	var line []rune
+	top := 0.0
+	for _, p := range points {
+		top = max(top, p.T, p.Threshold)
+	}
+	if top <= 0 {
+		return nil
+	}
+	var scores, sums, takes [plotColumns]float64
 	next := 0
-	for c := range columns {
-		until := begin.Add(length * time.Duration(c+1) / time.Duration(columns))
+	for c := range plotColumns {
+		until := begin.Add(length * time.Duration(c+1) / plotColumns)
 		for next+1 < len(points) && !points[next+1].At.After(until) {
 			next++
 		}
 		p := points[next]
-		height := 0.0
-		if p.Threshold > 0 {
-			height = min(max(p.T/p.Threshold, 0), 1)
+		scores[c], sums[c], takes[c] = p.T/top*plotLines, p.Sum/top*plotLines, p.Threshold/top*plotLines
+	}
+	blocks := []rune(" ▁▂▃▄▅▆▇█")
+	var lines []string
+	for low := plotLines - 1; low >= 0; low-- {
+		label := strings.Repeat(" ", 6)
+		if threshold := points[len(points)-1].Threshold; int(math.Ceil(threshold/top*plotLines))-1 == low {
+			label = fmt.Sprintf("%6.1f", threshold)
 		}
-		line = append(line, heights[int(height*float64(len(heights)-1))])
+		var line []rune
+		for c := range plotColumns {
+			filled := min(max(scores[c]-float64(low), 0), 1)
+			cell := blocks[int(filled*float64(len(blocks)-1)+0.5)]
+			switch {
+			case cell != ' ':
+			case int(math.Ceil(takes[c]))-1 == low:
+				cell = '┄'
+			case sums[c] >= float64(low)+0.5:
+				cell = '░'
+			}
+			line = append(line, cell)
+		}
+		lines = append(lines, strings.TrimRight(label+" │"+string(line), " "))
 	}
-	return "|" + string(line) + "|"
-}
-
-// some are up to n points, the first and the last among them.
-func some(points []controlplane.TracePoint, n int) []controlplane.TracePoint {
-	if len(points) <= n {
-		return points
-	}
-	var all []controlplane.TracePoint
-	for i := range n {
-		all = append(all, points[i*(len(points)-1)/(n-1)])
-	}
-	return all
+	return append(lines, fmt.Sprintf("%6d └%s", 0, strings.Repeat("─", plotColumns)))
 }
 
 // kinds lists the failures, and what is no failure but worth knowing.
