@@ -160,7 +160,7 @@ func (d *Detector) confFor(m *member, w float64, n int) *conf {
 		steps: odds.Steps(), h: h, ceiling: 2 * h,
 		p50: p.P50, p90: p.P90, p99: p.P99,
 		stall: d.cfg.OverdueMin, penalty: d.cfg.ConnPenalty,
-		sampleMask: d.latency.sampleMask(), shared: d.shared,
+		sampleMask: d.latency.sampleMask(), shared: d.shared, runs: d.cfg.runs(),
 	}
 	if c.p50 == 0 {
 		c.p50 = time.Millisecond

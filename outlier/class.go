@@ -109,6 +109,10 @@ func (r *Rule) UnmarshalText(text []byte) error {
 	return err
 }
 
+// asksGroup says whether an ejection by the rule has to pass the group's guards:
+// what is down is down, whatever becomes of its neighbours.
+func (r Rule) asksGroup() bool { return r == RuleFast || r == RuleRun }
+
 // Level is how deep into an endpoint a failure or a probe reached.
 type Level uint8
 

@@ -61,16 +61,15 @@ var endingNames = [...]string{
 
 func (e Ending) String() string { return name(endingNames[:], "ending", uint8(e)) }
 
-// Level is how deep a hard failure of this ending lies: what a probe must
-// reach to confirm or to contradict it. Endings that are no hard failure
-// answer LevelNone.
+// Level is how deep the connection broke, if that is what ended the attempt: what a
+// probe must reach to confirm or to contradict it. Else it is LevelNone.
 func (e Ending) Level() Level {
 	switch e {
 	case EndConnectRefused, EndUnreachable:
 		return LevelConnect
 	case EndTLS:
 		return LevelTLS
-	case EndResetBeforeHeaders, EndConnectionLost, EndKeepAliveRace:
+	case EndResetBeforeHeaders, EndConnectionLost, EndKeepAliveRace, EndBodyCut, EndPeerClosedSilent:
 		return LevelApp
 	default:
 		return LevelNone
@@ -117,7 +116,8 @@ type HTTPResult struct {
 	Pushback bool
 }
 
-// Level is the depth of the attempt's hard failure, LevelNone if it is none.
+// Level is how deep the connection to the endpoint, or that of its sidecar to the
+// application, broke; LevelNone if it did not.
 func (r HTTPResult) Level() Level {
 	switch {
 	case r.Ending != EndComplete:
@@ -287,7 +287,8 @@ type TCPResult struct {
 	Age, Overdue time.Duration
 }
 
-// Level is the depth of the connection's hard failure, LevelNone if it is none.
+// Level is how deep the connection broke before its first byte, LevelNone if it did
+// not.
 func (r TCPResult) Level() Level {
 	if r.FirstByte {
 		return LevelNone

@@ -235,6 +235,7 @@ func (d *Detector) look(now time.Duration, r *Result) {
 		s := m.score()
 		switch {
 		case s > 0 && !m.exc.open:
+			m.excursions++
 			first := time.Duration(m.ep.lastFail.Load())
 			m.exc = excursion{open: true, since: min(now, first), first: first, base: m.before}
 			if m.judged() {

@@ -14,6 +14,7 @@ const (
 	refusedSmall    = "small group" // the only other endpoint is not known to be well
 	refusedLast     = "last"        // nothing else is usable
 	refusedCap      = "cap"         // enough are out already
+	refusedShare    = "share"       // one of the runs that are only told
 	refusedDoubt    = "self-doubt"  // it may be our own fault that nothing answers
 )
 
@@ -48,6 +49,8 @@ func (d *Detector) ejectSuspects(now time.Duration, r *Result) {
 		switch {
 		case m.suspect.confirmed():
 			suspects = append(suspects, suspect{m, RuleHard, score})
+		case d.ranEnough(m):
+			suspects = append(suspects, suspect{m, RuleRun, score})
 		case score > 0 && score >= d.threshold(m):
 			suspects = append(suspects, suspect{m, RuleFast, score})
 		case m.idle.down(m.answerEnd(), now):
@@ -63,6 +66,14 @@ func (d *Detector) ejectSuspects(now time.Duration, r *Result) {
 	for _, s := range suspects {
 		d.judge(s.m, s.rule, now, r)
 	}
+	for _, m := range d.members {
+		if _, found, enforced := d.ran(m); found {
+			if !enforced && m.judged() && !m.out() {
+				d.refuse(m, Ejected, RuleRun, refusedShare, now, r)
+			}
+			m.ep.told(d.cfg.runs())
+		}
+	}
 }
 
 func b2i(b bool) int {
@@ -76,8 +87,8 @@ func b2i(b bool) int {
 func (d *Detector) judge(m *member, rule Rule, now time.Duration, r *Result) {
 	refusal := ""
 	explain := d.explain(m, rule, now)
-	if rule == RuleFast {
-		refusal = d.guards(m, now, r, &explain)
+	if rule.asksGroup() {
+		refusal = d.guards(m, rule, now, r, &explain)
 	}
 	if refusal == "" {
 		refusal = d.allow(m, rule, now, r)
@@ -92,10 +103,8 @@ func (d *Detector) judge(m *member, rule Rule, now time.Duration, r *Result) {
 
 // guards ask whether the evidence is good and whether it is this endpoint's
 // fault rather than everybody's.
-func (d *Detector) guards(m *member, now time.Duration, r *Result, explain *Explanation) string {
-	failed := m.now.Sub(m.exc.base).K()
-	apart := time.Duration(m.ep.lastFail.Load()) - m.exc.first
-	if failed < minFailed || (m.exc.sources < minSources && apart < minApart) {
+func (d *Detector) guards(m *member, rule Rule, now time.Duration, r *Result, explain *Explanation) string {
+	if rule == RuleFast && !m.evident() {
 		return refusedEvidence
 	}
 	if explain.Guard != nil && !explain.Guard.Pass {
@@ -105,6 +114,13 @@ func (d *Detector) guards(m *member, now time.Duration, r *Result, explain *Expl
 		return refusedGather
 	}
 	return ""
+}
+
+// evident says that there are failures enough, and not all of one moment on one
+// connection. A run has its length instead.
+func (m *member) evident() bool {
+	apart := time.Duration(m.ep.lastFail.Load()) - m.exc.first
+	return m.now.Sub(m.exc.base).K() >= minFailed && (m.exc.sources >= minSources || apart >= minApart)
 }
 
 // gathering says whether to wait for neighbours that are suspects as well: a
@@ -242,7 +258,11 @@ func (d *Detector) holdOff(ejections int) time.Duration {
 	for i := 1; i < ejections && hold < d.cfg.HoldMax; i++ {
 		hold *= 2
 	}
-	return d.jitter(min(hold, d.cfg.HoldMax))
+	hold = d.jitter(min(hold, d.cfg.HoldMax))
+	if d.cfg.HoldJitter > 0 {
+		hold += time.Duration(d.rng.Int64N(int64(d.cfg.HoldJitter)))
+	}
+	return hold
 }
 
 // refuse tells that a removal was wanted and did not happen; of one that stays

@@ -47,8 +47,10 @@ type Endpoint struct {
 
 	n, conn, timeout, server, over, cens, ignored, n90, n99 atomic.Uint32
 
-	slot uint32 // the name under which failures enter the cluster's ring; immutable
-	_    [24]byte
+	slot  uint32        // the name under which failures enter the cluster's ring; immutable
+	broke atomic.Uint32 // when a connection broke that was counted: ms + 1, 0 never
+	runs  atomic.Uint64 // failures in a row, see runsOf; 0 without a rule that asks
+	_     [8]byte
 }
 
 // conf is what the slow path hands to the hot path; immutable.
@@ -61,6 +63,7 @@ type conf struct {
 	p90, p99   time.Duration
 	stall      time.Duration // an answer later than this ends a stall
 	penalty    time.Duration // what a hard failure is booked as
+	runs       runs          // how long a run of failures must be to be told; all 0: nobody asks
 	since      time.Duration // attempts that began before tell of an earlier life: counted, but neither scored nor booked
 	sampleMask uint32        // of every sampleMask+1 OKs one enters the histogram
 	shared     *shared
@@ -96,7 +99,8 @@ type Outcome struct {
 	Class Class
 	// Now is the instant of the end.
 	Now time.Duration
-	// Level is the depth of a Conn failure; none is taken as LevelConnect.
+	// Level is how deep a broken connection broke ([HTTPResult.Level]). A Conn
+	// failure without one is taken as LevelConnect.
 	Level Level
 	// Gateway says that a Server failure is one of a gateway ([HTTPResult.Gateway]).
 	// Only [Config.RunGateway] asks; Conn and Timeout always are.
@@ -220,6 +224,9 @@ func (e *Endpoint) endOK(a *Attempt, o Outcome, latency time.Duration, deadlined
 			e.n99.Add(1)
 		}
 	}
+	if c.runs != (runs{}) && e.runs.Load()&runsCounts != 0 {
+		e.runs.And(^runsCounts)
+	}
 	if n&c.sampleMask == 0 {
 		c.shared.latency[bucket(latency)].Add(1)
 	}
@@ -243,6 +250,10 @@ func (e *Endpoint) answeredAt(start time.Duration, ms uint64) {
 }
 
 func (e *Endpoint) endFailure(a *Attempt, o Outcome, latency time.Duration) bool {
+	if o.Level == LevelApp && e.brokeJustNow(o.Now) {
+		e.ignored.Add(1)
+		return false
+	}
 	c := e.conf.Load()
 	// n first: a reader that takes the kinds first never sees k > n.
 	e.n.Add(1)
@@ -271,7 +282,33 @@ func (e *Endpoint) endFailure(a *Attempt, o Outcome, latency time.Duration) bool
 	at := c.shared.head.Add(1) - 1
 	c.shared.failures[at%uint32(len(c.shared.failures))].Store(failureWord(e.slot, o))
 	before, after := e.charge(c)
-	return o.Class == Conn || before == 0 || (before < c.h && after >= c.h) || e.watched.Load() != 0
+	ran := c.runs != (runs{}) && e.run(c.runs, o)
+	return o.Class == Conn || ran || before == 0 || (before < c.h && after >= c.h) || e.watched.Load() != 0
+}
+
+// oneMoment is how far apart connections may break and still tell of one event.
+const oneMoment = 100 * time.Millisecond
+
+// brokeJustNow says that a connection that had been open broke in a moment that
+// already counts: within 100 ms of one that was counted, with no answer since.
+// A process that restarts, a load balancer that lets go, a router that drops its
+// table break any number of connections, and all of it is one piece of news about
+// the endpoint: it may not weigh more because the endpoint had more to do. If the
+// endpoint is gone, connects that are refused and probes say so.
+func (e *Endpoint) brokeJustNow(now time.Duration) bool {
+	ms := uint32(millis(now)) + 1
+	for {
+		was := e.broke.Load()
+		apart := int32(ms - was)
+		answer := e.answer.Load() >> spanEnd
+		if was != 0 && apart < int32(oneMoment/time.Millisecond) && apart > -int32(oneMoment/time.Millisecond) &&
+			(answer == 0 || int32(uint32(answer)-was) <= 0) {
+			return true
+		}
+		if e.broke.CompareAndSwap(was, ms) {
+			return false
+		}
+	}
 }
 
 // charge adds one failure to the score.

@@ -34,6 +34,9 @@ type Explanation struct {
 	// One that did not pass is the last: it held the removal back.
 	Checks []Check `json:"checks,omitempty"`
 
+	// Run is the run of failures, where the rule is run.
+	Run *Run `json:"run,omitempty"`
+
 	// Overdue attempts are older than OverdueAfter; Silence is the time since
 	// the last answer, -1 if there was none.
 	Overdue      int           `json:"overdue"`
@@ -62,10 +65,17 @@ type Explanation struct {
 	NextAt time.Duration `json:"next_at,omitempty"`
 }
 
+// Run is a number of failures with no success between them. Kind says which counted:
+// "any", "gateway" or "local".
+type Run struct {
+	Kind     string `json:"kind"`
+	Failures int    `json:"failures"`
+}
+
 // Check is one thing that a removal had to pass.
 type Check struct {
 	// Name is "self-doubt", "evidence", "group", "gather", "last", "small group" or
-	// "cap", and "shadow" where nothing is acted upon; [Change.Refused] has the same.
+	// "cap", "share", and "shadow" where nothing is acted upon; [Change.Refused] has the same.
 	Name   string `json:"name"`
 	Pass   bool   `json:"pass"`
 	Detail string `json:"detail"`
@@ -82,6 +92,10 @@ func (d *Detector) checks(m *member, rule Rule, refusal string, e *Explanation) 
 	if rule == RuleStalled && !ask(refusedDoubt, "this sidecar distrusts itself %d of %d; from %d on it suspends nobody", e.LHM, lhmMax, doubtNoSuspend) {
 		return all
 	}
+	if refusal == refusedShare {
+		ask(refusedShare, "not all such runs eject: the endpoint and the number of its excursion draw which, and this one does not")
+		return all
+	}
 	if rule == RuleFast {
 		failed, apart := m.now.Sub(m.exc.base).K(), time.Duration(m.ep.lastFail.Load())-m.exc.first
 		from := "one connection"
@@ -92,6 +106,8 @@ func (d *Detector) checks(m *member, rule Rule, refusal string, e *Explanation) 
 			failed, from, apart.Round(time.Millisecond), minFailed, minSources, minApart) {
 			return all
 		}
+	}
+	if rule.asksGroup() {
 		if g := e.Guard; g != nil {
 			detail := fmt.Sprintf("the others fail at %.1f %%, this one at %.1f %%", 100*g.W, 100*g.Rate)
 			if g.Asked {
@@ -156,7 +172,10 @@ func (d *Detector) explain(m *member, rule Rule, now time.Duration) Explanation 
 	if from >= m.firstSnap {
 		e.Window = now - d.snapAt[from%snapshots]
 	}
-	if rule == RuleFast {
+	if rule == RuleRun {
+		e.Run = d.run(m)
+	}
+	if rule.asksGroup() {
 		g := Guard(counts.Tally(), w, false)
 		e.Guard = &g
 	}

@@ -34,10 +34,12 @@ type member struct {
 	errorRate float64
 	rate, oks average // attempts and answers per second
 
-	exc     excursion
-	slow    slowness
-	wait    waiting
-	doubted bool // turned bad within this second
+	exc excursion
+	// excursions counts them: each is one trouble, decided about once.
+	excursions uint64
+	slow       slowness
+	wait       waiting
+	doubted    bool // turned bad within this second
 
 	record  record
 	suspect suspicion
@@ -170,6 +172,7 @@ func (m *member) score() int64 { return m.ep.score.Load() }
 func (m *member) forget(now time.Duration) {
 	m.ep.settle(now)
 	m.ep.score.Store(0)
+	m.ep.runs.Store(0)
 	m.exc = excursion{}
 	clear(m.refused[:])
 }

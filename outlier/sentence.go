@@ -66,6 +66,12 @@ func (e *Explanation) evidence(rule Rule) string {
 		return fmt.Sprintf("%d attempts wait for longer than %v, and %s", e.Overdue, roughly(e.OverdueAfter), silence)
 	case RuleIdle:
 		return fmt.Sprintf("it has no traffic and misses its pings: belief %.1f of %.1f", inNats(e.Belief), inNats(BeliefMax))
+	case RuleRun:
+		if e.Run == nil {
+			return "a run of failures"
+		}
+		kind := map[string]string{"any": "attempts failed", "gateway": "attempts failed as at a gateway", "local": "attempts came to no answer"}[e.Run.Kind]
+		return fmt.Sprintf("%d %s in a row", e.Run.Failures, kind)
 	case RuleLatency:
 		if e.Weight >= 1 {
 			return "it is as fast as its group again"

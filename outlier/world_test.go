@@ -39,6 +39,7 @@ type host struct {
 	deaf     bool // refuses new connections; those that are open answer
 	hang     bool
 	errors   float64
+	resets   float64 // the share of requests whose connection dies instead of an answer
 	latency  time.Duration
 	picks    []time.Duration // instants of attempts
 	failures int
@@ -194,8 +195,11 @@ func (w *world) request(tries int, tried []string) {
 		if class != Timeout && class != Conn {
 			ep.Headers(&a, w.now)
 		}
-		if class == Conn {
+		switch {
+		case class == Conn && h.refuse:
 			o.Conn = 0
+		case class == Conn:
+			o.Level = LevelApp
 		}
 		if ep.End(&a, o) {
 			w.wake(w.now + time.Millisecond)
@@ -225,8 +229,11 @@ func (w *world) request(tries int, tried []string) {
 		w.at(w.now+w.timeout, func() { once(Timeout) })
 	default:
 		class := OK
-		if w.rng.Float64() < h.errors {
+		switch {
+		case w.rng.Float64() < h.errors:
 			class = Server
+		case h.resets > 0 && w.rng.Float64() < h.resets:
+			class = Conn
 		}
 		// Half of the latency is spread: no two services are that regular.
 		latency := h.latency/2 + time.Duration(w.rng.ExpFloat64()*float64(h.latency/2))

@@ -157,12 +157,9 @@ func (o *overhear) End(r *Request, how outlier.HTTPResult) {
 	if how.HeadersSeen {
 		ep.Headers(&r.Attempt, o.w.now)
 	}
-	out := outlier.Outcome{Class: class, Now: o.w.now, Route: r.Route, Conn: r.Conn}
-	if class == outlier.Conn {
-		out.Level = how.Level()
-		if how.Ending == outlier.EndConnectRefused || how.Ending == outlier.EndUnreachable {
-			out.Conn = 0 // there never was one
-		}
+	out := outlier.Outcome{Class: class, Now: o.w.now, Level: how.Level(), Gateway: how.Gateway(), Route: r.Route, Conn: r.Conn}
+	if how.Ending == outlier.EndConnectRefused || how.Ending == outlier.EndUnreachable {
+		out.Conn = 0 // there never was one
 	}
 	if ep.End(&r.Attempt, out) {
 		s.wake()
