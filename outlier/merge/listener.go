@@ -67,6 +67,23 @@ func (t *Table) oldConnectionsTold(e *endpoint, now time.Duration) bool {
 	return true
 }
 
+// refusesAnew says whether somebody has failed to open a connection. That those which
+// stood were reset proves nothing by itself, however many saw it: a process that drops
+// its connections and goes on serves the next ones, and the reports of that are the
+// slower ones. A crash is asked about by then, and a probe of it is refused within a
+// round trip.
+func (t *Table) refusesAnew(e *endpoint, now time.Duration) bool {
+	return slices.ContainsFunc(e.susp.hard, func(w witness) bool {
+		if w.kind != "traffic" {
+			return true
+		}
+		x := e.cell(w.reporter.slot).x
+		// A probe that fails is an attempt of its prober too, and may be told as that.
+		probed := x.probe.Hard() && now-x.probeEnd <= witnessFor
+		return probed || x.level == outlier.LevelConnect || x.level == outlier.LevelTLS
+	})
+}
+
 // neighbourDown says whether another endpoint of the zone is found down, or as
 // good as found, at this moment.
 func (t *Table) neighbourDown(e *endpoint, now time.Duration) bool {

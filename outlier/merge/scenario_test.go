@@ -653,3 +653,28 @@ func TestAZoneThatWasToBeAskedAndIsLostDoesNotSilenceTheOthers(t *testing.T) {
 		}
 	}
 }
+
+func TestResetsAloneEjectNobody(t *testing.T) {
+	for _, rate := range []float64{50, 500} {
+		f := newFleet(t, mesh{callers: 10, endpoints: 10, zones: twoZones, rate: rate, base: 0.001, seed: 7})
+		f.run(12 * time.Second)
+		reset := effect{class: outlier.Conn, probe: outlier.ProbeOK, level: outlier.LevelApp}
+		until := f.now + 10*ms // what was in flight ends within a round trip
+		f.targets[2].fault = func(*caller, time.Duration) effect {
+			if f.now < until {
+				return reset
+			}
+			return works
+		}
+		for _, c := range f.callers {
+			c.attempt(c.cells[f.targets[2].Key])
+		}
+		f.run(5 * time.Second)
+		if v := f.verdicts(); len(v) != 0 {
+			t.Errorf("rate %v: got %s\nwant no verdict: new connections are accepted", rate, describe(v))
+		}
+		if len(f.orders) == 0 {
+			t.Errorf("rate %v: nobody was asked to probe", rate)
+		}
+	}
+}

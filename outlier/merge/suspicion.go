@@ -230,7 +230,7 @@ func (t *Table) question(e *endpoint, mayAsk bool, now time.Duration) {
 	// What hung before an answer came says nothing of now: its own end is on its way.
 	stalled := slices.DeleteFunc(slices.Clone(s.stalled), func(w witness) bool { return w.at <= answered })
 	switch {
-	case t.domainsOf(s.zone, s.hard) >= need && t.twice(e, now):
+	case t.domainsOf(s.zone, s.hard) >= need && t.refusesAnew(e, now) && t.twice(e, now):
 		s.agreed = true
 		if t.pollRunning(e, now) || !t.oldConnectionsTold(e, now) {
 			return
