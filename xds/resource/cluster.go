@@ -9,6 +9,9 @@ type Cluster struct {
 	Service        string        // name of its [Endpoints]; "" means Name
 	ConnectTimeout time.Duration // 0 means [DefaultConnectTimeout]
 	Policy         Policy
+	// Ignored are fields of another control plane's message that ask for something
+	// which is not done here; see DecodeCluster.
+	Ignored []string
 }
 
 // DefaultConnectTimeout is the connect timeout of a cluster that brings none.

@@ -93,7 +93,8 @@ func valid(s string) string { return strings.ToValidUTF8(s, "\uFFFD") }
 
 // DecodeCluster checks a cluster and returns what it says. The error joins a
 // [FieldError] for each thing that is wrong. A cluster without our policy, from
-// another control plane, gets the default policy.
+// another control plane, gets the default policy, with what its outlier_detection
+// asks for as far as that can be had; what cannot is listed.
 func DecodeCluster(m *clusterv3.Cluster) (Cluster, error) {
 	c := Cluster{Name: m.GetName(), Service: m.GetEdsClusterConfig().GetServiceName(), ConnectTimeout: DefaultConnectTimeout, Policy: DefaultPolicy()}
 	p := &problems{resource: fmt.Sprintf("cluster %q", clip(c.Name))}
@@ -125,8 +126,15 @@ func DecodeCluster(m *clusterv3.Cluster) (Cluster, error) {
 			c.ConnectTimeout = d
 		}
 	}
-	if a := m.GetMetadata().GetTypedFilterMetadata()[MetadataKey]; a != nil {
+	a := m.GetMetadata().GetTypedFilterMetadata()[MetadataKey]
+	switch {
+	case a != nil:
 		decodePolicy(a, &c.Policy, p)
+		if m.GetOutlierDetection() != nil {
+			c.Ignored = []string{"outlier_detection"} // our own says more
+		}
+	case m.GetOutlierDetection() != nil:
+		c.Ignored = decodeOutlierDetection(m.GetOutlierDetection(), &c.Policy.Outlier, p)
 	}
 	if err := p.err(); err != nil {
 		return Cluster{}, err
