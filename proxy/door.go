@@ -14,6 +14,7 @@ import (
 	"github.com/overhear-mesh/overhear/proxy/cluster"
 	"github.com/overhear-mesh/overhear/proxy/config"
 	"github.com/overhear-mesh/overhear/proxy/discovery"
+	"github.com/overhear-mesh/overhear/proxy/exchange"
 	"github.com/overhear-mesh/overhear/proxy/http1"
 	"github.com/overhear-mesh/overhear/proxy/listener"
 	"github.com/overhear-mesh/overhear/proxy/reporting"
@@ -35,7 +36,7 @@ type door struct {
 
 	// One of the two engines.
 	http    *http1.Server
-	metrics http1.Metrics
+	metrics exchange.Metrics
 	table   atomic.Pointer[router.Table] // of an outbound http door
 	tcp     *tcp.Proxy
 	target  target // of an outbound tcp door
@@ -239,7 +240,7 @@ func (s *Sidecar) openOutbound(ctx context.Context, o config.Outbound, cfg confi
 		})
 		handler = d.tcp.ServeConn
 	} else {
-		d.http = http1.NewServer(cfg.HTTP1, http1.Deps{Clock: s.clock, Router: d.table.Load, Log: d.recorder, Metrics: &d.metrics})
+		d.http = http1.NewServer(cfg.HTTP1, exchange.Deps{Clock: s.clock, Router: d.table.Load, Log: d.recorder, Metrics: &d.metrics})
 		handler = d.http.ServeConn
 	}
 	d.listener = listener.New(limit(o.MaxConnections), s.opts.Log, handler)
@@ -257,8 +258,8 @@ func (s *Sidecar) openInbound(ctx context.Context, in config.Inbound, cfg config
 		d.tcp = tcp.New(cfg.TCP, tcp.Deps{Clock: s.clock, Inbound: app, Log: d.recorder})
 		handler = d.tcp.ServeConn
 	} else {
-		d.http = http1.NewServer(cfg.HTTP1, http1.Deps{
-			Clock: s.clock, Log: d.recorder, Metrics: &d.metrics, Inbound: &http1.InboundTarget{Endpoint: app},
+		d.http = http1.NewServer(cfg.HTTP1, exchange.Deps{
+			Clock: s.clock, Log: d.recorder, Metrics: &d.metrics, Inbound: &exchange.InboundTarget{Endpoint: app},
 		})
 		handler = d.http.ServeConn
 	}
@@ -299,9 +300,9 @@ func (s *Sidecar) openDoor(ctx context.Context, name, address string, inbound bo
 	if inbound && !cfg.AccessLog.Inbound {
 		log = nil
 	}
-	var observe func(*http1.AccessRecord)
+	var observe func(*exchange.Record)
 	if s.opts.OnRequest != nil {
-		observe = func(r *http1.AccessRecord) { s.opts.OnRequest(name, r) }
+		observe = func(r *exchange.Record) { s.opts.OnRequest(name, r) }
 	}
 	return &door{
 		name: name, address: address, inbound: inbound, socket: socket, closed: make(chan struct{}),

@@ -24,7 +24,7 @@ import (
 	"github.com/overhear-mesh/overhear/proxy/cluster"
 	"github.com/overhear-mesh/overhear/proxy/config"
 	"github.com/overhear-mesh/overhear/proxy/discovery"
-	"github.com/overhear-mesh/overhear/proxy/http1"
+	"github.com/overhear-mesh/overhear/proxy/exchange"
 	"github.com/overhear-mesh/overhear/proxy/reporting"
 	"github.com/overhear-mesh/overhear/proxy/router"
 	"github.com/overhear-mesh/overhear/proxy/telemetry"
@@ -45,7 +45,7 @@ type Options struct {
 	Listen func(ctx context.Context, network, address string) (net.Listener, error)
 	// OnRequest is called with each HTTP request that has ended, on the goroutine
 	// that served it. It must neither block nor keep the record.
-	OnRequest func(listener string, r *http1.AccessRecord)
+	OnRequest func(listener string, r *exchange.Record)
 	// OnEvent is called with each cluster's events, on that cluster's goroutine. It
 	// must not block.
 	OnEvent func(cluster.Event)

@@ -21,7 +21,7 @@ import (
 	"github.com/overhear-mesh/overhear/proxy"
 	"github.com/overhear-mesh/overhear/proxy/cluster"
 	"github.com/overhear-mesh/overhear/proxy/config"
-	"github.com/overhear-mesh/overhear/proxy/http1"
+	"github.com/overhear-mesh/overhear/proxy/exchange"
 	"github.com/overhear-mesh/overhear/test/fakeupstream"
 )
 
@@ -327,7 +327,7 @@ func (m *mesh) startCallers(rate float64) error {
 		c.sidecar, err = proxy.New(cfg, proxy.Options{
 			Version: "quickstart",
 			Dial:    c.network.dial,
-			OnRequest: func(_ string, r *http1.AccessRecord) {
+			OnRequest: func(_ string, r *exchange.Record) {
 				m.heard(c, r)
 			},
 			OnEvent: func(e cluster.Event) { m.believed(c, e) },
@@ -369,7 +369,7 @@ func endpointsOf(s *proxy.Sidecar) []cluster.EndpointStatus {
 }
 
 // heard notes a request that a caller's sidecar has carried, with its attempts.
-func (m *mesh) heard(c *caller, r *http1.AccessRecord) {
+func (m *mesh) heard(c *caller, r *exchange.Record) {
 	ended := time.Since(m.started)
 	began := ended - r.Duration
 	q := request{

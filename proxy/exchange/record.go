@@ -1,4 +1,4 @@
-package http1
+package exchange
 
 import (
 	"net"
@@ -10,13 +10,13 @@ import (
 	"github.com/overhear-mesh/overhear/proxy/upstream"
 )
 
-// AccessLogger is told each request when it is over, on the goroutine that
+// Logger is told each request when it is over, on the goroutine that
 // served it: it must neither block nor keep the record or anything in it.
-type AccessLogger interface{ Log(*AccessRecord) }
+type Logger interface{ Log(*Record) }
 
-// AccessRecord is one request as it went. Byte slices and the slice of attempts
+// Record is one request as it went. Byte slices and the slice of attempts
 // are reused when Log has returned.
-type AccessRecord struct {
+type Record struct {
 	Start    time.Duration // when the head had come, by the sidecar's clock
 	Duration time.Duration // from then to the last byte of the answer
 	Client   net.Addr
@@ -25,11 +25,15 @@ type AccessRecord struct {
 	Method, Host, Path []byte // Path with its query; empty if the head was refused
 	UserAgent          []byte
 	RequestID          []byte
-	Minor              int // of HTTP/1.minor
+	Major, Minor       int // of the version that the client speaks
 
 	// Status that the client got; 0 if it got none.
 	Status int
-	Flags  Flags
+	// GRPC says that the request was gRPC, and GRPCStatus what its answer came to;
+	// -1: it said nothing.
+	GRPC       bool
+	GRPCStatus int
+	Flags      Flags
 	// Detail says in a few words what a flag cannot; often empty.
 	Detail string
 	// BodyReceived and BodySent count bytes of bodies without their framing, from
@@ -52,7 +56,7 @@ type AttemptRecord struct {
 	Reused   bool // a connection that had carried other requests
 }
 
-// Flags are Envoy's response flags, those that this package can raise.
+// Flags are Envoy's response flags, those that the engines can raise.
 type Flags uint32
 
 const (
@@ -69,9 +73,10 @@ const (
 	DownstreamTermination                     // DC: the client left
 	DownstreamProtocolError                   // DPE
 	StreamIdle                                // SI
+	UpstreamReset                             // UR: the endpoint reset the stream
 )
 
-var flagNames = [...]string{"UH", "UF", "UO", "NR", "NC", "URX", "UC", "UT", "UPE", "LR", "DC", "DPE", "SI"}
+var flagNames = [...]string{"UH", "UF", "UO", "NR", "NC", "URX", "UC", "UT", "UPE", "LR", "DC", "DPE", "SI", "UR"}
 
 // String lists the flags as Envoy's access log does: "UF,URX", or "-".
 func (f Flags) String() string {

@@ -7,10 +7,12 @@ import (
 	"time"
 
 	"github.com/overhear-mesh/overhear/outlier"
+	"github.com/overhear-mesh/overhear/proxy/exchange"
+	"github.com/overhear-mesh/overhear/proxy/syntax"
 	"github.com/overhear-mesh/overhear/proxy/upstream"
 )
 
-// attemptOnce makes one attempt on c.ep: it brings a final response head into
+// attemptOnce makes one attempt on c.Endpoint: it brings a final response head into
 // c.res, or says how it ended.
 func (c *conn) attemptOnce(ctx context.Context, fresh bool) (outlier.Ending, bool) {
 	c.beginAttempt()
@@ -30,42 +32,20 @@ func (c *conn) attemptOnce(ctx context.Context, fresh bool) (outlier.Ending, boo
 }
 
 func (c *conn) beginAttempt() {
-	c.tried.Add(c.ep)
-	c.begun, c.sent, c.headed, c.reused = c.now, false, false, false
 	// Who is still being sent a body does not owe an answer yet.
-	c.attempt = c.ep.Begin(c.now, c.whole && (c.request > 0 || c.perTry > 0))
-	n := len(c.record.Attempts)
-	if n == len(c.attempts) {
-		n-- // the newest wins
-	}
-	c.record.Attempts = append(c.record.Attempts[:n], AttemptRecord{Endpoint: c.ep, Offset: c.now - c.record.Start})
+	c.Begin(c.now, c.whole && (c.Request > 0 || c.PerTry > 0))
 }
 
 // endAttempt tells what came of the attempt, once.
 func (c *conn) endAttempt(ending outlier.Ending) {
-	if c.attempt.Ended() {
+	if c.Attempt.Ended() {
 		return
 	}
-	result := outlier.HTTPResult{Ending: ending, HeadersSeen: c.headed, Age: c.owed()}
-	if c.cluster != nil {
-		result.Overdue = c.cluster.Overdue()
-	} else if in := c.srv.deps.Inbound; in.Overdue != nil {
-		result.Overdue = in.Overdue()
-	}
-	outcome := outlier.Outcome{Now: c.now, Route: c.route}
-	if c.headed {
-		result.Status, result.RetryAfter, result.Origin = c.res.status, c.res.retryAfter, c.origin
-		result.BodyStalled = result.Age
-		outcome.RetryAfter = c.res.wait
-	}
+	var hash uint32
 	if c.up != nil {
-		outcome.Conn = c.up.Hash()
+		hash = c.up.Hash()
 	}
-	outcome.Class, outcome.Level, outcome.Gateway = outlier.ClassifyHTTP(result), result.Level(), result.Gateway()
-	c.attempt.End(outcome)
-
-	r := &c.record.Attempts[len(c.record.Attempts)-1]
-	r.Duration, r.Ending, r.Class, r.Status, r.Reused = c.now-c.begun, ending, outcome.Class, result.Status, c.reused
+	c.End(&c.srv.deps, c.now, ending, c.owed(), hash)
 }
 
 // owed is for how long the endpoint has owed something: an answer, or the rest of
@@ -73,41 +53,38 @@ func (c *conn) endAttempt(ending outlier.Ending) {
 // in either direction no more than what comes next.
 func (c *conn) owed() time.Duration {
 	switch {
-	case c.headed:
+	case c.Headed:
 	case c.whole:
-		return c.now - c.begun
+		return c.now - c.Begun
 	case c.starved.Load():
 		return 0
 	}
 	return max(0, c.now-time.Duration(c.guard.moved.Load()))
 }
 
-// findOrigin is what an inbound sidecar says of its application. From anybody else
-// the field is noise. The head must still be where it was read.
-func (c *conn) findOrigin() string {
-	if !c.ep.Inbound || c.res.origin.len() == 0 {
-		return ""
+// hear takes in what the head of the answer says. It must still be where it was
+// read.
+func (c *conn) hear() {
+	r := &c.res
+	c.Headed = true
+	c.Answer = exchange.Answer{
+		Status: r.status, RetryAfter: r.retryAfter, Wait: r.wait,
+		Origin: c.Believe(r.origin.of(c.resp)), GRPC: r.grpc,
 	}
-	switch string(c.res.origin.of(c.resp)) {
-	case outlier.OriginRefused:
-		return outlier.OriginRefused
-	case outlier.OriginReset:
-		return outlier.OriginReset
-	case outlier.OriginTimeout:
-		return outlier.OriginTimeout
+	if code, ok := syntax.Number(r.grpcStatus.of(c.resp)); ok {
+		c.Answer.GRPCSeen, c.Answer.GRPCStatus = true, int(code)
 	}
-	return ""
 }
 
-// connect gets a connection to c.ep.
+// connect gets a connection to c.Endpoint.
 func (c *conn) connect(ctx context.Context, fresh bool) (outlier.Ending, bool) {
-	perTry := c.perTry
+	perTry := c.PerTry
 	if !c.whole {
 		perTry = 0 // it begins when the body has been sent
 	}
 	dialing := c.guard.try(ctx, c.now, perTry)
-	if c.cluster != nil {
-		pending := &c.cluster.Limits().Pending
+	if c.Cluster != nil {
+		pending := &c.Cluster.Limits().Pending
 		if !pending.Acquire() {
 			return outlier.EndLocalLimit, false
 		}
@@ -115,17 +92,17 @@ func (c *conn) connect(ctx context.Context, fresh bool) (outlier.Ending, bool) {
 	}
 	var err error
 	if fresh {
-		c.up, err = c.ep.Fresh(dialing)
+		c.up, err = c.Endpoint.Fresh(dialing)
 	} else {
-		c.up, c.reused, err = c.ep.Get(dialing, c.now)
+		c.up, c.Reused, err = c.Endpoint.Get(dialing, c.now)
 	}
-	if !c.reused {
+	if !c.Reused {
 		c.now = c.srv.deps.Clock.Now()
 	}
 	if err != nil {
 		return c.unconnected(err), false
 	}
-	c.reached = true
+	c.Reached = true
 	if why := c.guard.hold(c.up); why != uninterrupted {
 		return why.ending(), false
 	}
@@ -141,10 +118,6 @@ func (c *conn) unconnected(err error) outlier.Ending {
 	ending := outlier.EndUnreachable
 	if e, ok := errors.AsType[*upstream.ConnectError](err); ok {
 		ending = e.Ending
-	}
-	switch ending {
-	case outlier.EndConnectRefused, outlier.EndConnectTimeout, outlier.EndUnreachable, outlier.EndTLS:
-		c.refused = true
 	}
 	return ending
 }
@@ -169,7 +142,7 @@ func (c *conn) converse() (outlier.Ending, bool) {
 		}
 		if p != nil {
 			c.srv.deps.Metrics.BadAnswers.Add(1)
-			c.record.Detail = p.text
+			c.Record.Detail = p.text
 			return outlier.EndBadFraming, false
 		}
 		if done {
@@ -188,12 +161,12 @@ func (c *conn) converse() (outlier.Ending, bool) {
 	if why := c.guard.answered(); why != uninterrupted {
 		return why.ending(), false
 	}
-	c.headed, c.origin = true, c.findOrigin()
+	c.hear()
 	if !c.whole {
-		c.attempt.Asked(time.Duration(c.guard.moved.Load()))
+		c.Attempt.Asked(time.Duration(c.guard.moved.Load()))
 	}
 	c.guard.moved.Store(int64(c.now))
-	c.attempt.Headers(c.now)
+	c.Attempt.Headers(c.now)
 	return 0, true
 }
 
@@ -217,14 +190,14 @@ func (c *conn) silent(err, werr error) outlier.Ending {
 	case outlier.EndOwnErrno, outlier.EndLocalLimit:
 		return outlier.EndOwnErrno
 	}
-	if c.rw > 0 || c.interim > 0 {
-		c.record.Detail = "connection ended within a response head"
+	if c.rw > 0 || c.Interim > 0 {
+		c.Record.Detail = "connection ended within a response head"
 		return outlier.EndConnectionLost
 	}
 	// Also what would say something else of connecting: a host that has become
 	// unreachable may have processed the request before.
-	if c.reused {
-		return c.ep.Lost(c.up, c.now)
+	if c.Reused {
+		return c.Endpoint.Lost(c.up, c.now)
 	}
 	return outlier.EndResetBeforeHeaders
 }
@@ -246,7 +219,7 @@ func (c *conn) passInterim() *problem {
 	if c.res.status == 101 {
 		return errSwitching
 	}
-	if c.interim++; c.interim > maxInterim {
+	if c.Interim++; c.Interim > maxInterim {
 		return errInterim
 	}
 	if c.req.minor >= 1 {

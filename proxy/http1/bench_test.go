@@ -11,6 +11,7 @@ import (
 
 	"github.com/overhear-mesh/overhear/proxy/clock"
 	"github.com/overhear-mesh/overhear/proxy/cluster"
+	"github.com/overhear-mesh/overhear/proxy/exchange"
 	"github.com/overhear-mesh/overhear/proxy/router"
 )
 
@@ -26,7 +27,7 @@ type loop struct {
 
 // newLoop puts a backend behind a proxy. The backend answers each request, of
 // which it knows the size on the wire only by the empty line, with answer.
-func newLoop(tb testing.TB, request, answer string, log AccessLogger, listen func() (net.Listener, error), dial func(context.Context, string, string) (net.Conn, error)) *loop {
+func newLoop(tb testing.TB, request, answer string, log exchange.Logger, listen func() (net.Listener, error), dial func(context.Context, string, string) (net.Conn, error)) *loop {
 	tb.Helper()
 	must := func(err error) {
 		tb.Helper()
@@ -67,7 +68,7 @@ func newLoop(tb testing.TB, request, answer string, log AccessLogger, listen fun
 	table, err := router.New([]router.Rule{rule}, func(string) *cluster.Cluster { return cl }, new(router.IDs))
 	must(err)
 	l := &loop{request: []byte(request), answer: []byte(answer), buf: make([]byte, 64<<10)}
-	l.server = NewServer(DefaultConfig(), Deps{Clock: k, Router: func() *router.Table { return table }, Log: log})
+	l.server = NewServer(DefaultConfig(), exchange.Deps{Clock: k, Router: func() *router.Table { return table }, Log: log})
 	accept(front, func(c net.Conn) { l.server.ServeConn(ctx, c) })
 	l.client, err = dial(ctx, "tcp", front.Addr().String())
 	must(err)
@@ -136,7 +137,7 @@ var kilobyte = "HTTP/1.1 200 OK\r\nDate: Sun, 06 Nov 1994 08:49:37 GMT\r\nConten
 // discardLog is an access log that looks at nothing.
 type discardLog struct{}
 
-func (discardLog) Log(*AccessRecord) {}
+func (discardLog) Log(*exchange.Record) {}
 
 // streams is an in-memory network whose connections allocate nothing per byte,
 // unlike test/pipenet, which is after the truth about failures.

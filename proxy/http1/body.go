@@ -1,5 +1,7 @@
 package http1
 
+import "github.com/overhear-mesh/overhear/proxy/syntax"
+
 // framing is how the end of a body is found.
 type framing uint8
 
@@ -85,9 +87,9 @@ func (b *body) closed() bool {
 // framingKind are the fields that a trailer section must not have, because a
 // recipient that merges it into the head would frame or route the message anew
 // (RFC 9110, section 6.5.1).
-func framingKind(k kind) bool {
+func framingKind(k syntax.Kind) bool {
 	switch k {
-	case contentLength, transferEncoding, host, connection, te, trailer, upgrade, expect:
+	case syntax.ContentLength, syntax.TransferEncoding, syntax.Host, syntax.Connection, syntax.TE, syntax.Trailer, syntax.Upgrade, syntax.Expect:
 		return true
 	}
 	return false

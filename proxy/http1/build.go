@@ -1,10 +1,13 @@
 package http1
 
-import "strconv"
+import (
+	"strconv"
 
-// originField tells an outbound sidecar what its peer's application did. It is
+	"github.com/overhear-mesh/overhear/proxy/syntax"
+)
+
+// syntax.OriginField tells an outbound sidecar what its peer's application did. It is
 // never shown to an application.
-const originField = "x-overhear-origin"
 
 const (
 	crlf      = "\r\n"
@@ -38,7 +41,7 @@ func (c *conn) buildRequest() {
 		b = append(b, "x-forwarded-proto: http\r\n"...)
 	}
 	if r.identified.len() == 0 {
-		b = append(append(append(b, "x-request-id: "...), c.id[:]...), crlf...)
+		b = append(append(append(b, "x-request-id: "...), c.ID()...), crlf...)
 	}
 	b = c.appendVia(b, r.minor)
 	b = append(b, crlf...)
@@ -54,7 +57,7 @@ func (c *conn) buildRequest() {
 func (c *conn) sendRequest() error {
 	c.out.head = c.out.head[:c.head]
 	n, err := c.out.send(c.up.Conn, c.in[c.req.size:c.data], c.tail)
-	c.sent = n > 0
+	c.Sent = n > 0
 	return err
 }
 
@@ -80,17 +83,17 @@ func (c *conn) appendRequestFields(b []byte) []byte {
 		f := &r.fields[i]
 		keep := true
 		switch f.kind {
-		case hopByHop, connection, contentLength, transferEncoding, host, te, upgrade, origin:
+		case syntax.HopByHop, syntax.Connection, syntax.ContentLength, syntax.TransferEncoding, syntax.Host, syntax.TE, syntax.Upgrade, syntax.Origin:
 			keep = false
-		case trailer:
+		case syntax.Trailer:
 			keep = r.chunked
-		case expect:
+		case syntax.Expect:
 			keep = r.continues
-		case requestID:
+		case syntax.RequestID:
 			keep = r.identified == f.value && f.value.len() > 0 // one id, the one in the record
-		case forwardedProto:
+		case syntax.ForwardedProto:
 			keep = f.value.len() > 0
-		case forwardedFor:
+		case syntax.ForwardedFor:
 			if i == r.lastForwarded && len(c.from) > 0 {
 				b = run.flush(b)
 				b = appendName(b, f.name.of(buf))
@@ -101,7 +104,7 @@ func (c *conn) appendRequestFields(b []byte) []byte {
 				b = append(append(b, c.from...), crlf...)
 				continue
 			}
-		case other:
+		case syntax.Other:
 			keep = r.named == 0 || !r.drops(buf, f)
 		}
 		b = run.field(b, f, keep)
@@ -149,11 +152,11 @@ func (c *conn) appendResponseFields(b []byte, chunked bool) []byte {
 		f := &r.fields[i]
 		keep := true
 		switch f.kind {
-		case hopByHop, connection, contentLength, transferEncoding, upgrade, origin:
+		case syntax.HopByHop, syntax.Connection, syntax.ContentLength, syntax.TransferEncoding, syntax.Upgrade, syntax.Origin:
 			keep = false
-		case trailer:
+		case syntax.Trailer:
 			keep = chunked || c.isHead()
-		case other:
+		case syntax.Other:
 			keep = r.named == 0 || !r.drops(buf, f)
 		}
 		b = run.field(b, f, keep)
@@ -261,58 +264,13 @@ func appendTrailers(b *body, afterData bool) []byte {
 	tail = append(tail, "0\r\n"...)
 	for i := range b.trailer.fields {
 		f := &b.trailer.fields[i]
-		if f.kind == hopByHop || f.kind == origin {
+		if f.kind == syntax.HopByHop || f.kind == syntax.Origin {
 			continue
 		}
 		tail = appendName(tail, f.name.of(b.section))
 		tail = append(append(tail, f.value.of(b.section)...), crlf...)
 	}
 	return append(tail, crlf...)
-}
-
-// appendID writes 128 random bits as a UUID of version 4 (RFC 9562).
-func appendID(b []byte, hi, lo uint64) []byte {
-	hi = hi&^0xf000 | 0x4000
-	lo = lo&^(0b11<<62) | 0b10<<62
-	b = appendHex(b, hi>>32, 8)
-	b = appendHex(append(b, '-'), hi>>16, 4)
-	b = appendHex(append(b, '-'), hi, 4)
-	b = appendHex(append(b, '-'), lo>>48, 4)
-	return appendHex(append(b, '-'), lo, 12)
-}
-
-func appendHex(b []byte, v uint64, digits int) []byte {
-	for shift := 4 * (digits - 1); shift >= 0; shift -= 4 {
-		b = append(b, "0123456789abcdef"[v>>shift&15])
-	}
-	return b
-}
-
-// statusText names the statuses that this package answers with itself.
-func statusText(status int) string {
-	switch status {
-	case 400:
-		return "Bad Request"
-	case 404:
-		return "Not Found"
-	case 408:
-		return "Request Timeout"
-	case 417:
-		return "Expectation Failed"
-	case 431:
-		return "Request Header Fields Too Large"
-	case 501:
-		return "Not Implemented"
-	case 502:
-		return "Bad Gateway"
-	case 503:
-		return "Service Unavailable"
-	case 504:
-		return "Gateway Timeout"
-	case 505:
-		return "HTTP Version Not Supported"
-	}
-	return "Error"
 }
 
 // buildReply writes an answer of our own.
@@ -322,11 +280,11 @@ func (c *conn) buildReply(status int, text, origin string, keep bool) {
 	}
 	b := append(c.out.head[:0], "HTTP/1.1 "...)
 	b = strconv.AppendInt(b, int64(status), 10)
-	b = append(append(append(b, ' '), statusText(status)...), crlf...)
+	b = append(append(append(b, ' '), syntax.StatusText(status)...), crlf...)
 	b = c.appendDate(b)
 	b = append(b, "content-type: text/plain; charset=utf-8\r\n"...)
 	if origin != "" {
-		b = append(append(append(b, originField+": "...), origin...), crlf...)
+		b = append(append(append(b, syntax.OriginField+": "...), origin...), crlf...)
 	}
 	const who = "overhear: "
 	b = appendLength(b, int64(len(who)+len(text)+1))

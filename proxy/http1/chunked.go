@@ -1,6 +1,10 @@
 package http1
 
-import "math"
+import (
+	"math"
+
+	"github.com/overhear-mesh/overhear/proxy/syntax"
+)
 
 // chunks decodes the chunked coding (RFC 9112, section 7.1) as bytes come, in
 // place: data is moved down over the framing in front of it.
@@ -81,7 +85,7 @@ func (c *chunks) sizeLine(b byte) *problem {
 	switch c.state {
 	case chunkSize:
 		switch {
-		case bytesOf[b]&hexByte != 0:
+		case syntax.Class[b]&syntax.Hex != 0:
 			if c.digits == maxChunkDigits {
 				return errChunkSize
 			}
@@ -102,7 +106,7 @@ func (c *chunks) sizeLine(b byte) *problem {
 			c.state = chunkLF
 			return nil
 		}
-		if bytesOf[b]&valueByte == 0 {
+		if syntax.Class[b]&syntax.Value == 0 {
 			return errChunkExt
 		}
 		return c.extend()

@@ -5,6 +5,8 @@ import (
 	"time"
 
 	"github.com/overhear-mesh/overhear/internal/strictyaml"
+	"github.com/overhear-mesh/overhear/proxy/syntax"
+	"github.com/overhear-mesh/overhear/proxy/wheel"
 )
 
 // Config is how HTTP/1.1 is spoken on one listener.
@@ -66,8 +68,8 @@ func (c Config) Validate() error {
 		if d.optional && d.value == 0 {
 			continue
 		}
-		if d.value < tick || d.value > 24*time.Hour {
-			errs = append(errs, strictyaml.Invalid(d.name, "%v: want %v to 24h", d.value, tick))
+		if d.value < wheel.Tick || d.value > 24*time.Hour {
+			errs = append(errs, strictyaml.Invalid(d.name, "%v: want %v to 24h", d.value, wheel.Tick))
 		}
 	}
 	if c.MaxHead < 1<<10 || c.MaxHead > 1<<20 {
@@ -79,7 +81,7 @@ func (c Config) Validate() error {
 	if c.RetryBuffer < 0 || c.RetryBuffer > 16<<20 {
 		errs = append(errs, strictyaml.Invalid("retry_buffer", "%d bytes: want 0 to 16MiB", c.RetryBuffer))
 	}
-	if !all([]byte(c.Via), tokenByte) {
+	if !syntax.All([]byte(c.Via), syntax.Token) {
 		errs = append(errs, strictyaml.Invalid("via", "%q: want a token, or nothing", c.Via))
 	}
 	return errors.Join(errs...)

@@ -4,6 +4,8 @@ import (
 	"context"
 	"net"
 	"time"
+
+	"github.com/overhear-mesh/overhear/proxy/wheel"
 )
 
 const (
@@ -31,13 +33,14 @@ type conn struct {
 
 	now    time.Duration // read from the clock once after each wait
 	req    request
+	major  int  // of the version that the client speaks
 	linger bool // bytes of the client may be on the way that nobody will read
 
-	exchange
+	task
 }
 
 func newConn(s *Server, nc net.Conn) *conn {
-	c := &conn{srv: s, nc: nc, client: nc.RemoteAddr()}
+	c := &conn{srv: s, nc: nc, client: nc.RemoteAddr(), major: 1}
 	if tcp, ok := c.client.(*net.TCPAddr); ok {
 		c.from = []byte(tcp.AddrPort().Addr().Unmap().String())
 	}
@@ -111,7 +114,7 @@ func (c *conn) readHead() bool {
 		}
 		if !began {
 			began = true
-			c.guard.expect(reading, c.now+c.srv.cfg.HeadTimeout, never)
+			c.guard.expect(reading, c.now+c.srv.cfg.HeadTimeout, wheel.Never)
 		}
 		if c.w == len(c.in) {
 			c.grow(min(2*len(c.in), c.srv.limits.bytes+1))

@@ -9,6 +9,7 @@ import (
 
 	"github.com/overhear-mesh/overhear/outlier"
 	"github.com/overhear-mesh/overhear/proxy/upstream"
+	"github.com/overhear-mesh/overhear/proxy/wheel"
 )
 
 const (
@@ -55,8 +56,8 @@ const (
 // the pump, Drain. It interrupts the connection's goroutine, whatever that is
 // blocked in, and says why.
 type guard struct {
-	wheel *wheel
-	timer timer
+	wheel *wheel.Wheel
+	timer wheel.Timer
 	nc    net.Conn
 	moved atomic.Int64 // instant of the last progress of a body
 	// lacks is the instant from which the endpoint may be given up, since the rest of
@@ -89,10 +90,10 @@ type guard struct {
 	seen      uint32        // exchanges when the wheel last came by
 }
 
-func (g *guard) init(w *wheel, nc net.Conn, watch func()) {
+func (g *guard) init(w *wheel.Wheel, nc net.Conn, watch func()) {
 	g.wheel, g.nc, g.watch = w, nc, watch
 	g.wake = make(chan struct{}, 1)
-	g.timer.init(g.visit)
+	g.timer.Init(g.visit)
 }
 
 // expect begins one of the phases that have a single deadline; rest is when an
@@ -105,26 +106,26 @@ func (g *guard) expect(p phase, until, rest time.Duration) {
 	}
 	g.phase, g.until, g.restAt = p, until, rest
 	g.mu.Unlock()
-	g.wheel.arm(&g.timer, min(until, rest))
+	g.wheel.Arm(&g.timer, min(until, rest))
 }
 
 // begin starts an exchange, as expect does the other phases.
 func (g *guard) begin(now, stall time.Duration) {
 	g.moved.Store(int64(now))
-	g.lacks.Store(int64(never))
+	g.lacks.Store(int64(wheel.Never))
 	g.mu.Lock()
 	if g.why != uninterrupted {
 		g.settleLocked()
 	}
 	g.phase, g.stall = exchanging, stall
-	g.tryAt, g.requestAt, g.watchAt = never, never, never
+	g.tryAt, g.requestAt, g.watchAt = wheel.Never, wheel.Never, wheel.Never
 	g.begun++
 	g.mu.Unlock()
 	at := now + watchAfter
 	if stall > 0 {
 		at = min(at, now+stall)
 	}
-	g.wheel.arm(&g.timer, at)
+	g.wheel.Arm(&g.timer, at)
 }
 
 // awaited is told that the endpoint has been sent all of the request: from now
@@ -138,7 +139,7 @@ func (g *guard) awaited(now, request, perTry time.Duration) {
 	}
 	at := min(g.requestAt, g.tryAt, g.watchAt)
 	g.mu.Unlock()
-	g.wheel.arm(&g.timer, at)
+	g.wheel.Arm(&g.timer, at)
 }
 
 // try begins an attempt. It may wait for its connection until the context ends.
@@ -154,7 +155,7 @@ func (g *guard) try(ctx context.Context, now, perTry time.Duration) context.Cont
 	}
 	at := g.tryAt
 	g.mu.Unlock()
-	g.wheel.arm(&g.timer, at)
+	g.wheel.Arm(&g.timer, at)
 	return dial
 }
 
@@ -171,14 +172,14 @@ func (g *guard) hold(up *upstream.Conn) reason {
 func (g *guard) answered() reason {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	g.tryAt, g.headed = never, true
+	g.tryAt, g.headed = wheel.Never, true
 	return g.why
 }
 
 // lack is told that more of an answer is waited for until then.
 func (g *guard) lack(until time.Duration) {
 	g.lacks.Store(int64(until))
-	g.wheel.arm(&g.timer, until)
+	g.wheel.Arm(&g.timer, until)
 }
 
 // release forgets the attempt's connection, and if done, that the request has a
@@ -186,9 +187,9 @@ func (g *guard) lack(until time.Duration) {
 func (g *guard) release(done bool) reason {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	g.up, g.dialing, g.tryAt = nil, false, never
+	g.up, g.dialing, g.tryAt = nil, false, wheel.Never
 	if done {
-		g.requestAt = never // what is left is between us and the client
+		g.requestAt = wheel.Never // what is left is between us and the client
 	}
 	return g.why
 }
@@ -313,7 +314,7 @@ func (g *guard) hurry(until time.Duration) {
 	}
 	g.mu.Unlock()
 	if hurried {
-		g.wheel.arm(&g.timer, until)
+		g.wheel.Arm(&g.timer, until)
 	}
 }
 
@@ -324,18 +325,18 @@ func (g *guard) visit(now time.Duration) time.Duration {
 	var next time.Duration
 	switch {
 	case g.shutOff:
-		return never
+		return wheel.Never
 	case g.why != uninterrupted && g.why != byTry:
-		return now + tick // whoever was interrupted has not looked yet
+		return now + wheel.Tick // whoever was interrupted has not looked yet
 	case g.phase == exchanging:
 		next = g.visitExchangeLocked(now)
 	default:
 		if now >= g.until {
-			g.until = never
+			g.until = wheel.Never
 			g.interruptLocked([...]reason{waiting: byIdle, reading: byHead, collecting: byCollect}[g.phase])
 		}
 		if g.phase == waiting && now >= g.restAt {
-			g.restAt = never
+			g.restAt = wheel.Never
 			g.interruptLocked(byRest)
 		}
 		next = min(g.until, g.restAt)
@@ -351,15 +352,15 @@ func (g *guard) visit(now time.Duration) time.Duration {
 
 func (g *guard) visitExchangeLocked(now time.Duration) time.Duration {
 	if now >= g.requestAt {
-		g.requestAt = never
+		g.requestAt = wheel.Never
 		g.interruptLocked(byRequest)
 	}
 	if now >= g.tryAt {
-		g.tryAt = never
+		g.tryAt = wheel.Never
 		g.interruptLocked(byTry)
 	}
 	if now >= g.watchAt {
-		g.watchAt = never
+		g.watchAt = wheel.Never
 		g.watch()
 	}
 	lacks := time.Duration(g.lacks.Load())
@@ -381,7 +382,7 @@ func (g *guard) visitExchangeLocked(now time.Duration) time.Duration {
 // after is the end of a time-out, of which 0 is none.
 func after(now, timeout time.Duration) time.Duration {
 	if timeout <= 0 {
-		return never
+		return wheel.Never
 	}
 	return now + timeout
 }

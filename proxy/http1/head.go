@@ -1,6 +1,10 @@
 package http1
 
-import "bytes"
+import (
+	"bytes"
+
+	"github.com/overhear-mesh/overhear/proxy/syntax"
+)
 
 // span is a part of the buffer that a head was parsed from. Offsets survive the
 // growth of the buffer, slices would not.
@@ -10,33 +14,10 @@ func (s span) of(buf []byte) []byte { return buf[s.start:s.end:s.end] }
 
 func (s span) len() int { return int(s.end - s.start) }
 
-// kind says which field a name names, of those that mean something to a proxy.
-type kind uint8
-
-const (
-	other kind = iota
-	hopByHop
-	connection
-	contentLength
-	transferEncoding
-	host
-	expect
-	te
-	trailer
-	upgrade
-	via
-	date
-	retryAfter
-	forwardedFor
-	forwardedProto
-	requestID
-	origin
-)
-
 // field is one header field: name and value without the white space around.
 type field struct {
 	name, value span
-	kind        kind
+	kind        syntax.Kind
 	// plain says that the line reads exactly `name: value CR LF`, so that it may
 	// be copied as it stands.
 	plain bool
@@ -114,7 +95,7 @@ func parseField(buf []byte, start, end int) (field, *problem) {
 		return field{}, errFold
 	}
 	colon := 0
-	for colon < len(line) && bytesOf[line[colon]]&tokenByte != 0 {
+	for colon < len(line) && syntax.Class[line[colon]]&syntax.Token != 0 {
 		colon++
 	}
 	if colon == 0 || colon == len(line) || line[colon] != ':' {
@@ -127,75 +108,15 @@ func parseField(buf []byte, start, end int) (field, *problem) {
 	for to > from && (line[to-1] == ' ' || line[to-1] == '\t') {
 		to--
 	}
-	if !all(line[from:to], valueByte) {
+	if !syntax.All(line[from:to], syntax.Value) {
 		return field{}, errControl
 	}
 	return field{
 		name:  span{int32(start), int32(start + colon)},
 		value: span{int32(start + from), int32(start + to)},
-		kind:  kindOf(line[:colon]),
+		kind:  syntax.KindOf(line[:colon]),
 		plain: from == colon+2 && to == len(line) && line[colon+1] == ' ',
 	}, nil
-}
-
-// kindOf recognises a field by length first: few names share one.
-func kindOf(name []byte) kind {
-	switch len(name) {
-	case 2:
-		return pick(name, "te", te)
-	case 3:
-		return pick(name, "via", via)
-	case 4:
-		if is(name, "host") {
-			return host
-		}
-		return pick(name, "date", date)
-	case 6:
-		return pick(name, "expect", expect)
-	case 7:
-		if is(name, "trailer") {
-			return trailer
-		}
-		return pick(name, "upgrade", upgrade)
-	case 10:
-		if is(name, "connection") {
-			return connection
-		}
-		return pick(name, "keep-alive", hopByHop)
-	case 11:
-		return pick(name, "retry-after", retryAfter)
-	case 12:
-		return pick(name, "x-request-id", requestID)
-	case 14:
-		if is(name, "content-length") {
-			return contentLength
-		}
-		return pick(name, "http2-settings", hopByHop)
-	case 15:
-		return pick(name, "x-forwarded-for", forwardedFor)
-	case 16:
-		return pick(name, "proxy-connection", hopByHop)
-	case 17:
-		switch {
-		case is(name, "transfer-encoding"):
-			return transferEncoding
-		case is(name, "x-forwarded-proto"):
-			return forwardedProto
-		}
-		return pick(name, originField, origin)
-	case 18:
-		return pick(name, "proxy-authenticate", hopByHop)
-	case 19:
-		return pick(name, "proxy-authorization", hopByHop)
-	}
-	return other
-}
-
-func pick(name []byte, lower string, k kind) kind {
-	if is(name, lower) {
-		return k
-	}
-	return other
 }
 
 // maxNamed bounds the fields that one Connection header may name: each is looked
@@ -239,32 +160,32 @@ func (m *message) frame(buf []byte) *problem {
 		f := &m.fields[i]
 		value := f.value.of(buf)
 		switch f.kind {
-		case contentLength:
+		case syntax.ContentLength:
 			if m.length >= 0 {
 				return errLengthTwice
 			}
-			n, ok := number(value)
+			n, ok := syntax.Number(value)
 			if !ok {
 				return errLength
 			}
 			m.length = n
-		case transferEncoding:
+		case syntax.TransferEncoding:
 			if m.codings++; m.codings > 1 {
 				return errCodingTwice
 			}
 			if p := m.coding(value); p != nil {
 				return p
 			}
-		case connection:
+		case syntax.Connection:
 			if p := m.options(buf, f.value); p != nil {
 				return p
 			}
-		case te:
-			m.trailers = m.trailers || hasElement(value, "trailers")
-		case trailer:
+		case syntax.TE:
+			m.trailers = m.trailers || syntax.HasElement(value, "trailers")
+		case syntax.Trailer:
 			for list := value; len(list) > 0; {
 				var name []byte
-				if name, list = element(list); framingKind(kindOf(name)) {
+				if name, list = syntax.Element(list); framingKind(syntax.KindOf(name)) {
 					return errTrailer
 				}
 			}
@@ -282,17 +203,17 @@ func (m *message) frame(buf []byte) *problem {
 // coding takes `chunked`, alone and spelled so. Other codings may be legal, but
 // with them the body's end would be in doubt.
 func (m *message) coding(value []byte) *problem {
-	if is(value, "chunked") {
+	if syntax.Is(value, "chunked") {
 		m.chunked = true
 		return nil
 	}
-	last, rest := element(value)
-	known := all(last, tokenByte) && len(last) > 0
+	last, rest := syntax.Element(value)
+	known := syntax.All(last, syntax.Token) && len(last) > 0
 	for rest != nil {
-		last, rest = element(rest)
-		known = known && all(last, tokenByte) && len(last) > 0
+		last, rest = syntax.Element(rest)
+		known = known && syntax.All(last, syntax.Token) && len(last) > 0
 	}
-	if known && is(last, "chunked") {
+	if known && syntax.Is(last, "chunked") {
 		return errCodingUnknown
 	}
 	return errCoding
@@ -305,18 +226,18 @@ func (m *message) options(buf []byte, value span) *problem {
 		for end < value.end && buf[end] != ',' {
 			end++
 		}
-		option := trim(buf[at:end])
+		option := syntax.Trim(buf[at:end])
 		switch {
 		case len(option) == 0:
-		case !all(option, tokenByte):
+		case !syntax.All(option, syntax.Token):
 			return errConnection
-		case is(option, "close"):
+		case syntax.Is(option, "close"):
 			m.closing = true
-		case is(option, "keep-alive"):
+		case syntax.Is(option, "keep-alive"):
 			m.keepAlive = true
 		default:
-			m.upgrading = m.upgrading || is(option, "upgrade")
-			if kindOf(option) != other {
+			m.upgrading = m.upgrading || syntax.Is(option, "upgrade")
+			if syntax.KindOf(option) != syntax.Other {
 				break // framing and forwarding are not the peer's to take away
 			}
 			if m.named == maxNamed {
@@ -339,21 +260,6 @@ func (m *message) drops(buf []byte, f *field) bool {
 	name := f.name.of(buf)
 	for _, s := range m.connection[:m.named] {
 		if bytes.EqualFold(s.of(buf), name) {
-			return true
-		}
-	}
-	return false
-}
-
-// hasElement looks for a token in a list, parameters and white space aside.
-func hasElement(list []byte, lower string) bool {
-	for len(list) > 0 {
-		var e []byte
-		e, list = element(list)
-		if i := bytes.IndexByte(e, ';'); i >= 0 {
-			e = trim(e[:i])
-		}
-		if is(e, lower) {
 			return true
 		}
 	}

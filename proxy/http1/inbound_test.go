@@ -8,6 +8,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/overhear-mesh/overhear/proxy/syntax"
 )
 
 func TestAnInboundSidecarNamesWhatItsApplicationDid(t *testing.T) {
@@ -15,7 +17,7 @@ func TestAnInboundSidecarNamesWhatItsApplicationDid(t *testing.T) {
 	origin := func(r *rig, want string, status int, flags string, attempt string) {
 		r.t.Helper()
 		got := r.dial().do(get)
-		if name := got.Header.Get(originField); name != want {
+		if name := got.Header.Get(syntax.OriginField); name != want {
 			r.t.Errorf("origin: got %q, want %q", name, want)
 		}
 		r.check(got, status, "*", flags, attempt)
@@ -41,7 +43,7 @@ func TestAnOriginIsBelievedOnlyFromAnEndpointThatMaySendIt(t *testing.T) {
 		inRig(t, func(o *options) { o.marked = true }, func(r *rig) {
 			got := r.dial().do("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 0\r\n\r\n")
 			r.check(got, 503, "bad", tt.flags, "10.0.1.1 "+tt.class)
-			if len(got.Header[http.CanonicalHeaderKey(originField)]) > 0 {
+			if len(got.Header[http.CanonicalHeaderKey(syntax.OriginField)]) > 0 {
 				t.Error("the application was shown the origin")
 			}
 		}, says(tt.origin))

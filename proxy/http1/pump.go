@@ -74,7 +74,7 @@ func (c *conn) runPump() {
 		c.w += n
 		c.guard.moved.Store(int64(c.srv.deps.Clock.Now()))
 		data, used, p := c.body.take(c.in[base:c.w], c.srv.limits)
-		c.record.BodyReceived += int64(len(data))
+		c.Record.BodyReceived += int64(len(data))
 		if p != nil {
 			c.malformed = p
 			c.guard.interrupt(byBody)
@@ -91,7 +91,7 @@ func (c *conn) runPump() {
 		if c.body.done {
 			c.rest = base + used
 			c.bodyTaken.Store(true)
-			c.guard.awaited(now, c.request, c.perTry)
+			c.guard.awaited(now, c.Request, c.PerTry)
 			return
 		}
 		c.w = base + copy(c.in[base:], c.in[base+used:c.w])

@@ -6,6 +6,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/overhear-mesh/overhear/proxy/syntax"
 	"github.com/overhear-mesh/overhear/proxy/upstream"
 )
 
@@ -33,7 +34,7 @@ func inDeafRig(t *testing.T, body func(r *rig, first *client)) {
 // wantOrigin checks what the sidecar says of its application.
 func wantOrigin(t *testing.T, got reply, want string) {
 	t.Helper()
-	if name := got.Header.Get(originField); name != want {
+	if name := got.Header.Get(syntax.OriginField); name != want {
 		t.Errorf("origin: got %q, want %q", name, want)
 	}
 }

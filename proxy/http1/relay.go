@@ -4,6 +4,8 @@ import (
 	"time"
 
 	"github.com/overhear-mesh/overhear/outlier"
+	"github.com/overhear-mesh/overhear/proxy/exchange"
+	"github.com/overhear-mesh/overhear/proxy/wheel"
 )
 
 // relay passes the response, whose head is in c.res, on to the client. It
@@ -11,19 +13,19 @@ import (
 func (c *conn) relay() bool {
 	keep, chunked := c.frameReply()
 	c.buildResponse(keep, chunked)
-	c.record.Status = c.res.status
-	c.record.Flags |= originFlags(c.origin)
+	c.Record.Status = c.res.status
+	c.Record.Flags |= exchange.OriginFlags(c.Answer.Origin)
 	for at := c.res.size; ; {
 		data, used, p := c.reply.take(c.resp[at:c.rw], c.srv.limits)
 		if p != nil {
 			c.srv.deps.Metrics.BadAnswers.Add(1)
-			c.record.Detail = p.text
+			c.Record.Detail = p.text
 			return c.cut(outlier.EndBadFraming)
 		}
 		rest := at + used
 		if c.reply.done {
 			keep = c.finish(rest == c.rw) && keep
-			c.leave() // before the client has the answer, and may count on it
+			c.Leave(c.now) // before the client has the answer, and may count on it
 		}
 		if err := c.passOn(data, chunked); err != nil {
 			return c.unheard()
@@ -77,7 +79,7 @@ func (c *conn) passOn(data []byte, chunked bool) error {
 	_, err := c.out.send(c.nc, data, tail)
 	c.out.head = c.out.head[:0]
 	if err == nil {
-		c.record.BodySent += int64(len(data))
+		c.Record.BodySent += int64(len(data))
 		if !c.reply.done {
 			c.guard.moved.Store(int64(c.srv.deps.Clock.Now()))
 		}
@@ -94,9 +96,9 @@ func (c *conn) readReply() (outlier.Ending, bool) {
 	if c.rw == len(c.resp) {
 		c.growResponse(c.srv.limits.bytes + minRoom)
 	}
-	if c.bodyIdle > 0 {
-		c.guard.lack(time.Duration(c.guard.moved.Load()) + c.bodyIdle)
-		defer c.guard.lacks.Store(int64(never))
+	if c.BodyIdle > 0 {
+		c.guard.lack(time.Duration(c.guard.moved.Load()) + c.BodyIdle)
+		defer c.guard.lacks.Store(int64(wheel.Never))
 	}
 	for {
 		n, err := c.up.Read(c.resp[c.rw:])
@@ -134,7 +136,7 @@ func (c *conn) finish(clean bool) bool {
 	reusable := clean && sent && c.res.persistent() && c.reply.framing != untilClose
 	kicked := c.guard.release(true) != uninterrupted
 	if reusable && !kicked {
-		c.ep.Put(c.up, c.now)
+		c.Endpoint.Put(c.up, c.now)
 	} else {
 		c.up.Discard()
 	}
@@ -162,16 +164,16 @@ func (c *conn) discardAnswer() {
 func (c *conn) unheard() bool {
 	c.now = c.srv.deps.Clock.Now()
 	c.lost = true
-	ending, flags := outlier.EndClientAbort, DownstreamTermination
+	ending, flags := outlier.EndClientAbort, exchange.DownstreamTermination
 	switch c.guard.reason() {
 	case byStall, byRequest:
-		ending, flags = outlier.EndClientNotReading, DownstreamTermination|StreamIdle
+		ending, flags = outlier.EndClientNotReading, exchange.DownstreamTermination|exchange.StreamIdle
 	case byBody:
-		flags = DownstreamProtocolError
+		flags = exchange.DownstreamProtocolError
 	case byEnd:
-		ending, flags = outlier.EndLocalLimit, LocalReset
+		ending, flags = outlier.EndLocalLimit, exchange.LocalReset
 	}
-	c.record.Flags |= flags
+	c.Record.Flags |= flags
 	c.guard.moved.Store(int64(c.now)) // it was the client that stood still
 	c.endAttempt(ending)
 	return false
@@ -188,7 +190,7 @@ func (c *conn) cut(ending outlier.Ending) bool {
 	}
 	c.endAttempt(ending)
 	c.lost = true
-	c.record.Flags |= flagsOf(ending, c.guard.reason())
+	c.Record.Flags |= flagsOf(ending, c.guard.reason())
 	if linger, ok := c.nc.(interface{ SetLinger(int) error }); ok && c.reply.framing != sized && c.req.minor == 0 {
 		_ = linger.SetLinger(0) // there the close itself would be the body's end
 	}

@@ -1,6 +1,10 @@
 package http1
 
-import "bytes"
+import (
+	"bytes"
+
+	"github.com/overhear-mesh/overhear/proxy/syntax"
+)
 
 // maxMethod bounds a method; the longest registered one has 17 bytes
 // (UPDATEREDIRECTREF).
@@ -18,6 +22,7 @@ type request struct {
 	lastForwarded  int  // index of the last X-Forwarded-For, -1 without
 	identified     span // value of X-Request-Id
 	proto          bool // has X-Forwarded-Proto
+	grpc           bool // content-type is gRPC's
 }
 
 func (r *request) reset() {
@@ -31,7 +36,7 @@ func (r *request) parse(buf []byte, lim limits) (done bool, p *problem) {
 	if !r.begun {
 		// A request begins with a token: whoever speaks TLS, or worse, need not
 		// be listened to until he sends a line feed.
-		if len(buf) > 0 && bytesOf[buf[0]]&tokenByte == 0 && buf[0] != '\r' {
+		if len(buf) > 0 && syntax.Class[buf[0]]&syntax.Token == 0 && buf[0] != '\r' {
 			return false, errStartLine
 		}
 		start, end, ok, p := r.line(buf, lim)
@@ -62,7 +67,7 @@ func (r *request) parse(buf []byte, lim limits) (done bool, p *problem) {
 func (r *request) requestLine(buf []byte, start, end int) *problem {
 	line := buf[start:end]
 	m := bytes.IndexByte(line, ' ')
-	if m <= 0 || m > maxMethod || !all(line[:m], tokenByte) {
+	if m <= 0 || m > maxMethod || !syntax.All(line[:m], syntax.Token) {
 		return errMethod
 	}
 	v := bytes.LastIndexByte(line, ' ')
@@ -70,7 +75,7 @@ func (r *request) requestLine(buf []byte, start, end int) *problem {
 		return errStartLine
 	}
 	target := line[m+1 : v]
-	if len(target) == 0 || !all(target, targetByte) {
+	if len(target) == 0 || !syntax.All(target, syntax.Target) {
 		return errTarget
 	}
 	minor, p := version(line[v+1:])
@@ -104,22 +109,24 @@ func (r *request) check(buf []byte) *problem {
 	for i := range r.fields {
 		f := &r.fields[i]
 		switch f.kind {
-		case host:
+		case syntax.Host:
 			hosts++
 			r.authority = f.value
-		case expect:
-			if !is(f.value.of(buf), "100-continue") {
+		case syntax.Expect:
+			if !syntax.Is(f.value.of(buf), "100-continue") {
 				return errExpect
 			}
 			r.continues = r.minor >= 1 // RFC 9110, section 10.1.1
-		case upgrade:
+		case syntax.Upgrade:
 			r.upgradeTo = f.value
-		case forwardedFor:
+		case syntax.ForwardedFor:
 			r.lastForwarded = i
-		case forwardedProto:
+		case syntax.ForwardedProto:
 			r.proto = r.proto || f.value.len() > 0
-		case requestID:
+		case syntax.RequestID:
 			r.identified = f.value
+		case syntax.ContentType:
+			r.grpc = syntax.IsGRPC(f.value.of(buf))
 		}
 	}
 	switch {
@@ -127,7 +134,7 @@ func (r *request) check(buf []byte) *problem {
 		return errHostRepeated
 	case hosts == 0 && r.minor >= 1:
 		return errHostMissing
-	case hosts == 1 && !validHost(r.authority.of(buf)):
+	case hosts == 1 && !syntax.ValidHost(r.authority.of(buf)):
 		return errHost
 	}
 	if p := r.splitTarget(buf); p != nil {
@@ -136,7 +143,7 @@ func (r *request) check(buf []byte) *problem {
 	// RFC 9110, section 7.8, lets a server ignore Upgrade. For h2c that is what
 	// every client that offers it by default expects; who asks for anything else
 	// speaks it next.
-	if r.upgrading && r.upgradeTo.len() > 0 && !is(r.upgradeTo.of(buf), "h2c") {
+	if r.upgrading && r.upgradeTo.len() > 0 && !syntax.Is(r.upgradeTo.of(buf), "h2c") {
 		return errUpgrade
 	}
 	return nil
@@ -150,7 +157,7 @@ func (r *request) splitTarget(buf []byte) *problem {
 	case string(method) == "CONNECT":
 		return errConnect
 	case target[0] == '/':
-		return checkEscapes(target)
+		return checkTarget(target)
 	case len(target) == 1 && target[0] == '*':
 		if string(method) != "OPTIONS" {
 			return errTarget
@@ -169,72 +176,21 @@ func (r *request) splitTarget(buf []byte) *problem {
 	// it has no place in a request (RFC 9110, section 4.2.4), and '@' is not a
 	// byte of a host.
 	authority := span{r.target.start + int32(len(scheme)), r.target.start + int32(end)}
-	if !validHost(authority.of(buf)) {
+	if !syntax.ValidHost(authority.of(buf)) {
 		return errTarget
 	}
 	r.absolute = true
 	r.authority = authority
 	r.target.start += int32(end)
-	return checkEscapes(target[end:])
-}
-
-// checkEscapes refuses a path with a percent sign that escapes nothing: those
-// who decode it disagree about what it means. In a query it is common.
-func checkEscapes(target []byte) *problem {
-	for i, b := range target {
-		switch {
-		case b == '?':
-			return nil
-		case b != '%':
-		case i+2 >= len(target), bytesOf[target[i+1]]&hexByte == 0, bytesOf[target[i+2]]&hexByte == 0:
-			return errTarget
-		}
-	}
-	return nil
+	return checkTarget(target[end:])
 }
 
 // hasBody reports whether anything follows the head.
 func (r *request) hasBody() bool { return r.chunked || r.length > 0 }
 
-// validHost checks host[:port] for what could lead two readers to two hosts; it
-// does not check names.
-func validHost(p []byte) bool {
-	if len(p) == 0 || !all(p, hostByte) {
-		return false
+func checkTarget(target []byte) *problem {
+	if !syntax.ValidEscapes(target) {
+		return errTarget
 	}
-	name, port := p, []byte(nil)
-	if p[0] == '[' {
-		end := bytes.IndexByte(p, ']')
-		if end < 3 || !ipLiteral(p[1:end]) {
-			return false
-		}
-		if name, port = p[:end+1], p[end+1:]; len(port) > 0 && port[0] != ':' {
-			return false
-		}
-	} else {
-		if i := bytes.IndexByte(p, ':'); i >= 0 {
-			name, port = p[:i], p[i:]
-		}
-		if bytes.ContainsAny(name, "[]") {
-			return false
-		}
-	}
-	if len(name) == 0 || len(port) > 6 {
-		return false
-	}
-	for i, b := range port {
-		if i > 0 && (b < '0' || b > '9') {
-			return false
-		}
-	}
-	return true
-}
-
-func ipLiteral(p []byte) bool {
-	for _, b := range p {
-		if bytesOf[b]&hexByte == 0 && b != ':' && b != '.' {
-			return false
-		}
-	}
-	return true
+	return nil
 }

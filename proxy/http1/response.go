@@ -1,6 +1,10 @@
 package http1
 
-import "time"
+import (
+	"time"
+
+	"github.com/overhear-mesh/overhear/proxy/syntax"
+)
 
 // response is the head of a response.
 type response struct {
@@ -12,6 +16,8 @@ type response struct {
 	wait       time.Duration // Retry-After in seconds; 0 if it is a date or absurd
 	origin     span          // value of x-overhear-origin
 	dated      bool
+	grpc       bool // content-type is gRPC's
+	grpcStatus span // value of grpc-status
 }
 
 // maxWait is the longest Retry-After that is believed.
@@ -57,13 +63,13 @@ func (r *response) statusLine(buf []byte, start, end int) *problem {
 	if p != nil {
 		return p
 	}
-	n, ok := number(line[9:12])
+	n, ok := syntax.Number(line[9:12])
 	if !ok || n < 100 || n > 599 {
 		return errStatus
 	}
 	r.minor, r.status = minor, int(n)
 	if len(line) > 13 {
-		if !all(line[13:], valueByte) {
+		if !syntax.All(line[13:], syntax.Value) {
 			return errControl
 		}
 		r.reason = span{int32(start + 13), int32(end)}
@@ -78,15 +84,19 @@ func (r *response) check(buf []byte) *problem {
 	for i := range r.fields {
 		f := &r.fields[i]
 		switch f.kind {
-		case retryAfter:
+		case syntax.RetryAfter:
 			r.retryAfter = true
-			if n, ok := number(f.value.of(buf)); ok {
+			if n, ok := syntax.Number(f.value.of(buf)); ok {
 				r.wait = min(time.Duration(min(n, int64(maxWait/time.Second)))*time.Second, maxWait)
 			}
-		case origin:
+		case syntax.Origin:
 			r.origin = f.value
-		case date:
+		case syntax.Date:
 			r.dated = true
+		case syntax.ContentType:
+			r.grpc = syntax.IsGRPC(f.value.of(buf))
+		case syntax.GRPCStatus:
+			r.grpcStatus = f.value
 		}
 	}
 	return nil

@@ -17,6 +17,7 @@ import (
 	"github.com/overhear-mesh/overhear/outlier"
 	"github.com/overhear-mesh/overhear/proxy/clock"
 	"github.com/overhear-mesh/overhear/proxy/cluster"
+	"github.com/overhear-mesh/overhear/proxy/exchange"
 	"github.com/overhear-mesh/overhear/proxy/router"
 	"github.com/overhear-mesh/overhear/proxy/upstream"
 	"github.com/overhear-mesh/overhear/test/pipenet"
@@ -29,7 +30,7 @@ type rig struct {
 	net      *pipenet.Network
 	clock    clock.Clock
 	server   *Server
-	metrics  Metrics
+	metrics  exchange.Metrics
 	log      recorder
 	cluster  *cluster.Cluster
 	backends []*backend
@@ -143,13 +144,13 @@ func (r *rig) put(o options) {
 	if err != nil {
 		r.t.Fatal(err)
 	}
-	deps := Deps{Clock: r.clock, Router: func() *router.Table { return table }, Log: &r.log, Metrics: &r.metrics}
+	deps := exchange.Deps{Clock: r.clock, Router: func() *router.Table { return table }, Log: &r.log, Metrics: &r.metrics}
 	if o.inbound {
 		opts := upstream.DefaultOptions()
 		opts.Dial = dial
 		detector := outlier.New(outlier.DefaultConfig(), nil)
 		detector.SetMembers([]outlier.Member{{ID: "app"}}, 0)
-		deps.Inbound = &InboundTarget{
+		deps.Inbound = &exchange.InboundTarget{
 			Endpoint: upstream.NewEndpoint("app", specs[0].Address, "", 0, false, detector.Endpoint("app"), nil, &opts),
 			Timeout:  o.rule.PerTryTimeout,
 		}
@@ -268,7 +269,7 @@ type logged struct {
 	Duration                       time.Duration
 }
 
-func (r *recorder) Log(a *AccessRecord) {
+func (r *recorder) Log(a *exchange.Record) {
 	l := logged{
 		Method: string(a.Method), Host: string(a.Host), Path: string(a.Path), ID: string(a.RequestID), Detail: a.Detail,
 		Status: a.Status, Flags: a.Flags.String(), Received: a.BodyReceived, Sent: a.BodySent, Duration: a.Duration,

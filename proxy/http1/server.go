@@ -5,47 +5,18 @@ import (
 	"net"
 	"sync"
 	"sync/atomic"
-	"time"
 
-	"github.com/overhear-mesh/overhear/proxy/clock"
-	"github.com/overhear-mesh/overhear/proxy/router"
-	"github.com/overhear-mesh/overhear/proxy/upstream"
+	"github.com/overhear-mesh/overhear/proxy/exchange"
+	"github.com/overhear-mesh/overhear/proxy/wheel"
 )
-
-// Deps is what a server gets from the sidecar around it.
-type Deps struct {
-	Clock clock.Clock
-	// Router returns the table of the moment. Not used by an inbound server.
-	Router func() *router.Table
-	// Log is told each request; nil tells nobody.
-	Log AccessLogger
-	// Metrics is counted in; nil counts for nobody.
-	Metrics *Metrics
-	// Inbound, if set, is where every request goes: the application beside this
-	// sidecar.
-	Inbound *InboundTarget
-}
-
-// InboundTarget is the local application of an inbound server. Nothing is
-// decided about it here: a failure is passed on with its name, so that whoever
-// called can decide (see proxy/upstream, Endpoint.Inbound).
-type InboundTarget struct {
-	Endpoint *upstream.Endpoint
-	// Timeout bounds a request; default 0, none: the caller has its own, and this
-	// one must not be shorter.
-	Timeout time.Duration
-	// Overdue is the age from which an attempt without an answer counts as
-	// overdue; nil: never.
-	Overdue func() time.Duration
-}
 
 // Server speaks HTTP/1.1 with the clients of one listener. Its methods may be
 // called from any goroutine.
 type Server struct {
 	cfg      Config
-	deps     Deps
+	deps     exchange.Deps
 	limits   limits
-	wheel    *wheel
+	wheel    *wheel.Wheel
 	draining atomic.Bool
 
 	mu    sync.Mutex // guards conns
@@ -53,15 +24,15 @@ type Server struct {
 }
 
 // NewServer makes a server. It starts nothing. cfg must be valid.
-func NewServer(cfg Config, deps Deps) *Server {
+func NewServer(cfg Config, deps exchange.Deps) *Server {
 	if deps.Metrics == nil {
-		deps.Metrics = &Metrics{}
+		deps.Metrics = &exchange.Metrics{}
 	}
 	return &Server{
 		cfg:    cfg,
 		deps:   deps,
 		limits: limits{bytes: int(cfg.MaxHead), fields: cfg.MaxFields},
-		wheel:  newWheel(deps.Clock),
+		wheel:  wheel.New(deps.Clock),
 		conns:  make(map[*conn]struct{}),
 	}
 }
@@ -79,7 +50,7 @@ func (s *Server) ServeConn(ctx context.Context, nc net.Conn) {
 		c.guard.shut()
 	})
 	defer func() {
-		s.wheel.remove(&c.guard.timer)
+		s.wheel.Remove(&c.guard.timer)
 		s.track(c, false)
 		s.deps.Metrics.Connections.Add(-1)
 		_ = nc.Close()

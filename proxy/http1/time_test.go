@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/overhear-mesh/overhear/proxy/resilience"
+	"github.com/overhear-mesh/overhear/proxy/wheel"
 )
 
 func hangs(c net.Conn, _ int) { _, _ = io.Copy(io.Discard, c) }
@@ -45,7 +46,7 @@ func TestARequestTimeout(t *testing.T) {
 			c := r.dial()
 			start := r.clock.Now()
 			r.check(c.do(get), 504, "*", "UT", "10.0.1.1 timeout")
-			if took := r.clock.Now() - start; took < 2*time.Second || took > 2*time.Second+3*tick {
+			if took := r.clock.Now() - start; took < 2*time.Second || took > 2*time.Second+3*wheel.Tick {
 				t.Errorf("took %v, want 2s and a little", took)
 			}
 			r.check(c.do(get), 504, "*", "UT", "10.0.1.1 timeout")
@@ -98,7 +99,7 @@ func TestARequestTimeout(t *testing.T) {
 			start := r.clock.Now()
 			c := r.dial()
 			r.check(c.do(get), 504, "*", "UT", "10.0.1.1 timeout")
-			if took := r.clock.Now() - start; took > 2*time.Second+3*tick {
+			if took := r.clock.Now() - start; took > 2*time.Second+3*wheel.Tick {
 				t.Errorf("took %v, want 2s and a little", took)
 			}
 			r.net.Heal("10.0.0.1", "10.0.1.1")
@@ -117,7 +118,7 @@ func TestARequestTimeoutCountsAllAttempts(t *testing.T) {
 				continue
 			}
 			r.check(got, 504, "*", "URX,UT", "10.0.1.1 conn", "10.0.1.2 timeout")
-			if took := r.clock.Now() - start; took < 2*time.Second || took > 2*time.Second+3*tick {
+			if took := r.clock.Now() - start; took < 2*time.Second || took > 2*time.Second+3*wheel.Tick {
 				t.Errorf("took %v, want 2s and a little", took)
 			}
 			return
@@ -163,7 +164,7 @@ func TestABodyThatStandsStillWhileTheClientReadsIsGivenUpAsTheClusterSays(t *tes
 			c, start := r.dial(), r.clock.Now()
 			got := c.do(get)
 			r.check(got, 200, "half", "SI", "10.0.1.1 timeout")
-			if took := r.clock.Now() - start; got.err == nil || took < 3*time.Second || took > 3*time.Second+3*tick {
+			if took := r.clock.Now() - start; got.err == nil || took < 3*time.Second || took > 3*time.Second+3*wheel.Tick {
 				t.Errorf("body: got %v after %v, want an error 2s after the last byte", got.err, took)
 			}
 		}, func(c net.Conn, _ int) {
@@ -232,7 +233,7 @@ func TestASlowHeadIsRefusedAndAnIdleConnectionJustEnds(t *testing.T) {
 		}()
 		got := c.read("GET")
 		r.check(got, 408, "*", "DPE")
-		if took := r.clock.Now() - start; took < 10*time.Second || took > 10*time.Second+3*tick {
+		if took := r.clock.Now() - start; took < 10*time.Second || took > 10*time.Second+3*wheel.Tick {
 			t.Errorf("took %v, want 10s and a little", took)
 		}
 		c.Close()
@@ -242,7 +243,7 @@ func TestASlowHeadIsRefusedAndAnIdleConnectionJustEnds(t *testing.T) {
 		if err := idle.ended(); err != nil {
 			t.Errorf("end of an idle connection: %v", err)
 		}
-		if took := r.clock.Now() - start; took < 5*time.Minute || took > 5*time.Minute+3*tick {
+		if took := r.clock.Now() - start; took < 5*time.Minute || took > 5*time.Minute+3*wheel.Tick {
 			t.Errorf("idle connection ended after %v, want 5m", took)
 		}
 		if n := len(r.log.all()); n != 1 {
@@ -292,7 +293,7 @@ func TestADrainingServerAnswersAndCloses(t *testing.T) {
 		if err := idle.ended(); err != nil {
 			t.Errorf("end of the idle connection: %v", err)
 		}
-		if took := r.clock.Now() - start; took > 5*time.Second+3*tick {
+		if took := r.clock.Now() - start; took > 5*time.Second+3*wheel.Tick {
 			t.Errorf("took %v, want no longer than the slowest request", took)
 		}
 		if got := r.dial().do(get); got.StatusCode != http.StatusOK || !got.Close {

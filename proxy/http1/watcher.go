@@ -1,5 +1,7 @@
 package http1
 
+import "github.com/overhear-mesh/overhear/proxy/wheel"
+
 // watcher notices that a client leaves while it waits for an answer, by reading
 // on. What it reads is the beginning of the next request.
 type watcher struct {
@@ -39,7 +41,7 @@ func (c *conn) runWatch(room []byte, done chan struct{}) {
 // exchange, and takes over what was read.
 func (c *conn) stopWatch() {
 	c.guard.mu.Lock()
-	c.guard.watchAt = never
+	c.guard.watchAt = wheel.Never
 	done := c.watching
 	if done != nil {
 		c.unwatching = true

@@ -10,7 +10,7 @@ import (
 	"time"
 
 	"github.com/overhear-mesh/overhear/proxy/clock"
-	"github.com/overhear-mesh/overhear/proxy/http1"
+	"github.com/overhear-mesh/overhear/proxy/exchange"
 	"github.com/overhear-mesh/overhear/proxy/tcp"
 )
 
@@ -138,7 +138,7 @@ func (l *AccessLog) add(line *[]byte) {
 }
 
 // http logs a request.
-func (l *AccessLog) http(listener string, r *http1.AccessRecord) {
+func (l *AccessLog) http(listener string, r *exchange.Record) {
 	line := l.buffers.Get().(*[]byte)
 	o := object{buf: (*line)[:0]}
 	o.open()

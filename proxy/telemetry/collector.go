@@ -7,16 +7,16 @@ import (
 
 	"github.com/overhear-mesh/overhear/outlier"
 	"github.com/overhear-mesh/overhear/proxy/cluster"
-	"github.com/overhear-mesh/overhear/proxy/http1"
+	"github.com/overhear-mesh/overhear/proxy/exchange"
 	"github.com/overhear-mesh/overhear/proxy/tcp"
 )
 
 // Listener is one listener's numbers.
 type Listener struct {
 	Recorder *Recorder
-	HTTP1    *http1.Metrics   // nil for a TCP listener
-	TCP      func() tcp.Stats // nil for an HTTP listener
-	Accepted func() uint64    // connections since the start
+	HTTP1    *exchange.Metrics // nil for a TCP listener
+	TCP      func() tcp.Stats  // nil for an HTTP listener
+	Accepted func() uint64     // connections since the start
 }
 
 // Source is where a Collector reads. Its functions are called on the goroutine
@@ -162,7 +162,7 @@ func (e emitter) listener(l Listener) {
 			}
 		}
 		for bit := range r.flags {
-			e.some(flags, r.flags[bit].Load(), name, way, http1.Flags(1<<bit).String())
+			e.some(flags, r.flags[bit].Load(), name, way, exchange.Flags(1<<bit).String())
 		}
 	}
 	cumulative, total, sum := times.read()

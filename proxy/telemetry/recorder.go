@@ -7,21 +7,21 @@ import (
 	"sync/atomic"
 	"time"
 
-	"github.com/overhear-mesh/overhear/proxy/http1"
+	"github.com/overhear-mesh/overhear/proxy/exchange"
 	"github.com/overhear-mesh/overhear/proxy/router"
 	"github.com/overhear-mesh/overhear/proxy/tcp"
 )
 
 // Recorder is told each request of one listener: it counts them and hands them
-// to the access log. It implements http1.AccessLogger and tcp.Logger.
+// to the access log. It implements exchange.Logger and tcp.Logger.
 type Recorder struct {
 	listener string
 	inbound  bool
 	log      *AccessLog // nil: none
-	observe  func(*http1.AccessRecord)
+	observe  func(*exchange.Record)
 
 	duration histogram
-	flags    [32]atomic.Uint64 // by bit of http1.Flags
+	flags    [32]atomic.Uint64 // by bit of exchange.Flags
 	tcpFlags [16]atomic.Uint64 // by bit of tcp.Flags
 
 	routes atomic.Pointer[map[uint16]*routeCounts] // by route ID; copied on write
@@ -38,14 +38,14 @@ type routeCounts struct {
 // NewRecorder returns the recorder of a listener. log may be nil. observe, if
 // not nil, is called with each record on the request's goroutine; it must not
 // keep it.
-func NewRecorder(listener string, inbound bool, log *AccessLog, observe func(*http1.AccessRecord)) *Recorder {
+func NewRecorder(listener string, inbound bool, log *AccessLog, observe func(*exchange.Record)) *Recorder {
 	r := &Recorder{listener: listener, inbound: inbound, log: log, observe: observe}
 	r.routes.Store(&map[uint16]*routeCounts{})
 	return r
 }
 
-// Log implements http1.AccessLogger.
-func (r *Recorder) Log(record *http1.AccessRecord) {
+// Log implements exchange.Logger.
+func (r *Recorder) Log(record *exchange.Record) {
 	status := record.Status
 	if status < 0 || status >= len(routeCounts{}.status) {
 		status = 0

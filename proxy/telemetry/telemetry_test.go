@@ -21,22 +21,22 @@ import (
 	"github.com/overhear-mesh/overhear/outlier"
 	"github.com/overhear-mesh/overhear/proxy/clock"
 	"github.com/overhear-mesh/overhear/proxy/cluster"
-	"github.com/overhear-mesh/overhear/proxy/http1"
+	"github.com/overhear-mesh/overhear/proxy/exchange"
 	"github.com/overhear-mesh/overhear/proxy/router"
 	"github.com/overhear-mesh/overhear/proxy/tcp"
 	"github.com/overhear-mesh/overhear/proxy/telemetry"
 	"github.com/overhear-mesh/overhear/proxy/upstream"
 )
 
-func record() *http1.AccessRecord {
+func record() *exchange.Record {
 	options := upstream.DefaultOptions()
 	one := upstream.NewEndpoint("api-1", "10.0.0.1:80", "a", 0, false, nil, nil, &options)
 	two := upstream.NewEndpoint("api-2", "10.0.0.2:80", "a", 0, false, nil, nil, &options)
-	return &http1.AccessRecord{
+	return &exchange.Record{
 		Start: time.Second, Duration: 1500 * time.Microsecond, Client: &net.TCPAddr{IP: net.IPv4(127, 0, 0, 1), Port: 5},
 		Method: []byte("GET"), Host: []byte("api"), Path: []byte("/a\"b\\c\x01\xff?q=é"), Minor: 1, Status: 200, BodySent: 10,
 		Route: &router.Route{ID: 1, Name: "all", ClusterName: "api"}, RequestID: []byte("id-1"),
-		Attempts: []http1.AttemptRecord{
+		Attempts: []exchange.AttemptRecord{
 			{Endpoint: one, Duration: 200 * time.Microsecond, Ending: outlier.EndConnectRefused, Class: outlier.Conn},
 			{Endpoint: two, Offset: 200 * time.Microsecond, Duration: time.Millisecond, Ending: outlier.EndComplete, Class: outlier.OK, Status: 200},
 		},
@@ -191,11 +191,11 @@ func BenchmarkLine(b *testing.B) {
 func TestRequestsAreCountedByRouteStatusAndFlag(t *testing.T) {
 	r := telemetry.NewRecorder("web", false, nil, nil)
 	ok, failed := record(), record()
-	failed.Status, failed.Flags, failed.Duration = 503, http1.NoHealthyUpstream|http1.RetriesExhausted, time.Minute
+	failed.Status, failed.Flags, failed.Duration = 503, exchange.NoHealthyUpstream|exchange.RetriesExhausted, time.Minute
 	r.Log(ok)
 	r.Log(ok)
 	r.Log(failed)
-	var m http1.Metrics
+	var m exchange.Metrics
 	c := telemetry.NewCollector(telemetry.Source{
 		Version: "v1",
 		Listeners: func() []telemetry.Listener {

@@ -1,4 +1,4 @@
-package http1
+package wheel
 
 import (
 	"math"
@@ -11,55 +11,57 @@ import (
 )
 
 const (
-	// tick is how exact a time-out is. It fires late by up to two of them and
+	// Tick is how exact a time-out is. It fires late by up to two of them and
 	// never early.
-	tick = 10 * time.Millisecond
+	Tick = 10 * time.Millisecond
 
 	wheelSlots = 512 // more than this many ticks ahead, a timer is looked at in between
-	never      = time.Duration(math.MaxInt64)
+
+	// Never is the instant of what does not happen.
+	Never = time.Duration(math.MaxInt64)
 )
 
-// wheel visits timers when they are due. It has no goroutine: one runtime timer
+// Wheel visits timers when they are due. It has no goroutine: one runtime timer
 // is set to the next slot that holds something, and none while all are empty.
 //
 // A connection changes its deadlines with each request, nearly always to one
 // that is further away than the last visit that was asked for. That costs one
 // comparison: the visit takes place as it was planned, finds nothing to do, and
 // says when to come again.
-type wheel struct {
+type Wheel struct {
 	clock clock.Clock
 
 	mu    sync.Mutex // guards what follows, and the links of all timers
-	slots [wheelSlots]*timer
+	slots [wheelSlots]*Timer
 	used  [wheelSlots / 64]uint64 // slots that hold something
 	last  int64                   // the last tick that was visited
 	alarm *time.Timer
 	ring  int64 // tick for which alarm is set; 0: none
-	due   []*timer
+	due   []*Timer
 }
 
-// timer is a place in the wheel.
-type timer struct {
+// Timer is a place in the wheel.
+type Timer struct {
 	// visit looks at what has become due and returns when to come again, or
-	// never. It may run at any time until a little after wheel.remove.
+	// Never. It may run at any time until a little after Wheel.Remove.
 	visit func(now time.Duration) time.Duration
 
 	look       atomic.Int64 // instant of the planned visit
-	prev, next *timer
+	prev, next *Timer
 	slot       int // -1: in none
 	removed    bool
 }
 
-func newWheel(c clock.Clock) *wheel { return &wheel{clock: c} }
+func New(c clock.Clock) *Wheel { return &Wheel{clock: c} }
 
-func (t *timer) init(visit func(time.Duration) time.Duration) {
+func (t *Timer) Init(visit func(time.Duration) time.Duration) {
 	t.visit = visit
 	t.slot = -1
-	t.look.Store(int64(never))
+	t.look.Store(int64(Never))
 }
 
-// arm sees to it that t is visited at the given instant, or before.
-func (w *wheel) arm(t *timer, at time.Duration) {
+// Arm sees to it that t is visited at the given instant, or before.
+func (w *Wheel) Arm(t *Timer, at time.Duration) {
 	if int64(at) >= t.look.Load() {
 		return
 	}
@@ -68,7 +70,7 @@ func (w *wheel) arm(t *timer, at time.Duration) {
 	w.armLocked(t, at, w.clock.Now())
 }
 
-func (w *wheel) armLocked(t *timer, at, now time.Duration) {
+func (w *Wheel) armLocked(t *Timer, at, now time.Duration) {
 	if t.removed || int64(at) >= t.look.Load() {
 		return
 	}
@@ -77,8 +79,8 @@ func (w *wheel) armLocked(t *timer, at, now time.Duration) {
 	w.linkLocked(t, now)
 }
 
-// remove forgets t for good.
-func (w *wheel) remove(t *timer) {
+// Remove forgets t for good.
+func (w *Wheel) Remove(t *Timer) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	t.removed = true
@@ -87,13 +89,13 @@ func (w *wheel) remove(t *timer) {
 
 // linkLocked puts t into the slot of its planned visit, or into the last one
 // before that if it is too far away.
-func (w *wheel) linkLocked(t *timer, now time.Duration) {
+func (w *Wheel) linkLocked(t *Timer, now time.Duration) {
 	if w.ring == 0 {
-		w.last = max(w.last, int64(now/tick)) // nothing was waiting meanwhile
+		w.last = max(w.last, int64(now/Tick)) // nothing was waiting meanwhile
 	}
 	due := time.Duration(t.look.Load())
-	at := int64(due / tick)
-	if due%tick != 0 {
+	at := int64(due / Tick)
+	if due%Tick != 0 {
 		at++
 	}
 	at = min(max(at, w.last+1), w.last+wheelSlots)
@@ -108,7 +110,7 @@ func (w *wheel) linkLocked(t *timer, now time.Duration) {
 	w.setLocked(at, now)
 }
 
-func (w *wheel) unlinkLocked(t *timer) {
+func (w *Wheel) unlinkLocked(t *Timer) {
 	if t.slot < 0 {
 		return
 	}
@@ -124,16 +126,16 @@ func (w *wheel) unlinkLocked(t *timer) {
 		w.used[t.slot/64] &^= 1 << (t.slot % 64)
 	}
 	t.slot, t.prev, t.next = -1, nil, nil
-	t.look.Store(int64(never))
+	t.look.Store(int64(Never))
 }
 
 // setLocked sets the alarm, unless it rings before that anyway.
-func (w *wheel) setLocked(at int64, now time.Duration) {
+func (w *Wheel) setLocked(at int64, now time.Duration) {
 	if w.ring != 0 && w.ring <= at {
 		return
 	}
 	w.ring = at
-	wait := max(0, time.Duration(at)*tick-now)
+	wait := max(0, time.Duration(at)*Tick-now)
 	if w.alarm == nil {
 		w.alarm = time.AfterFunc(wait, w.turn)
 		return
@@ -143,10 +145,10 @@ func (w *wheel) setLocked(at int64, now time.Duration) {
 
 // turn visits what has become due since the last time. Only one alarm is set at
 // a time, and the next one here at the end, so that turns do not overlap.
-func (w *wheel) turn() {
+func (w *Wheel) turn() {
 	now := w.clock.Now()
 	w.mu.Lock()
-	reached := int64(now / tick)
+	reached := int64(now / Tick)
 	if reached < w.ring { // set anew while this call was on its way
 		w.mu.Unlock()
 		return
@@ -166,7 +168,7 @@ func (w *wheel) turn() {
 
 	for i, t := range due {
 		at := time.Duration(t.look.Load())
-		t.look.Store(int64(never))
+		t.look.Store(int64(Never))
 		if at <= now {
 			at = t.visit(now)
 		}
@@ -187,7 +189,7 @@ func (w *wheel) turn() {
 
 // nextLocked is the first tick after the last whose slot holds something, 0 if
 // none does.
-func (w *wheel) nextLocked() int64 {
+func (w *Wheel) nextLocked() int64 {
 	start := w.last + 1
 	for n := int64(0); n < wheelSlots; {
 		at := start + n

@@ -1,4 +1,4 @@
-package http1
+package wheel
 
 import (
 	"math/rand/v2"
@@ -15,10 +15,10 @@ import (
 func TestTheWheelVisitsInTime(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		k := clock.New()
-		w := newWheel(k)
+		w := New(k)
 		rng := rand.New(rand.NewPCG(1, 2))
 		type entry struct {
-			timer
+			Timer
 			mu      sync.Mutex
 			due     time.Duration // never: in no hurry
 			removed bool
@@ -26,18 +26,18 @@ func TestTheWheelVisitsInTime(t *testing.T) {
 		entries := make([]*entry, 50)
 		late := 0
 		for i := range entries {
-			e := &entry{due: never}
-			e.init(func(now time.Duration) time.Duration {
+			e := &entry{due: Never}
+			e.Init(func(now time.Duration) time.Duration {
 				e.mu.Lock()
 				defer e.mu.Unlock()
 				if e.removed {
 					t.Error("a removed timer was visited")
 				}
 				if now >= e.due {
-					if now-e.due > 2*tick {
+					if now-e.due > 2*Tick {
 						late++
 					}
-					e.due = never
+					e.due = Never
 				}
 				return e.due
 			})
@@ -52,18 +52,18 @@ func TestTheWheelVisitsInTime(t *testing.T) {
 				e.due = at
 			}
 			e.mu.Unlock()
-			w.arm(&e.timer, at)
+			w.Arm(&e.Timer, at)
 			time.Sleep(time.Duration(rng.Int64N(int64(20 * time.Millisecond))))
 			synctest.Wait()
 			if !removed && rng.IntN(200) == 0 {
-				w.remove(&e.timer)
+				w.Remove(&e.Timer)
 				e.removed = true
 			}
 		}
 		time.Sleep(time.Minute)
 		synctest.Wait()
 		for _, e := range entries {
-			if !e.removed && e.due != never {
+			if !e.removed && e.due != Never {
 				t.Errorf("a timer due at %v was not visited by %v", e.due, k.Now())
 			}
 		}
@@ -81,14 +81,14 @@ func TestTheWheelVisitsInTime(t *testing.T) {
 func TestAnIdleWheelSleeps(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		k := clock.New()
-		w := newWheel(k)
+		w := New(k)
 		visits := 0
-		var far timer
-		far.init(func(now time.Duration) time.Duration {
+		var far Timer
+		far.Init(func(now time.Duration) time.Duration {
 			visits++
-			return never
+			return Never
 		})
-		w.arm(&far, time.Hour)
+		w.Arm(&far, time.Hour)
 		time.Sleep(2 * time.Hour)
 		synctest.Wait()
 		if visits != 1 {

@@ -17,7 +17,7 @@ import (
 	"github.com/overhear-mesh/overhear/proxy"
 	"github.com/overhear-mesh/overhear/proxy/cluster"
 	"github.com/overhear-mesh/overhear/proxy/config"
-	"github.com/overhear-mesh/overhear/proxy/http1"
+	engine "github.com/overhear-mesh/overhear/proxy/exchange"
 	"github.com/overhear-mesh/overhear/test/fakeupstream"
 	"github.com/overhear-mesh/overhear/test/pipenet"
 	"github.com/overhear-mesh/overhear/xds/controlplane"
@@ -321,7 +321,7 @@ func (m *Mesh) startCaller(c *Caller) {
 	}
 	s, err := proxy.New(cfg, proxy.Options{
 		Log: m.log(id), Dial: c.Host.Dial, Listen: c.Host.Listen,
-		OnRequest: func(_ string, r *http1.AccessRecord) { m.heard(c.Index, r) },
+		OnRequest: func(_ string, r *engine.Record) { m.heard(c.Index, r) },
 		OnEvent:   func(e cluster.Event) { m.believed(c.Index, e) },
 	})
 	if err != nil {
@@ -359,7 +359,7 @@ func (m *Mesh) StopCaller(caller int) {
 }
 
 // heard notes a request that a caller's sidecar has carried.
-func (m *Mesh) heard(caller int, r *http1.AccessRecord) {
+func (m *Mesh) heard(caller int, r *engine.Record) {
 	began := m.Now() - r.Duration
 	for _, a := range r.Attempts {
 		m.addAttempt(Attempt{

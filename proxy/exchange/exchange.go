@@ -1,0 +1,377 @@
+package exchange
+
+import (
+	"math/rand/v2"
+	"net"
+	"time"
+
+	"github.com/overhear-mesh/overhear/outlier"
+	"github.com/overhear-mesh/overhear/proxy/clock"
+	"github.com/overhear-mesh/overhear/proxy/cluster"
+	"github.com/overhear-mesh/overhear/proxy/resilience"
+	"github.com/overhear-mesh/overhear/proxy/router"
+	"github.com/overhear-mesh/overhear/proxy/syntax"
+	"github.com/overhear-mesh/overhear/proxy/upstream"
+)
+
+// Deps is what an engine gets from the sidecar around it.
+type Deps struct {
+	Clock clock.Clock
+	// Router returns the table of the moment. Not used by an inbound server.
+	Router func() *router.Table
+	// Log is told each request; nil tells nobody.
+	Log Logger
+	// Metrics is counted in; nil counts for nobody.
+	Metrics *Metrics
+	// Inbound, if set, is where every request goes: the application beside this
+	// sidecar.
+	Inbound *InboundTarget
+}
+
+// InboundTarget is the local application of an inbound server. Nothing is
+// decided about it here: a failure is passed on with its name, so that whoever
+// called can decide (see proxy/upstream, Endpoint.Inbound).
+type InboundTarget struct {
+	Endpoint *upstream.Endpoint
+	// Timeout bounds a request; default 0, none: the caller has its own, and this
+	// one must not be shorter.
+	Timeout time.Duration
+	// Overdue is the age from which an attempt without an answer counts as
+	// overdue; nil: never.
+	Overdue func() time.Duration
+}
+
+// Answer is what the head of a final response, and the end of a gRPC one, say.
+type Answer struct {
+	Status     int
+	RetryAfter bool
+	Wait       time.Duration // Retry-After in seconds; 0 if it is a date or absurd
+	Origin     string        // what the endpoint says of its application; "": nothing to believe
+
+	GRPC       bool // the response is gRPC
+	GRPCSeen   bool // and has a grpc-status
+	GRPCStatus int
+	Pushback   bool // grpc-retry-pushback-ms
+}
+
+// Exchange is one request with all that is decided for it. It belongs to whoever
+// carries the request, and is used again: Open begins the next one.
+type Exchange struct {
+	Record   Record
+	attempts [10]AttemptRecord
+	id       [36]byte // a request id of our own making
+
+	Cluster  *cluster.Cluster // nil inbound
+	Retry    *resilience.RetryPolicy
+	Request  time.Duration // time-outs; 0 is none
+	PerTry   time.Duration
+	BodyIdle time.Duration // how long the answer may stand still; 0: no such rule of its own
+	HasBody  bool          // something follows the request's head
+	GRPC     bool          // the caller speaks gRPC
+
+	route    uint16
+	permit   resilience.Permit
+	admitted bool // counted in the limit on requests
+	retrying bool // counted in the limit on retries
+	Reached  bool // some endpoint took a connection
+	refused  bool // some endpoint did not
+	tried    cluster.Tried
+
+	// Of the attempt under way.
+	Attempt  upstream.Attempt
+	Begun    time.Duration
+	Endpoint *upstream.Endpoint
+	Reused   bool // its connection has carried others
+	Sent     bool // bytes of the request have been written to it
+	Interim  int  // interim responses so far, of all attempts
+	Headed   bool // it has brought a final head, which is Answer
+	Answer   Answer
+}
+
+// Open begins an exchange and its record.
+func (x *Exchange) Open(now time.Duration, client net.Addr, major, minor int, inbound bool) {
+	x.Cluster, x.Retry, x.route, x.Request, x.PerTry, x.BodyIdle = nil, nil, 0, 0, 0, 0
+	x.admitted, x.retrying, x.Reached, x.refused = false, false, false, false
+	x.HasBody, x.GRPC = false, false
+	x.Interim, x.Headed = 0, false
+	x.tried.Reset()
+	x.Record = Record{
+		Start: now, Client: client, Inbound: inbound, Major: major, Minor: minor,
+		GRPCStatus: -1, Attempts: x.attempts[:0],
+	}
+}
+
+// NewID makes a request id.
+func (x *Exchange) NewID() []byte {
+	return syntax.AppendID(x.id[:0], rand.Uint64(), rand.Uint64())
+}
+
+// ID is what NewID has made.
+func (x *Exchange) ID() []byte { return x.id[:] }
+
+// Refusal is an answer in place of an endpoint's.
+type Refusal struct {
+	Status int
+	Flags  Flags
+	Text   string
+}
+
+var (
+	noRoute   = &Refusal{404, NoRoute, "no route"}
+	noCluster = &Refusal{503, NoCluster, "no such cluster"}
+	tooMany   = &Refusal{503, UpstreamOverflow, "too many requests"}
+	// NoEndpoint is the answer when Pick finds nobody.
+	NoEndpoint = &Refusal{503, NoHealthyUpstream, "no healthy endpoint"}
+)
+
+// inboundRetry repeats only what a closed idle connection of the application has
+// swallowed. Everything else is for the caller to repeat, elsewhere.
+var inboundRetry = resilience.RetryPolicy{MaxAttempts: 2}
+
+// Route finds out where the request goes and asks to be admitted there. stall is
+// how long the exchange may stand still, if the route has its own opinion; 0: it
+// has none.
+func (x *Exchange) Route(d *Deps, now time.Duration) (stall time.Duration, refusal *Refusal) {
+	if in := d.Inbound; in != nil {
+		x.Request, x.Retry = in.Timeout, &inboundRetry
+		return 0, nil
+	}
+	route := d.Router().Match(x.Record.Host, x.Record.Method, x.Record.Path)
+	if route == nil {
+		return 0, noRoute
+	}
+	x.Record.Route = route
+	if route.Cluster == nil {
+		return 0, noCluster
+	}
+	x.Cluster, x.Retry, x.route = route.Cluster, route.Retry, route.ID
+	x.Request, x.PerTry = route.Timeout, route.PerTryTimeout
+	if route.IdleTimeout > 0 {
+		stall = route.IdleTimeout
+	} else {
+		x.BodyIdle = x.Cluster.BodyIdle()
+	}
+	if !x.admit(now) {
+		return 0, tooMany
+	}
+	return stall, nil
+}
+
+// admit asks the limits and the breaker of the cluster.
+func (x *Exchange) admit(now time.Duration) bool {
+	x.Cluster.Budget().Deposit(now)
+	if !x.Cluster.Limits().Requests.Acquire() {
+		return false
+	}
+	x.admitted = true
+	var ok bool
+	x.permit, ok = x.Cluster.Breaker().Allow(now)
+	return ok
+}
+
+// Leave gives back what the request holds of its cluster. Later calls do nothing.
+func (x *Exchange) Leave(now time.Duration) {
+	if x.retrying {
+		x.retrying = false
+		x.Cluster.Limits().Retries.Release()
+	}
+	if x.admitted {
+		x.admitted = false
+		x.Cluster.Limits().Requests.Release()
+	}
+	x.permit.Done(x.taught(), now)
+}
+
+// taught is what the request says about its cluster as a whole.
+func (x *Exchange) taught() resilience.Result {
+	switch {
+	case x.Reached:
+		return resilience.Reached
+	case x.refused:
+		return resilience.Refused
+	}
+	return resilience.Unknown
+}
+
+// Account closes the record and has it written.
+func (x *Exchange) Account(d *Deps, now time.Duration) {
+	m := d.Metrics
+	m.Requests.Add(1)
+	m.Status[min(x.Record.Status/100, 5)].Add(1)
+	if n := len(x.Record.Attempts); n > 1 {
+		m.Retries.Add(uint64(n - 1))
+	}
+	if d.Log == nil {
+		return
+	}
+	x.Record.Duration = now - x.Record.Start
+	x.Record.GRPC = x.GRPC || x.Headed && x.Answer.GRPC
+	if x.Headed && x.Answer.GRPCSeen {
+		x.Record.GRPCStatus = x.Answer.GRPCStatus
+	}
+	d.Log.Log(&x.Record)
+}
+
+// Pick chooses where an attempt goes; nil is nowhere. What is repeated because
+// nothing was processed goes only where the request has not been.
+func (x *Exchange) Pick(d *Deps, now time.Duration, untried bool) *upstream.Endpoint {
+	if in := d.Inbound; in != nil {
+		if len(x.Record.Attempts) > 0 {
+			return nil
+		}
+		return in.Endpoint
+	}
+	ep := x.Cluster.Pick(now, &x.tried)
+	if ep != nil && untried && x.tried.Has(ep) {
+		return nil
+	}
+	return ep
+}
+
+// Begin starts an attempt on x.Endpoint. deadlined says that somebody will give up
+// on it one day.
+func (x *Exchange) Begin(now time.Duration, deadlined bool) {
+	x.tried.Add(x.Endpoint)
+	x.Begun, x.Sent, x.Headed, x.Reused = now, false, false, false
+	x.Attempt = x.Endpoint.Begin(now, deadlined)
+	n := len(x.Record.Attempts)
+	if n == len(x.attempts) {
+		n-- // the newest wins
+	}
+	x.Record.Attempts = append(x.Record.Attempts[:n], AttemptRecord{Endpoint: x.Endpoint, Offset: now - x.Record.Start})
+}
+
+// End tells what came of the attempt, once: later calls do nothing. owed is for how
+// long the endpoint has owed something, conn the hash of its connection; 0: none.
+func (x *Exchange) End(d *Deps, now time.Duration, ending outlier.Ending, owed time.Duration, conn uint32) {
+	if x.Attempt.Ended() {
+		return
+	}
+	result := outlier.HTTPResult{Ending: ending, HeadersSeen: x.Headed, Age: owed}
+	if x.Cluster != nil {
+		result.Overdue = x.Cluster.Overdue()
+	} else if in := d.Inbound; in != nil && in.Overdue != nil {
+		result.Overdue = in.Overdue()
+	}
+	outcome := outlier.Outcome{Now: now, Route: x.route, Conn: conn}
+	if x.Headed {
+		a := &x.Answer
+		result.Status, result.RetryAfter, result.Origin = a.Status, a.RetryAfter, a.Origin
+		result.GRPC, result.GRPCStatusSeen, result.GRPCStatus, result.Pushback = a.GRPC, a.GRPCSeen, a.GRPCStatus, a.Pushback
+		result.BodyStalled = owed
+		outcome.RetryAfter = a.Wait
+	}
+	switch ending {
+	case outlier.EndConnectRefused, outlier.EndConnectTimeout, outlier.EndUnreachable, outlier.EndTLS:
+		x.refused = true
+	}
+	outcome.Class, outcome.Level = outlier.ClassifyHTTP(result), result.Level()
+	x.Attempt.End(outcome)
+
+	r := &x.Record.Attempts[len(x.Record.Attempts)-1]
+	r.Duration, r.Ending, r.Class, r.Status, r.Reused = now-x.Begun, ending, outcome.Class, result.Status, x.Reused
+}
+
+// Failure is what Again must know beside the exchange itself.
+type Failure struct {
+	Ending   outlier.Ending
+	Answered bool // the attempt brought an answer, with a status that may be worth another one
+	// Replayable is that the whole request can be sent again.
+	Replayable bool
+	// Unprocessed is a promise of the peer that the ending does not imply.
+	Unprocessed bool
+	// Over is that the request's own time is up, or nobody waits for it.
+	Over bool
+}
+
+// Again decides whether an attempt is followed by another one, and on which
+// endpoint; nil is none.
+func (x *Exchange) Again(d *Deps, now time.Duration, f Failure) (*upstream.Endpoint, resilience.Decision) {
+	failure := resilience.Failure{
+		Ending:     f.Ending,
+		Answered:   x.Interim > 0,
+		Replayable: f.Replayable,
+		Safe:       x.repeatable(f.Ending),
+		Attempts:   len(x.Record.Attempts),
+	}
+	if f.Answered {
+		failure.Status = x.Answer.Status
+		switch x.Answer.Origin {
+		case outlier.OriginRefused:
+			failure.Unprocessed = true
+		case outlier.OriginReset:
+			// The sidecar there stands between, but the news is the same.
+			failure.Ending = outlier.EndResetBeforeHeaders
+		}
+	} else {
+		failure.Unprocessed = f.Unprocessed || !x.Sent
+	}
+	decision := x.Retry.Decide(failure)
+	switch {
+	case decision == resilience.GiveUp, f.Over:
+		return nil, decision
+	case decision == resilience.RetryFresh:
+		return x.Endpoint, decision
+	}
+	next := x.Pick(d, now, decision == resilience.Retry)
+	if next == nil && decision == resilience.Retry && x.Reused && !f.Answered {
+		return x.Endpoint, resilience.RetryFresh // there is nobody else, and a fresh connection may do better
+	}
+	if decision == resilience.AskBudget && next != nil && !x.mayRetry(now) {
+		return nil, decision
+	}
+	return next, decision
+}
+
+// repeatable says whether the request may be repeated although it may have been
+// processed. After a reset only what is safe and has no body is: that a server
+// does its work twice is harmless only where it does none. The race with the
+// close of an idle connection is one that the protocol itself asks to repeat
+// (RFC 9112, section 9.3.1), for all idempotent methods.
+func (x *Exchange) repeatable(ending outlier.Ending) bool {
+	switch string(x.Record.Method) {
+	case "GET", "HEAD", "OPTIONS", "TRACE":
+		return ending == outlier.EndKeepAliveRace || !x.HasBody
+	case "PUT", "DELETE":
+		return ending == outlier.EndKeepAliveRace
+	}
+	return false
+}
+
+// mayRetry asks for what a retry costs.
+func (x *Exchange) mayRetry(now time.Duration) bool {
+	if x.Cluster == nil || !x.Cluster.Budget().Withdraw(now) {
+		return false
+	}
+	if !x.retrying {
+		x.retrying = x.Cluster.Limits().Retries.Acquire()
+	}
+	return x.retrying
+}
+
+// dice draws from the runtime's own source, which any goroutine may use.
+var dice = rand.New(source{})
+
+type source struct{}
+
+func (source) Uint64() uint64 { return rand.Uint64() }
+
+// Backoff is how long to wait before the next attempt.
+func (x *Exchange) Backoff() time.Duration { return x.Retry.Backoff(len(x.Record.Attempts), dice) }
+
+// Believe is what an inbound sidecar says of its application, by the value of
+// x-overhear-origin. From anybody else the field is noise.
+func (x *Exchange) Believe(value []byte) string {
+	if !x.Endpoint.Inbound || len(value) == 0 {
+		return ""
+	}
+	switch string(value) {
+	case outlier.OriginRefused:
+		return outlier.OriginRefused
+	case outlier.OriginReset:
+		return outlier.OriginReset
+	case outlier.OriginTimeout:
+		return outlier.OriginTimeout
+	}
+	return ""
+}
