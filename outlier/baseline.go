@@ -153,11 +153,11 @@ func (d *Detector) reconfigure(m *member, w float64, n int) {
 }
 
 func (d *Detector) confFor(m *member, w float64, n int) *conf {
-	odds := d.odds(m, w, n)
+	m.odds, m.w = d.odds(m, w, n), w
 	p := d.percentiles()
 	h := d.threshold(m)
 	c := &conf{
-		steps: odds.Steps(), h: h, ceiling: 2 * h,
+		steps: m.odds.Steps(), h: h, ceiling: 2 * h,
 		p50: p.P50, p90: p.P90, p99: p.P99,
 		stall: d.cfg.OverdueMin, penalty: d.cfg.ConnPenalty,
 		sampleMask: d.latency.sampleMask(), shared: d.shared, runs: d.cfg.runs(),

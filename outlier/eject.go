@@ -235,6 +235,7 @@ func (d *Detector) eject(m *member, rule Rule, explain Explanation, now time.Dur
 	if rule == RuleHard {
 		level = m.suspect.level
 	}
+	m.learnFault(rule)
 	c := m.becomes(Ejected, rule, now)
 	l.cause, l.level = rule, level
 	l.ejections++

@@ -177,6 +177,10 @@ func (d *Detector) followFleet(m *member, now time.Duration, r *Result) {
 			if !m.record.state.Out() {
 				m.record.ejections = max(1, m.record.ejections)
 				m.record.cause, m.record.level = f.verdict.Rule, LevelApp
+				m.record.fault = 1
+				if f.verdict.Rule == RuleSlow {
+					m.record.fault = 0 // the least that a trial can look for
+				}
 				m.record.hold, m.record.until = d.cfg.HoldBase, now
 				r.Changes = append(r.Changes, m.becomes(Ejected, f.verdict.Rule, now))
 			}

@@ -31,6 +31,8 @@ type member struct {
 	snaps     [snapshots]Counts
 	firstSnap int // the first of Detector.snapped that this member has
 
+	odds      Odds    // of its fast test
+	w         float64 // what the group suffers, as odds has it
 	errorRate float64
 	rate, oks average // attempts and answers per second
 
@@ -99,6 +101,7 @@ type record struct {
 
 	ejections int           // on record: each doubles the hold-off
 	healthy   time.Duration // since when it has earned the next one's removal
+	fault     float64       // the error rate that a trial must tell; 1 where that was not the cause
 
 	severity int64         // the score at the ejection: panic takes back the lowest
 	hold     time.Duration // the hold-off drawn

@@ -169,7 +169,7 @@ func (d *Detector) try(m *member, now time.Duration, r *Result) {
 	// What was in flight before, and now runs into its timeout, tells of then.
 	earlier := min(l.earlier, int64(delta.Timeout))
 	t.N, t.K = t.N-earlier, t.K-earlier
-	score := ProbationStart + m.ep.conf.Load().steps.LLR(t.N, t.K)
+	score := ProbationStart + d.trialSteps(m).LLR(t.N, t.K)
 	// Nothing was sent for a whole hold-off before: what is overdue in the slot
 	// of the trial's beginning is of the trial.
 	hung := m.wait.newest > l.trialAt-ringWidth && m.answerEnd() <= m.wait.newest
@@ -186,6 +186,32 @@ func (d *Detector) try(m *member, now time.Duration, r *Result) {
 		d.ramp(m, hardRampFrom, now, r)
 	case now-l.doubled >= undecided:
 		l.share, l.doubled = min(1, 2*l.share), now
+	}
+}
+
+// trialSteps are what the attempts of a trial are worth. While the whole group
+// suffers no fault is told from another, and the fast test's odds, which rise with
+// it, decide.
+func (d *Detector) trialSteps(m *member) Steps {
+	if m.w > groupSuffers {
+		return m.odds.Steps()
+	}
+	return TrialOdds(m.odds, m.group.pg, m.record.fault).Steps()
+}
+
+// learnFault notes at which rate a member fails that is about to be ejected. Where a
+// trial had let it back in, that trial could not tell the fault: the next one looks
+// for half of it.
+func (m *member) learnFault(rule Rule) {
+	l := &m.record
+	switch {
+	case l.state == Probation: // the fault that it was tried for has shown itself
+	case !rule.asksGroup():
+		l.fault = 1
+	case l.ejections == 0 || l.fault == 1:
+		l.fault = m.now.Sub(m.exc.base).Tally().Rate()
+	default:
+		l.fault = min(l.fault/2, m.now.Sub(m.exc.base).Tally().Rate())
 	}
 }
 

@@ -61,6 +61,7 @@ type Baseline struct {
 }
 
 const (
+	groupSuffers  = 0.1  // of W, from which p0 follows it
 	youngAttempts = 200  // below, Pg is not yet an estimate
 	youngP0       = 0.02 // and this takes its place
 	smallGroup    = 5    // below, nothing averages over the endpoints
@@ -78,7 +79,7 @@ func FastOdds(b Baseline, lim Bounds) Odds {
 	if b.Attempts < youngAttempts {
 		x = youngP0
 	}
-	if b.W > 0.1 {
+	if b.W > groupSuffers {
 		x = max(x, 1.3*b.W)
 	}
 	floor := lim.P0Min
@@ -246,6 +247,26 @@ const (
 	ProbationStart int64 = 4600
 	ProbationOut   int64 = 8000
 )
+
+// TrialOdds are the hypotheses of a probation after an ejection by a statistical
+// test. A trial has to tell the fault that ejected: the fast odds look for errors of
+// 20 % and more and let 5 % pass. So P1 is the rate at which the endpoint failed
+// when it went, if that is less, but not less than what the slow test looks for.
+// Where the fast test's P0 leaves too little room below, the slow one's takes its
+// place. The smaller the fault, the longer its trial: 22 clean successes at 20 %,
+// about 110 at 5 %.
+func TrialOdds(fast Odds, pg, fault float64) Odds {
+	slow := SlowOdds(pg)
+	p1 := max(fault, slow.P1)
+	switch {
+	case p1 >= fast.P1:
+		return fast
+	case p1 >= 3*fast.P0:
+		return Odds{P0: fast.P0, P1: p1}
+	default:
+		return Odds{P0: min(fast.P0, slow.P0), P1: p1}
+	}
+}
 
 // The belief that an idle endpoint is down, in milli-nats, as in Trinocular
 // (Quan, Heidemann, Pradkin 2013): each missed ping adds BeliefStep, each
