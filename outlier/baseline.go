@@ -147,17 +147,20 @@ func (d *Detector) reconfigure(m *member, w float64, n int) {
 	if old != nil {
 		c.since = old.since
 	}
-	if old == nil || *old != *c {
-		m.ep.conf.Store(c)
+	if old == nil || *old != c {
+		m.ep.conf.Store(&c)
 	}
 }
 
-func (d *Detector) confFor(m *member, w float64, n int) *conf {
+func (d *Detector) confFor(m *member, w float64, n int) conf {
 	m.odds, m.w = d.odds(m, w, n), w
+	if m.odds != d.common { // most members share theirs
+		d.common, d.steps = m.odds, m.odds.Steps()
+	}
 	p := d.percentiles()
 	h := d.threshold(m)
-	c := &conf{
-		steps: m.odds.Steps(), h: h, ceiling: 2 * h,
+	c := conf{
+		steps: d.steps, h: h, ceiling: 2 * h,
 		p50: p.P50, p90: p.P90, p99: p.P99,
 		stall: d.cfg.OverdueMin, penalty: d.cfg.ConnPenalty,
 		sampleMask: d.latency.sampleMask(), shared: d.shared, runs: d.cfg.runs(),

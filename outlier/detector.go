@@ -47,6 +47,8 @@ type Detector struct {
 	nextTick time.Duration
 
 	sorted map[windowOf]Ratios // of this Step
+	common Odds                // of the member looked at last
+	steps  Steps               // of these
 
 	latency latencies
 	fleetP  Percentiles // the control plane's, until our own are known
@@ -60,6 +62,7 @@ type Detector struct {
 	view  []Admission
 	spare []Admission // the next view is built in it
 	stale bool        // view may differ from what is believed
+	plain bool        // at the last Step every member had its full share
 }
 
 // stall is the longest stall that ended within a minute.
@@ -203,8 +206,10 @@ func (d *Detector) Step(now time.Duration) Result {
 	for _, m := range d.members {
 		d.recover(m, now, &r)
 	}
+	plain := true
 	for _, m := range d.members {
 		m.before = m.now
+		plain = plain && m.plain()
 	}
 	slices.SortStableFunc(r.Changes, func(a, b Change) int { return cmp.Compare(a.ID, b.ID) })
 	if d.cfg.Mode == Shadow {
@@ -212,7 +217,10 @@ func (d *Detector) Step(now time.Duration) Result {
 			r.Changes[i].Shadow = true
 		}
 	}
-	r.Changed = d.refresh(now)
+	if d.stale || !plain || !d.plain {
+		r.Changed = d.refresh(now)
+	}
+	d.plain = plain
 	if d.active {
 		r.wakeAt(now + busyStep)
 	}

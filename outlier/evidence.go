@@ -103,6 +103,9 @@ func (d *Detector) watchLatency(m *member, now time.Duration, r *Result) {
 		m.slow = slowness{}
 		return
 	}
+	if m.now == m.before && !m.slow.alarmed {
+		return
+	}
 	changed := m.slow.step(d.cfg, m.now.Sub(m.before), now, func(since time.Duration) Counts {
 		n, _ := d.snapshotAt(since)
 		return d.countsSince(m, n)

@@ -16,6 +16,11 @@ func (d *Detector) View() []Admission {
 	return d.view
 }
 
+// plain says whether nothing keeps the member from its full share, now or later.
+func (m *member) plain() bool {
+	return m.record.state == In && m.fleet.state() == In && !m.slow.alarmed && !m.Draining
+}
+
 // refresh computes the view and says whether it differs.
 func (d *Detector) refresh(now time.Duration) bool {
 	d.stale = false
@@ -37,6 +42,8 @@ func (d *Detector) refresh(now time.Duration) bool {
 func (d *Detector) admit(m *member, now time.Duration) Admission {
 	a := Admission{ID: m.ID, State: In, Weight: 1}
 	switch {
+	case m.plain():
+		return a
 	case m.Draining:
 		return Admission{ID: m.ID, State: Draining}
 	case d.cfg.Mode == Shadow:
