@@ -475,7 +475,13 @@ func (s *Sidecar) shown() admin.Source {
 			if shown.Admin.Token != "" {
 				shown.Admin.Token = "(set)"
 			}
-			return strictyaml.Encode(shown)
+			dump, err := strictyaml.Encode(shown)
+			if told := s.discovery.Told(); err == nil && len(told) > 0 {
+				var more []byte
+				more, err = strictyaml.Encode(map[string]any{"control_plane_clusters": told})
+				dump = append(dump, more...)
+			}
+			return dump, err
 		},
 	}
 }

@@ -40,7 +40,8 @@ type Source struct {
 	Status func() Status
 	// Clusters are all clusters that run.
 	Clusters func() []*cluster.Snapshot
-	// Config is the configuration in use as YAML, without secrets.
+	// Config is the configuration in use as YAML, without secrets, and what the control
+	// plane has told.
 	Config func() ([]byte, error)
 	// Drain begins to drain.
 	Drain func()

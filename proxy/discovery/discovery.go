@@ -160,6 +160,34 @@ func (d *Discovery) Clusters() []*cluster.Cluster {
 	return all
 }
 
+// Told is a cluster as the control plane told of it.
+type Told struct {
+	cluster.Config `yaml:",inline"`
+	// Service is the name of its endpoints.
+	Service string `yaml:"service"`
+	// Hidden: the file has a cluster of that name, which holds.
+	Hidden bool `yaml:"hidden_by_file,omitempty"`
+	// Ignored are fields that ask for something which is not done here.
+	Ignored []string `yaml:"ignored,omitempty"`
+}
+
+// Told are the control plane's clusters, by name.
+func (d *Discovery) Told() []Told {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	var all []Told
+	for _, name := range slices.Sorted(maps.Keys(d.entries)) {
+		e := d.entries[name]
+		if e.remote == nil {
+			continue
+		}
+		if cfg, err := configOf(*e.remote); err == nil {
+			all = append(all, Told{Config: cfg, Service: cfg.Service, Hidden: e.static, Ignored: e.remote.Ignored})
+		}
+	}
+	return all
+}
+
 // Ready is closed as soon as there is something to serve from: at once without a
 // control plane, or when Run begins if the file has all that was looked up before;
 // else when resources have come from the control plane or from the state directory.

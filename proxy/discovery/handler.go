@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"slices"
 
 	"github.com/overhear-mesh/overhear/internal/strictyaml"
 	"github.com/overhear-mesh/overhear/proxy/cluster"
@@ -29,6 +30,9 @@ func (h *handler) Clusters(changed []resource.Cluster, removed []string) error {
 		e := d.entryLocked(c.Name)
 		if e.static && e.remote == nil {
 			d.deps.Log.Info("cluster of the file hides the control plane's", "cluster", c.Name)
+		}
+		if len(c.Ignored) > 0 && (e.remote == nil || !slices.Equal(c.Ignored, e.remote.Ignored)) {
+			d.deps.Log.Info("cluster of the control plane has fields that are not used here", "cluster", c.Name, "fields", c.Ignored)
 		}
 		e.remote, e.saved = &c, false
 		d.settleLocked(e)
