@@ -153,6 +153,10 @@ func (t *Table) rowCandidate(e *endpoint, now time.Duration) *candidate {
 func (t *Table) guards(c *candidate, now time.Duration) *candidate {
 	e, g := c.e, c.e.group
 	w := &c.row.last
+	if c.row.once() && !c.guard("moment", false, "most of its failures are connections that broke within %v", oneMoment) {
+		t.refuse(c, "moment", now)
+		return nil
+	}
 	// The endpoint is read over the very window of its neighbours: a fault that has
 	// just hit all of them looks weaker there than in its row.
 	res := outlier.Guard(e.tally(window(c.row.since, now), now), w.w, c.kind == slowRow)

@@ -51,6 +51,9 @@ type row struct {
 	active  []entry
 	classes Tally // of the reports since it opened
 	last    reading
+	// The first hard failure that was told since it opened, and the latest start of
+	// one; never: none.
+	hard, hardStart time.Duration
 }
 
 // entry is one cell in a row: what it counted when the row began and now. Rows of
@@ -92,7 +95,7 @@ func (w *row) close(now time.Duration) {
 }
 
 func (w *row) begin(since time.Duration) {
-	w.open, w.since = true, since
+	w.open, w.since, w.hard, w.hardStart = true, since, never, never
 	w.gen++
 }
 
@@ -168,7 +171,8 @@ func (w *row) count(e *endpoint, s *staged, from Point, d outlier.Counts, k kind
 	at := c.extra().place(k)
 	if at.gen != w.gen {
 		*at = place{gen: w.gen, index: int32(len(w.active))}
-		w.active = append(w.active, entry{cell: s.cell, slot: c.reporter, fromN: from.N, fromK: from.K, changed: c.changed})
+		base := w.base(s, from)
+		w.active = append(w.active, entry{cell: s.cell, slot: c.reporter, fromN: base.N, fromK: base.K, changed: c.changed})
 	}
 	x := &w.active[at.index]
 	for _, p := range s.points { // the youngest at or before the start
@@ -181,6 +185,43 @@ func (w *row) count(e *endpoint, s *staged, from Point, d outlier.Counts, k kind
 		x.changed = s.at
 	}
 	w.classes.add(d)
+	if d.Conn > 0 && s.lastHard > never {
+		if w.hard == never {
+			w.hard = s.lastHard
+		}
+		w.hard, w.hardStart = min(w.hard, s.lastHard), max(w.hardStart, s.hardFrom)
+	}
+}
+
+// oneMoment is how far apart hard failures must be to tell of more than one event.
+const oneMoment = 100 * time.Millisecond
+
+// once says whether the row rests on hard failures of one moment. Connections that
+// stood and break all at once are one piece of news about the endpoint, however many
+// there were and however many saw it: the test takes attempts to fail independently. A
+// process that drops its connections and goes on serves the next attempts; one that
+// does not fails some that begin later, and is asked about by probes in the meantime.
+func (w *row) once() bool {
+	return 2*w.classes.Conn >= w.last.k && w.classes.Conn > 0 && w.hardStart < w.hard+oneMoment
+}
+
+// base is what a cell had counted when the row began. Between two readings the
+// successes are taken to be spread evenly, and the failures to be of later, so that
+// none is hidden. To count from the older of the two would let answers from before the
+// trouble speak for the endpoint: a reporter who is calm tells of up to ten seconds at
+// once, and it takes few of those to end a row.
+func (w *row) base(s *staged, from Point) Point {
+	for _, p := range s.points {
+		if p.At > w.since {
+			if from.At < w.since && p.At > from.At {
+				oks := float64((p.N - from.N) - (p.K - from.K))
+				from.N += uint32(oks*float64(w.since-from.At)/float64(p.At-from.At) + 0.5)
+			}
+			break
+		}
+		from = p
+	}
+	return from
 }
 
 // forget takes the cell at index i out of the row; the last cell of the endpoint

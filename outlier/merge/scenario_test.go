@@ -551,20 +551,29 @@ func TestAnIdleEndpointThatRefusesIsFoundByItsPings(t *testing.T) {
 	}
 }
 
-// In these runs chance lets one zone see most of the first failures; in the last two
-// the other zone's answers of before the fault outweigh the failures that it has seen.
+// Chance often lets one zone see most of the first failures, or the other zone's
+// answers of before the fault outweigh the failures that it has seen.
 func TestAZoneThatSeesTheFailuresFirstWaitsForTheOthers(t *testing.T) {
 	for _, run := range []struct {
 		callers int
 		errors  float64
-		seed    uint64
-	}{{10, 0.5, 157}, {10, 0.5, 170}, {10, 0.5, 184}, {5, 0.2, 40}, {5, 0.2, 148}} {
-		f := newFleet(t, mesh{callers: run.callers, endpoints: 6, zones: twoZones, rate: 50, base: 0.01, seed: run.seed})
-		f.run(12 * time.Second)
-		f.targets[2].fault = f.sometimes(run.errors)
-		f.ejected(2, 20*time.Second)
-		if v := f.verdicts(outlier.Ejected); len(v) != 1 || v[0].Verdict.Scope != Fleet {
-			t.Errorf("%+v: got %s\nwant a verdict for the fleet", run, describe(v))
+	}{{10, 0.5}, {5, 0.2}} {
+		const runs = 100
+		zoned := ""
+		wrong := 0
+		for seed := range uint64(runs) {
+			f := newFleet(t, mesh{callers: run.callers, endpoints: 6, zones: twoZones, rate: 50, base: 0.01, seed: 100 + seed})
+			f.run(12 * time.Second)
+			f.targets[2].fault = f.sometimes(run.errors)
+			f.ejected(2, 20*time.Second)
+			if v := f.verdicts(outlier.Ejected); len(v) != 1 || v[0].Verdict.Scope != Fleet {
+				wrong++
+				zoned += describe(v)
+			}
+		}
+		// In one run of some hundreds the others see next to nothing for a second.
+		if wrong > runs/50 {
+			t.Errorf("%+v: in %d of %d runs got %s\nwant a verdict for the fleet", run, wrong, runs, zoned)
 		}
 	}
 }

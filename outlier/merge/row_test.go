@@ -1,0 +1,34 @@
+package merge
+
+import (
+	"testing"
+	"time"
+)
+
+func TestAnswersFromBeforeTheTroubleDoNotSpeakForTheEndpoint(t *testing.T) {
+	b := newBench(t, DefaultPolicy(), 3, 10)
+	e := b.endpoints[Key{"api", "e0"}]
+	// r0 was well until 9.9 s, and has failed once since then.
+	b.report("r0", "e0", good(50), 9900*ms)
+	b.Step(9900 * ms)
+	b.report("r0", "e0", server(1), 10*time.Second)
+	b.Step(10 * time.Second)
+	if !e.fast.open || e.fast.since != 9900*ms {
+		t.Fatalf("row open: %v, since %v; want one since 9.9s", e.fast.open, e.fast.since)
+	}
+	// r1 is calm, and tells of ten seconds at once: of these 100 ms are the row's.
+	b.report("r1", "e0", good(100), 10*time.Second)
+	b.Step(10*time.Second + ms)
+	read := e.fast.last
+	if !e.fast.open || read.n-read.k != 1 || read.k != 1 {
+		t.Errorf("row open: %v, with %d failures in %d attempts; want 1 in 2: of 100 answers evenly over 10 s one came in the last 100 ms", e.fast.open, read.k, read.n)
+	}
+	// r2 has failures among what it tells: they count, whenever they were.
+	mixed := good(96)
+	mixed.N, mixed.Server = 100, 4
+	b.report("r2", "e0", mixed, 10*time.Second)
+	b.Step(10*time.Second + 2*ms)
+	if read := e.fast.last; read.k != 5 || read.n-read.k != 2 {
+		t.Errorf("%d failures in %d attempts, want 5 in 7", read.k, read.n)
+	}
+}
