@@ -78,9 +78,10 @@ type Policy struct {
 	// Ping is how an idle endpoint is pinged; default tcp. A file has it where it has
 	// the rest of the ping: path, host.
 	Ping PingKind `yaml:"-"`
-	// IdleEvery is how often each pinger pings; default 10s.
+	// IdleEvery is how often an idle endpoint is pinged, by its pingers in turn;
+	// default 25s.
 	IdleEvery time.Duration `yaml:"idle_every"`
-	// IdlePingers is how many reporters ping one idle endpoint; default 3.
+	// IdlePingers is how many reporters take turns at one idle endpoint; default 3.
 	IdlePingers int `yaml:"idle_pingers"`
 	// PingTimeout bounds one ping; default 1s.
 	PingTimeout time.Duration `yaml:"ping_timeout"`
@@ -98,7 +99,7 @@ func DefaultPolicy() Policy {
 		ConfirmProbers: 3,
 		Storm:          0.3,
 		Ping:           PingTCP,
-		IdleEvery:      10 * time.Second,
+		IdleEvery:      25 * time.Second,
 		IdlePingers:    3,
 		PingTimeout:    time.Second,
 	}

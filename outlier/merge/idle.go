@@ -23,12 +23,27 @@ const (
 // doubts are the gaps between the extra pings to an endpoint that may be down.
 var doubts = [...]time.Duration{250 * time.Millisecond, 500 * time.Millisecond, time.Second, 2 * time.Second}
 
+// The schedule of pings. An endpoint of which nothing was heard for about ten seconds is
+// given to a few reporters of different fault domains, who ping it in turn: it gets one
+// ping per IdleEvery (25 s, give or take a tenth) from all of them together, so that
+// pings do not grow with the number of reporters, 0.04 per endpoint and second. The
+// turns of one endpoint go on where they were when its silence is broken for a moment:
+// an endpoint with a request now and then is not pinged more often than one with none.
+//
+// A miss ends the patience. The others ask again after 0.25, 0.5, 1, 2, 2, … s until
+// the belief is back at rest, and three misses more than answers, by two pingers if
+// there are two, are a verdict: a dead idle endpoint is found about 2 s after the ping
+// that meets it first, 15 s after its end on average. One that refuses is found by that
+// ping, like any other hard failure.
+
 // idleness is what pings say of an endpoint that no traffic speaks of.
 type idleness struct {
 	spoke  time.Duration // traffic spoke of it; at first: when it appeared
 	asked  time.Duration // when reporters were asked whether they have traffic; never: not since
-	leases []*order
+	leases []*order      // by turn
 	until  time.Duration
+	first  time.Duration // the first turn of leases[0]
+	pinged time.Duration // start of the newest ping that was heard of; never
 	belief int64
 	missed map[*domain]int // misses by pinger, since the last success
 	extra  *order          // the running extra ping
@@ -74,7 +89,7 @@ type pingNews struct {
 }
 
 func (i *idleness) reset(now time.Duration) {
-	*i = idleness{spoke: now, asked: never, belief: outlier.BeliefRest, next: never, goodAt: never, own: firsthand{lastOK: never}}
+	*i = idleness{spoke: now, asked: never, pinged: never, belief: outlier.BeliefRest, next: never, goodAt: never, own: firsthand{lastOK: never}}
 }
 
 // hear keeps the result of a ping for the next Step.
@@ -140,6 +155,7 @@ func (t *Table) hearPings(e *endpoint, now time.Duration) {
 	for _, n := range i.told {
 		r := n.order.reporter
 		n.order.end = max(n.order.end, n.end)
+		i.pinged = max(i.pinged, n.start)
 		if n.res == outlier.NotRun || r.domain.muted(now) || t.reporters[r.ID] != r {
 			continue
 		}
@@ -179,27 +195,48 @@ func (t *Table) lease(e *endpoint, now time.Duration) {
 	chosen := t.choose(t.confirmers(e, "", now), p.IdlePingers, func(r *reporter) uint64 {
 		return hash64(t.seed, "pinger", e.Key.Service, e.Key.Instance, r.ID)
 	})
-	had := i.leases
-	i.leases, i.until = nil, now+leaseFor
-	kind := e.group.service.ping.kind(p.Ping)
-	for n, r := range chosen {
-		at := slices.IndexFunc(had, func(o *order) bool { return o.reporter == r && t.orders[o.id] == o })
-		var o *order
-		if at >= 0 {
-			o = had[at]
-			had = slices.Delete(slices.Clone(had), at, at+1)
-		} else {
-			o = &order{id: t.id(), endpoint: e, reporter: r, reason: reasonLease, sent: now, end: never}
-			t.orders[o.id] = o
+	turn := jittered(p.IdleEvery, p.Outlier.Jitter/2, hash64(t.seed, "every", e.Key.Service, e.Key.Instance))
+	if len(chosen) != len(i.leases) { // other turns: they are dealt anew
+		t.withdraw(i.leases, now)
+		i.leases = make([]*order, len(chosen))
+		i.first = now
+		if i.pinged != never {
+			i.first = max(now, i.pinged+turn)
 		}
-		i.leases = append(i.leases, o)
-		every := jittered(p.IdleEvery, p.Outlier.Jitter, hash64(t.seed, "every", e.Key.Service, e.Key.Instance, r.ID))
+	}
+	// Who stays keeps its turn; the others get those that are free.
+	for n, o := range i.leases {
+		at := -1
+		if o != nil && t.orders[o.id] == o {
+			at = slices.Index(chosen, o.reporter)
+		}
+		if at >= 0 {
+			chosen = slices.Delete(chosen, at, at+1)
+			continue
+		}
+		if o != nil {
+			t.withdraw([]*order{o}, now)
+		}
+		i.leases[n] = nil
+	}
+	i.until = now + leaseFor
+	kind := e.group.service.ping.kind(p.Ping)
+	for n, o := range i.leases {
+		if o == nil {
+			o = &order{id: t.id(), endpoint: e, reporter: chosen[0], reason: reasonLease, sent: now, end: never}
+			chosen = chosen[1:]
+			t.orders[o.id] = o
+			i.leases[n] = o
+		}
+		every := turn * time.Duration(len(i.leases))
+		phase := i.first + time.Duration(n)*turn - now
+		if phase < 0 {
+			phase += (-phase + every - 1) / every * every
+		}
 		t.out.Leases = append(t.out.Leases, PingLease{
-			ID: o.id, Reporter: r.ID, Key: e.Key, Kind: kind, Every: every,
-			Phase: every * time.Duration(n) / time.Duration(len(chosen)), Timeout: p.PingTimeout, Until: i.until,
+			ID: o.id, Reporter: o.reporter.ID, Key: e.Key, Kind: kind, Every: every, Phase: phase, Timeout: p.PingTimeout, Until: i.until,
 		})
 	}
-	t.withdraw(had, now)
 }
 
 func (t *Table) endLeases(e *endpoint, now time.Duration) {

@@ -496,8 +496,8 @@ func TestAnIdleEndpointIsPingedByThreeUntilTrafficSpeaks(t *testing.T) {
 		}
 	}
 	idle := f.targets[5]
-	if n := f.pings[idle.Key]; n < 24 || n > 40 {
-		t.Errorf("the idle endpoint was pinged %d times in 2 minutes, want about 33: three pingers, each 10 s", n)
+	if n := f.pings[idle.Key]; n < 4 || n > 5 {
+		t.Errorf("the idle endpoint was pinged %d times in 2 minutes, want 4 or 5: three pingers in turn, one ping each 25 s", n)
 	}
 	zones := map[string]bool{}
 	for _, c := range f.callers {
@@ -520,6 +520,58 @@ func TestAnIdleEndpointIsPingedByThreeUntilTrafficSpeaks(t *testing.T) {
 	}
 }
 
+func TestPingersTakeTurnsHoweverManyThereAre(t *testing.T) {
+	for _, callers := range []int{1, 2, 3, 100} {
+		f := newFleet(t, mesh{callers: callers, endpoints: 4, zones: twoZones, rate: 0, seed: 4})
+		f.run(30 * time.Second)
+		clear(f.pings)
+		f.run(10 * time.Minute)
+		for _, e := range f.targets {
+			if n := f.pings[e.Key]; n < 20 || n > 29 {
+				t.Errorf("%d callers: %s was pinged %d times in 10 minutes, want one ping each 25 s", callers, e.Key, n)
+			}
+		}
+	}
+}
+
+func TestAnEndpointWithARequestNowAndThenIsNotPingedMoreOften(t *testing.T) {
+	f := newFleet(t, mesh{callers: 6, endpoints: 4, zones: twoZones, rate: 0, seed: 4})
+	f.run(30 * time.Second)
+	clear(f.pings)
+	for range 50 { // each breaks the silence, which is one again 10 s later
+		for _, e := range f.targets {
+			f.callers[0].attempt(f.callers[0].cells[e.Key])
+		}
+		f.callers[0].report(true)
+		f.run(15 * time.Second)
+	}
+	for _, e := range f.targets {
+		if n := f.pings[e.Key]; n == 0 || n > 37 {
+			t.Errorf("%s was pinged %d times in 750 s, want some, and fewer than 0.05 per second", e.Key, n)
+		}
+	}
+}
+
+func TestWhoTakesOverFromAPingerTakesItsTurn(t *testing.T) {
+	f := newFleet(t, mesh{callers: 6, endpoints: 4, zones: twoZones, rate: 0, seed: 4})
+	f.run(30 * time.Second)
+	clear(f.pings)
+	e := f.table.endpoints[f.targets[1].Key]
+	for range 4 {
+		gone := f.caller(e.idle.leases[1].reporter.ID)
+		f.table.Leave(gone.ID, f.now)
+		for _, cell := range gone.cells {
+			clear(cell.leases)
+		}
+		f.run(40 * time.Second)
+		gone.join()
+		f.run(110 * time.Second)
+	}
+	if n := f.pings[e.Key]; n < 20 || n > 29 {
+		t.Errorf("pinged %d times in 10 minutes, want one ping each 25 s", n)
+	}
+}
+
 func TestAnIdleEndpointThatDoesNotAnswerIsDownAtTheThirdMiss(t *testing.T) {
 	f := newFleet(t, mesh{callers: 6, endpoints: 4, zones: twoZones, rate: 0, seed: 4})
 	f.run(40 * time.Second)
@@ -532,7 +584,9 @@ func TestAnIdleEndpointThatDoesNotAnswerIsDownAtTheThirdMiss(t *testing.T) {
 	if v[0].Verdict.Rule != outlier.RuleIdle {
 		t.Errorf("rule %s, want idle", v[0].Verdict.Rule)
 	}
-	t.Logf("down after %v: %s", f.now-before, v[0].Verdict.Explain.Reason)
+	if took := f.now - before; took > 32*time.Second {
+		t.Errorf("down after %v, want a turn of at most 27.5 s and three misses after it", took)
+	}
 	f.targets[1].fault = always(works)
 	if !f.until(f.now+time.Minute, func() bool { return len(f.verdicts(outlier.In)) > 0 }) {
 		t.Errorf("it never came back: %s", describe(f.verdicts()))
@@ -543,7 +597,7 @@ func TestAnIdleEndpointThatRefusesIsFoundByItsPings(t *testing.T) {
 	f := newFleet(t, mesh{callers: 6, endpoints: 4, zones: twoZones, rate: 0, seed: 4})
 	f.run(40 * time.Second)
 	f.targets[1].fault = always(crashed)
-	if _, ok := f.ejected(1, 15*time.Second); !ok {
+	if _, ok := f.ejected(1, 28*time.Second); !ok {
 		t.Fatalf("not found: %v", f.events)
 	}
 	if v := f.verdicts(outlier.Ejected); v[0].Verdict.Rule != outlier.RuleHard {

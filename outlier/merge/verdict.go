@@ -121,8 +121,8 @@ type PingLease struct {
 	Reporter string
 	Key      Key
 	Kind     PingKind
-	Every    time.Duration
-	Phase    time.Duration // when in that period this reporter's turn is
+	Every    time.Duration // between two pings of this reporter; others have turns between them
+	Phase    time.Duration // when its first turn is, from now; a renewal moves none
 	Timeout  time.Duration
 	Until    time.Duration
 }

@@ -30,8 +30,9 @@ type Lease struct {
 	// Level: outlier.LevelApp is the ping that the cluster is configured with,
 	// anything less a connect.
 	Level outlier.Level
-	// Phase is when the first ping is due, from now; Every is the time between
-	// two (0: outlier.Config.IdleAfter), give or take its jitter.
+	// Phase is when the first ping is due, from now; Every is the time between two,
+	// to be kept, because the other pingers have their turns between them. 0:
+	// outlier.Config.IdleAfter, give or take its jitter.
 	Phase, Every time.Duration
 	// Until is when the lease ends. One that has ended takes back the one
 	// before.
@@ -152,11 +153,7 @@ func (s *Schedule) leased(c *Cluster, now time.Duration) []Ping {
 			continue
 		}
 		if now >= l.at && !s.busy[id] {
-			every := l.Every
-			if every <= 0 {
-				every = c.Every
-			}
-			l.at = now + c.Jittered(every)
+			l.pass(c, now)
 			if slices.ContainsFunc(c.Idle, func(m outlier.IdleMember) bool { return m.ID == id }) {
 				pings = append(pings, Ping{ID: id, Level: l.Level, Leased: true})
 			}
@@ -164,6 +161,15 @@ func (s *Schedule) leased(c *Cluster, now time.Duration) []Ping {
 		s.Wake(min(max(l.at, now+minGap), l.Until))
 	}
 	return pings
+}
+
+// pass leaves the turn that is due for the next one.
+func (l *lease) pass(c *Cluster, now time.Duration) {
+	if l.Every <= 0 {
+		l.at = now + c.Jittered(c.Every)
+		return
+	}
+	l.at += ((now-l.at)/l.Every + 1) * l.Every // a late ping moves no later turn
 }
 
 // own adds the ping of one endpoint that could be picked, the one in greatest need of

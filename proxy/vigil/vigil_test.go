@@ -129,3 +129,18 @@ func TestALeaseGoesWithItsEndpoint(t *testing.T) {
 		t.Errorf("something is due at %v while it rests", s.Next())
 	}
 }
+
+// The other pingers have their turns between those of this one.
+func TestALatePingMovesNoLaterTurn(t *testing.T) {
+	var s vigil.Schedule
+	c := cluster(false, "b")
+	s.Lend("b", vigil.Lease{Every: 5 * time.Second, Until: time.Hour}, 0)
+	for _, now := range []time.Duration{0, 7 * time.Second, 23 * time.Second} {
+		if got := len(s.Due(c, now)); got != 1 {
+			t.Errorf("%d pings at %v, want one", got, now)
+		}
+	}
+	if got, want := s.Next(), 25*time.Second; got != want {
+		t.Errorf("the next turn is at %v, want %v", got, want)
+	}
+}
