@@ -153,9 +153,7 @@ func (c *Cluster) Pick(now time.Duration, tried *Tried) *upstream.Endpoint {
 	if p == nil {
 		return nil
 	}
-	rng := rand.Uint64()
-	t := p.tier(rng, seen)
-	return t.endpoint(t.set.Pick(rng, now, seen))
+	return p.endpoint(p.Pick(rand.Uint64(), now, seen))
 }
 
 // PickKeyed is Pick for a request with a key, such as the hash of a header:
@@ -165,9 +163,7 @@ func (c *Cluster) PickKeyed(key uint64, now time.Duration, tried *Tried) *upstre
 	if p == nil {
 		return nil
 	}
-	rng := rand.Uint64()
-	t := p.tier(rng, seen)
-	return t.endpoint(t.set.PickKeyed(key, rng, now, seen))
+	return p.endpoint(p.PickKeyed(key, rand.Uint64(), now, seen))
 }
 
 // dial is the Dial of all connections of the cluster. It notices when this

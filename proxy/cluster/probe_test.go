@@ -256,7 +256,7 @@ func TestALeaseCanBeTakenBack(t *testing.T) {
 		m.cluster.SetLink(cluster.ADS, true)
 		time.Sleep(12 * time.Second)
 		m.cluster.Lease("i-1", vigil.Lease{Every: time.Second, Until: m.clock.Now() + time.Hour})
-		time.Sleep(5 * time.Second)
+		time.Sleep(5500 * time.Millisecond) // between two turns
 		m.cluster.Lease("i-1", vigil.Lease{})
 		synctest.Wait()
 		n := len(m.pings())

@@ -168,21 +168,11 @@ func (l *loop) publish(result outlier.Result) {
 	}
 	l.rebuild = false
 	views := l.detector.View()
-	all := make([]choice, len(views))
-	for i, a := range views {
-		r := l.records[i]
-		all[i] = choice{
-			endpoint: r.endpoint, gate: r.gate, priority: r.spec.Priority, weight: max(r.spec.Weight, 1),
-			away: r.spec.Zone != l.c.deps.Zone, hash: r.hash, rank: r.rank, admission: a,
-		}
-	}
-	p := newPicker(all, l.cfg.Balancer, l.c.picker.Load())
+	p := l.newPicker(views, l.c.picker.Load())
 	l.c.picker.Store(p)
 	clear(l.picked)
-	for _, t := range p.tiers {
-		for _, c := range t.choices {
-			l.picked[c.admission.ID] = true
-		}
+	for c := range p.All() {
+		l.picked[c.Admission.ID] = true
 	}
 	for _, change := range result.Changes {
 		l.note(change)

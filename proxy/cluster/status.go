@@ -43,10 +43,10 @@ type status struct {
 
 // newStatus tells what p and the views that it was made of say.
 func (l *loop) newStatus(p *picker, views []outlier.Admission) *status {
-	s := &status{protocol: l.cfg.Protocol, panicking: p.panicking()}
+	s := &status{protocol: l.cfg.Protocol, panicking: p.Panicking()}
 	share := make(map[string]float64, len(views))
-	for _, c := range p.tiers[0].choices {
-		share[c.admission.ID] = c.admission.Weight
+	for _, c := range p.First() {
+		share[c.Admission.ID] = c.Admission.Weight
 	}
 	for i, r := range l.records {
 		s.endpoints = append(s.endpoints, EndpointStatus{
