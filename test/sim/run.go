@@ -11,6 +11,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/overhear-mesh/overhear/test/sim/rival"
 	"github.com/overhear-mesh/overhear/test/sim/world"
 )
 
@@ -99,6 +100,16 @@ func simulate(list []world.Scenario, products []world.Maker, seeds []uint64) []R
 			makers = append(makers, p)
 		}
 	}
+	// Runs without detection come last and are only compared with.
+	without := map[string]int{}
+	for i := range runs {
+		if s := runs[i].setting; runs[i].Product == judged && slices.ContainsFunc(s.Wants, func(w world.Want) bool { return w.Without }) {
+			without[s.Name] = len(runs)
+			none := rival.None("none p2c", rival.P2C)
+			runs = append(runs, Run{Scenario: s.Name, Product: none.Name, Model: true, Seeds: len(seeds), setting: s})
+			makers = append(makers, none)
+		}
+	}
 	figures := make([][]map[string]float64, len(runs))
 	attempts := make([][]int64, len(runs))
 	var jobs []job
@@ -119,7 +130,11 @@ func simulate(list []world.Scenario, products []world.Maker, seeds []uint64) []R
 			runs[i].Attempts += n
 		}
 	}
-	return runs
+	shown := len(runs) - len(without)
+	for i := range runs[:shown] {
+		runs[i].judge(runs, without)
+	}
+	return runs[:shown]
 }
 
 // each calls f with 0 to n-1, on all cores.
@@ -168,10 +183,20 @@ func (r *Run) sum(figures []map[string]float64) {
 		slices.Sort(values)
 		r.Figures[name] = Stats{N: n, Mean: total / float64(n), P50: at(values, 0.5), P95: at(values, 0.95), Max: at(values, 1)}
 	}
+}
+
+// judge compares with what is wanted, and with the run without detection where that is
+// the measure.
+func (r *Run) judge(runs []Run, without map[string]int) {
 	if r.Product != judged {
 		return
 	}
 	for _, w := range r.setting.Wants {
+		var other Stats
+		if w.Without {
+			other = runs[without[r.Scenario]].Figures[w.Measure]
+			w.Value = float64(stat(w, other))
+		}
 		r.Wants = append(r.Wants, judge(w, r.Figures[w.Measure]))
 	}
 }
@@ -183,23 +208,31 @@ func at(sorted []float64, q float64) Number {
 }
 
 func judge(w world.Want, s Stats) Outcome {
-	got := Number(s.Mean)
-	switch w.Stat {
-	case "p50":
-		got = s.P50
-	case "p95":
-		got = s.P95
-	case "max":
-		got = s.Max
-	}
-	if s.N == 0 {
-		got = Number(math.Inf(1))
-	}
+	got := stat(w, s)
 	sign, met := ">=", float64(got) >= w.Value
 	if w.Below {
 		sign, met = "<=", float64(got) <= w.Value
 	}
-	return Outcome{Want: strings.Join([]string{w.Measure, w.Stat, sign, format(w.Value)}, " "), Got: got, Met: met}
+	want := strings.Join([]string{w.Measure, w.Stat, sign, format(w.Value)}, " ")
+	if w.Without {
+		want += " (without)"
+	}
+	return Outcome{Want: want, Got: got, Met: met}
+}
+
+// stat is the statistic of a figure that is wanted.
+func stat(w world.Want, s Stats) Number {
+	switch {
+	case s.N == 0:
+		return Number(math.Inf(1))
+	case w.Stat == "p50":
+		return s.P50
+	case w.Stat == "p95":
+		return s.P95
+	case w.Stat == "max":
+		return s.Max
+	}
+	return Number(s.Mean)
 }
 
 // elapsed says how fast the simulation was.

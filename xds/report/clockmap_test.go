@@ -7,14 +7,14 @@ import (
 )
 
 func TestTheFastestMessageTellsTheClocksApart(t *testing.T) {
-	var c clockMap
+	var c ClockMap
 	rng := rand.New(rand.NewPCG(1, 2))
 	const apart = 3 * time.Hour
 	for i := range 600 { // 60 s, ten a second, each 2 to 12 ms under way
 		stamp := time.Duration(i) * 100 * time.Millisecond
-		c.observe(stamp+apart+2*time.Millisecond+time.Duration(rng.Int64N(int64(10*time.Millisecond))), stamp)
+		c.Observe(stamp+apart+2*time.Millisecond+time.Duration(rng.Int64N(int64(10*time.Millisecond))), stamp)
 	}
-	offset, jitter := c.at(apart + time.Minute)
+	offset, jitter := c.At(apart + time.Minute)
 	if offset < apart+2*time.Millisecond || offset > apart+3*time.Millisecond {
 		t.Errorf("offset: got %v, want %v and at most 1 ms", offset, apart+2*time.Millisecond)
 	}
@@ -24,53 +24,53 @@ func TestTheFastestMessageTellsTheClocksApart(t *testing.T) {
 }
 
 func TestWhatIsAMinuteOldIsForgotten(t *testing.T) {
-	var c clockMap
-	c.observe(10*time.Second, 10*time.Second) // no difference
+	var c ClockMap
+	c.Observe(10*time.Second, 10*time.Second) // no difference
 	for s := 11 * time.Second; s <= 69*time.Second; s += time.Second {
-		c.observe(s, s-5*time.Millisecond) // the route has become longer
+		c.Observe(s, s-5*time.Millisecond) // the route has become longer
 	}
-	if offset, _ := c.at(69 * time.Second); offset != 0 {
+	if offset, _ := c.At(69 * time.Second); offset != 0 {
 		t.Errorf("after 59 s: got %v, want 0", offset)
 	}
-	c.observe(70*time.Second, 70*time.Second-5*time.Millisecond)
-	if offset, jitter := c.at(70 * time.Second); offset != 5*time.Millisecond || jitter != 0 {
+	c.Observe(70*time.Second, 70*time.Second-5*time.Millisecond)
+	if offset, jitter := c.At(70 * time.Second); offset != 5*time.Millisecond || jitter != 0 {
 		t.Errorf("after 60 s: got %v, jitter %v; want 5ms, 0", offset, jitter)
 	}
 }
 
 func TestOneSlowSecondIsNoJitter(t *testing.T) {
-	var c clockMap
+	var c ClockMap
 	for s := range 60 {
 		at := time.Duration(s) * time.Second
 		late := time.Millisecond
 		if s == 30 {
 			late = 2 * time.Second
 		}
-		c.observe(at+late, at)
+		c.Observe(at+late, at)
 	}
-	if _, jitter := c.at(61 * time.Second); jitter != 0 {
+	if _, jitter := c.At(61 * time.Second); jitter != 0 {
 		t.Errorf("jitter: got %v, want 0", jitter)
 	}
 }
 
 func TestJitterIsHowMuchLaterMostMessagesAre(t *testing.T) {
-	var c clockMap
+	var c ClockMap
 	for s := range 60 {
 		at := time.Duration(s) * time.Second
 		late := 30 * time.Millisecond
 		if s%10 == 0 {
 			late = time.Millisecond
 		}
-		c.observe(at+late, at)
+		c.Observe(at+late, at)
 	}
-	if _, jitter := c.at(59 * time.Second); jitter != 29*time.Millisecond {
+	if _, jitter := c.At(59 * time.Second); jitter != 29*time.Millisecond {
 		t.Errorf("jitter: got %v, want 29ms", jitter)
 	}
 }
 
 func TestAClockThatWasNeverHeard(t *testing.T) {
-	var c clockMap
-	if offset, jitter := c.at(time.Hour); offset != 0 || jitter != 0 {
+	var c ClockMap
+	if offset, jitter := c.At(time.Hour); offset != 0 || jitter != 0 {
 		t.Errorf("got %v, %v; want 0, 0", offset, jitter)
 	}
 }

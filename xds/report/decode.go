@@ -29,7 +29,7 @@ type decoder struct {
 	node      string
 	addr      netip.Addr // of the peer
 
-	clock clockMap
+	clock ClockMap
 	names []unique.Handle[merge.Key] // by ref - 1; the zero Handle: not declared
 	began map[merge.Key]start        // own instances
 }
@@ -88,12 +88,12 @@ func (d *decoder) decode(up *reportpb.Up, received time.Duration) decoded {
 	stamp := instant(up.GetMonoMs())
 	if stamp < 0 {
 		out.refuse(BadTime)
-		out.offset, _ = d.clock.at(received)
+		out.offset, _ = d.clock.At(received)
 		return out
 	}
-	d.clock.observe(received, stamp)
+	d.clock.Observe(received, stamp)
 	m := moment{received: received, stamp: stamp, out: &out}
-	m.offset, m.jitter = d.clock.at(received)
+	m.offset, m.jitter = d.clock.At(received)
 	out.offset = m.offset
 
 	d.declare(up.GetDeclare(), &out)

@@ -128,7 +128,7 @@ func (r *haproxy) renewed(c *caller, e int) {
 func (r *haproxy) ended(c *caller, e int, o outcome) {
 	switch {
 	case o.ignored:
-	case !o.failed:
+	case !o.failed, o.grpc: // it reads no trailers
 		r.runs[e] = 0
 	default:
 		if r.runs[e]++; r.runs[e] >= r.limit {
@@ -193,7 +193,7 @@ func (r *nginx) ended(c *caller, e int, o outcome) {
 	p := &r.hosts[e]
 	switch now := c.m.w.Now(); {
 	case o.ignored:
-	case o.connect || o.failed && r.cfg.HTTP5xx:
+	case o.connect || o.failed && !o.grpc && r.cfg.HTTP5xx:
 		p.fails++
 		p.accessed, p.checked = now, now
 		r.show(c, e)

@@ -26,11 +26,15 @@ type outcome struct {
 	refused bool // there was not even a connection
 	limited bool // the endpoint asks for patience
 	ignored bool // the user left
+	grpc    bool // the answer is a 200 that failed by its trailers
 }
 
 func outcomeOf(how outlier.HTTPResult) outcome {
 	switch how.Ending {
 	case outlier.EndComplete:
+		if how.GRPC {
+			return outcome{failed: true, grpc: true}
+		}
 		return outcome{failed: how.Status >= 500 && how.Status != 501 && how.Status != 505, limited: how.Status == 429}
 	case outlier.EndClientAbort:
 		return outcome{ignored: true}

@@ -8,6 +8,7 @@ import (
 
 	"github.com/overhear-mesh/overhear/outlier"
 	"github.com/overhear-mesh/overhear/outlier/merge"
+	"github.com/overhear-mesh/overhear/xds/report"
 )
 
 const (
@@ -45,6 +46,9 @@ type control struct {
 
 	// streams keep their order: nothing overtakes what was sent before.
 	toUs, toThem, ads []time.Duration
+	// clocks are how the callers' clocks are mapped where they are not simply the
+	// network's delay away; else nil.
+	clocks []report.ClockMap
 }
 
 // held is a verdict in force; age is how old its state was when it was learned.
@@ -55,7 +59,11 @@ type held struct {
 
 func newControl(o *overhear) *control {
 	n := o.w.Callers
-	return &control{o: o, w: o.w, timerAt: never, toUs: make([]time.Duration, n), toThem: make([]time.Duration, n), ads: make([]time.Duration, n)}
+	c := &control{o: o, w: o.w, timerAt: never, toUs: make([]time.Duration, n), toThem: make([]time.Duration, n), ads: make([]time.Duration, n)}
+	if o.w.bends() {
+		c.clocks = make([]report.ClockMap, n)
+	}
+	return c
 }
 
 // up starts it; again: over the file that its earlier life has left.
@@ -101,7 +109,7 @@ func (c *control) registry() {
 	for i, e := range c.w.Endpoints {
 		specs = append(specs, merge.Endpoint{
 			Key: merge.Key{Service: service, Instance: e.ID}, Zone: zoneName(c.w.Zone(i)), Node: fmt.Sprintf("server-%d", i),
-			Weight: 1, Draining: e.Draining, Inbound: c.w.Inbound, Started: e.Started,
+			Weight: 1, Priority: c.w.Priority(i), Draining: e.Draining, Inbound: c.w.Inbound, Started: e.Started, Labels: c.w.labels(i),
 		})
 	}
 	c.table.SetService(service, c.o.policy, specs, c.w.now)
@@ -112,12 +120,16 @@ func (c *control) registry() {
 func zoneName(i int) string { return fmt.Sprintf("z%d", i) }
 
 func (c *control) join(caller int) {
-	err := c.table.Join(merge.Reporter{
+	c.meet(merge.Reporter{
 		ID: c.o.sidecars[caller].reporter.id(), Incarnation: 1, Principal: fmt.Sprintf("10.0.0.%d", caller),
 		Node: fmt.Sprintf("node-%d", c.w.Node(caller)), Zone: zoneName(c.w.Zone(caller)),
-	}, []string{service}, c.w.now)
-	if err != nil {
-		panic(fmt.Sprintf("world: caller %d cannot join: %v", caller, err))
+	}, []string{service})
+}
+
+// meet takes in a reporter of which a stream has begun.
+func (c *control) meet(r merge.Reporter, services []string) {
+	if err := c.table.Join(r, services, c.w.now); err != nil {
+		panic(fmt.Sprintf("world: %s cannot join: %v", r.ID, err))
 	}
 	c.stepAt = c.w.now
 	c.schedule()
@@ -132,7 +144,12 @@ func inOrder(last *time.Duration, at time.Duration) time.Duration {
 // send carries a message from a caller.
 func (c *control) send(m *message) {
 	life := c.lives
-	at := inOrder(&c.toUs[m.from], c.w.now+c.w.ToControl(m.from))
+	late := c.w.ReportDelay
+	if c.w.ReportJitter > 0 {
+		late += time.Duration(c.w.rng.Int64N(int64(c.w.ReportJitter)))
+	}
+	m.built, m.skew = c.w.now, c.o.sidecars[m.from].skew
+	at := inOrder(&c.toUs[m.from], c.w.now+late+c.w.ToControl(m.from))
 	c.w.At(at, func() {
 		if c.lives == life {
 			c.receive(m)
@@ -140,22 +157,65 @@ func (c *control) send(m *message) {
 	})
 }
 
-// mapped is an instant of a caller on the table's clock: the smallest delay that
-// was ever seen cannot be told from a difference of the clocks.
-func (c *control) mapped(at time.Duration) time.Duration {
+// hear carries a report of the sidecar beside an endpoint, which speaks of nobody
+// else.
+func (c *control) hear(r *merge.Report, in time.Duration) {
+	life := c.lives
+	c.w.At(c.w.now+in, func() {
+		if c.lives != life {
+			return
+		}
+		m := mapping{offset: c.w.Far, jitter: c.jitter()}
+		r.At, r.Received, r.Jitter = m.at(r.At), c.w.now, m.jitter
+		for i := range r.Own {
+			o := &r.Own[i]
+			o.LastOK, o.Refused = m.at(o.LastOK), m.at(o.Refused)
+		}
+		c.urgent = c.table.Apply(*r, c.w.now).Urgent || c.urgent
+		c.schedule()
+	})
+}
+
+// mapping takes instants of a caller to the table's clock.
+type mapping struct{ offset, jitter time.Duration }
+
+// mapping is that of a message: the smallest delay that was ever seen cannot be told
+// from a difference of the clocks.
+func (c *control) mapping(m *message) mapping {
+	if c.clocks == nil {
+		return mapping{c.w.Far, c.jitter()}
+	}
+	clock := &c.clocks[m.from]
+	clock.Observe(c.w.now, m.built+m.skew)
+	offset, jitter := clock.At(c.w.now)
+	return mapping{offset + m.skew, jitter}
+}
+
+// offset is what lies between a caller's true time and the table's idea of it.
+func (c *control) offset(caller int) time.Duration {
+	if c.clocks == nil {
+		return c.w.Far
+	}
+	offset, _ := c.clocks[caller].At(c.w.now)
+	return offset + c.o.sidecars[caller].skew
+}
+
+func (c *control) jitter() time.Duration { return time.Duration(c.w.Jitter * float64(c.w.Far)) }
+
+func (m mapping) at(at time.Duration) time.Duration {
 	if at < 0 {
 		return at
 	}
-	return at + c.w.Far
+	return max(0, at+m.offset)
 }
 
-func (c *control) cell(cell *merge.Cell) {
-	cell.LastOK, cell.LastOKStart = c.mapped(cell.LastOK), c.mapped(cell.LastOKStart)
-	cell.LastHard, cell.LastHardStart = c.mapped(cell.LastHard), c.mapped(cell.LastHardStart)
+func (m mapping) cell(cell *merge.Cell) {
+	cell.LastOK, cell.LastOKStart = m.at(cell.LastOK), m.at(cell.LastOKStart)
+	cell.LastHard, cell.LastHardStart = m.at(cell.LastHard), m.at(cell.LastHardStart)
 	if len(cell.History) > 0 {
 		cell.History = slices.Clone(cell.History)
 		for i := range cell.History {
-			cell.History[i].At = c.mapped(cell.History[i].At)
+			cell.History[i].At = m.at(cell.History[i].At)
 		}
 	}
 }
@@ -163,23 +223,23 @@ func (c *control) cell(cell *merge.Cell) {
 func (c *control) receive(m *message) {
 	now := c.w.now
 	id := c.o.sidecars[m.from].reporter.id()
+	clock := c.mapping(m)
 	if r := m.report; r != nil {
 		mine := *r
 		mine.Cells = slices.Clone(r.Cells)
 		for i := range mine.Cells {
-			c.cell(&mine.Cells[i])
+			clock.cell(&mine.Cells[i])
 		}
-		mine.At, mine.Received = c.mapped(r.At), now
-		mine.Jitter = time.Duration(c.w.Jitter * float64(c.w.Far))
+		mine.At, mine.Received, mine.Jitter = clock.at(r.At), now, clock.jitter
 		c.urgent = c.table.Apply(mine, now).Urgent || c.urgent
 	}
 	for _, p := range m.probes {
-		c.table.Probed(p.id, id, p.Level, p.Result, c.mapped(p.Start), c.mapped(p.End), now)
+		c.table.Probed(p.id, id, p.Level, p.Result, clock.at(p.Start), clock.at(p.End), now)
 		c.urgent = true
 	}
 	for _, a := range m.polls {
-		c.cell(&a.Cell)
-		a.At, a.Then.At = c.mapped(a.At), c.mapped(a.Then.At)
+		clock.cell(&a.Cell)
+		a.At, a.Then.At = clock.at(a.At), clock.at(a.Then.At)
 		c.table.Polled(a, now)
 		c.urgent = true
 	}
@@ -373,7 +433,7 @@ func (c *control) order(r merge.Result) {
 			to(id, func(s *sidecar) {
 				// The instant asked for, on the reporter's clock.
 				q := p
-				q.At -= c.w.Far
+				q.At -= c.offset(s.index)
 				s.reporter.polls = append(s.reporter.polls, q)
 				s.reporter.moved(s.reporter.schedule.Wake(s.w.now))
 			})

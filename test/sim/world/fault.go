@@ -20,6 +20,15 @@ func (w *World) apply(s Step) {
 	case s.Fault.Kind == ControlDown || s.Fault.Kind == ControlUp:
 		w.product.Control(s.Fault.Kind == ControlUp)
 		return
+	case s.Fault.Kind == Clock:
+		if p, ok := w.product.(interface {
+			Skew(caller int, by time.Duration)
+		}); ok {
+			for _, c := range s.From {
+				p.Skew(c, s.Fault.For)
+			}
+		}
+		return
 	case s.From != nil:
 		w.breakPaths(s)
 	default:
@@ -73,6 +82,12 @@ func (w *World) strike(host *Endpoint, f Fault) {
 	case Pause:
 		host.pausing++
 		w.pause(host, f, host.pausing, time.Duration(w.rng.Float64()*float64(f.Every)))
+	case Trailers:
+		host.trailers = f.Share
+	case NoTrailers:
+		host.bare = f.Share
+	case Limit:
+		host.limit = f.Share
 	case Overload:
 		host.overload = f.Share
 	case Capacity:
@@ -136,6 +151,7 @@ func (w *World) reset(host *Endpoint) {
 		if r.headed {
 			r.how = outlier.HTTPResult{Ending: outlier.EndBodyCut, HeadersSeen: true, Status: 200}
 		} else if w.Inbound {
+			w.beside(r.Endpoint, 0)
 			r.how = outlier.HTTPResult{Status: 503, HeadersSeen: true, Origin: outlier.OriginReset}
 		}
 		w.endAt(r, w.oneWay(w.Zone(r.Caller), w.Zone(r.Endpoint)))

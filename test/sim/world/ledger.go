@@ -49,6 +49,7 @@ type Ledger struct {
 	falseSince                      []time.Duration
 	bins                            []bin
 	recoveryFailed                  int64
+	unserved                        int64 // requests for which there was no endpoint
 	firstHeal                       time.Duration
 }
 
@@ -347,6 +348,11 @@ var measures = []measure{
 	}},
 	{"failed", "requests of users that failed on what is bad and might have been repeated", func(l *Ledger) (float64, bool) { return float64(l.harmed), true }},
 	{"failed-unsafe", "the same, that must not be repeated", func(l *Ledger) (float64, bool) { return float64(l.harmedUnsafe), l.w.Unsafe > 0 }},
+	{"unserved", "requests for which there was no endpoint at all", func(l *Ledger) (float64, bool) { return float64(l.unserved), true }},
+	{"avoided", "part of the bad ways and endpoints that their callers leave alone at the end", func(l *Ledger) (float64, bool) { return l.avoided() }},
+	{"share-late", "traffic of what is bad in the second half, as part of its fair share", func(l *Ledger) (float64, bool) {
+		return l.share(l.w.zero+l.w.Length/2, l.w.end), l.struck >= 0 && l.bins != nil
+	}},
 	{"goodput", "share of all requests that succeeded", func(l *Ledger) (float64, bool) {
 		return float64(l.goodRequests) / float64(max(1, l.requestsSinceZero)), true
 	}},
@@ -476,6 +482,22 @@ func (l *Ledger) window() time.Duration {
 	}
 	need := time.Duration(400 / (l.w.Rate * float64(max(1, bad))) * float64(time.Second))
 	return max(2*time.Second, need).Round(binWidth)
+}
+
+// avoided looks at every pair of a caller and an endpoint that is bad for it.
+func (l *Ledger) avoided() (float64, bool) {
+	n, out := 0, 0
+	for c := range l.w.Callers {
+		for e := range l.culprits {
+			if l.culprits[e].bad || l.pathBad != nil && l.pathBad[c*len(l.culprits)+e] == forever {
+				n++
+				if l.view[c*len(l.culprits)+e] != Used {
+					out++
+				}
+			}
+		}
+	}
+	return float64(out) / float64(max(1, n)), n > 0
 }
 
 func (l *Ledger) back() (float64, bool) {

@@ -16,8 +16,6 @@ const service = "api"
 type Options struct {
 	// Policy changes how the service is judged.
 	Policy func(*merge.Policy)
-	// Balance is the picker; default P2C.
-	Balance balancer.Policy
 	// Alone leaves the control plane out.
 	Alone bool
 	// OnChange hears of every change of belief of the fleet, refused ones too.
@@ -38,7 +36,9 @@ type overhear struct {
 	w        *World
 	opts     Options
 	policy   merge.Policy
+	balancer balancer.Config
 	sidecars []*sidecar
+	hosts    []*host  // the sidecars beside the endpoints, if there are any that report
 	control  *control // nil: none
 }
 
@@ -48,17 +48,19 @@ const (
 	timerReport
 	timerPing
 	timerControl
+	timerHost
 	timerKinds
 )
 
 func newOverhear(w *World, opts Options) *overhear {
-	o := &overhear{w: w, opts: opts, policy: merge.DefaultPolicy()}
+	o := &overhear{w: w, opts: opts, policy: merge.DefaultPolicy(), balancer: balancer.DefaultConfig()}
+	o.balancer.Policy, o.balancer.PreferZone = w.Balance, w.PreferZone
 	o.policy.LeaveOut = w.LeaveOut
 	o.policy.Ping = merge.PingKind(w.Ping)
 	if opts.Policy != nil {
 		opts.Policy(&o.policy)
 	}
-	if !opts.Alone {
+	if !opts.Alone && w.Control {
 		o.control = newControl(o)
 	}
 	for i := range w.Callers {
@@ -72,6 +74,14 @@ func newOverhear(w *World, opts Options) *overhear {
 		o.control.up(false)
 		for _, s := range o.sidecars {
 			s.connect()
+		}
+		if w.Inbound {
+			for i := range w.Endpoints {
+				o.hosts = append(o.hosts, newHost(o, i))
+			}
+		}
+		for _, h := range o.hosts {
+			h.connect()
 		}
 	}
 	return o
@@ -90,6 +100,8 @@ func (o *overhear) Wake(id, gen uint32) {
 		o.sidecars[i].reporter.timer(gen)
 	case timerPing:
 		o.sidecars[i].pingTimer(gen)
+	case timerHost:
+		o.hosts[i].timer(gen)
 	case timerControl:
 		o.control.timer(gen)
 	}
@@ -102,6 +114,9 @@ func (o *overhear) Changed() {
 	if o.control != nil {
 		o.control.registry()
 	}
+	for _, h := range o.hosts {
+		h.changed()
+	}
 }
 
 func (o *overhear) Control(up bool) {
@@ -113,27 +128,43 @@ func (o *overhear) Control(up bool) {
 			// A client finds out and comes back after its back-off.
 			o.w.At(o.w.now+time.Duration(o.w.rng.Int64N(int64(time.Second))), s.connect)
 		}
+		for _, h := range o.hosts {
+			o.w.At(o.w.now+time.Duration(o.w.rng.Int64N(int64(time.Second))), h.connect)
+		}
 	default:
 		o.control.down()
 		for _, s := range o.sidecars {
 			s.disconnect()
 		}
+		for _, h := range o.hosts {
+			h.connected = false
+		}
+	}
+}
+
+// Skew has all that a caller says of time off by so much more.
+func (o *overhear) Skew(caller int, by time.Duration) { o.sidecars[caller].skew += by }
+
+// Beside is a hard failure of an application, seen by the sidecar in front of it.
+func (o *overhear) Beside(endpoint int) {
+	if o.hosts != nil {
+		o.hosts[endpoint].saw(outlier.Conn)
 	}
 }
 
 func (o *overhear) Pick(r *Request) int {
 	s := o.sidecars[r.Caller]
-	if s.set == nil {
+	if s.picker == nil {
 		return -1
 	}
 	tried := &r.Tried
 	if r.Attempts == 0 {
 		tried = nil
 	}
-	if i := s.set.Pick(o.w.rng.Uint64(), o.w.now, tried); i >= 0 {
-		return s.choices[i].endpoint
+	if o.balancer.Policy.Hashes() {
+		return s.picker.PickKeyed(r.Key, o.w.rng.Uint64(), o.w.now, tried)
 	}
-	return -1
+	return s.picker.Pick(o.w.rng.Uint64(), o.w.now, tried)
 }
 
 func (o *overhear) Start(r *Request) {
@@ -150,7 +181,7 @@ func (o *overhear) End(r *Request, how outlier.HTTPResult) {
 	s := o.sidecars[r.Caller]
 	ep := s.stats[r.Endpoint]
 	class := outlier.OK
-	if how.Ending != outlier.EndComplete || how.Status >= 400 {
+	if how.Ending != outlier.EndComplete || how.Status >= 400 || how.GRPC {
 		how.Overdue = s.detector.Overdue()
 		class = outlier.ClassifyHTTP(how)
 	}
@@ -163,5 +194,8 @@ func (o *overhear) End(r *Request, how outlier.HTTPResult) {
 	}
 	if ep.End(&r.Attempt, out) {
 		s.wake()
+	}
+	if o.hosts != nil && how.HeadersSeen && how.Origin == "" {
+		o.hosts[r.Endpoint].saw(class)
 	}
 }

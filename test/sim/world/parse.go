@@ -33,6 +33,15 @@ const Language = `A scenario is a text file; # begins a comment. Settings, one a
   inbound yes|no        a sidecar in front of each endpoint      no
   ping tcp|http|off     of idle endpoints and of probes          tcp
   leave-out N           fault domains that may lie               1
+  control yes|no        there is a control plane                 yes
+  balance POLICY        p2c, round_robin, random, least_request, p2c
+                        ring_hash, maglev: overhear's picker
+  prefer-zone yes|no    one's own zone is used first             no
+  backups N             the last N are of the second priority    0
+  keys N                of requests, to hash; 0: by route        0
+  label K=V ENDPOINTS   what operators say of them
+  report-delay D        of messages to the control plane         0
+  report-jitter D       the same, at random up to D              0
   warmup D, length D    before and after instant 0               60s, 30s
   vary KEY V V V        run the scenario with each value
 
@@ -40,18 +49,41 @@ Events, in virtual time after the warm-up:
 
   at T ENDPOINTS: FAULT             the endpoints are at fault
   at T CALLERS -> ENDPOINTS: FAULT  only the way from these callers is
+  at T CALLERS: clock +D|-D         all that they say of time is off by so much more
   at T control: down|up             the control plane
 
 ENDPOINTS: all, endpoint 3, endpoint 0-2, endpoint 1,4, zone 0.
 CALLERS: all, caller 2, caller 0-2, node 0, zone 1.
-FAULT: crash, listener, hang, blackhole, unreachable, errors P%, stall P%, cut P%, alternate,
-  slow xF [P%], pause D every D, overload P%, capacity R, poison ROUTE, reset, drain, undrain,
-  restart, replace, heal, and
-  flap D D FAULT        the fault for the first time, health for the second, and again.
+FAULT:
+  crash                 its listener is closed and all its connections are reset
+  listener              its listener alone is gone
+  hang                  it accepts and never answers
+  blackhole             nothing comes back from it, not even to a SYN
+  unreachable           an ICMP error, at once
+  errors P%             so many of its answers are 500
+  stall P%              so many stop after the headers
+  cut P%                so many are cut off in the body
+  trailers P%           so many are gRPC's, with UNAVAILABLE in the trailers
+  no-trailers P%        so many are gRPC's, and end without a status
+  alternate             every other answer is a 500
+  slow xF [P%]          so many take F times as long
+  pause D every D       it stands still now and then
+  overload P%           so many are 503 with Retry-After
+  limit P%              so many are 429
+  capacity R            it can do R a second and queues the rest, then says 503
+  poison ROUTE          one route fails
+  reset                 all its connections are reset, once
+  drain, undrain        the registry says that it is leaving, or not
+  restart               a new process under the same instance
+  replace               another instance takes its place
+  heal                  an end to all that
+  flap D D FAULT        the fault for the first time, health for the second, and again
+Ways can have: blackhole, unreachable, errors P%, slow xF [P%], heal, and flap of these.
 
-Expectations of overhear, over all seeds:
+Expectations of overhear, over all seeds; "without" is what the same seeds give with
+detection off:
 
-  want MEASURE p50|p95|max|mean <=|>= VALUE
+  want MEASURE p50|p95|max|mean <=|>= VALUE|without
 
 `
 
@@ -64,7 +96,7 @@ func Parse(name, text string) (Scenario, error) {
 	s := Default()
 	s.Name = name
 	p := parser{s: &s, name: name}
-	var steps []string
+	var later []string // who there is may be said further down
 	var at []int
 	for i, line := range strings.Split(text, "\n") {
 		line, _, _ = strings.Cut(line, "#")
@@ -74,8 +106,8 @@ func Parse(name, text string) (Scenario, error) {
 		}
 		p.line = i + 1
 		switch fields[0] {
-		case "at":
-			steps, at = append(steps, line), append(at, i+1) // who there is may be said further down
+		case "at", "label":
+			later, at = append(later, line), append(at, i+1)
 		case "vary":
 			p.vary(fields[1:])
 		case "want":
@@ -84,11 +116,17 @@ func Parse(name, text string) (Scenario, error) {
 			p.check(s.Set(fields[0], strings.TrimSpace(strings.TrimPrefix(strings.TrimSpace(line), fields[0]))))
 		}
 	}
-	p.check(s.validate())
+	if err := s.validate(); err != nil {
+		p.errs = append(p.errs, fmt.Errorf("%s.txt: %w", name, err))
+	}
 	if p.errs == nil {
-		for i, line := range steps {
+		for i, line := range later {
 			p.line = at[i]
-			p.step(line)
+			if strings.HasPrefix(strings.TrimSpace(line), "label") {
+				p.label(strings.Fields(line)[1:])
+			} else {
+				p.step(line)
+			}
 		}
 		slices.SortStableFunc(s.Steps, func(a, b Step) int { return int(max(-1, min(1, a.At-b.At))) })
 	}
@@ -181,6 +219,20 @@ func (s *Scenario) Set(key, value string) error {
 		s.PerNode, err = count(value, 1)
 	case "routes":
 		s.Routes, err = count(value, 1)
+	case "backups":
+		s.Backups, err = count(value, 0)
+	case "keys":
+		s.Keys, err = count(value, 0)
+	case "report-delay":
+		s.ReportDelay, err = span(value)
+	case "report-jitter":
+		s.ReportJitter, err = span(value)
+	case "balance":
+		err = s.Balance.UnmarshalText([]byte(value))
+	case "prefer-zone":
+		s.PreferZone, err = yes(value)
+	case "control":
+		s.Control, err = yes(value)
 	case "leave-out":
 		s.LeaveOut, err = count(value, 0)
 	case "rate":
@@ -208,10 +260,7 @@ func (s *Scenario) Set(key, value string) error {
 	case "length":
 		s.Length, err = span(value)
 	case "inbound":
-		s.Inbound = value == "yes"
-		if value != "yes" && value != "no" {
-			err = fmt.Errorf("want yes or no, have %q", value)
-		}
+		s.Inbound, err = yes(value)
 	case "ping":
 		s.Ping = value
 		if !slices.Contains([]string{"tcp", "http", "off"}, value) {
@@ -229,6 +278,9 @@ func (s *Scenario) Set(key, value string) error {
 func (s *Scenario) validate() error {
 	if s.Rate <= 0 || s.Timeout <= 0 || s.Length <= 0 {
 		return errors.New("rate, timeout and length must be above 0")
+	}
+	if s.Backups >= s.Endpoints {
+		return fmt.Errorf("%d backups of %d endpoints leave nothing to back up", s.Backups, s.Endpoints)
 	}
 	if pairs := s.Callers * s.Endpoints; pairs > 10_000_000 {
 		return fmt.Errorf("%d pairs of caller and endpoint are too many", pairs)
@@ -269,13 +321,31 @@ func (p *parser) want(fields []string) {
 		p.check(fmt.Errorf("want: %q is neither <= nor >=", fields[2]))
 		return
 	}
-	if d, err := time.ParseDuration(fields[3]); err == nil {
+	if fields[3] == "without" {
+		w.Without = true
+	} else if d, err := time.ParseDuration(fields[3]); err == nil {
 		w.Value = d.Seconds()
 	} else if w.Value, err = number(fields[3], -1e12, 1e12); err != nil {
 		p.check(fmt.Errorf("want: %w", err))
 		return
 	}
 	p.s.Wants = append(p.s.Wants, w)
+}
+
+// label reads "KEY=VALUE ENDPOINTS".
+func (p *parser) label(fields []string) {
+	if len(fields) < 2 || !strings.Contains(fields[0], "=") {
+		p.check(errors.New("label: write label KEY=VALUE ENDPOINTS"))
+		return
+	}
+	var l Label
+	l.Key, l.Value, _ = strings.Cut(fields[0], "=")
+	var err error
+	if l.To, err = p.s.endpoints(strings.Join(fields[1:], " ")); err != nil {
+		p.check(fmt.Errorf("label: %w", err))
+		return
+	}
+	p.s.Labels = append(p.s.Labels, l)
 }
 
 // step reads "at T [CALLERS ->] ENDPOINTS: FAULT".
@@ -307,6 +377,10 @@ func (p *parser) step(line string) {
 		p.s.Steps = append(p.s.Steps, step)
 		return
 	}
+	if len(words) > 0 && words[0] == "clock" {
+		p.clock(step, who, words[1:])
+		return
+	}
 	if from, to, arrow := strings.Cut(who, "->"); arrow {
 		if step.From, err = p.s.callers(strings.TrimSpace(from)); err != nil {
 			p.check(fmt.Errorf("at: %w", err))
@@ -321,6 +395,24 @@ func (p *parser) step(line string) {
 	if err := p.s.fault(step, words); err != nil {
 		p.check(fmt.Errorf("at: %w", err))
 	}
+}
+
+// clock reads "at T CALLERS: clock +D".
+func (p *parser) clock(step Step, who string, words []string) {
+	var err error
+	if step.From, err = p.s.callers(who); err != nil {
+		p.check(fmt.Errorf("at: clock: %w", err))
+		return
+	}
+	step.Fault.Kind = Clock
+	if len(words) == 1 {
+		step.Fault.For, err = time.ParseDuration(words[0])
+	}
+	if len(words) != 1 || err != nil || step.Fault.For == 0 || step.Fault.For.Abs() > maxSpan {
+		p.check(fmt.Errorf("at: write clock +TIME or clock -TIME, not clock %s", strings.Join(words, " ")))
+		return
+	}
+	p.s.Steps = append(p.s.Steps, step)
 }
 
 // maxFlaps bounds what one line of flapping becomes.
@@ -370,14 +462,14 @@ func parseFault(words []string) (Fault, error) {
 		return f, errors.New("what happens to it?")
 	}
 	i := slices.Index(faultNames[:], words[0])
-	if i < 0 || FaultKind(i) >= ControlDown {
+	if i < 0 || FaultKind(i) >= Clock {
 		return f, fmt.Errorf("no such fault: %q", words[0])
 	}
 	f.Kind = FaultKind(i)
 	words = words[1:]
 	var err error
 	switch f.Kind {
-	case Errors, Stall, Cut, Overload:
+	case Errors, Stall, Cut, Trailers, NoTrailers, Overload, Limit:
 		if len(words) > 1 {
 			return f, fmt.Errorf("%v: want one share", f.Kind)
 		}
@@ -500,6 +592,13 @@ func list(text string, n int) ([]int, error) {
 	}
 	slices.Sort(all)
 	return all, nil
+}
+
+func yes(text string) (bool, error) {
+	if text != "yes" && text != "no" {
+		return false, fmt.Errorf("want yes or no, have %q", text)
+	}
+	return text == "yes", nil
 }
 
 func count(text string, least int) (int, error) {

@@ -25,6 +25,7 @@ at 2s   endpoint 2: slow x10 5%
 at 3s   control: down
 want    off p95 <= 100ms
 want    found mean >= 1
+want    goodput mean >= without
 `)
 	want := Default()
 	want.Name, want.About, want.Callers, want.Zones, want.PerNode, want.Rate, want.Base = "story", "a crash", 6, 3, 2, 2.5, 0.01
@@ -35,7 +36,7 @@ want    found mean >= 1
 		{At: 3 * time.Second, Fault: Fault{Kind: ControlDown}},
 		{At: 10 * time.Second, To: []int{1, 3, 4}, Fault: Fault{Kind: Heal, Share: 1}},
 	}
-	want.Wants = []Want{{"off", "p95", true, 0.1}, {"found", "mean", false, 1}}
+	want.Wants = []Want{{Measure: "off", Stat: "p95", Below: true, Value: 0.1}, {Measure: "found", Stat: "mean", Value: 1}, {Measure: "goodput", Stat: "mean", Without: true}}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("(-want +got):\n%s", diff)
 	}
@@ -72,6 +73,16 @@ func TestWhatIsWrongIsNamedWithItsLine(t *testing.T) {
 		"vary rate 1 x":                       "vary: rate",
 		"rate 0":                              "must be above 0",
 		"callers 100000\nendpoints 100000":    "too many",
+		"balance magic":                       "want one of p2c",
+		"backups 10":                          "nothing to back up",
+		"label v2 endpoint 1":                 "label KEY=VALUE",
+		"label version=v2 endpoint 12":        "there are 0 to 9",
+		"at 0s endpoint 1: clock +5s":         "who is \"endpoint 1\"",
+		"at 0s caller 1: clock fast":          "clock +TIME",
+		"control maybe":                       "want yes or no",
+		"\n\nat 0s endpoint 1: overlaod 20%":  "story.txt:3: at: no such fault: \"overlaod\"",
+		"\nwant spede p50 <= 1":               "story.txt:2: want: no measure \"spede\"",
+		"\nreport-dealy 1s":                   "story.txt:2: no such setting: \"report-dealy\"",
 		"inbound perhaps":                     "want yes or no",
 		"ping loud":                           "want tcp, http or off",
 		"at 0s endpoint 1: crash now":         "what is \"now\"",

@@ -46,6 +46,8 @@ type trial struct {
 // message is one on the stream.
 type message struct {
 	from       int
+	built      time.Duration
+	skew       time.Duration // of all instants in it
 	report     *merge.Report
 	probes     []probed
 	polls      []merge.PollAnswer
@@ -78,7 +80,8 @@ func (r *reporter) hello() {
 	r.topic.Rename()
 	r.schedule.Begin(r.id(), r.w.now)
 	r.s.o.control.join(r.s.index)
-	r.moved(r.schedule.Wake(r.w.now))
+	r.schedule.Wake(r.w.now)
+	r.moved(true) // the timer has been idle
 }
 
 func (r *reporter) lost() {

@@ -1,7 +1,10 @@
 package world
 
 import (
+	"slices"
 	"time"
+
+	"github.com/overhear-mesh/overhear/proxy/balancer"
 )
 
 // Scenario is a mesh, its load, and what goes wrong with it.
@@ -26,9 +29,18 @@ type Scenario struct {
 	Far      time.Duration // one way between zones, and to the control plane
 	Jitter   float64       // share of the delay that is added at random, at most
 
-	Inbound  bool   // a sidecar of ours stands in front of each endpoint
-	Ping     string // tcp, http or off
-	LeaveOut int    // fault domains that may lie
+	Inbound    bool            // a sidecar of ours stands in front of each endpoint
+	Ping       string          // tcp, http or off
+	LeaveOut   int             // fault domains that may lie
+	Balance    balancer.Policy // of overhear; the models have their own
+	PreferZone bool            // use one's own zone before the others
+	Backups    int             // endpoints of the second priority: the last ones
+	Keys       int             // of requests, for balancers that hash; 0: the route is the key
+	Control    bool            // there is a control plane
+	Labels     []Label         // of endpoints
+
+	ReportDelay  time.Duration // of each message to the control plane, beside the network's
+	ReportJitter time.Duration // more of it, at random: what is late is overtaken by other streams
 
 	Warmup time.Duration // before instant 0
 	Length time.Duration // after it
@@ -36,6 +48,12 @@ type Scenario struct {
 	Steps []Step // in order of time
 	Vary  []Variation
 	Wants []Want
+}
+
+// Label is something that operators say of endpoints.
+type Label struct {
+	Key, Value string
+	To         []int
 }
 
 // Step is one line of the story: from At on, What happens to the endpoints To, as
@@ -62,10 +80,13 @@ const (
 	Errors                // a share of its answers are 500
 	Stall                 // a share of its answers stop after the headers
 	Cut                   // a share of its answers are cut off in the body
+	Trailers              // a share of its answers are gRPC's, with status UNAVAILABLE in the trailers
+	NoTrailers            // a share of its answers are gRPC's, without any status
 	Alternate             // every other answer is a 500
 	Slow                  // a share of its answers take a multiple of the time
 	Pause                 // it stands still now and then
 	Overload              // a share of its answers are 503 with Retry-After
+	Limit                 // a share of its answers are 429
 	Capacity              // it can do so much a second, and queues the rest
 	Poison                // one route fails
 	Reset                 // all its connections are reset, once
@@ -73,13 +94,14 @@ const (
 	Undrain               // and that it is not
 	Restart               // a new process under the same instance
 	Replace               // another instance takes its place
+	Clock                 // a caller's clock jumps
 	ControlDown           // the control plane is killed
 	ControlUp             // and started again
 )
 
 var faultNames = [...]string{
-	"heal", "crash", "listener", "hang", "blackhole", "unreachable", "errors", "stall", "cut", "alternate",
-	"slow", "pause", "overload", "capacity", "poison", "reset", "drain", "undrain", "restart", "replace", "down", "up",
+	"heal", "crash", "listener", "hang", "blackhole", "unreachable", "errors", "stall", "cut", "trailers", "no-trailers", "alternate",
+	"slow", "pause", "overload", "limit", "capacity", "poison", "reset", "drain", "undrain", "restart", "replace", "clock", "down", "up",
 }
 
 func (k FaultKind) String() string { return faultNames[k] }
@@ -87,7 +109,7 @@ func (k FaultKind) String() string { return faultNames[k] }
 // bad says whether whoever has it should be left alone.
 func (k FaultKind) bad() bool {
 	switch k {
-	case Crash, Hang, Blackhole, Unreachable, Errors, Stall, Cut, Alternate:
+	case Crash, Hang, Blackhole, Unreachable, Errors, Stall, Cut, Trailers, NoTrailers, Alternate:
 		return true
 	}
 	return false
@@ -98,7 +120,7 @@ type Fault struct {
 	Kind   FaultKind
 	Share  float64       // of the attempts; 1 unless told
 	Factor float64       // of Slow
-	For    time.Duration // of Pause
+	For    time.Duration // of Pause; by which a Clock jumps
 	Every  time.Duration // of Pause
 	Number float64       // requests per second of Capacity, route of Poison
 }
@@ -115,10 +137,39 @@ type Want struct {
 	Stat    string // p50, p95, max, mean
 	Below   bool   // at most; else at least
 	Value   float64
+	Without bool // the value is that of the same seeds with detection off
 }
 
 // Zone is the zone of the i-th caller or endpoint.
 func (s *Scenario) Zone(i int) int { return i % s.Zones }
+
+// Priority is that of the i-th endpoint: 0 is used first.
+func (s *Scenario) Priority(i int) uint32 {
+	if i < s.Endpoints-s.Backups {
+		return 0
+	}
+	return 1
+}
+
+// labels are those of the i-th endpoint; nil: none.
+func (s *Scenario) labels(i int) map[string]string {
+	var all map[string]string
+	for _, l := range s.Labels {
+		if slices.Contains(l.To, i) {
+			if all == nil {
+				all = map[string]string{}
+			}
+			all[l.Key] = l.Value
+		}
+	}
+	return all
+}
+
+// bends says whether the clocks of callers and control plane are apart by more than
+// what the network does.
+func (s *Scenario) bends() bool {
+	return s.ReportDelay > 0 || s.ReportJitter > 0 || slices.ContainsFunc(s.Steps, func(x Step) bool { return x.Fault.Kind == Clock })
+}
 
 // Node is the machine of a caller. Those of one machine are of one zone.
 func (s *Scenario) Node(caller int) int {
@@ -131,6 +182,6 @@ func Default() Scenario {
 		Callers: 10, Endpoints: 10, Zones: 2, PerNode: 1, Rate: 50, Base: 0.001, Unsafe: 0, Routes: 1,
 		Latency: 2 * time.Millisecond, Sigma: 0.5, Timeout: 15 * time.Second,
 		Near: 200 * time.Microsecond, Far: time.Millisecond, Jitter: 0.5,
-		Ping: "tcp", LeaveOut: 1, Warmup: 60 * time.Second, Length: 30 * time.Second,
+		Ping: "tcp", LeaveOut: 1, Control: true, Warmup: 60 * time.Second, Length: 30 * time.Second,
 	}
 }

@@ -4,11 +4,14 @@ import (
 	"slices"
 	"time"
 
+	"github.com/cespare/xxhash/v2"
+
 	"github.com/overhear-mesh/overhear/outlier"
 	"github.com/overhear-mesh/overhear/outlier/merge"
 	"github.com/overhear-mesh/overhear/proxy/balancer"
 	"github.com/overhear-mesh/overhear/proxy/cadence"
 	"github.com/overhear-mesh/overhear/proxy/ping"
+	"github.com/overhear-mesh/overhear/proxy/tiers"
 	"github.com/overhear-mesh/overhear/proxy/vigil"
 )
 
@@ -30,11 +33,11 @@ type sidecar struct {
 	ids      []string            // by endpoint
 	stats    []*outlier.Endpoint // by endpoint
 	gates    []*balancer.Gate
+	hashes   []uint64          // of the ids
 	verdicts []outlier.Verdict // as told by the control plane
 
-	set     *balancer.Set
-	choices []choice
-	spare   []choice
+	picker  *tiers.Picker
+	choices []tiers.Choice
 	view    []Removal
 
 	dirty      bool
@@ -50,23 +53,18 @@ type sidecar struct {
 	pingGen           uint32
 
 	connected bool
+	skew      time.Duration // of all that it says of time
 	reporter  reporter
 }
 
 // maxProbes is how many probes and pings of one cluster may be under way.
 const maxProbes = 8
 
-// choice is one endpoint that the picker may hold.
-type choice struct {
-	endpoint  int
-	admission outlier.Admission
-}
-
 func newSidecar(o *overhear, index int) *sidecar {
 	n := o.w.Scenario.Endpoints
 	s := &sidecar{
 		o: o, w: o.w, index: index,
-		ids: make([]string, n), stats: make([]*outlier.Endpoint, n), gates: make([]*balancer.Gate, n),
+		ids: make([]string, n), stats: make([]*outlier.Endpoint, n), gates: make([]*balancer.Gate, n), hashes: make([]uint64, n),
 		verdicts: make([]outlier.Verdict, n), view: make([]Removal, n),
 		last: -time.Hour, timerAt: never, pingAt: never,
 		self: ping.NewLimiter(10, 10), orders: ping.NewLimiter(10, 10), own: ping.NewLimiter(1, 1),
@@ -87,10 +85,10 @@ func (s *sidecar) members() {
 		fresh := s.ids[i] != e.ID
 		if fresh {
 			s.ids[i], s.gates[i], s.verdicts[i] = e.ID, balancer.NewGate(0, false), outlier.Verdict{}
-			s.reporter.told[i] = cadence.Told{}
+			s.hashes[i], s.reporter.told[i] = xxhash.Sum64String(e.ID), cadence.Told{}
 		}
 		members = append(members, outlier.Member{
-			ID: e.ID, Weight: 1, Draining: e.Draining, New: known && fresh, Inbound: s.w.Inbound, Fleet: s.verdicts[i],
+			ID: e.ID, Weight: 1, Priority: s.w.Priority(i), Zone: zoneName(s.w.Zone(i)), Draining: e.Draining, New: known && fresh, Inbound: s.w.Inbound, Fleet: s.verdicts[i],
 		})
 	}
 	s.detector.SetMembers(members, s.w.now)
@@ -146,7 +144,7 @@ func (s *sidecar) step() {
 	r := s.detector.Step(now)
 	s.last, s.dirty = now, false
 	s.next = min(max(r.Next, now+stepLeast), now+stepMost)
-	if r.Changed || len(r.Changes) > 0 || s.set == nil {
+	if r.Changed || len(r.Changes) > 0 || s.picker == nil {
 		s.publish()
 	}
 	for _, p := range r.Probes {
@@ -161,11 +159,10 @@ func (s *sidecar) step() {
 	s.schedule()
 }
 
-// publish makes the new view the picker's, as proxy/cluster does with one priority.
+// publish makes the new view the picker's, as proxy/cluster does.
 func (s *sidecar) publish() {
 	views := s.detector.View()
-	choices := s.spare[:0]
-	sound := false
+	s.choices = s.choices[:0]
 	for i, a := range views {
 		removal := Used
 		switch {
@@ -177,59 +174,16 @@ func (s *sidecar) publish() {
 		case a.Weight == 0 && a.State != outlier.Draining:
 			removal = Removed
 		}
-		s.view[i] = removal
-		if a.Weight > 0 || a.Trickle > 0 {
-			choices = append(choices, choice{i, a})
-			sound = sound || a.Weight > 0 && a.Trickle == 0 && !a.Panic
+		if s.view[i] != removal {
+			s.view[i] = removal
+			s.w.Ledger.Saw(s.index, i, removal)
 		}
+		s.choices = append(s.choices, tiers.Choice{
+			Stats: s.stats[i], Gate: s.gates[i], Priority: s.w.Priority(i), Weight: 1,
+			Away: s.w.Zone(i) != s.w.Zone(s.index), Hash: s.hashes[i], Admission: a,
+		})
 	}
-	if !sound && len(choices) == 0 {
-		choices = leastBad(views, choices)
-	}
-	for i, removal := range s.view {
-		s.w.Ledger.Saw(s.index, i, removal)
-	}
-	if s.set != nil && slices.Equal(choices, s.choices) {
-		s.spare = choices
-		return
-	}
-	s.choices, s.spare = choices, s.choices
-	entries := make([]balancer.Entry, len(choices))
-	for i, c := range choices {
-		a := c.admission
-		entries[i] = balancer.Entry{Stats: s.stats[c.endpoint], Weight: a.Weight, Held: a.Weight != 1}
-		if a.Panic {
-			continue
-		}
-		if trial := a.State == outlier.Probation; trial || a.Trickle > 0 {
-			entries[i].Gate = s.gates[c.endpoint].With(a.Trickle, trial)
-		}
-	}
-	if s.set == nil {
-		s.set = balancer.NewSet(entries, balancer.Config{Policy: s.o.opts.Balance})
-	} else {
-		s.set = s.set.With(entries)
-	}
-}
-
-// leastBad is the last resort: those that drain still answer.
-func leastBad(views []outlier.Admission, choices []choice) []choice {
-	badness := func(a outlier.Admission) int {
-		return slices.Index([]outlier.State{
-			outlier.Draining, outlier.In, outlier.Ramp, outlier.Probation, outlier.Probing, outlier.Suspended, outlier.Ejected,
-		}, a.State)
-	}
-	least := len(views) + 10
-	for _, a := range views {
-		least = min(least, badness(a))
-	}
-	for i, a := range views {
-		if badness(a) == least {
-			a.Weight, a.Panic = 1, true
-			choices = append(choices, choice{i, a})
-		}
-	}
-	return choices
+	s.picker = tiers.New(s.choices, s.o.balancer, s.picker)
 }
 
 // find is the index of an instance; -1: it has left.
@@ -256,8 +210,7 @@ func (s *sidecar) reach(level outlier.Level) outlier.Level {
 	return outlier.LevelConnect
 }
 
-// ask probes. A refusal while connections stand is one of the listener alone; but
-// what is out comes back by connections that it takes.
+// ask probes. A refusal while connections stand is one of the listener alone.
 func (s *sidecar) ask(i int, level outlier.Level, timeout time.Duration, then func(Answer)) {
 	s.running++
 	id := s.ids[i]
@@ -266,7 +219,9 @@ func (s *sidecar) ask(i int, level outlier.Level, timeout time.Duration, then fu
 		if s.ids[i] != id {
 			return
 		}
-		if a.Result == outlier.Refused && s.view[i] == Used && s.w.Stands(s.index, i) {
+		// As in proxy/cluster: what is out comes back by connections that it takes.
+		holds := s.view[i] == Used || s.view[i] == Suspended
+		if a.Result == outlier.Refused && holds && s.w.Stands(s.index, i) {
 			a.Result, a.Level = outlier.ProbeOK, outlier.LevelConnect
 		}
 		then(a)
@@ -315,8 +270,12 @@ func (s *sidecar) pingTimer(gen uint32) {
 	for _, p := range s.idle.Due(&vigil.Cluster{
 		IDs: slices.Values(s.ids), Idle: s.detector.Idle(now), Alone: !s.connected,
 		Picked: func(id string) bool {
-			i := s.find(id)
-			return slices.ContainsFunc(s.choices, func(c choice) bool { return c.endpoint == i })
+			for c := range s.picker.All() {
+				if c.Admission.ID == id {
+					return true
+				}
+			}
+			return false
 		},
 		Allow: func() bool { return s.own.Allow(now) }, Every: s.o.policy.Outlier.IdleAfter, Jittered: s.jittered,
 	}, now) {

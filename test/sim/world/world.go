@@ -57,6 +57,9 @@ type Endpoint struct {
 	overload float64
 	odd      bool // alternate: the next answer is a failure
 	alt      bool
+	limit    float64
+	trailers float64 // with an error
+	bare     float64 // share of answers without trailers
 	slow     float64 // factor
 	slowPart float64
 	frozen   time.Duration // stands still until
@@ -86,6 +89,9 @@ const idleTimeout = 30 * time.Second
 // connectTimeout bounds a connect.
 const connectTimeout = time.Second
 
+// unavailable is gRPC's status of a server that cannot serve.
+const unavailable = 14
+
 // bodyIdle is how long a body may stand still.
 const bodyIdle = 15 * time.Second
 
@@ -98,6 +104,7 @@ type Request struct {
 	Endpoint int // of the attempt
 	Attempts int
 	Route    uint16
+	Key      uint64 // for balancers that hash
 	Unsafe   bool
 	Began    time.Duration
 	Started  time.Duration // the attempt
@@ -234,6 +241,13 @@ func (w *World) oneWay(a, b int) time.Duration {
 	return d + time.Duration(w.rng.Float64()*w.Jitter*float64(d))
 }
 
+// beside has the sidecar beside an endpoint see a hard failure of its application.
+func (w *World) beside(endpoint int, in time.Duration) {
+	if p, ok := w.product.(interface{ Beside(endpoint int) }); ok {
+		w.At(w.now+in, func() { p.Beside(endpoint) })
+	}
+}
+
 // ToControl is how long a message takes between a caller and the control plane.
 func (w *World) ToControl(caller int) time.Duration { return w.oneWay(w.Zone(caller), -1) }
 
@@ -262,6 +276,11 @@ func (w *World) arrive() {
 	if w.Routes > 1 {
 		r.Route = uint16(w.rng.IntN(w.Routes))
 	}
+	r.Key = uint64(r.Route)
+	if w.Keys > 0 {
+		r.Key = w.rng.Uint64N(uint64(w.Keys))
+	}
+	r.Key = (r.Key + 1) * 0x9e3779b97f4a7c15 // spread, as a hash does
 	r.Unsafe = w.Unsafe > 0 && w.rng.Float64() < w.Unsafe
 	w.budgets[r.Caller].Deposit(w.now)
 	w.Ledger.requests++
@@ -281,6 +300,7 @@ func (w *World) attempt(id uint32) {
 	r := &w.requests[id]
 	e := w.product.Pick(r)
 	if e < 0 {
+		w.Ledger.unserved++
 		w.Ledger.failedRequest(r)
 		w.release(r)
 		return
@@ -319,6 +339,7 @@ func (w *World) decide(r *Request, host *Endpoint) {
 	switch mode {
 	case Crash:
 		if w.Inbound {
+			w.beside(r.Endpoint, trip/2)
 			r.how = outlier.HTTPResult{Status: 503, HeadersSeen: true, Origin: outlier.OriginRefused}
 			w.endAt(r, trip)
 			return
@@ -363,6 +384,12 @@ func (w *World) decide(r *Request, host *Endpoint) {
 		}
 	case host.overload > 0 && w.chance(host.overload):
 		r.how.Status, r.how.RetryAfter = 503, true
+	case host.limit > 0 && w.chance(host.limit):
+		r.how.Status = 429
+	case host.trailers > 0 && w.chance(host.trailers):
+		r.how.GRPC, r.how.GRPCStatusSeen, r.how.GRPCStatus = true, true, unavailable
+	case host.bare > 0 && w.chance(host.bare):
+		r.how.GRPC = true
 	case host.cut > 0 && w.chance(host.cut):
 		r.how.Ending = outlier.EndBodyCut
 	case host.stall > 0 && w.chance(host.stall):
@@ -481,7 +508,7 @@ func (w *World) ended(r *Request) {
 	if r.how.Ending == outlier.EndComplete {
 		p.idle, p.used = min(p.idle+1, 256), w.now
 	}
-	good := r.how.Ending == outlier.EndComplete && r.how.Status < 500
+	good := r.how.Ending == outlier.EndComplete && r.how.Status < 500 && r.how.Status != 429 && !r.how.GRPC
 	w.Ledger.ended(r, good)
 	id := r.id
 	w.product.End(r, r.how)
@@ -501,7 +528,7 @@ func (w *World) again(r *Request) {
 	}
 	switch w.policy.Decide(resilience.Failure{
 		Ending: ending, Status: r.how.Status, Unprocessed: r.how.Origin == outlier.OriginRefused,
-		Answered: r.how.HeadersSeen && ending != outlier.EndComplete && r.how.Origin == "", Replayable: true, Safe: !r.Unsafe, Attempts: r.Attempts,
+		Answered: r.how.HeadersSeen && (ending != outlier.EndComplete || r.how.GRPC) && r.how.Origin == "", Replayable: true, Safe: !r.Unsafe, Attempts: r.Attempts,
 	}) {
 	case resilience.Retry, resilience.RetryFresh:
 		r.tried()
