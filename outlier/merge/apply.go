@@ -62,13 +62,23 @@ func (t *Table) Apply(rep Report, now time.Duration) Applied {
 	if r.settled == never || rep.At+settleTime < r.settled {
 		r.settled = rep.At + settleTime
 	}
-	if rep.Seq > r.seq || r.seq == 0 {
-		r.seq, r.jitter, r.LHM = rep.Seq, rep.Jitter, min(max(rep.LHM, 0), 7)
+	// Of two reports of one number, which only a liar sends, the more doubtful holds: not
+	// the one that came last.
+	switch lhm := min(max(rep.LHM, 0), 7); {
+	case rep.Seq > r.seq:
+		r.seq, r.jitter, r.LHM = rep.Seq, rep.Jitter, lhm
 		t.weigh(r, now)
-		for _, c := range rep.Clusters {
-			if u := r.services[c.Service]; u != nil {
-				u.overdue = max(c.Overdue, 0)
-			}
+	case rep.Seq == r.seq:
+		r.jitter, r.LHM = max(r.jitter, rep.Jitter), max(r.LHM, lhm)
+		t.weigh(r, now)
+	}
+	for _, c := range rep.Clusters {
+		switch u := r.services[c.Service]; {
+		case u == nil || rep.Seq < u.told:
+		case rep.Seq > u.told:
+			u.told, u.overdue = rep.Seq, max(c.Overdue, 0)
+		default:
+			u.overdue = max(u.overdue, c.Overdue)
 		}
 	}
 	var u *use // of the cell before: reports are ordered by service
@@ -135,11 +145,13 @@ func (t *Table) take(r *reporter, e *endpoint, in *Cell, seq uint64, at time.Dur
 		overdue: min(max(in.Overdue, 0), 1<<20), state: in.State, level: in.Witness, score: in.Score,
 	}
 	if n := min(len(in.History), 3); n > 0 || then.At >= 0 {
-		s.points = append(make([]Point, 0, n+1), in.History[:n]...)
-		if then.At >= 0 {
-			s.points = append(s.points, then)
-			slices.SortFunc(s.points, comparePoints)
+		s.points = make([]Point, 0, n+1)
+		for _, p := range append([]Point{then}, in.History[:n]...) {
+			if p.At >= 0 && p.At <= at { // else it was never, or is not yet
+				s.points = append(s.points, p)
+			}
 		}
+		slices.SortFunc(s.points, comparePoints)
 	}
 	return t.stage(e, c, s), ""
 }
@@ -176,11 +188,17 @@ func (c *cell) plausible(d outlier.Counts, in time.Duration, ceiling int) Refusa
 	if uint64(d.Conn)+uint64(d.Timeout)+uint64(d.Server) > uint64(d.N) {
 		return BadCounts
 	}
-	limit := float64(ceiling) * (1 + max(0, in.Seconds()))
+	limit := attemptLimit(ceiling, in)
 	if float64(d.N) > limit || float64(d.Over) > limit || float64(d.Cens) > limit {
 		return Jump
 	}
 	return ""
+}
+
+// attemptLimit is how many attempts one reporter may have made on one endpoint in some
+// time.
+func attemptLimit(ceiling int, in time.Duration) float64 {
+	return float64(ceiling) * (1 + max(0, in.Seconds()))
 }
 
 // stage joins s to what waits for the cell; it says whether that should not wait
@@ -324,7 +342,7 @@ func (t *Table) ready(e *endpoint, s *staged) {
 	}
 	c := &e.cells[s.cell]
 	if c.fresh {
-		c.begin(t.slots[c.reporter], s)
+		c.begin(t.slots[c.reporter], s, t.cfg.AttemptCeiling)
 	}
 	low := Point{At: c.at, N: c.counts.N, K: c.counts.K()}
 	dn, dk := s.counts.N-low.N, s.counts.K()-low.K
@@ -339,7 +357,7 @@ func (t *Table) ready(e *endpoint, s *staged) {
 // here a while and never spoke of the endpoint began at zero. One that just came
 // brings the sum of its whole life: only what is newer than its oldest point, or
 // nothing of it, is news.
-func (c *cell) begin(r *reporter, s *staged) {
+func (c *cell) begin(r *reporter, s *staged, ceiling int) {
 	c.fresh = false
 	if r.settled != never && s.at > r.settled {
 		c.at = max(r.settled, s.at-10*time.Second)
@@ -351,7 +369,7 @@ func (c *cell) begin(r *reporter, s *staged) {
 	}
 	p := s.points[0]
 	n, k := s.counts.N-p.N, s.counts.K()-p.K
-	if p.At > s.at || k > n || n > 1<<31 {
+	if p.At > s.at || k > n || float64(n) > attemptLimit(ceiling, s.at-p.At) {
 		return
 	}
 	// A point does not say of which class its failures were; take the newer ones

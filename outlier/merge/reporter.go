@@ -32,6 +32,7 @@ type use struct {
 	rate    float64       // attempts per second, over 30 s
 	traffic time.Duration // when a success was last told of
 	overdue time.Duration // D_over; 0: unknown
+	told    uint64        // number of the report that said so
 }
 
 // domain is a fault domain: reporters that may all be wrong for one reason.
