@@ -13,7 +13,8 @@ const Never = time.Duration(math.MinInt64)
 
 const (
 	busyStep  = 100 * time.Millisecond // between two Steps at most
-	calmStep  = 250 * time.Millisecond // the same while nothing happens
+	calmStep  = 250 * time.Millisecond // the same while nothing is wrong
+	busyFrom  = 4                      // attempts on one endpoint between two Steps: what is new there may be much
 	leastStep = time.Millisecond
 	lateStep  = 50 * time.Millisecond  // a Step later than that is our own trouble
 	slotLead  = 100 * time.Millisecond // how far into an epoch a slot may still be moved
@@ -186,7 +187,8 @@ func (d *Detector) Step(now time.Duration) Result {
 		d.self.Trouble(now)
 	}
 	d.now = now
-	r := Result{Changes: d.pending, Next: now + calmStep}
+	// What begins now and hangs is overdue no sooner than that.
+	r := Result{Changes: d.pending, Next: now + min(calmStep, max(busyStep, d.overdue))}
 	d.pending, d.active = nil, false
 	clear(d.sorted)
 
@@ -221,9 +223,10 @@ func (d *Detector) Step(now time.Duration) Result {
 		r.Changed = d.refresh(now)
 	}
 	d.plain = plain
-	if d.active {
+	if d.active || !plain {
 		r.wakeAt(now + busyStep)
 	}
+	r.wakeAt(d.nextTick) // counts are kept of whole seconds
 	r.Next = max(r.Next, now+leastStep)
 	d.next = r.Next
 	return r
@@ -236,9 +239,9 @@ func (r *Result) wakeAt(t time.Duration) { r.Next = min(r.Next, t) }
 func (d *Detector) look(now time.Duration, r *Result) {
 	for _, m := range d.members {
 		m.now = m.ep.Counts()
-		if started := m.ep.started.Load(); started != m.started || m.ep.Inflight() > 0 {
-			m.started, d.active = started, true
-		}
+		started := m.ep.started.Load()
+		d.active = d.active || started-m.started >= busyFrom || m.exc.open && m.now.K() != m.before.K()
+		m.started = started
 		m.idle.heard(max(m.answerEnd(), m.joined), d)
 		s := m.score()
 		switch {
@@ -253,7 +256,6 @@ func (d *Detector) look(now time.Duration, r *Result) {
 			m.exc = excursion{}
 			clear(m.refused[:])
 		}
-		d.active = d.active || m.exc.open
 	}
 	d.readFailures()
 }

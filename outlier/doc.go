@@ -25,7 +25,7 @@
 // operations for the whole attempt, no allocation. Each failure
 // adds a log likelihood ratio to the endpoint's score, each success subtracts
 // one; End says when the slow path should look. All the rest happens in
-// [Detector.Step], which one goroutine calls, each 100 ms or so and whenever
+// [Detector.Step], which one goroutine calls, each 100 or 250 ms and whenever
 // an End asked for it.
 //
 // # The rules

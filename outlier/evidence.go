@@ -110,6 +110,7 @@ func (d *Detector) watchLatency(m *member, now time.Duration, r *Result) {
 		n, _ := d.snapshotAt(since)
 		return d.countsSince(m, n)
 	})
+	d.active = d.active || m.slow.often > slowOften.Fail // more than one slow answer
 	if !changed || m.Draining {
 		return
 	}
