@@ -263,17 +263,37 @@ func (t *Table) applyOwn(r *reporter, rep Report, in *OwnCell, now time.Duration
 		done.refuse(OldReport, 1)
 		return
 	}
-	o := own{reporter: r, at: rep.At, seq: rep.Seq, refused: past(in.Refused), lastOK: past(in.LastOK), started: in.Started, draining: in.Draining}
-	if was := e.own; was.started != 0 && o.started != 0 && o.started != was.started {
-		e.restartedAt = now
-	} else if o.started == 0 {
-		o.started = was.started
+	o := own{
+		reporter: r, at: rep.At, seq: rep.Seq, refused: past(in.Refused), lastOK: past(in.LastOK), started: in.Started, draining: in.Draining,
+		ok: int64(in.N) - int64(in.K),
 	}
-	e.idle.hearOwn(int64(in.N)-int64(in.K), o.lastOK, e.own.reporter != r)
-	done.Urgent = done.Urgent || o.refused != e.own.refused || o.draining != e.own.draining || e.restartedAt != never
-	e.own = o
+	if e.ownNews.reporter == nil || e.ownNews.compare(&o) < 0 {
+		e.ownNews = o
+	}
+	done.Urgent = done.Urgent || o.refused != e.own.refused || o.draining != e.own.draining || o.restarts(&e.own)
 	t.touch(e)
 	done.Accepted++
+}
+
+// restarts says whether o tells of another start of the instance than was known.
+func (o *own) restarts(was *own) bool {
+	return was.started != 0 && o.started != 0 && o.started != was.started
+}
+
+// foldOwn takes over what the sidecar beside e has said since the last Step.
+func (e *endpoint) foldOwn(now time.Duration) {
+	o := e.ownNews
+	if o.reporter == nil {
+		return
+	}
+	switch {
+	case o.restarts(&e.own):
+		e.restartedAt = now
+	case o.started == 0:
+		o.started = e.own.started
+	}
+	e.idle.hearOwn(o.ok, o.lastOK, e.own.reporter != o.reporter)
+	e.own, e.ownNews = o, own{}
 }
 
 // Polled takes the answer to a count poll over. The counts enter the table like
@@ -309,6 +329,7 @@ func (t *Table) Polled(a PollAnswer, now time.Duration) Refusal {
 
 // fold takes over what waits for e.
 func (t *Table) fold(e *endpoint, now time.Duration) {
+	e.foldOwn(now)
 	if len(e.staged) == 0 {
 		return
 	}

@@ -1,6 +1,7 @@
 package merge
 
 import (
+	"cmp"
 	"slices"
 	"time"
 
@@ -40,6 +41,7 @@ type endpoint struct {
 
 	fleet   record
 	own     own
+	ownNews own // the newest since the last Step; reporter nil: none
 	susp    suspicion
 	idle    idleness
 	poll    polling
@@ -68,6 +70,24 @@ type own struct {
 	lastOK   time.Duration
 	started  time.Duration
 	draining bool
+	ok       int64 // answers to requests, ever
+}
+
+// compare orders what arrived between two Steps, whatever came first: by number, and
+// where a liar gives one twice by all that is in it.
+func (o *own) compare(p *own) int {
+	return cmp.Or(cmp.Compare(o.reporter.ID, p.reporter.ID), cmp.Compare(o.seq, p.seq), cmp.Compare(o.at, p.at), cmp.Compare(o.ok, p.ok),
+		cmp.Compare(o.lastOK, p.lastOK), cmp.Compare(o.refused, p.refused), cmp.Compare(o.started, p.started), compareBools(o.draining, p.draining))
+}
+
+func compareBools(a, b bool) int {
+	switch {
+	case a == b:
+		return 0
+	case b:
+		return -1
+	}
+	return 1
 }
 
 // zone is the observers of one zone, as far as one endpoint is concerned.
