@@ -54,6 +54,8 @@ type row struct {
 	// The first hard failure that was told since it opened, and the latest start of
 	// one; never: none.
 	hard, hardStart time.Duration
+	others          float64       // w, as it was
+	othersAt        time.Duration // then
 }
 
 // entry is one cell in a row: what it counted when the row began and now. Rows of
@@ -95,7 +97,7 @@ func (w *row) close(now time.Duration) {
 }
 
 func (w *row) begin(since time.Duration) {
-	w.open, w.since, w.hard, w.hardStart = true, since, never, never
+	w.open, w.since, w.hard, w.hardStart, w.othersAt = true, since, never, never, never
 	w.gen++
 }
 
@@ -363,10 +365,37 @@ func (t *Table) judge(e *endpoint, w *row, k kind, zone *zone, now time.Duration
 	if !w.open {
 		return false
 	}
+	recent := w.othersAt != never && now-w.othersAt < othersRecent
+	if !recent {
+		w.others, w.othersAt = t.others(e, w.since, now), now
+	}
+	read := t.test(e, w, k, zone, now)
+	if recent && 4*read.t > read.h {
+		w.others, w.othersAt = t.others(e, w.since, now), now
+		read = t.test(e, w, k, zone, now)
+	}
+	if read.t <= clearAt || read.sum <= 0 {
+		w.close(now)
+		return false
+	}
+	w.last = read
+	t.trace(e, w, k, zone)
+	return read.t >= read.h && read.k >= leastFailures && read.domains > e.group.service.policy.LeaveOut
+}
+
+// leastFailures is how many failures a verdict of the statistic takes.
+const leastFailures = 3
+
+// othersRecent is how old w may be while a row is far from its threshold: to find out
+// how the whole group does costs more than to add the row up.
+const othersRecent = 500 * time.Millisecond
+
+// test reads a row by the odds that its group's baseline gives.
+func (t *Table) test(e *endpoint, w *row, k kind, zone *zone, now time.Duration) reading {
 	g := e.group
 	p := &g.service.policy
 	base := g.baseline
-	base.W = t.others(e, w.since, now)
+	base.W = w.others
 	var odds outlier.Odds
 	var h int64
 	switch k {
@@ -380,18 +409,9 @@ func (t *Table) judge(e *endpoint, w *row, k kind, zone *zone, now time.Duration
 		odds, h = outlier.FastOdds(base, p.Outlier.Bounds()), outlier.Threshold(e.rate, p.Outlier.FalseEjectionInterval, p.HFleetMin, p.HFleetMax)
 	}
 	read := t.read(e, w, odds.Steps(), only{}, now)
-	if read.t <= clearAt || read.sum <= 0 {
-		w.close(now)
-		return false
-	}
 	read.odds, read.w, read.h = odds, base.W, h
-	w.last = read
-	t.trace(e, w, k, zone)
-	return read.t >= h && read.k >= leastFailures && read.domains > p.LeaveOut
+	return read
 }
-
-// leastFailures is how many failures a verdict of the statistic takes.
-const leastFailures = 3
 
 // window bounds the time that a group guard looks back.
 func window(since, now time.Duration) time.Duration {

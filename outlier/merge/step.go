@@ -106,10 +106,13 @@ func (e *endpoint) warm() bool {
 
 func (w *row) warm() bool { return w.open && 4*w.last.t > w.last.h }
 
-// testing says whether e has evidence against it.
-func (e *endpoint) testing() bool {
-	return e.fast.open || e.slow.open || slices.ContainsFunc(e.zones, func(z *zone) bool { return z.row.open })
+// unread says whether there is evidence against e that nobody has looked at for a
+// second.
+func (e *endpoint) unread(now time.Duration) bool {
+	return e.fast.unread(now) || e.slow.unread(now) || slices.ContainsFunc(e.zones, func(z *zone) bool { return z.row.unread(now) })
 }
+
+func (w *row) unread(now time.Duration) bool { return w.open && now-w.last.at >= time.Second }
 
 // busy says whether e has something open that time alone may move. A row is moved
 // by news; what time takes from it, each second is often enough to see.
@@ -160,7 +163,7 @@ func (t *Table) second(now time.Duration) {
 			z.seen = z.n
 		}
 		e.notePeak(now)
-		if e.testing() || !e.busy() && t.mayBeIdle(e, now) {
+		if e.unread(now) || !e.busy() && t.mayBeIdle(e, now) {
 			t.touch(e)
 		}
 	}
