@@ -59,8 +59,9 @@ func (t *Table) Apply(rep Report, now time.Duration) Applied {
 		return done
 	}
 	r.heard = max(r.heard, rep.Received)
-	if r.settled == never || rep.At+settleTime < r.settled {
-		r.settled = rep.At + settleTime
+	if at := rep.At + settleTime; r.settles == never || at < r.settles {
+		r.settles = at // from the next Step on
+		t.came = append(t.came, r)
 	}
 	// Of two reports of one number, which only a liar sends, the more doubtful holds: not
 	// the one that came last.
@@ -380,7 +381,7 @@ func (t *Table) ready(e *endpoint, s *staged) {
 // nothing of it, is news.
 func (c *cell) begin(r *reporter, s *staged, ceiling int) {
 	c.fresh = false
-	if r.settled != never && s.at > r.settled {
+	if r.settled != never && s.at > r.settled && c.plausible(s.counts, s.at-r.settled, ceiling) == "" {
 		c.at = max(r.settled, s.at-10*time.Second)
 		return
 	}

@@ -16,8 +16,10 @@ type reporter struct {
 	heard    time.Duration // when the newest message arrived
 	joined   time.Duration
 	// settled is when it had told everything that it knew on arrival; a cell that
-	// first shows up later began at zero. Negative: not yet.
+	// first shows up later began at zero. Negative: not yet. settles is what it will
+	// be at the next Step: until then reports may come in any order.
 	settled  time.Duration
+	settles  time.Duration
 	seq      uint64
 	jitter   time.Duration
 	probes   bucket
@@ -88,7 +90,7 @@ func (t *Table) Join(spec Reporter, services []string, now time.Duration) error 
 		}
 	}
 	if r == nil {
-		r = &reporter{slot: t.newSlot(), settled: never, probes: fullBucket(float64(t.cfg.ProbeRate), now)}
+		r = &reporter{slot: t.newSlot(), settled: never, settles: never, probes: fullBucket(float64(t.cfg.ProbeRate), now)}
 		t.slots[r.slot] = r
 		t.reporters[spec.ID] = r
 		r.domain = t.joinDomain(spec.Domain())

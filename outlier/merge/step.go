@@ -29,6 +29,10 @@ func (t *Table) Step(now time.Duration) Result {
 		t.nextTick = now - now%tick + tick
 	}
 
+	for _, r := range t.came {
+		r.settled = r.settles
+	}
+	t.came = t.came[:0]
 	slices.SortFunc(t.touched, compareEndpoints)
 	for _, e := range t.touched {
 		t.fold(e, now)

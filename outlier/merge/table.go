@@ -37,6 +37,7 @@ type Table struct {
 	sums        []domainSum
 
 	touched []*endpoint // news since the last Step
+	came    []*reporter // whose first report came since, or one of an earlier time
 	orders  map[OrderID]*order
 	probes  bucket   // of the whole fleet
 	mutes   []string // domains that are muted, sorted
