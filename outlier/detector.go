@@ -37,6 +37,7 @@ type Detector struct {
 
 	now     time.Duration // the latest instant that was heard of
 	next    time.Duration // as the last Step promised
+	astray  bool          // the clock has gone back: ages cannot be told until it is where it was
 	read    uint32        // failures taken out of shared
 	active  bool          // something happened since the last Step
 	pending []Change      // to be told by the next Step
@@ -180,8 +181,11 @@ func (d *Detector) Endpoint(id string) *Endpoint {
 func (d *Detector) Overdue() time.Duration { return d.overdue }
 
 // Step looks at the counters and decides. It is to be called at the latest at
-// Result.Next, and soon after an Endpoint asked for it; at least 1 ms apart.
+// Result.Next, and soon after an Endpoint asked for it; at least 1 ms apart. The
+// clock must be monotonic. Should it go back, time stands still here until it is where
+// it was: failures still eject, but nobody is suspended and nobody comes back.
 func (d *Detector) Step(now time.Duration) Result {
+	d.astray = now < d.now-lateStep
 	now = max(now, d.now)
 	if d.next > 0 && now-d.next > lateStep {
 		d.self.Trouble(now)

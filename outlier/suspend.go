@@ -93,7 +93,7 @@ func (d *Detector) suspendOverdue(now time.Duration, r *Result) {
 			}
 			continue
 		}
-		if !m.judged() || l.state.Out() || !d.stalled(m, now, r) {
+		if !m.judged() || l.state.Out() || d.astray || !d.stalled(m, now, r) {
 			continue
 		}
 		refusal := refusedDoubt
