@@ -10,10 +10,16 @@ func (d *Detector) tick(now time.Duration) {
 	d.second = now
 	d.nextTick = now/time.Second*time.Second + time.Second
 	d.doubt(now)
-	d.latency.draw(d.shared, now)
+	if d.latency.draw(d.shared, now) {
+		d.drawRoutes()
+	}
+	d.judgeRoutes(now)
 	for _, m := range d.members {
 		if !first && dt > 0 {
 			d.learn(m, dt)
+		}
+		if d.snapped%routeSeconds == 0 {
+			m.served = m.ep.served.Swap(0)
 		}
 		m.second = m.now
 		m.snaps[d.snapped%snapshots] = m.now
@@ -99,8 +105,16 @@ func (d *Detector) conclude(g *group, now time.Duration) {
 	n := g.size()
 	for _, m := range g.members {
 		from := d.window(m, now)
-		d.reconfigure(m, d.ratios(g, from).Without(d.since(m, from)), n)
+		d.reconfigure(m, d.others(m, d.since(m, from), from), n)
 	}
+}
+
+// others is w: how the rest of the group fares since a snapshot.
+func (d *Detector) others(m *member, self Tally, from int) float64 {
+	if d.hashed && d.keys > 0 && d.keys < fewKeys {
+		return 0
+	}
+	return d.ratios(m.group, from).Without(self)
 }
 
 // size is how many members count.
@@ -164,7 +178,9 @@ func (d *Detector) confFor(m *member, w float64, n int) conf {
 		p50: p.P50, p90: p.P90, p99: p.P99,
 		stall: d.cfg.OverdueMin, penalty: d.cfg.ConnPenalty,
 		sampleMask: d.latency.sampleMask(), shared: d.shared, runs: d.cfg.runs(),
+		overdue: d.overdue, overdueLate: d.overdueLate, slowRoutes: d.routes.slow, poison: d.routes.poison,
 	}
+	c.routeFails = d.routeFails(m.odds, c.steps.Fail)
 	if c.p50 == 0 {
 		c.p50 = time.Millisecond
 	}
@@ -205,34 +221,59 @@ func (c Config) overdueMost() time.Duration {
 // setOverdue is D_over: four times the group's p99, and half as long again as
 // the longest pause that endpoints came back from, which they may have again.
 func (d *Detector) setOverdue(now time.Duration) {
-	most := d.cfg.overdueMost()
-	over := most
-	if p99 := d.percentiles().P99; p99 > 0 {
-		over = min(max(4*p99, d.cfg.OverdueMin), most)
+	slow := d.routes.slow
+	d.overdue = d.patience(d.overdueFor(d.percentiles().P99), ^slow, now)
+	d.overdueLate = d.overdue
+	if slow != 0 {
+		d.overdueLate = max(d.overdue, d.patience(d.overdueFor(d.routes.p99), slow, now))
 	}
-	minute := int64(now / time.Minute)
-	for _, s := range d.stalls {
-		if minute-s.minute < int64(len(d.stalls)) {
-			over = max(over, s.length*3/2)
-		}
-	}
-	d.overdue = min(over*time.Duration(1+d.self.LHM()), overdueLimitDoubted)
 }
 
-// noteStall keeps the longest stall that has ended since the last Step.
+// overdueFor is D_over for such a p99, without doubt or stalls.
+func (d *Detector) overdueFor(p99 time.Duration) time.Duration {
+	most := d.cfg.overdueMost()
+	if p99 <= 0 {
+		return most
+	}
+	return min(max(4*p99, d.cfg.OverdueMin), most)
+}
+
+// patience raises an age by the stalls of some routes that were waited through, and
+// by self-doubt.
+func (d *Detector) patience(over time.Duration, routes uint64, now time.Duration) time.Duration {
+	minute := int64(now / time.Minute)
+	for i := range d.stalls {
+		s := &d.stalls[i]
+		if minute-s.minute >= int64(len(d.stalls)) {
+			continue
+		}
+		for route, length := range s.length {
+			if routes>>route&1 != 0 {
+				over = max(over, length*3/2)
+			}
+		}
+	}
+	return min(over*time.Duration(1+d.self.LHM()), overdueLimitDoubted)
+}
+
+// noteStall keeps the longest stalls that have ended since the last Step.
 func (d *Detector) noteStall(now time.Duration) {
-	length := time.Duration(d.shared.longest.Load())
-	if length == 0 {
+	if !d.shared.stalled.Load() {
 		return
 	}
-	d.shared.longest.Store(0)
+	d.shared.stalled.Store(false)
 	minute := int64(now / time.Minute)
 	s := &d.stalls[minute%int64(len(d.stalls))]
 	if s.minute != minute {
 		*s = stall{minute: minute}
 	}
-	if length > s.length {
-		s.length = length
+	longer := false
+	for i := range s.length {
+		if length := time.Duration(d.shared.routes[i].longest.Swap(0)); length > s.length[i] {
+			s.length[i], longer = length, true
+		}
+	}
+	if longer {
 		d.setOverdue(now)
 	}
 }

@@ -53,9 +53,14 @@ type Detector struct {
 	steps  Steps               // of these
 
 	latency latencies
+	routes  routes
+	hashed  bool        // requests go where a key sends them
+	keys    int         // active ones per endpoint; 0: nobody counts
 	fleetP  Percentiles // the control plane's, until our own are known
 	stalls  [10]stall
 	overdue time.Duration
+	// overdueLate is the same for routes that are slow by nature.
+	overdueLate time.Duration
 
 	probes tokens
 	gone   bool // the control plane
@@ -67,10 +72,10 @@ type Detector struct {
 	plain bool        // at the last Step every member had its full share
 }
 
-// stall is the longest stall that ended within a minute.
+// stall is the longest stall that ended within a minute, by route.
 type stall struct {
 	minute int64
-	length time.Duration
+	length [routeSlots]time.Duration
 }
 
 // New makes a detector without members. rng is its dice, for jitter alone.
@@ -243,6 +248,7 @@ func (r *Result) wakeAt(t time.Duration) { r.Next = min(r.Next, t) }
 func (d *Detector) look(now time.Duration, r *Result) {
 	for _, m := range d.members {
 		m.now = m.ep.Counts()
+		m.now.Route = m.aside
 		started := m.ep.started.Load()
 		d.active = d.active || started-m.started >= busyFrom || m.exc.open && m.now.K() != m.before.K()
 		m.started = started
@@ -278,8 +284,13 @@ func (d *Detector) readFailures() {
 			continue // not written yet; lost
 		}
 		f := unfailure(word)
-		if m := d.bySlot[f.slot]; m != nil && m.exc.open {
+		m := d.bySlot[f.slot]
+		if m == nil {
+			continue
+		}
+		if m.exc.open && !f.aside {
 			m.exc.note(f)
 		}
+		d.routeFailed(m, f)
 	}
 }

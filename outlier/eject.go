@@ -14,6 +14,7 @@ const (
 	refusedSmall    = "small group" // the only other endpoint is not known to be well
 	refusedLast     = "last"        // nothing else is usable
 	refusedCap      = "cap"         // enough are out already
+	refusedRoute    = "route"       // hashed requests of one route fail, those of others do not
 	refusedShare    = "share"       // one of the runs that are only told
 	refusedDoubt    = "self-doubt"  // it may be our own fault that nothing answers
 )
@@ -63,7 +64,13 @@ func (d *Detector) ejectSuspects(now time.Duration, r *Result) {
 			-cmp.Compare(a.score, b.score),
 			cmp.Compare(a.m.ID, b.m.ID))
 	})
+	if slices.ContainsFunc(suspects, func(s suspect) bool { return s.rule.asksGroup() }) {
+		d.askRoutes(now)
+	}
 	for _, s := range suspects {
+		if s.score != s.m.score() && s.rule.asksGroup() && s.m.score() < d.threshold(s.m) && !d.ranEnough(s.m) {
+			continue // it rested on a route
+		}
 		d.judge(s.m, s.rule, now, r)
 	}
 	for _, m := range d.members {
@@ -107,6 +114,9 @@ func (d *Detector) guards(m *member, rule Rule, now time.Duration, r *Result, ex
 	if rule == RuleFast && !m.evident() {
 		return refusedEvidence
 	}
+	if d.oneRoute(m) {
+		return refusedRoute
+	}
 	if explain.Guard != nil && !explain.Guard.Pass {
 		return refusedGroup
 	}
@@ -120,7 +130,7 @@ func (d *Detector) guards(m *member, rule Rule, now time.Duration, r *Result, ex
 // connection. A run has its length instead.
 func (m *member) evident() bool {
 	apart := time.Duration(m.ep.lastFail.Load()) - m.exc.first
-	return m.now.Sub(m.exc.base).K() >= minFailed && (m.exc.sources >= minSources || apart >= minApart)
+	return m.now.Sub(m.exc.base).Tally().K >= minFailed && (m.exc.sources >= minSources || apart >= minApart)
 }
 
 // gathering says whether to wait for neighbours that are suspects as well: a
@@ -240,6 +250,16 @@ func (d *Detector) eject(m *member, rule Rule, explain Explanation, now time.Dur
 	l.cause, l.level = rule, level
 	l.ejections++
 	l.severity = m.score()
+	l.charges = nil
+	if rule.asksGroup() && c.From != Probation {
+		l.charges = &charges{
+			score: l.severity, threshold: d.threshold(m), step: m.ep.conf.Load().steps.Fail,
+			failures: int(m.now.Sub(m.exc.base).Tally().K), routes: m.exc.routes,
+		}
+		if explain.Run != nil {
+			l.charges.run = explain.Run.Failures
+		}
+	}
 	l.hold = d.holdOff(l.ejections)
 	l.until = now + l.hold
 	m.suspect.close(now, false)

@@ -47,34 +47,45 @@ type Endpoint struct {
 
 	n, conn, timeout, server, over, cens, ignored, n90, n99 atomic.Uint32
 
-	slot  uint32        // the name under which failures enter the cluster's ring; immutable
-	broke atomic.Uint32 // when a connection broke that was counted: ms + 1, 0 never
-	runs  atomic.Uint64 // failures in a row, see runsOf; 0 without a rule that asks
-	_     [8]byte
+	slot   uint32        // the name under which failures enter the cluster's ring; immutable
+	broke  atomic.Uint32 // when a connection broke that was counted: ms + 1, 0 never
+	served atomic.Uint32 // routes that were answered lately, a bit for each, two routes may share one
+	runs   atomic.Uint64 // failures in a row, see runsOf; 0 without a rule that asks
+	// Attempts on routes that are slow by nature await headers outside of the ring:
+	// so many began, so many are answered.
+	lateBegun, lateAnswered atomic.Uint32
 }
 
 // conf is what the slow path hands to the hot path; immutable.
 type conf struct {
-	steps      Steps
-	h          int64         // alarm threshold of score
-	ceiling    int64         // score never exceeds it: what was refused long ago must not take hours to forget
-	t90, t99   time.Duration // slow, very slow; 0: unknown
-	p50        time.Duration // never 0: what an endpoint without news is taken to cost
-	p90, p99   time.Duration
-	stall      time.Duration // an answer later than this ends a stall
-	penalty    time.Duration // what a hard failure is booked as
-	runs       runs          // how long a run of failures must be to be told; all 0: nobody asks
-	since      time.Duration // attempts that began before tell of an earlier life: counted, but neither scored nor booked
-	sampleMask uint32        // of every sampleMask+1 OKs one enters the histogram
-	shared     *shared
+	steps    Steps
+	h        int64         // alarm threshold of score
+	ceiling  int64         // score never exceeds it: what was refused long ago must not take hours to forget
+	t90, t99 time.Duration // slow, very slow; 0: unknown
+	p50      time.Duration // never 0: what an endpoint without news is taken to cost
+	p90, p99 time.Duration
+	stall    time.Duration // an answer later than this ends a stall
+	penalty  time.Duration // what a hard failure is booked as
+	runs     runs          // how long a run of failures must be to be told; all 0: nobody asks
+	overdue  time.Duration // D_over
+	// overdueLate is that of slowRoutes, the routes that are slow by nature, whose
+	// attempts stay out of the ring.
+	overdueLate time.Duration
+	slowRoutes  uint64
+	poison      uint64             // routes whose failures count against nobody
+	routeFails  *[routeSlots]int64 // what a failure on each route is worth; nil: steps.Fail
+	since       time.Duration      // attempts that began before tell of an earlier life: counted, but neither scored nor booked
+	sampleMask  uint32             // of every sampleMask+1 OKs one enters the histogram
+	shared      *shared
 }
 
 // shared is what all endpoints of a cluster write into.
 type shared struct {
 	failures [256]atomic.Uint64 // the newest failures: see failureWord
 	head     atomic.Uint32      // how many were ever written
-	longest  atomic.Int64       // longest stall recovered from since the last Step
+	stalled  atomic.Bool        // some route has a stall to tell
 	latency  [histBuckets]atomic.Uint32
+	routes   [routeSlots]routeCounts
 }
 
 // Attempt is one try on one endpoint. It lives in its caller's state; the
@@ -89,6 +100,7 @@ const (
 	attemptStarted uint8 = 1 << iota
 	attemptAwaited       // counted in the ring
 	attemptAnswered
+	attemptLate // counted beside the ring
 )
 
 // Started is when the attempt began.
@@ -126,6 +138,10 @@ type Counts struct {
 	// N90 and N99 are OKs whose headers took longer than t90 and t99 of the group.
 	N90 uint32 `json:"n90"`
 	N99 uint32 `json:"n99"`
+	// Route is how many of the failures were taken back later, because their route
+	// fails everywhere. They are in N and in their kind; [Counts.Tally] leaves them
+	// out. Only the detector that took them back knows of them.
+	Route uint32 `json:"route,omitempty"`
 }
 
 // K is the number of failures.
@@ -135,12 +151,16 @@ func (c Counts) K() uint32 { return c.Conn + c.Timeout + c.Server }
 func (c Counts) Sub(o Counts) Counts {
 	return Counts{
 		N: c.N - o.N, Conn: c.Conn - o.Conn, Timeout: c.Timeout - o.Timeout, Server: c.Server - o.Server,
-		Over: c.Over - o.Over, Cens: c.Cens - o.Cens, N90: c.N90 - o.N90, N99: c.N99 - o.N99,
+		Over: c.Over - o.Over, Cens: c.Cens - o.Cens, N90: c.N90 - o.N90, N99: c.N99 - o.N99, Route: c.Route - o.Route,
 	}
 }
 
 // Tally is the counts as attempts and failures.
-func (c Counts) Tally() Tally { return Tally{N: int64(c.N), K: int64(c.K())} }
+func (c Counts) Tally() Tally {
+	// What was taken back may have been counted before the window began.
+	route := min(int64(c.Route), int64(c.K()))
+	return Tally{N: int64(c.N) - route, K: int64(c.K()) - route}
+}
 
 // Start counts an attempt in. deadlined says that it has a deadline, and may
 // therefore be called overdue one day: long polls and streams have none.
@@ -153,6 +173,27 @@ func (e *Endpoint) Start(now time.Duration, deadlined bool) Attempt {
 	}
 	e.started.Add(1)
 	return a
+}
+
+// StartOn is Start on a route that may be slow by nature: what is overdue on it would
+// be overdue elsewhere long before.
+func (e *Endpoint) StartOn(route uint16, now time.Duration, deadlined bool) Attempt {
+	if !deadlined || e.conf.Load().slowRoutes>>routeSlot(route)&1 == 0 {
+		return e.Start(now, deadlined)
+	}
+	e.started.Add(1)
+	e.lateBegun.Add(1)
+	return Attempt{start: now, flags: attemptStarted | attemptLate}
+}
+
+// Overdue is the age at which an answer is overdue on a route: [Detector.Overdue], or
+// later where the route is slow by nature.
+func (e *Endpoint) Overdue(route uint16) time.Duration {
+	c := e.conf.Load()
+	if c.slowRoutes>>routeSlot(route)&1 != 0 {
+		return c.overdueLate
+	}
+	return c.overdue
 }
 
 // Asked notes, before Headers, that the endpoint got the last of its request only
@@ -177,7 +218,7 @@ func (e *Endpoint) End(a *Attempt, o Outcome) (wake bool) {
 	if a.flags&attemptStarted == 0 {
 		return false
 	}
-	deadlined := a.flags&attemptAwaited != 0
+	deadlined := a.flags&(attemptAwaited|attemptLate) != 0
 	if a.flags&attemptAnswered == 0 {
 		a.head = o.Now
 		e.leaveRing(a, o.Now)
@@ -228,15 +269,34 @@ func (e *Endpoint) endOK(a *Attempt, o Outcome, latency time.Duration, deadlined
 		e.runs.And(^runsCounts)
 	}
 	if n&c.sampleMask == 0 {
-		c.shared.latency[bucket(latency)].Add(1)
+		c.shared.sample(e, o.Route, latency)
 	}
 	if deadlined && latency >= c.stall {
-		storeMax(&c.shared.longest, int64(latency))
+		c.shared.stall(o.Route, latency)
 	}
 	if a.start >= c.since {
 		e.observe(ms, latency, true)
 	}
 	return e.watched.Load() != 0
+}
+
+// sample notes one answer of many.
+func (s *shared) sample(e *Endpoint, route uint16, latency time.Duration) {
+	at, of := bucket(latency), &s.routes[routeSlot(route)]
+	s.latency[at].Add(1)
+	of.oks.Add(1)
+	of.latency[at/routeCoarse].Add(1)
+	if bit := servedBit(route); e.served.Load()&bit == 0 {
+		e.served.Or(bit)
+	}
+}
+
+// stall notes an answer that came very late.
+func (s *shared) stall(route uint16, latency time.Duration) {
+	of := &s.routes[routeSlot(route)]
+	of.late.Add(1)
+	storeMax(&of.longest, int64(latency))
+	s.stalled.Store(true)
 }
 
 // answered notes the newest answer, once a millisecond: it is told no more
@@ -255,6 +315,12 @@ func (e *Endpoint) endFailure(a *Attempt, o Outcome, latency time.Duration) bool
 		return false
 	}
 	c := e.conf.Load()
+	if i := routeSlot(o.Route); c.poison>>i&1 != 0 && o.Class != Conn {
+		e.ignored.Add(1)
+		c.shared.routes[i].aside.Add(1)
+		c.shared.failed(failureWord(e.slot, o) | failureAside)
+		return e.watched.Load() != 0
+	}
 	// n first: a reader that takes the kinds first never sees k > n.
 	e.n.Add(1)
 	switch o.Class {
@@ -279,11 +345,20 @@ func (e *Endpoint) endFailure(a *Attempt, o Outcome, latency time.Duration) bool
 		e.observe(millis(o.Now), c.failureCost(latency), false)
 	}
 	storeMax(&e.lastFail, int64(o.Now))
-	at := c.shared.head.Add(1) - 1
-	c.shared.failures[at%uint32(len(c.shared.failures))].Store(failureWord(e.slot, o))
-	before, after := e.charge(c)
+	c.shared.failed(failureWord(e.slot, o))
+	fail := c.steps.Fail
+	if c.routeFails != nil && o.Class != Conn {
+		fail = c.routeFails[routeSlot(o.Route)]
+	}
+	before, after := e.charge(c, fail)
 	ran := c.runs != (runs{}) && e.run(c.runs, o)
 	return o.Class == Conn || ran || before == 0 || (before < c.h && after >= c.h) || e.watched.Load() != 0
+}
+
+// failed puts a failure into the ring: the newest win.
+func (s *shared) failed(word uint64) {
+	at := s.head.Add(1) - 1
+	s.failures[at%uint32(len(s.failures))].Store(word)
 }
 
 // oneMoment is how far apart connections may break and still tell of one event.
@@ -312,10 +387,10 @@ func (e *Endpoint) brokeJustNow(now time.Duration) bool {
 }
 
 // charge adds one failure to the score.
-func (e *Endpoint) charge(c *conf) (before, after int64) {
+func (e *Endpoint) charge(c *conf, fail int64) (before, after int64) {
 	for {
 		before = e.score.Load()
-		after = min(before+c.steps.Fail, c.ceiling)
+		after = min(before+fail, c.ceiling)
 		if e.score.CompareAndSwap(before, after) {
 			return before, after
 		}
@@ -328,6 +403,9 @@ func (e *Endpoint) charge(c *conf) (before, after int64) {
 // readers take negative numbers as 0.
 func (e *Endpoint) leaveRing(a *Attempt, now time.Duration) {
 	if a.flags&attemptAwaited == 0 {
+		if a.flags&attemptLate != 0 {
+			e.lateAnswered.Add(1)
+		}
 		return
 	}
 	if int32(uint32(epoch(now))-a.epoch) >= ringOld {
@@ -502,18 +580,21 @@ func unspan(word uint64) (start, end time.Duration) {
 const maxSlots = 1 << 20
 
 // failureWord packs a failure for the cluster's ring: who (20 bits), class
-// (4), route (16), connection (24). Never 0.
+// (3), whether it was set aside (1), route (16), connection (24). Never 0.
 func failureWord(slot uint32, o Outcome) uint64 {
 	return uint64(slot)<<44 | uint64(o.Class)<<40 | uint64(o.Route)<<24 | uint64(o.Conn&(1<<24-1))
 }
 
+const failureAside uint64 = 1 << 43
+
 type failure struct {
 	slot  uint32
 	class Class
+	aside bool
 	route uint16
 	conn  uint32
 }
 
 func unfailure(word uint64) failure {
-	return failure{slot: uint32(word >> 44), class: Class(word >> 40 & 15), route: uint16(word >> 24), conn: uint32(word & (1<<24 - 1))}
+	return failure{slot: uint32(word >> 44), class: Class(word >> 40 & 7), aside: word&failureAside != 0, route: uint16(word >> 24), conn: uint32(word & (1<<24 - 1))}
 }

@@ -75,7 +75,7 @@ type Run struct {
 // Check is one thing that a removal had to pass.
 type Check struct {
 	// Name is "self-doubt", "evidence", "group", "gather", "last", "small group" or
-	// "cap", "share", and "shadow" where nothing is acted upon; [Change.Refused] has the same.
+	// "cap", "share", "route", and "shadow" where nothing is acted upon; [Change.Refused] has the same.
 	Name   string `json:"name"`
 	Pass   bool   `json:"pass"`
 	Detail string `json:"detail"`
@@ -108,6 +108,9 @@ func (d *Detector) checks(m *member, rule Rule, refusal string, e *Explanation) 
 		}
 	}
 	if rule.asksGroup() {
+		if d.hashed && !ask(refusedRoute, "requests are hashed, and its errors lie on %d of the routes that it serves", len(m.exc.routes)) {
+			return all
+		}
 		if g := e.Guard; g != nil {
 			detail := fmt.Sprintf("the others fail at %.1f %%, this one at %.1f %%", 100*g.W, 100*g.Rate)
 			if g.Asked {
@@ -156,8 +159,7 @@ func (d *Detector) afterRefusal(m *member, refusal string, e *Explanation) {
 func (d *Detector) explain(m *member, rule Rule, now time.Duration) Explanation {
 	from := d.window(m, now)
 	counts := d.countsSince(m, from)
-	ratios := d.ratios(m.group, from)
-	w := ratios.Without(counts.Tally())
+	w := d.others(m, counts.Tally(), from)
 	members := m.group.size()
 	odds := d.odds(m, w, members)
 	e := Explanation{

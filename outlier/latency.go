@@ -48,10 +48,10 @@ type latencies struct {
 }
 
 // draw updates the percentiles if it is time: each second until they are known.
-func (l *latencies) draw(s *shared, now time.Duration) {
+func (l *latencies) draw(s *shared, now time.Duration) (drawn bool) {
 	first := l.known == Percentiles{}
 	if !first && now-l.drawn < histEvery {
-		return
+		return false
 	}
 	l.drawn = now
 	l.total = 0
@@ -67,16 +67,11 @@ func (l *latencies) draw(s *shared, now time.Duration) {
 	if l.total >= histEnough {
 		l.known = Percentiles{P50: l.quantile(0.5), P90: l.quantile(0.9), P99: l.quantile(0.99)}
 	}
+	return l.known != Percentiles{}
 }
 
 func (l *latencies) quantile(q float64) time.Duration {
-	want, sum := q*l.total, 0.0
-	for i, w := range l.window {
-		if sum += w; sum >= want {
-			return BucketUpper(i)
-		}
-	}
-	return BucketUpper(histBuckets - 1)
+	return BucketUpper(quantileOf(l.window[:], q*l.total))
 }
 
 func (l *latencies) sampleMask() uint32 {

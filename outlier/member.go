@@ -31,6 +31,9 @@ type member struct {
 	snaps     [snapshots]Counts
 	firstSnap int // the first of Detector.snapped that this member has
 
+	aside  uint32 // failures taken back: see Counts.Route
+	served uint32 // routes that it answered in the last 10 s
+
 	odds      Odds    // of its fast test
 	w         float64 // what the group suffers, as odds has it
 	errorRate float64
@@ -101,6 +104,7 @@ type record struct {
 
 	ejections int           // on record: each doubles the hold-off
 	healthy   time.Duration // since when it has earned the next one's removal
+	charges   *charges      // what it was ejected for, if that was statistical
 	fault     float64       // the error rate that a trial must tell; 1 where that was not the cause
 
 	severity int64         // the score at the ejection: panic takes back the lowest
@@ -134,6 +138,13 @@ type waiting struct {
 	young    int           // others that await headers
 	newest   time.Duration // no overdue attempt began later; Never if there is none in the ring
 	censored []censored
+	late     []lateMark
+}
+
+// lateMark is how many attempts on slow routes had begun at an instant.
+type lateMark struct {
+	at    time.Duration
+	begun uint32
 }
 
 type censored struct {

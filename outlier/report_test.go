@@ -183,7 +183,7 @@ func TestOverdueFollowsWhatIsKnown(t *testing.T) {
 		t.Errorf("with a timeout of 600ms: %v, want 300ms", got)
 	}
 	d.SetConfig(DefaultConfig())
-	d.shared.longest.Store(int64(800 * time.Millisecond))
+	d.shared.stall(0, 800*time.Millisecond)
 	d.noteStall(time.Minute)
 	if got := d.Overdue(); got != 1200*time.Millisecond {
 		t.Errorf("after a stall of 0.8s: %v, want 1.2s", got)

@@ -24,6 +24,8 @@ func (d *Detector) watchWaiting(m *member, now time.Duration, r *Result) {
 	moveOld(m.ep, now)
 	if m.ep.Inflight() > 0 {
 		d.countWaiting(m, now, r)
+	} else {
+		w.late = w.late[:0]
 	}
 	if w.overdue == 0 || m.Draining {
 		return
@@ -76,9 +78,41 @@ func (d *Detector) countWaiting(m *member, now time.Duration, r *Result) {
 		w.overdue += n
 		w.newest = max(w.newest, began)
 	}
+	d.countLate(m, since, now)
 	if w.overdue+w.young > 0 {
 		r.wakeAt(time.Duration(cur+1)*ringWidth + time.Millisecond)
 	}
+}
+
+// lateEvery is how far apart the marks of attempts on slow routes are.
+const lateEvery = 50 * time.Millisecond
+
+// countLate counts those that await headers on routes that are slow by nature. They
+// are not told apart by age; but of those that had begun by an instant, no fewer
+// wait than have not been answered by now. since is when an attempt must have begun
+// to say something.
+func (d *Detector) countLate(m *member, since, now time.Duration) {
+	w := &m.wait
+	begun := m.ep.lateBegun.Load()
+	answered := m.ep.lateAnswered.Load() // later: more may have been answered, never fewer
+	if begun == answered {
+		w.late = w.late[:0]
+		return
+	}
+	if n := len(w.late); n == 0 || now-w.late[n-1].at >= lateEvery {
+		w.late = append(w.late, lateMark{now, begun})
+	}
+	old := 0
+	for len(w.late) > 1 && now-w.late[1].at >= d.overdueLate {
+		w.late = w.late[1:]
+	}
+	if mark := w.late[0]; now-mark.at >= d.overdueLate && mark.at >= since {
+		if old = int(int32(mark.begun - answered)); old > 0 {
+			w.overdue += old
+			w.newest = max(w.newest, mark.at)
+		}
+	}
+	w.young += max(0, int(int32(begun-answered))-max(0, old))
 }
 
 // suspendOverdue takes out, reversibly, what has stopped to answer. Overdue

@@ -30,6 +30,11 @@ type world struct {
 	timeout time.Duration
 	after   func() // called after each Step
 	probes  int
+	routes  int                      // among which requests are spread evenly
+	bad     map[uint16]float64       // the share of a route's requests that fail wherever they go
+	slow    map[uint16]time.Duration // how long a route takes by nature
+	only    map[string]uint16        // the route of all requests to a host
+	pinned  map[uint16]int           // routes that are hashed: they go to this place, or the next that is in
 }
 
 // host is one endpoint's true nature.
@@ -181,17 +186,27 @@ func (w *world) gap(rate float64) time.Duration {
 // request makes an attempt; where nothing was processed it is repeated, three
 // times at most, on an endpoint that was not tried.
 func (w *world) request(tries int, tried []string) {
+	route := uint16(0)
+	if w.routes > 0 {
+		route = uint16(w.rng.IntN(w.routes))
+	}
 	h := w.pick(tried)
+	if at, ok := w.pinned[route]; ok {
+		h = w.pinnedTo(at)
+	}
 	if h == nil {
 		w.failed++
 		return
 	}
+	if only, ok := w.only[h.id]; ok {
+		route = only
+	}
 	h.picks = append(h.picks, w.now)
 	ep := w.d.Endpoint(h.id)
-	a := ep.Start(w.now, true)
+	a := ep.StartOn(route, w.now, true)
 	conn := w.rng.Uint32N(8) + 1
 	end := func(class Class) {
-		o := Outcome{Class: class, Now: w.now, Conn: conn, Level: LevelConnect}
+		o := Outcome{Class: class, Now: w.now, Conn: conn, Level: LevelConnect, Route: route}
 		if class != Timeout && class != Conn {
 			ep.Headers(&a, w.now)
 		}
@@ -230,13 +245,14 @@ func (w *world) request(tries int, tried []string) {
 	default:
 		class := OK
 		switch {
-		case w.rng.Float64() < h.errors:
+		case w.rng.Float64() < h.errors, w.bad[route] > 0 && w.rng.Float64() < w.bad[route]:
 			class = Server
 		case h.resets > 0 && w.rng.Float64() < h.resets:
 			class = Conn
 		}
 		// Half of the latency is spread: no two services are that regular.
-		latency := h.latency/2 + time.Duration(w.rng.ExpFloat64()*float64(h.latency/2))
+		mean := max(h.latency, w.slow[route])
+		latency := mean/2 + time.Duration(w.rng.ExpFloat64()*float64(mean/2))
 		w.at(w.now+latency, func() { end(class) })
 	}
 }
@@ -248,6 +264,17 @@ func (h *host) unhang() {
 		answer(OK)
 	}
 	h.waiting = nil
+}
+
+// pinnedTo is the first host that is in, from a place on.
+func (w *world) pinnedTo(at int) *host {
+	view := w.d.View()
+	for i := range view {
+		if a := view[(at+i)%len(view)]; a.Weight == 1 {
+			return w.hosts[a.ID]
+		}
+	}
+	return nil
 }
 
 // pick is two random choices over cost, by weight, with trickles first.
