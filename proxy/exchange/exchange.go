@@ -233,7 +233,7 @@ func (x *Exchange) Pick(d *Deps, now time.Duration, untried bool) *upstream.Endp
 func (x *Exchange) Begin(now time.Duration, deadlined bool) {
 	x.tried.Add(x.Endpoint)
 	x.Begun, x.Sent, x.Headed, x.Reused = now, false, false, false
-	x.Attempt = x.Endpoint.Begin(now, deadlined)
+	x.Attempt = x.Endpoint.BeginOn(x.route, now, deadlined)
 	n := len(x.Record.Attempts)
 	if n == len(x.attempts) {
 		n-- // the newest wins
@@ -249,7 +249,7 @@ func (x *Exchange) End(d *Deps, now time.Duration, ending outlier.Ending, owed t
 	}
 	result := outlier.HTTPResult{Ending: ending, HeadersSeen: x.Headed, Age: owed}
 	if x.Cluster != nil {
-		result.Overdue = x.Cluster.Overdue()
+		result.Overdue = x.Endpoint.Stats.Overdue(x.route)
 	} else if in := d.Inbound; in != nil && in.Overdue != nil {
 		result.Overdue = in.Overdue()
 	}
@@ -265,7 +265,7 @@ func (x *Exchange) End(d *Deps, now time.Duration, ending outlier.Ending, owed t
 	case outlier.EndConnectRefused, outlier.EndConnectTimeout, outlier.EndUnreachable, outlier.EndTLS:
 		x.refused = true
 	}
-	outcome.Class, outcome.Level = outlier.ClassifyHTTP(result), result.Level()
+	outcome.Class, outcome.Level, outcome.Gateway = outlier.ClassifyHTTP(result), result.Level(), result.Gateway()
 	x.Attempt.End(outcome)
 
 	r := &x.Record.Attempts[len(x.Record.Attempts)-1]

@@ -70,6 +70,11 @@ func (e *Endpoint) Begin(now time.Duration, deadlined bool) Attempt {
 	return Attempt{Attempt: e.Stats.Start(now, deadlined), endpoint: e}
 }
 
+// BeginOn is Begin on a route that may be slow by nature.
+func (e *Endpoint) BeginOn(route uint16, now time.Duration, deadlined bool) Attempt {
+	return Attempt{Attempt: e.Stats.StartOn(route, now, deadlined), endpoint: e}
+}
+
 // Get hands out an idle connection, the one used last, or does as Fresh. The
 // error is a *ConnectError.
 //

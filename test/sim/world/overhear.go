@@ -169,7 +169,7 @@ func (o *overhear) Pick(r *Request) int {
 
 func (o *overhear) Start(r *Request) {
 	ep := o.sidecars[r.Caller].stats[r.Endpoint]
-	r.Attempt = ep.Start(o.w.now, true)
+	r.Attempt = ep.StartOn(r.Route, o.w.now, true)
 	r.Tried.Add(ep)
 }
 
@@ -182,7 +182,7 @@ func (o *overhear) End(r *Request, how outlier.HTTPResult) {
 	ep := s.stats[r.Endpoint]
 	class := outlier.OK
 	if how.Ending != outlier.EndComplete || how.Status >= 400 || how.GRPC {
-		how.Overdue = s.detector.Overdue()
+		how.Overdue = ep.Overdue(r.Route)
 		class = outlier.ClassifyHTTP(how)
 	}
 	if how.HeadersSeen {
