@@ -253,9 +253,10 @@ func (l *loop) configure(cfg Config) {
 	if l.detector == nil {
 		l.detector = outlier.New(cfg.Outlier, l.rng)
 		l.detector.ShareSelf(l.c.deps.Self)
-		return
+	} else {
+		l.detector.SetConfig(cfg.Outlier)
 	}
-	l.detector.SetConfig(cfg.Outlier)
+	l.detector.SetHashed(cfg.Balancer.Policy.Hashes(), 0) // nobody counts the keys
 }
 
 func (l *loop) setLinks(links map[Link]bool, now time.Duration) {
