@@ -27,7 +27,7 @@ type central struct {
 	check  shareCheck
 }
 
-// shareCheck is the one probe that a share on probation waits for.
+// shareCheck is the one probe that a share on probation may wait for.
 type shareCheck uint8
 
 const (
@@ -108,7 +108,8 @@ func (d *Detector) applyFleet(m *member, v Verdict, now time.Duration) {
 // Share lets this sidecar use an endpoint that is out for the others: on
 // probation with this share of its base weight, or suspended with this many
 // attempts per second. It counts only with a verdict of the same epoch, until
-// it lapses. A share on probation begins after one good probe of our own.
+// it lapses. Where our own newest news of the endpoint is bad, a share on probation
+// begins after one good probe of ours.
 func (d *Detector) Share(id string, epoch uint64, weight float64, until time.Duration) {
 	m := d.byID[id]
 	if m == nil {
@@ -190,10 +191,19 @@ func (d *Detector) followFleet(m *member, now time.Duration, r *Result) {
 	}
 }
 
-// checkShare asks for the probe that opens a share on probation.
+// checkShare asks for the probe that opens a share on probation, if there is a doubt
+// that the endpoint can be reached from here. That it is up the fleet's probes have
+// shown: where hundreds of sidecars with few requests each share in a test, a probe by
+// each would be more than the test.
 func (d *Detector) checkShare(m *member, now time.Duration, r *Result) {
 	f := &m.fleet
 	if f.verdict.State != Probation || !f.shared(now) {
+		return
+	}
+	_, failed := unspan(m.ep.hard.Load())
+	if f.check == shareUnchecked && !m.record.state.Out() && (failed == Never || failed < m.answerEnd()) {
+		f.check = shareGood
+		d.stale = true
 		return
 	}
 	if f.check == shareUnchecked && d.probes.take(float64(d.cfg.ProbeRate), now) {

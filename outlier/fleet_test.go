@@ -122,10 +122,25 @@ func TestAHardLocalEjectionOutlivesTheVerdictUntilAProbeIsGood(t *testing.T) {
 	}
 }
 
-func TestAShareOnProbationBeginsAfterOneGoodProbeAndLapses(t *testing.T) {
+func TestAShareOnProbationOfWhatWasWellFromHereNeedsNoProbe(t *testing.T) {
 	w := newWorld(t, 6, 1)
 	w.load(300, 100*second)
 	w.run(10 * second)
+	w.d.Fleet("e01", Verdict{State: Probation, Epoch: 7, Rule: RuleFast}, w.now)
+	w.d.Share("e01", 7, 0.1, w.now+5*second)
+	r := w.d.Step(w.now)
+	if a := w.admitted("e01"); a.Weight != 0.1 || len(r.Probes) > 0 {
+		t.Errorf("admission %+v, probes %v; want weight 0.1 at once and no probe", a, r.Probes)
+	}
+}
+
+func TestAShareOnProbationBeginsAfterOneGoodProbeWhereItFailedAndLapses(t *testing.T) {
+	w := newWorld(t, 6, 1)
+	w.load(300, 100*second)
+	w.run(10 * second)
+	w.hosts["e01"].refuse = true
+	w.run(10*second + 50*time.Millisecond) // a failure or two: no ejection of our own yet
+	w.hosts["e01"].refuse = false
 	w.d.Fleet("e01", Verdict{State: Probation, Epoch: 7, Rule: RuleFast}, w.now)
 	w.d.Share("e01", 6, 0.1, w.now+5*second)
 	w.run(11 * second)
@@ -145,9 +160,11 @@ func TestAShareOnProbationBeginsAfterOneGoodProbeAndLapses(t *testing.T) {
 		t.Errorf("the share has not lapsed: %+v", a)
 	}
 
+	w.d.Fleet("e01", Verdict{Epoch: 8}, w.now)
 	w.hosts["e01"].refuse = true
-	w.d.Fleet("e01", Verdict{State: Probation, Epoch: 8, Rule: RuleFast}, w.now)
-	w.d.Share("e01", 8, 0.1, w.now+5*second)
+	w.run(17*second + 50*time.Millisecond)
+	w.d.Fleet("e01", Verdict{State: Probation, Epoch: 9, Rule: RuleFast}, w.now)
+	w.d.Share("e01", 9, 0.1, w.now+5*second)
 	w.run(19 * second)
 	if a := w.admitted("e01"); a.Weight != 0 {
 		t.Errorf("the share counts although its probe failed: %+v", a)

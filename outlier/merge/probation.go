@@ -57,9 +57,16 @@ func (t *Table) users(e *endpoint, s Scope, now time.Duration) []*reporter {
 	return list
 }
 
+// firstRate is the attempts per second that an endpoint gets before its first success,
+// from f+1 fault domains at least: one or two may be under way when the first is known
+// to have failed, however many sidecars it takes to make so many.
+const firstRate = 2
+
 // shares gives the test traffic to as many sidecars, at such weights, that the
-// endpoint gets the trial rate from all of them together. Until the first success
-// no more than f+1 of them take part, so that a recovery costs few requests.
+// endpoint gets the trial rate from all of them together, and firstRate until its
+// first success, so that a recovery costs few requests. It goes by the rate and not
+// by the number of sidecars: of five hundred, two would make one attempt in ten
+// seconds, and the endpoint would wait for its test.
 func (t *Table) shares(e *endpoint, r *record, now time.Duration) {
 	tr := r.trial
 	if tr.renewed != never && now < tr.renewed+shareRenew {
@@ -80,16 +87,15 @@ func (t *Table) shares(e *endpoint, r *record, now time.Duration) {
 		}
 		return cmp.Or(cmp.Compare(h(a), h(b)), compareReporters(a, b))
 	})
-	const most = 0.5 // of a sidecar's usual traffic: it must not lean on the test
-	least := p.LeaveOut + 1
-	if tr.good {
-		least++
+	most, least := 0.5, p.LeaveOut+2 // a sidecar must not lean on the test
+	if !tr.good {
+		target, most, least = min(target, firstRate), 1, p.LeaveOut+1
 	}
 	var chosen []*reporter
 	var domains []*domain
 	rate := 0.0
 	for _, c := range users {
-		if len(domains) >= least && (!tr.good || rate*most*boost >= target) {
+		if len(domains) >= least && rate*most*boost >= target {
 			break
 		}
 		if slices.Contains(domains, c.domain) && len(domains) < least {
@@ -167,10 +173,7 @@ func (t *Table) Probation(reporter string, k Key, epoch uint64, counts outlier.C
 // bad" and "as good as its group".
 func (t *Table) probation(e *endpoint, r *record, now time.Duration) {
 	tr := r.trial
-	g := e.group
-	base := g.baseline
-	base.W = 0
-	steps := outlier.FastOdds(base, g.service.policy.Outlier.Bounds()).Steps()
+	steps := e.group.trialOdds(r).Steps()
 	byDomain := make(map[*domain]int64)
 	tr.score, tr.n, tr.k = outlier.ProbationStart, 0, 0
 	var oks int64
@@ -225,6 +228,20 @@ func (t *Table) probation(e *endpoint, r *record, now time.Duration) {
 		}
 	}
 	t.shares(e, r, now)
+}
+
+// trialOdds are what a probation decides between. After a verdict of the statistic it
+// must be able to tell the fault that was seen: by the odds for errors of 20 % and more
+// an endpoint that fails one request in twenty passes every test, and is ejected again
+// a minute later.
+func (g *group) trialOdds(r *record) outlier.Odds {
+	base := g.baseline
+	base.W = 0
+	fast := outlier.FastOdds(base, g.service.policy.Outlier.Bounds())
+	if r.fault == 0 {
+		return fast
+	}
+	return outlier.TrialOdds(fast, base.Pg, faultShown*r.fault)
 }
 
 // othersTest says whether anybody with traffic is left to test e without d. If not,

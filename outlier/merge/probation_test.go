@@ -63,3 +63,54 @@ func TestAProbationWhoseOtherTestersLeaveEnds(t *testing.T) {
 		t.Errorf("nobody else tests it, and it is %s, want it sent back", f.state(0))
 	}
 }
+
+// The odds for errors of 20 % and more let one failure in twenty pass.
+func TestATrialAfterASmallFaultTellsThatFault(t *testing.T) {
+	readmitted := 0
+	for seed := range uint64(3) {
+		f := newFleet(t, mesh{callers: 20, endpoints: 10, zones: twoZones, rate: 100, base: 0.01, seed: seed})
+		f.run(30 * time.Second)
+		f.targets[2].fault = f.sometimes(0.05)
+		if _, ok := f.ejected(2, 60*time.Second); !ok {
+			t.Fatalf("seed %d: 5 %% errors not found", seed)
+		}
+		f.run(time.Minute)
+		readmitted += len(f.verdicts(outlier.Ramp))
+		if seed > 0 {
+			continue
+		}
+		f.targets[2].fault = always(works)
+		if !f.until(f.now+3*time.Minute, func() bool { return f.state(2) == outlier.In }) {
+			t.Errorf("well for three minutes, and %s, want it in", f.state(2))
+		}
+	}
+	if readmitted > 1 {
+		t.Errorf("readmitted %d times in 3 minutes while it failed 5 %% of its requests, want once at most", readmitted)
+	}
+}
+
+func TestTheFirstSuccessOfATrialComesSoonHoweverManySidecarsThereAre(t *testing.T) {
+	for _, callers := range []int{5, 500} {
+		f := newFleet(t, mesh{callers: callers, endpoints: 10, zones: twoZones, rate: 50, base: 0.001, seed: 3})
+		f.run(30 * time.Second)
+		f.targets[2].fault = always(errs)
+		if _, ok := f.ejected(2, 10*time.Second); !ok {
+			t.Fatalf("%d callers: no verdict", callers)
+		}
+		f.targets[2].fault = always(works)
+		if !f.until(f.now+10*time.Second, func() bool { return f.state(2) == outlier.Probation }) {
+			t.Fatalf("%d callers: no probation, but %s", callers, f.state(2))
+		}
+		e, begun := f.table.endpoints[f.targets[2].Key], f.now
+		rate := 0.0
+		for _, c := range e.fleet.trial.chosen {
+			rate += fairRate(e, c)
+		}
+		if callers == 500 && (rate < firstRate || rate > 1.2*firstRate) {
+			t.Errorf("%d callers: those who try it first make %.1f attempts per second, want %d", callers, rate, firstRate)
+		}
+		if !f.until(begun+20*time.Second, func() bool { return f.state(2) == outlier.Ramp }) {
+			t.Errorf("%d callers: %v after its trial began it is %s, want ramp", callers, f.now-begun, f.state(2))
+		}
+	}
+}

@@ -21,6 +21,9 @@ const (
 	hardOKs      = 3
 	rampFrom     = 0.10
 	hardRampFrom = 0.25
+	// faultShown is the part of the error rate at an ejection that its trial looks for:
+	// a test that stops when it is sure stops while chance exaggerates.
+	faultShown = 0.6
 	// undecided is how long a probation may take before more sidecars help.
 	undecided = time.Minute
 	// forgive is the healthy time that takes one ejection off the record.
@@ -40,6 +43,7 @@ type record struct {
 	n        int
 	since    time.Duration
 	rampFrom float64
+	fault    float64 // smallest error rate of which the statistic has convicted it; 0: it has not
 	explain  Explanation
 
 	ends    time.Duration // hold-off, wait for the next probes, suspend or ramp
@@ -89,6 +93,7 @@ func (t *Table) eject(e *endpoint, s Scope, rule outlier.Rule, x Explanation, no
 	e.susp.confirmed, e.susp.storm, e.susp.nextZone = never, false, ""
 	e.gatherAt = never
 	e.closeRows(now)
+	r.convict(rule, x.Counts)
 	if rule != outlier.RuleManual {
 		r.n++
 	}
@@ -108,6 +113,18 @@ func (t *Table) eject(e *endpoint, s Scope, rule outlier.Rule, x Explanation, no
 				t.endTrial(&z.rec)
 				t.set(e, &z.rec, outlier.In, z.rec.rule, "the fleet's verdict takes its place", now)
 			}
+		}
+	}
+}
+
+// convict notes how large a fault the statistic has found.
+func (r *record) convict(rule outlier.Rule, seen Tally) {
+	switch {
+	case rule != outlier.RuleFast && rule != outlier.RuleSlow:
+		r.fault = 0
+	case seen.N > 0:
+		if rate := float64(seen.K) / float64(seen.N); r.fault == 0 || rate < r.fault {
+			r.fault = rate
 		}
 	}
 }
@@ -172,6 +189,9 @@ func (t *Table) forgive(e *endpoint, r *record, now time.Duration) {
 	if max(e.lastOK, e.idle.goodAt) > r.forgave {
 		r.n--
 		r.forgave = now
+		if r.n == 0 {
+			r.fault = 0
+		}
 	}
 }
 

@@ -115,6 +115,7 @@ func (t *Table) restore(e *endpoint, v Verdict, now time.Duration) {
 		scope: v.Scope, state: v.State, rule: v.Rule, epoch: v.Epoch, n: max(v.N, 0), since: now, forgave: now,
 		rampFrom: v.RampFrom, explain: v.Explain, wait: p.HoldBase,
 	}
+	r.convict(v.Rule, v.Explain.Counts)
 	if v.Override != nil && v.Scope == Fleet {
 		o := *v.Override
 		if o.Until != 0 {
