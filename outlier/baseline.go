@@ -145,12 +145,13 @@ func (d *Detector) ratios(g *group, from int) Ratios {
 }
 
 func (d *Detector) sortRatios(g *group, from int) Ratios {
-	tallies := make([]Tally, 0, len(g.members))
+	tallies := d.tallies[:0]
 	for _, m := range g.members {
 		if m.counted() {
 			tallies = append(tallies, d.since(m, from))
 		}
 	}
+	d.tallies = tallies
 	return NewRatios(tallies)
 }
 

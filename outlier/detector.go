@@ -48,9 +48,10 @@ type Detector struct {
 	second   time.Duration // the last tick
 	nextTick time.Duration
 
-	sorted map[windowOf]Ratios // of this Step
-	common Odds                // of the member looked at last
-	steps  Steps               // of these
+	sorted  map[windowOf]Ratios // of this Step
+	tallies []Tally             // room for those of a group
+	common  Odds                // of the member looked at last
+	steps   Steps               // of these
 
 	latency latencies
 	routes  routes

@@ -41,6 +41,7 @@ func (d *Detector) ejectSuspects(now time.Duration, r *Result) {
 		score int64
 	}
 	var suspects []suspect
+	least := max(1, milli(min(d.cfg.HLocalMin, d.cfg.HLocalMax))) // of all thresholds, which take a logarithm each
 	for _, m := range d.members {
 		s := m.record.state
 		if !m.judged() || (s != In && s != Ramp && s != Suspended) {
@@ -52,7 +53,7 @@ func (d *Detector) ejectSuspects(now time.Duration, r *Result) {
 			suspects = append(suspects, suspect{m, RuleHard, score})
 		case d.ranEnough(m):
 			suspects = append(suspects, suspect{m, RuleRun, score})
-		case score > 0 && score >= d.threshold(m):
+		case score >= least && score >= d.threshold(m):
 			suspects = append(suspects, suspect{m, RuleFast, score})
 		case m.idle.down(m.answerEnd(), now):
 			suspects = append(suspects, suspect{m, RuleIdle, score})
@@ -72,6 +73,9 @@ func (d *Detector) ejectSuspects(now time.Duration, r *Result) {
 			continue // it rested on a route
 		}
 		d.judge(s.m, s.rule, now, r)
+	}
+	if d.cfg.runs() == (runs{}) {
+		return
 	}
 	for _, m := range d.members {
 		if _, found, enforced := d.ran(m); found {

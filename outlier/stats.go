@@ -129,6 +129,9 @@ const tallyMin = 3
 // leaving one endpoint out costs no second sort.
 type Ratios struct{ sorted []float64 }
 
+// fewRatios are sorted by insertion: every window of every Step wants its own.
+const fewRatios = 24
+
 // NewRatios collects the error rates of all endpoints with at least 3
 // attempts in the window.
 func NewRatios(group []Tally) Ratios {
@@ -138,7 +141,16 @@ func NewRatios(group []Tally) Ratios {
 			sorted = append(sorted, t.Rate())
 		}
 	}
-	slices.Sort(sorted)
+	if len(sorted) > fewRatios {
+		slices.Sort(sorted)
+		return Ratios{sorted}
+	}
+	for i, r := range sorted {
+		for ; i > 0 && sorted[i-1] > r; i-- {
+			sorted[i] = sorted[i-1]
+		}
+		sorted[i] = r
+	}
 	return Ratios{sorted}
 }
 

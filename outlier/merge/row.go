@@ -429,12 +429,13 @@ func (t *Table) others(e *endpoint, since, now time.Duration) float64 {
 	from := window(since, now)
 	ratios, known := g.windows[bucketOf(from)]
 	if !known {
-		tallies := make([]outlier.Tally, 0, len(g.endpoints))
+		tallies := t.tallies[:0]
 		for _, o := range g.endpoints {
 			if !o.leaving() && !o.fleet.state.Out() {
 				tallies = append(tallies, o.tally(from, now))
 			}
 		}
+		t.tallies = tallies
 		ratios = outlier.NewRatios(tallies)
 		g.windows[bucketOf(from)] = ratios
 	}

@@ -79,6 +79,9 @@ func (t *Table) lookAt(news []*endpoint, full bool) [][]*endpoint {
 		}
 	}
 	slices.SortFunc(look, func(a, b *endpoint) int {
+		if a.group == b.group {
+			return cmp.Compare(a.Key.Instance, b.Key.Instance)
+		}
 		return cmp.Or(cmp.Compare(a.Key.Service, b.Key.Service), cmp.Compare(a.Priority, b.Priority), compareEndpoints(a, b))
 	})
 	var groups [][]*endpoint

@@ -47,9 +47,10 @@ type Table struct {
 	nextTick, nextSecond time.Duration
 	wake                 time.Duration // the next instant between ticks
 
-	out  Result
-	acc  []int32 // domains with evidence in the row read last
-	tops []int64
+	out     Result
+	acc     []int32 // domains with evidence in the row read last
+	tops    []int64
+	tallies []outlier.Tally // room for those of a group
 }
 
 // NewTable makes an empty table. The seed decides which of several equal
