@@ -300,6 +300,9 @@ func (c *Cluster) Subscribe(fn func(Event)) {
 	c.subscribers = append(c.subscribers[:len(c.subscribers):len(c.subscribers)], fn)
 }
 
+// Multiplexed reports whether its endpoints speak HTTP/2.
+func (c *Cluster) Multiplexed() bool { return c.config.Load().Protocol == HTTP2 }
+
 // BodyIdle is for how long the body of an answer may stand still.
 func (c *Cluster) BodyIdle() time.Duration { return c.config.Load().Outlier.BodyIdleTimeout }
 

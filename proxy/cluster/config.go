@@ -21,9 +21,10 @@ type Protocol uint8
 const (
 	HTTP1 Protocol = iota // HTTP/1.1; the default
 	TCP                   // bytes
+	HTTP2                 // HTTP/2 with prior knowledge, gRPC included
 )
 
-var protocols = [...]string{HTTP1: "http1", TCP: "tcp"}
+var protocols = [...]string{HTTP1: "http1", TCP: "tcp", HTTP2: "http2"}
 
 // String is the protocol's name in configuration files.
 func (p Protocol) String() string {
@@ -54,7 +55,7 @@ type Config struct {
 	// Service is what the control plane calls the set of endpoints; empty: this
 	// cluster is nobody else's, and nothing is reported of it.
 	Service string `yaml:"-"`
-	// Protocol of its endpoints. Default http1.
+	// Protocol of its endpoints: http1, http2 (gRPC is that) or tcp. Default http1.
 	Protocol Protocol `yaml:"protocol"`
 	// ConnectTimeout of a new connection. Default 1s.
 	ConnectTimeout time.Duration `yaml:"connect_timeout"`

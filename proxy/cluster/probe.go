@@ -165,7 +165,7 @@ func (l *loop) query(r *record, level outlier.Level, ordered bool) query {
 		Address: r.spec.Address, GRPC: l.cfg.Ping.Kind == ping.GRPC, Path: l.cfg.Ping.Path,
 		Service: l.cfg.Ping.Service, Host: l.cfg.Ping.Host, Inbound: r.spec.Inbound,
 	}}
-	http := l.cfg.Protocol == HTTP1
+	http := l.cfg.Protocol != TCP
 	switch {
 	case level >= outlier.LevelApp && l.cfg.Ping.Asks() && (ordered || l.idle.path.good):
 		q.Want, q.level = ping.Good, outlier.LevelApp
@@ -173,6 +173,7 @@ func (l *loop) query(r *record, level outlier.Level, ordered bool) query {
 		// Whoever accepts is the sidecar; only an answer comes from the
 		// application.
 		q.Want = ping.Answered
+		q.GRPC = q.GRPC || l.cfg.Protocol == HTTP2 // any answer will do, and this is asked in HTTP/2
 		if level >= outlier.LevelApp {
 			q.level = outlier.LevelApp
 		}

@@ -243,6 +243,7 @@ func (l *loop) configure(cfg Config) {
 	options.Dial = l.c.dial
 	options.ConnectTimeout, options.IdleTimeout = cfg.ConnectTimeout, cfg.IdleTimeout
 	options.MaxIdle, options.MaxConns = cfg.MaxIdle, cfg.MaxConns
+	options.HTTP2 = cfg.Protocol == HTTP2
 	l.options, l.rebuild = &options, true
 	l.c.limits.SetConfig(cfg.Limits)
 	l.c.breaker.SetConfig(cfg.Breaker)

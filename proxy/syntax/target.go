@@ -4,8 +4,9 @@ import "bytes"
 
 // ValidEscapes reports whether every percent sign in a path escapes something:
 // those who decode another disagree about what it means. In a query it is common.
-func ValidEscapes(target []byte) bool {
-	for i, b := range target {
+func ValidEscapes[T text](target T) bool {
+	for i := range len(target) {
+		b := target[i]
 		switch {
 		case b == '?':
 			return true

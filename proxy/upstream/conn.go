@@ -17,6 +17,7 @@ type Conn struct {
 	idleSince time.Duration // when it was put back
 	idleFor   time.Duration // how long it was idle before its present use
 	closed    atomic.Bool
+	lent      bool // part of another connection: see Endpoint.Lend
 
 	raw    syscall.RawConn // nil if the connection is no socket
 	peek   func(fd uintptr) bool
@@ -64,7 +65,9 @@ func (c *Conn) Close() error {
 	if c.closed.Swap(true) {
 		return nil
 	}
-	c.endpoint.gone(c)
+	if !c.lent {
+		c.endpoint.gone(c)
+	}
 	return c.Conn.Close()
 }
 

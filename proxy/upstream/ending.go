@@ -26,6 +26,16 @@ func (e *ConnectError) Error() string { return fmt.Sprintf("connect: %v", e.Err)
 
 func (e *ConnectError) Unwrap() error { return e.Err }
 
+// StreamError is why a part of a connection has ended; see Endpoint.Lend.
+type StreamError struct {
+	Ending outlier.Ending // what that says about the endpoint
+	// Retry is the ending to decide a retry by, if that is another one: of many that
+	// have lost their connection only one is charged with it.
+	Retry outlier.Ending
+}
+
+func (e *StreamError) Error() string { return fmt.Sprintf("stream ended (%v)", e.Ending) }
+
 // GivenUp is the cause to cancel a context with, when an attempt that may still
 // be waiting for its connection is given up: the ConnectError of Get then has
 // this ending.

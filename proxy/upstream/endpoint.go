@@ -41,7 +41,19 @@ type Endpoint struct {
 	conns   map[*Conn]struct{} // all that are open
 	idle    []*Conn            // the youngest is last
 	waiting []turn             // who has waited longest is first
+	shared  Shared             // nil: nothing
 	retired bool
+}
+
+// Shared is what a protocol that carries many requests on one connection keeps of an
+// endpoint, in place of idle connections. It opens its connections by Fresh.
+type Shared interface {
+	// Expire closes connections that have had no request for so long.
+	Expire(now, timeout time.Duration)
+	// CloseIdle closes those that have none.
+	CloseIdle()
+	// Retire closes those that have none, and from then on each that has none left.
+	Retire()
 }
 
 // NewEndpoint makes an endpoint without connections. wake is called when an
@@ -63,6 +75,29 @@ func NewEndpoint(id, address, zone string, priority uint32, inbound bool, stats 
 // SetOptions replaces the options for whatever happens from now on. Connections
 // that are open keep the socket options that they were opened with.
 func (e *Endpoint) SetOptions(opts *Options) { e.options.Store(opts) }
+
+// Multiplexed reports whether the endpoint speaks HTTP/2.
+func (e *Endpoint) Multiplexed() bool { return e.options.Load().HTTP2 }
+
+// Shared returns what has been made to be kept here, by a call of make if there is
+// nothing yet.
+func (e *Endpoint) Shared(make func() Shared) Shared {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if e.shared == nil {
+		e.shared = make()
+		if e.retired {
+			e.shared.Retire()
+		}
+	}
+	return e.shared
+}
+
+// Lend makes a Conn of one that is part of another, such as a stream: it is not kept
+// when it is given back, and does not count. hash is that of the whole.
+func (e *Endpoint) Lend(part net.Conn, hash uint32) *Conn {
+	return &Conn{Conn: part, endpoint: e, hash: hash, lent: true}
+}
 
 // Begin starts an attempt. deadlined says that somebody will give up on it one
 // day: only such an attempt can be overdue.
@@ -155,7 +190,7 @@ func (e *Endpoint) Put(c *Conn, now time.Duration) {
 	e.mu.Lock()
 	keep := false
 	switch {
-	case e.retired:
+	case e.retired, c.lent:
 	case len(e.waiting) > 0:
 		keep = true
 		e.serveLocked(c)
@@ -181,17 +216,23 @@ func (e *Endpoint) Expire(now time.Duration) {
 	for n < len(e.idle) && now-e.idle[n].idleSince >= timeout {
 		n++
 	}
-	old := e.cutLocked(n)
+	old, shared := e.cutLocked(n), e.shared
 	e.mu.Unlock()
 	discard(old)
+	if shared != nil {
+		shared.Expire(now, timeout)
+	}
 }
 
 // CloseIdle closes every idle connection.
 func (e *Endpoint) CloseIdle() {
 	e.mu.Lock()
-	all := e.cutLocked(len(e.idle))
+	all, shared := e.cutLocked(len(e.idle)), e.shared
 	e.mu.Unlock()
 	discard(all)
+	if shared != nil {
+		shared.CloseIdle()
+	}
 }
 
 // Retire closes every idle connection, and from then on whatever is given back:
@@ -199,9 +240,12 @@ func (e *Endpoint) CloseIdle() {
 func (e *Endpoint) Retire() {
 	e.mu.Lock()
 	e.retired = true
-	all := e.cutLocked(len(e.idle))
+	all, shared := e.cutLocked(len(e.idle)), e.shared
 	e.mu.Unlock()
 	discard(all)
+	if shared != nil {
+		shared.Retire()
+	}
 }
 
 // Lost says what it means that c died before the first byte of an answer.

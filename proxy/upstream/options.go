@@ -31,6 +31,8 @@ type Options struct {
 	// still there; it gives up after twice as long. Default 15s, 0 leaves it to
 	// Dial.
 	KeepAlive time.Duration
+	// HTTP2 says that the endpoint speaks HTTP/2, and that connections are shared.
+	HTTP2 bool
 }
 
 // DefaultOptions dials by the standard library.

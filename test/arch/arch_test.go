@@ -33,6 +33,7 @@ var purposes = map[string]string{
 	"proxy/discovery":  "brings clusters to the router, from the file or over xDS",
 	"proxy/exchange":   "decides what becomes of one request, whatever version of HTTP carries it",
 	"proxy/http1":      "speaks HTTP/1.1, downstream as well as upstream",
+	"proxy/http2":      "speaks HTTP/2, downstream as well as upstream",
 	"proxy/listener":   "accepts connections until it is drained",
 	"proxy/ping":       "pings an endpoint",
 	"proxy/reporting":  "carries evidence up, orders down",

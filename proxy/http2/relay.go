@@ -1,0 +1,907 @@
+package http2
+
+import (
+	"slices"
+	"strconv"
+	"sync"
+	"time"
+
+	"golang.org/x/net/http2/hpack"
+
+	"github.com/overhear-mesh/overhear/outlier"
+	"github.com/overhear-mesh/overhear/proxy/exchange"
+	"github.com/overhear-mesh/overhear/proxy/resilience"
+	"github.com/overhear-mesh/overhear/proxy/syntax"
+	"github.com/overhear-mesh/overhear/proxy/upstream"
+	"github.com/overhear-mesh/overhear/proxy/wheel"
+)
+
+// maxInterim bounds the interim responses of a request, as in proxy/http1.
+const maxInterim = 8
+
+// relay is one request between two HTTP/2 connections. It has no goroutine: the
+// readers of both connections and the wheel drive it, one at a time under its lock.
+// What it has of the request is kept until it cannot be needed for another attempt;
+// what it has of the answer only as long as the client's window is shut.
+type relay struct {
+	mu sync.Mutex // guards everything
+	exchange.Exchange
+	conn *serverConn
+	down stream // to the client
+	up   stream // to the endpoint; its id is 0 while there is none
+
+	req    request
+	fields []hpack.HeaderField // what req.regular is of
+	text   []byte              // what the record's slices are of
+
+	body     []byte // of the request, from byte base on
+	base     int64
+	sent     int64 // bytes of the body that this attempt has been sent
+	granted  int64 // bytes of the body for which the client has got its window back
+	keep     bool  // base is 0, and stays so: the request can be sent again
+	whole    bool  // the client has sent all
+	trailers []hpack.HeaderField
+
+	answered bool   // the head of an answer has been passed on
+	resp     []byte // data of the answer that the client's window does not take yet
+	respEnd  bool   // the answer is complete
+	respTail []hpack.HeaderField
+	hasTail  bool
+
+	pool    *pool  // in whose queue it is; nil: in none
+	ticket  uint64 // tells its places in queues apart, also over its reuse
+	pending bool   // counted in the limit on waiting requests
+
+	stall      time.Duration // how long it may stand still; 0: for ever
+	moved      time.Duration // when anything of a body or head last came
+	requestAt  time.Duration // when its time is up; wheel.Never
+	tryAt      time.Duration // and the attempt's
+	resumeAt   time.Duration // when the next attempt begins, in a pause
+	freshAgain bool          // that attempt needs a fresh connection
+
+	dead  bool // it is over
+	freed bool // and given back
+}
+
+var relays = sync.Pool{New: func() any { return new(relay) }}
+
+// unlock ends a call into the relay, and gives it back if it is over.
+func (x *relay) unlock() {
+	free := x.dead && !x.freed
+	if free {
+		x.freed = true
+		x.clear()
+	}
+	x.mu.Unlock()
+	if free {
+		relays.Put(x)
+	}
+}
+
+// clear drops what must not live on in the pool.
+func (x *relay) clear() {
+	const keepFields, keepBytes = 64, 16 << 10
+	if cap(x.fields) > keepFields {
+		x.fields = nil
+	}
+	clear(x.fields[:cap(x.fields)])
+	x.fields, x.trailers, x.respTail = x.fields[:0], nil, nil
+	if cap(x.body) > keepBytes {
+		x.body = nil
+	}
+	if cap(x.resp) > keepBytes {
+		x.resp = nil
+	}
+	x.body, x.resp = x.body[:0], x.resp[:0]
+	x.conn, x.req = nil, request{}
+}
+
+// open makes the relay that of a request. The caller has the lock.
+func (x *relay) open(b *batch, c *serverConn, r *request) {
+	d := &c.srv.deps
+	x.Open(b.now, c.client, 2, 0, d.Inbound != nil)
+	x.conn = c
+	x.fields = append(x.fields[:0], r.regular...)
+	x.req = *r
+	x.req.regular = x.fields
+	x.GRPC, x.HasBody = r.grpc, false
+	x.base, x.sent, x.granted, x.keep, x.whole = 0, 0, 0, true, false
+	x.answered, x.respEnd, x.hasTail = false, false, false
+	x.pool, x.pending = nil, false
+	x.stall, x.moved = c.srv.cfg.StreamIdleTimeout, b.now
+	x.requestAt, x.tryAt, x.resumeAt = wheel.Never, wheel.Never, wheel.Never
+	x.dead, x.freed = false, false
+
+	t := x.text[:0]
+	part := func(s string) (from, to int) {
+		from = len(t)
+		t = append(t, s...)
+		return from, len(t)
+	}
+	m0, m1 := part(r.method)
+	h0, h1 := part(r.authority)
+	p0, p1 := part(r.path)
+	a0, a1 := part(r.agent)
+	i0, i1 := part(r.identified)
+	x.text = t
+	rec := &x.Record
+	rec.Method, rec.Host, rec.Path, rec.UserAgent, rec.RequestID = t[m0:m1:m1], t[h0:h1:h1], t[p0:p1:p1], t[a0:a1:a1], t[i0:i1:i1]
+	if r.identified == "" {
+		rec.RequestID = x.NewID()
+	}
+}
+
+// begin finds out where the request goes and takes it there.
+func (x *relay) begin(b *batch, end bool) {
+	d := &x.conn.srv.deps
+	stall, refusal := x.Route(d, b.now)
+	if stall > 0 {
+		x.stall = stall
+	}
+	x.HasBody = !end
+	if x.req.timeout > 0 {
+		x.requestAt = b.now + x.req.timeout
+	}
+	if end {
+		x.complete(b)
+	}
+	x.arm(b)
+	if refusal == nil {
+		if x.Endpoint = x.Pick(d, b.now, false); x.Endpoint == nil {
+			refusal = exchange.NoEndpoint
+		}
+	}
+	if refusal != nil {
+		x.reply(b, refusal.Status, refusal.Flags, refusal.Text, "")
+		return
+	}
+	x.attempt(b)
+}
+
+// complete is told that the client has sent all: from now on time is the endpoint's.
+func (x *relay) complete(b *batch) {
+	x.whole = true
+	if x.Request > 0 {
+		x.requestAt = min(x.requestAt, b.now+x.Request)
+	}
+	if x.PerTry > 0 && !x.Attempt.Ended() && !x.Headed {
+		x.tryAt = b.now + x.PerTry
+	}
+	if !x.Attempt.Ended() && !x.Headed {
+		x.Attempt.Asked(b.now)
+	}
+}
+
+// arm sees to it that visit is called in time.
+func (x *relay) arm(b *batch) {
+	at := min(x.requestAt, x.tryAt, x.resumeAt)
+	if x.stall > 0 {
+		at = min(at, x.moved+x.stall)
+	}
+	l := x.conn.link
+	l.wheel.Arm(&l.timer, at)
+}
+
+// attempt makes an attempt on x.Endpoint.
+func (x *relay) attempt(b *batch) {
+	x.Begin(b.now, x.whole && (x.Request > 0 || x.PerTry > 0 || x.req.timeout > 0))
+	x.sent = 0
+	x.up.id = 0
+	x.tryAt, x.resumeAt = wheel.Never, wheel.Never
+	if x.whole && x.PerTry > 0 {
+		x.tryAt = b.now + x.PerTry
+		x.arm(b)
+	}
+	poolOf(x.conn.srv.client, x.Endpoint).take(b, x)
+}
+
+// wait counts the relay among those that wait for a connection, if there may be one
+// more of them.
+func (x *relay) wait(p *pool) bool {
+	if x.Cluster != nil && !x.pending {
+		if !x.Cluster.Limits().Pending.Acquire() {
+			return false
+		}
+		x.pending = true
+	}
+	x.pool = p
+	x.ticket++
+	return true
+}
+
+// unwait takes it out again.
+func (x *relay) unwait() {
+	if x.pool != nil {
+		x.pool.forget(x)
+		x.pool = nil
+	}
+	if x.pending {
+		x.pending = false
+		x.Cluster.Limits().Pending.Release()
+	}
+}
+
+// limited ends an attempt for which this sidecar has no room.
+func (x *relay) limited(b *batch) {
+	x.failed(b, outlier.EndLocalLimit, exchange.Failure{Ending: outlier.EndLocalLimit, Unprocessed: true})
+}
+
+// onLink is called by a pool that has a connection for whoever held this ticket.
+func (x *relay) onLink(b *batch, p *pool, ticket uint64) {
+	x.mu.Lock()
+	defer x.unlock()
+	if x.pool != p || x.ticket != ticket {
+		return
+	}
+	x.pool = nil
+	p.take(b, x)
+}
+
+// onNoLink is called by a pool that has none.
+func (x *relay) onNoLink(b *batch, p *pool, ticket uint64, ending outlier.Ending, charged bool) (took bool) {
+	x.mu.Lock()
+	defer x.unlock()
+	if x.pool != p || x.ticket != ticket {
+		return false
+	}
+	x.pool = nil
+	x.unwait()
+	if charged {
+		ending = outlier.EndSharedConnection // one connection event is one failure
+	}
+	x.failed(b, ending, exchange.Failure{Ending: ending, Unprocessed: true})
+	return true
+}
+
+// openOn begins the attempt's stream, and reports whether the link had room for it.
+func (x *relay) openOn(b *batch, l *link) bool {
+	l.mu.Lock()
+	if !l.acceptsLocked() {
+		l.mu.Unlock()
+		return false
+	}
+	x.Reused = l.nextID > 1
+	id := l.nextID
+	l.nextID += 2
+	l.addLocked(b, &x.up, id, x, -1)
+	end := x.whole && len(x.body) == 0 && x.trailers == nil
+	l.sendHeadLocked(&x.up, end, x.encodeRequest)
+	l.mu.Unlock()
+	b.touch(l)
+	x.unwait()
+	x.Reached, x.Sent = true, true
+	x.pushBody(b)
+	return true
+}
+
+// pushBody sends the endpoint what there is of the request's body.
+func (x *relay) pushBody(b *batch) {
+	if x.up.id == 0 {
+		return
+	}
+	rest := x.body[x.sent-x.base:]
+	end := x.whole && x.trailers == nil
+	if len(rest) > 0 || end {
+		x.sent += int64(x.up.link.send(b, &x.up, rest, end))
+	}
+	if x.sent > x.granted {
+		x.conn.link.used(b, &x.down, x.down.id, int(x.sent-x.granted))
+		x.granted = x.sent
+	}
+	all := x.sent == x.base+int64(len(x.body))
+	if x.whole && all && x.trailers != nil {
+		x.up.link.sendHead(b, &x.up, true, x.encodeTrailers)
+	}
+	if len(x.body) > int(x.conn.srv.cfg.RetryBuffer) {
+		x.keep = false
+	}
+	if !x.keep {
+		x.body = x.body[:copy(x.body, x.body[x.sent-x.base:])]
+		x.base = x.sent
+	}
+}
+
+// pushAnswer sends the client what there is of the answer.
+func (x *relay) pushAnswer(b *batch) {
+	if !x.answered || x.dead {
+		return
+	}
+	end := x.respEnd && !x.hasTail
+	if len(x.resp) > 0 || end {
+		n := x.conn.link.send(b, &x.down, x.resp, end)
+		x.passed(b, n)
+		x.resp = x.resp[:copy(x.resp, x.resp[n:])]
+	}
+	if len(x.resp) > 0 || !x.respEnd {
+		return
+	}
+	if x.hasTail {
+		x.conn.link.sendHead(b, &x.down, true, x.encodeTail)
+	}
+	x.finish(b)
+}
+
+// passed counts n bytes of the answer that have gone to the client.
+func (x *relay) passed(b *batch, n int) {
+	if n == 0 {
+		return
+	}
+	x.moved = b.now
+	x.Record.BodySent += int64(n)
+	if x.up.id != 0 {
+		x.up.link.used(b, &x.up, x.up.id, n)
+	}
+}
+
+// mine reports whether news of a stream is still news.
+func (x *relay) mine(st *stream, id uint32) bool { return !x.dead && st.id == id && id != 0 }
+
+func (x *relay) onHeaders(b *batch, st *stream, id uint32, fields []hpack.HeaderField, end bool) {
+	x.mu.Lock()
+	defer x.unlock()
+	if !x.mine(st, id) {
+		return
+	}
+	x.moved = b.now
+	switch {
+	case st == &x.down:
+		if f := checkTrailers(fields); f != nil {
+			x.blame(b, f)
+			return
+		}
+		x.trailers = slices.Clone(fields)
+		x.complete(b)
+		x.arm(b)
+		x.pushBody(b)
+	case x.Headed:
+		x.tail(b, fields)
+	default:
+		x.head(b, fields, end)
+	}
+}
+
+// head takes in the head of an answer.
+func (x *relay) head(b *batch, fields []hpack.HeaderField, end bool) {
+	var r response
+	f := r.parse(fields)
+	switch {
+	case f == nil && r.status < 200 && (end || x.Interim >= maxInterim):
+		f = errStatus
+	case f == nil && end && r.length > 0 && !r.bodiless(x.req.method):
+		f = errLength
+	}
+	if f != nil {
+		x.badAnswer(b, f)
+		return
+	}
+	if r.status < 200 {
+		x.Interim++
+		x.conn.link.sendHead(b, &x.down, false, func(e *encoder) { x.encodeResponse(e, &r, b.now) })
+		return
+	}
+	length := r.length
+	if r.bodiless(x.req.method) {
+		length = 0
+	}
+	x.up.link.expect(&x.up, length)
+	x.Headed = true
+	x.Answer = exchange.Answer{Status: r.status, RetryAfter: r.retryAfter, Wait: r.wait, Origin: x.Believe([]byte(r.origin)), GRPC: r.grpc}
+	x.grpcEnd(r.grpcStatus, r.pushback)
+	x.Attempt.Headers(b.now)
+	x.tryAt = wheel.Never
+	if r.status >= 500 || x.Answer.Origin != "" {
+		if x.again(b, end) {
+			return
+		}
+	}
+	x.answered = true
+	x.Record.Status = r.status
+	x.Record.Flags |= exchange.OriginFlags(x.Answer.Origin)
+	x.conn.link.sendHead(b, &x.down, end, func(e *encoder) { x.encodeResponse(e, &r, b.now) })
+	if end {
+		x.respEnd = true
+		x.end(b, outlier.EndComplete)
+		x.finish(b)
+	}
+}
+
+// again makes another attempt in place of an answer that is worth one.
+func (x *relay) again(b *batch, end bool) bool {
+	next, decision := x.Again(&x.conn.srv.deps, b.now, exchange.Failure{Ending: outlier.EndComplete, Answered: true, Replayable: x.keep})
+	if next == nil {
+		return false
+	}
+	x.end(b, outlier.EndComplete)
+	x.dropUp(b, codeCancel)
+	x.next(b, next, decision)
+	return true
+}
+
+// next goes on with the endpoint that is to be tried, at once or after a pause.
+func (x *relay) next(b *batch, ep *upstream.Endpoint, decision resilience.Decision) {
+	x.Endpoint = ep
+	if decision == resilience.AskBudget {
+		if wait := x.Backoff(); wait > 0 {
+			x.resumeAt = b.now + wait
+			x.arm(b)
+			return
+		}
+	}
+	x.attempt(b)
+}
+
+// grpcEnd takes in grpc-status, wherever it stood.
+func (x *relay) grpcEnd(status string, pushback bool) {
+	if code, ok := syntax.Number(status); ok {
+		x.Answer.GRPCSeen, x.Answer.GRPCStatus = true, int(code)
+	}
+	x.Answer.Pushback = x.Answer.Pushback || pushback
+}
+
+// tail takes in the trailers of an answer.
+func (x *relay) tail(b *batch, fields []hpack.HeaderField) {
+	if f := checkTrailers(fields); f != nil {
+		x.badAnswer(b, f)
+		return
+	}
+	for i := range fields {
+		switch f := &fields[i]; f.Name {
+		case "grpc-status":
+			x.grpcEnd(f.Value, false)
+		case "grpc-retry-pushback-ms":
+			x.grpcEnd("", true)
+		}
+	}
+	x.respTail = append(x.respTail[:0], fields...)
+	x.hasTail, x.respEnd = true, true
+	x.end(b, outlier.EndComplete)
+	x.pushAnswer(b)
+}
+
+func (x *relay) onData(b *batch, st *stream, id uint32, p []byte, end bool) {
+	x.mu.Lock()
+	defer x.unlock()
+	if !x.mine(st, id) {
+		return
+	}
+	x.moved = b.now
+	if st == &x.down {
+		x.Record.BodyReceived += int64(len(p))
+		x.body = append(x.body, p...)
+		if end {
+			x.complete(b)
+			x.arm(b)
+		}
+		x.pushBody(b)
+		return
+	}
+	if !x.Headed {
+		x.badAnswer(b, errNoHead)
+		return
+	}
+	if end {
+		x.respEnd = true
+		x.end(b, outlier.EndComplete)
+	}
+	if len(x.resp) == 0 {
+		n := x.conn.link.send(b, &x.down, p, end)
+		x.passed(b, n)
+		if p = p[n:]; len(p) == 0 {
+			if end {
+				x.finish(b)
+			}
+			return
+		}
+	}
+	x.resp = append(x.resp, p...)
+}
+
+func (x *relay) onRoom(b *batch, st *stream, id uint32) {
+	x.mu.Lock()
+	defer x.unlock()
+	switch {
+	case !x.mine(st, id):
+	case st == &x.down:
+		x.pushAnswer(b)
+	default:
+		x.pushBody(b)
+	}
+}
+
+func (x *relay) onReset(b *batch, st *stream, id uint32, c code) {
+	x.mu.Lock()
+	defer x.unlock()
+	if !x.mine(st, id) {
+		return
+	}
+	if st == &x.down {
+		x.abort(b, outlier.EndClientAbort, exchange.DownstreamTermination)
+		return
+	}
+	ending := outlier.EndStreamReset
+	switch {
+	case c == codeRefused:
+		ending = outlier.EndRefusedStream
+	case c == codeCalm:
+		ending = outlier.EndEnhanceYourCalm
+	case c == codeHTTP11:
+		ending = outlier.EndHTTP11Required
+	}
+	x.failed(b, ending, exchange.Failure{Ending: ending, Replayable: x.keep})
+}
+
+func (x *relay) onLost(b *batch, st *stream, id uint32, l *loss) {
+	x.mu.Lock()
+	defer x.unlock()
+	if !x.mine(st, id) {
+		return
+	}
+	if st == &x.down {
+		switch l.cause {
+		case causeStopped:
+			x.abort(b, outlier.EndLocalLimit, exchange.LocalReset)
+		case causeFault:
+			x.conn.srv.deps.Metrics.Malformed.Add(1)
+			x.abort(b, outlier.EndClientAbort, exchange.DownstreamProtocolError)
+		default:
+			x.abort(b, outlier.EndClientAbort, exchange.DownstreamTermination)
+		}
+		return
+	}
+	ending, retry := l.ending(x.Headed)
+	if l.cause == causeFault {
+		x.conn.srv.deps.Metrics.BadAnswers.Add(1)
+	}
+	x.failed(b, ending, exchange.Failure{Ending: retry, Replayable: x.keep, Unprocessed: l.clean})
+}
+
+// ending is what the loss means for an attempt, and what for the question whether it
+// is repeated. The first to ask is charged.
+func (l *loss) ending(headed bool) (ending, retry outlier.Ending) {
+	switch l.cause {
+	case causeFault:
+		ending = outlier.EndBadFraming
+	case causePing:
+		ending = outlier.EndPingFailed
+	case causeStopped:
+		return outlier.EndLocalLimit, outlier.EndLocalLimit
+	case causeGoAway:
+		ending = outlier.EndGoAwayError
+	case causeCalm:
+		ending = outlier.EndEnhanceYourCalm
+	default:
+		switch {
+		case l.clean:
+			return outlier.EndGoAwayUnprocessed, outlier.EndGoAwayUnprocessed
+		case headed:
+			ending = outlier.EndBodyCut
+		case l.race:
+			return outlier.EndKeepAliveRace, outlier.EndKeepAliveRace
+		default:
+			ending = outlier.EndConnectionLost
+		}
+	}
+	retry = ending
+	switch {
+	case l.clean:
+		retry = outlier.EndGoAwayUnprocessed
+	case ending == outlier.EndConnectionLost:
+		retry = outlier.EndResetBeforeHeaders // nobody knows what was processed
+	}
+	if l.charged {
+		ending = outlier.EndSharedConnection
+	}
+	l.charged = true
+	return ending, retry
+}
+
+// badAnswer ends an attempt whose answer is malformed.
+func (x *relay) badAnswer(b *batch, f *fault) {
+	x.conn.srv.deps.Metrics.BadAnswers.Add(1)
+	x.Record.Detail = f.text
+	x.dropUp(b, codeProtocol)
+	x.failed(b, outlier.EndBadFraming, exchange.Failure{Ending: outlier.EndBadFraming, Replayable: x.keep})
+}
+
+// blame ends a request that is malformed.
+func (x *relay) blame(b *batch, f *fault) {
+	x.conn.srv.deps.Metrics.Malformed.Add(1)
+	x.Record.Detail = f.text
+	x.conn.link.reset(b, &x.down, f.code)
+	x.abort(b, outlier.EndClientAbort, exchange.DownstreamProtocolError)
+}
+
+// failed ends an attempt that did not bring a whole answer.
+func (x *relay) failed(b *batch, ending outlier.Ending, f exchange.Failure) {
+	x.end(b, ending)
+	x.dropUp(b, codeCancel)
+	if x.answered {
+		x.cut(b, ending)
+		return
+	}
+	if next, decision := x.Again(&x.conn.srv.deps, b.now, f); next != nil {
+		x.next(b, next, decision)
+		return
+	}
+	x.replyFailed(b, ending)
+}
+
+// cut ends an exchange in the middle of the answer, in a way that cannot be taken
+// for its end.
+func (x *relay) cut(b *batch, ending outlier.Ending) {
+	x.Record.Flags |= exchange.FlagsOf(ending)
+	x.conn.link.reset(b, &x.down, codeInternal)
+	x.finish(b)
+}
+
+// expire ends a request whose time is up.
+func (x *relay) expire(b *batch, ending outlier.Ending) {
+	x.end(b, ending)
+	x.dropUp(b, codeCancel)
+	if x.answered {
+		x.cut(b, ending)
+		return
+	}
+	x.replyFailed(b, ending)
+}
+
+// abort ends an exchange that nobody waits for any more.
+func (x *relay) abort(b *batch, ending outlier.Ending, flags exchange.Flags) {
+	x.Record.Flags |= flags
+	x.end(b, ending)
+	x.finish(b)
+}
+
+// end tells what came of the attempt, if it has not been told.
+func (x *relay) end(b *batch, ending outlier.Ending) {
+	x.unwait()
+	if x.Attempt.Ended() {
+		return
+	}
+	var hash uint32
+	if x.up.id != 0 {
+		hash = x.up.link.hash
+	}
+	x.End(&x.conn.srv.deps, b.now, ending, x.owed(b.now), hash)
+}
+
+// owed is for how long the endpoint has owed something: an answer, or the rest of
+// one. While the client still has to send, nothing is due.
+func (x *relay) owed(now time.Duration) time.Duration {
+	switch {
+	case x.Headed && len(x.resp) > 0:
+		return 0 // it is the client that stands still
+	case x.Headed:
+		return max(0, now-x.moved)
+	case x.whole:
+		return now - x.Begun
+	}
+	return 0
+}
+
+// dropUp ends the attempt's stream.
+func (x *relay) dropUp(b *batch, c code) {
+	if x.up.id == 0 {
+		return
+	}
+	x.up.link.reset(b, &x.up, c)
+	x.up.id = 0
+}
+
+// replyFailed answers for an attempt that did not.
+func (x *relay) replyFailed(b *batch, ending outlier.Ending) {
+	flags := exchange.FlagsOf(ending)
+	if len(x.Record.Attempts) > 1 {
+		flags |= exchange.RetriesExhausted
+	}
+	status, text, origin := x.Failed(&x.conn.srv.deps, ending)
+	x.reply(b, status, flags, text, origin)
+}
+
+// reply answers in place of an endpoint.
+func (x *relay) reply(b *batch, status int, flags exchange.Flags, text, origin string) {
+	x.Record.Flags |= flags
+	if x.Record.Detail == "" {
+		x.Record.Detail = text
+	}
+	x.Headed = false // whatever an attempt has brought is not the answer
+	x.answered, x.respEnd, x.hasTail = true, true, false
+	x.resp = x.resp[:0]
+	if x.GRPC {
+		code := exchange.GRPCStatus(status)
+		x.Record.Status, x.Record.GRPCStatus = 200, code
+		x.conn.link.sendHead(b, &x.down, true, func(e *encoder) {
+			e.status(200)
+			e.field("content-type", "application/grpc")
+			e.field("grpc-status", strconv.Itoa(code))
+			e.field("grpc-message", "overhear: "+text)
+			x.encodeOrigin(e, origin)
+		})
+		x.finish(b)
+		return
+	}
+	x.Record.Status = status
+	const who = "overhear: "
+	head := x.req.method == "HEAD"
+	x.conn.link.sendHead(b, &x.down, head, func(e *encoder) {
+		e.status(status)
+		e.field("content-type", "text/plain; charset=utf-8")
+		e.number("content-length", int64(len(who)+len(text)+1))
+		e.literal("date", x.conn.srv.date(b.now))
+		x.encodeOrigin(e, origin)
+	})
+	if head {
+		x.finish(b)
+		return
+	}
+	x.up.id = 0
+	x.resp = append(append(append(x.resp, who...), text...), '\n')
+	x.pushAnswer(b)
+}
+
+// finish is the end of the exchange, whatever its course.
+func (x *relay) finish(b *batch) {
+	if x.dead {
+		return
+	}
+	x.dead = true
+	x.unwait()
+	x.end(b, outlier.EndLocalLimit) // unless it has ended, which it should have
+	x.dropUp(b, codeCancel)
+	// An answer that is complete before the request asks for no more of it (RFC 9113,
+	// section 8.1).
+	x.conn.link.reset(b, &x.down, codeNo)
+	x.down.id = 0
+	x.Leave(b.now)
+	x.Account(&x.conn.srv.deps, b.now)
+}
+
+// visit is the wheel's.
+func (x *relay) visit(b *batch, st *stream, id uint32) time.Duration {
+	x.mu.Lock()
+	defer x.unlock()
+	if !x.mine(st, id) || st != &x.down {
+		return wheel.Never
+	}
+	switch now := b.now; {
+	case now >= x.requestAt:
+		x.requestAt = wheel.Never
+		x.expire(b, outlier.EndRouteTimeout)
+	case now >= x.tryAt:
+		x.tryAt = wheel.Never
+		ending := outlier.EndPerTryTimeout
+		if x.pool != nil {
+			ending = outlier.EndPeerWait
+		}
+		x.failed(b, ending, exchange.Failure{Ending: ending, Replayable: x.keep})
+	case now >= x.resumeAt:
+		x.attempt(b)
+	case x.stall > 0 && now >= x.moved+x.stall:
+		x.expire(b, x.still())
+	case x.idles() && now >= x.moved+x.BodyIdle:
+		x.expire(b, outlier.EndBodyIdle)
+	}
+	if x.dead {
+		return wheel.Never
+	}
+	next := min(x.requestAt, x.tryAt, x.resumeAt)
+	if x.stall > 0 {
+		next = min(next, x.moved+x.stall)
+	}
+	if x.idles() {
+		next = min(next, x.moved+x.BodyIdle)
+	} else if x.BodyIdle > 0 && !x.respEnd {
+		next = min(next, b.now+x.BodyIdle)
+	}
+	return next
+}
+
+// idles reports whether the endpoint owes the rest of an answer that should flow. A
+// gRPC stream may rest between two messages.
+func (x *relay) idles() bool {
+	return x.BodyIdle > 0 && x.Headed && x.answered && !x.respEnd && len(x.resp) == 0 && x.whole && !x.Answer.GRPC
+}
+
+// still says why nothing has moved.
+func (x *relay) still() outlier.Ending {
+	switch {
+	case x.answered && len(x.resp) > 0:
+		return outlier.EndClientNotReading
+	case x.answered:
+		return outlier.EndBodyIdle
+	case !x.whole && x.up.id != 0 && x.sent == x.base+int64(len(x.body)):
+		return outlier.EndClientNotReading // nor sending
+	}
+	return outlier.EndRouteTimeout
+}
+
+// encodeRequest writes the head for the endpoint.
+func (x *relay) encodeRequest(e *encoder) {
+	r, c := &x.req, x.conn
+	e.method(r.method)
+	e.scheme(r.scheme)
+	e.field(":authority", r.authority)
+	e.path(r.path, r.grpc)
+	for i := range r.regular {
+		f := &r.regular[i]
+		switch syntax.KindOf(f.Name) {
+		case syntax.HopByHop, syntax.Host, syntax.Origin:
+			continue
+		case syntax.ForwardedFor:
+			if i == r.forwarded && c.from != "" {
+				e.literal(f.Name, forwardedFor(f.Value, c.from))
+				continue
+			}
+		case syntax.RequestID:
+			if f.Value == "" || f.Value != r.identified {
+				continue // one id, the one in the record
+			}
+		case syntax.ForwardedProto:
+			if f.Value == "" {
+				continue
+			}
+		}
+		e.put(*f)
+	}
+	if r.forwarded < 0 && c.from != "" {
+		e.field("x-forwarded-for", c.from)
+	}
+	if !r.proto {
+		e.field("x-forwarded-proto", r.scheme)
+	}
+	if r.identified == "" {
+		e.literalBytes("x-request-id", x.ID())
+	}
+	if c.srv.via != "" {
+		e.field("via", c.srv.via)
+	}
+}
+
+func forwardedFor(before, from string) string {
+	if before == "" {
+		return from
+	}
+	return before + ", " + from
+}
+
+// encodeTrailers writes the trailers for the endpoint.
+func (x *relay) encodeTrailers(e *encoder) { encodeTail(e, x.trailers) }
+
+// encodeTail writes the trailers for the client.
+func (x *relay) encodeTail(e *encoder) { encodeTail(e, x.respTail) }
+
+func encodeTail(e *encoder, fields []hpack.HeaderField) {
+	for _, f := range fields {
+		if f.Name != syntax.OriginField {
+			e.put(f)
+		}
+	}
+}
+
+// encodeResponse writes a head for the client.
+func (x *relay) encodeResponse(e *encoder, r *response, now time.Duration) {
+	e.status(r.status)
+	for i := range r.regular {
+		f := &r.regular[i]
+		switch syntax.KindOf(f.Name) {
+		case syntax.HopByHop, syntax.Origin:
+			continue
+		}
+		e.put(*f)
+	}
+	if r.status < 200 {
+		return
+	}
+	if !r.dated {
+		e.literal("date", x.conn.srv.date(now))
+	}
+	if x.conn.srv.via != "" {
+		e.field("via", x.conn.srv.via)
+	}
+}
+
+func (x *relay) encodeOrigin(e *encoder, origin string) {
+	if origin != "" {
+		e.field(syntax.OriginField, origin)
+	}
+}

@@ -1,0 +1,46 @@
+package http2
+
+import (
+	"bytes"
+	"io"
+	"net/http"
+	"strings"
+	"testing"
+)
+
+func TestARequestGoesThere(t *testing.T) {
+	inRig(t, nil, func(r *rig) {
+		for range 3 {
+			got := r.do("POST", "/x?y=1", "hello")
+			r.check(got, 201, "POST /x?y=1 api hello 10.0.0.9 2 overhear", "-", "10.0.1.1 ok")
+			if got.Header.Get("A") != "b" || got.Trailer.Get("T") != "u" {
+				t.Errorf("got header %v, trailer %v", got.Header, got.Trailer)
+			}
+		}
+		line := r.last()
+		if line.Method != "POST" || line.Host != "api" || line.Path != "/x?y=1" || line.Major != 2 || line.Received != 5 || len(line.ID) != 36 {
+			t.Errorf("got %+v", line)
+		}
+	}, speaks(func(w http.ResponseWriter, q *http.Request) {
+		body, _ := io.ReadAll(q.Body)
+		w.Header().Set("A", "b")
+		w.Header().Set("Trailer", "T")
+		w.WriteHeader(201)
+		io.WriteString(w, strings.Join([]string{q.Method, q.URL.String(), q.Host, string(body), q.Header.Get("X-Forwarded-For"), q.Header.Get("Via")}, " "))
+		w.Header().Set("T", "u")
+	}))
+}
+
+func TestLargeBodiesGoBothWays(t *testing.T) {
+	body := strings.Repeat("0123456789", 300_000)
+	inRig(t, nil, func(r *rig) {
+		got := r.do("POST", "/", body)
+		if got.err != nil || got.body != body {
+			t.Errorf("got %d bytes, %v; want %d", len(got.body), got.err, len(body))
+		}
+	}, speaks(func(w http.ResponseWriter, q *http.Request) {
+		var buf bytes.Buffer
+		io.Copy(&buf, q.Body)
+		w.Write(buf.Bytes())
+	}))
+}
