@@ -17,11 +17,20 @@ type ClockMap struct {
 	second [window]int64         // that it belongs to, from 1; 0: none
 }
 
+// jumped is by how much a message may differ from those before. None is under way for
+// so long, a stream ends long before: a clock has jumped, on either side, and what was
+// learnt of it is worth nothing.
+const jumped = time.Minute
+
 // Observe learns from a message.
 func (c *ClockMap) Observe(received, stamp time.Duration) {
 	second := int64(received/time.Second) + 1
 	i := second % window
-	if d := received - stamp; c.second[i] != second || d < c.least[i] {
+	d := received - stamp
+	if known, _, ok := c.at(received); ok && (d-known).Abs() > jumped {
+		*c = ClockMap{}
+	}
+	if c.second[i] != second || d < c.least[i] {
 		c.second[i], c.least[i] = second, d
 	}
 }
@@ -30,6 +39,11 @@ func (c *ClockMap) Observe(received, stamp time.Duration) {
 // one of the seconds' smallest differences lies above the smallest of all. The
 // largest would let one slow second out of sixty blunt the comparison of instants.
 func (c *ClockMap) At(now time.Duration) (offset, jitter time.Duration) {
+	offset, jitter, _ = c.at(now)
+	return offset, jitter
+}
+
+func (c *ClockMap) at(now time.Duration) (offset, jitter time.Duration, ok bool) {
 	fresh := make([]time.Duration, 0, window)
 	oldest := int64(now/time.Second) + 1 - window
 	for i, second := range c.second {
@@ -38,8 +52,8 @@ func (c *ClockMap) At(now time.Duration) (offset, jitter time.Duration) {
 		}
 	}
 	if len(fresh) == 0 {
-		return 0, 0
+		return 0, 0, false
 	}
 	slices.Sort(fresh)
-	return fresh[0], fresh[len(fresh)/2] - fresh[0]
+	return fresh[0], fresh[len(fresh)/2] - fresh[0], true
 }

@@ -68,6 +68,59 @@ func TestJitterIsHowMuchLaterMostMessagesAre(t *testing.T) {
 	}
 }
 
+func TestAClockThatJumpsIsFollowedAtOnce(t *testing.T) {
+	for name, jump := range map[string]struct{ theirs, ours time.Duration }{
+		"theirs ahead": {theirs: 3 * time.Hour}, "theirs back": {theirs: -3 * time.Hour},
+		"ours ahead": {ours: 3 * time.Hour}, "ours back": {ours: -3 * time.Hour},
+	} {
+		var c ClockMap
+		received, stamp := 10*time.Hour, 5*time.Hour
+		for range 600 {
+			received, stamp = received+100*time.Millisecond, stamp+100*time.Millisecond
+			c.Observe(received, stamp)
+		}
+		received, stamp = received+jump.ours, stamp+jump.theirs
+		for range 3 {
+			received, stamp = received+100*time.Millisecond, stamp+100*time.Millisecond
+			c.Observe(received, stamp)
+			if offset, jitter := c.At(received); offset != received-stamp || jitter != 0 {
+				t.Errorf("%s: got %v, jitter %v; want %v, 0", name, offset, jitter, received-stamp)
+			}
+		}
+	}
+}
+
+// Whatever stamps come, an instant is never mapped to later than its message came.
+func FuzzClockMap(f *testing.F) {
+	f.Add([]byte{1, 2, 3, 4, 255, 128, 0, 7, 9, 200, 100, 50})
+	f.Add([]byte{0, 0, 0, 255, 255, 255, 1, 1, 1, 16, 32, 64})
+	f.Fuzz(func(t *testing.T, moves []byte) {
+		var c ClockMap
+		received, stamp := time.Hour, time.Hour
+		for i := 0; i+2 < len(moves); i += 3 {
+			received += time.Duration(moves[i]) * 100 * time.Millisecond
+			switch by := time.Duration(moves[i+1]); moves[i+2] % 8 {
+			case 0:
+				stamp += by * time.Hour
+			case 1:
+				stamp = max(0, stamp-by*time.Hour)
+			case 2:
+				received += by * time.Hour
+			default:
+				stamp += by * 100 * time.Millisecond
+			}
+			c.Observe(received, stamp)
+			offset, jitter := c.At(received)
+			if stamp+offset > received {
+				t.Fatalf("a message of %v is mapped to %v", received, stamp+offset)
+			}
+			if jitter < 0 || received-(stamp+offset) > jumped {
+				t.Fatalf("jitter %v, a message that has just come is mapped %v back", jitter, received-(stamp+offset))
+			}
+		}
+	})
+}
+
 func TestAClockThatWasNeverHeard(t *testing.T) {
 	var c ClockMap
 	if offset, jitter := c.At(time.Hour); offset != 0 || jitter != 0 {
