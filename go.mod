@@ -3,6 +3,7 @@ module github.com/overhear-mesh/overhear
 go 1.26.0
 
 require (
+	github.com/cespare/xxhash/v2 v2.3.0 // the hash of ring and Maglev
 	github.com/envoyproxy/go-control-plane v0.14.0 // the xDS stream server; our own cache stands behind its interface
 	github.com/envoyproxy/go-control-plane/envoy v1.40.0 // Envoy's protos
 	github.com/goccy/go-yaml v1.19.2 // YAML with line and column of every node
@@ -11,11 +12,16 @@ require (
 	github.com/rogpeppe/go-internal v1.16.0 // tests: testscript for the commands
 	github.com/sony/gobreaker/v2 v2.4.0 // cluster breakers
 	github.com/spf13/cobra v1.10.2 // the operator's verbs
+	go.opentelemetry.io/otel v1.47.0 // spans: names of attributes
+	go.opentelemetry.io/otel/exporters/otlp/otlptrace/otlptracegrpc v1.47.0 // spans: OTLP
+	go.opentelemetry.io/otel/sdk v1.47.0 // spans: batches and their queue
+	go.opentelemetry.io/otel/trace v1.47.0 // spans: ids
+	go.opentelemetry.io/proto/otlp v1.11.0 // tests: an OTLP receiver
 	go.uber.org/goleak v1.3.0 // tests: leaked goroutines
 	golang.org/x/net v0.60.0 // tests: nettest for the in-memory network
 	golang.org/x/sync v0.25.0 // errgroup
 	golang.org/x/sys v0.50.0 // socket options, poll, CPU affinity
-	google.golang.org/genproto/googleapis/rpc v0.0.0-20260817212433-ac3dfec99bb1 // error details of a NACK
+	google.golang.org/genproto/googleapis/rpc v0.0.0-20260928230214-8a89bd6388cc // error details of a NACK
 	google.golang.org/grpc v1.85.0 // xDS and report streams
 	google.golang.org/protobuf v1.36.12 // their messages
 )
@@ -24,7 +30,6 @@ require (
 	cel.dev/expr v0.25.3 // indirect
 	cloud.google.com/go/compute/metadata v0.9.0 // indirect
 	github.com/beorn7/perks v1.0.1 // indirect
-	github.com/cespare/xxhash/v2 v2.3.0
 	github.com/cncf/xds/go v0.0.0-20260202195803-dba9d589def2 // indirect
 	github.com/envoyproxy/protoc-gen-validate v1.3.3 // indirect
 	github.com/go-jose/go-jose/v4 v4.1.4 // indirect
@@ -40,8 +45,20 @@ require (
 	golang.org/x/oauth2 v0.37.0 // indirect
 	golang.org/x/text v0.42.0 // indirect
 	golang.org/x/tools v0.49.0 // indirect
-	google.golang.org/genproto/googleapis/api v0.0.0-20260817212433-ac3dfec99bb1 // indirect
+	google.golang.org/genproto/googleapis/api v0.0.0-20260928230214-8a89bd6388cc // indirect
 	google.golang.org/grpc/cmd/protoc-gen-go-grpc v1.6.2 // indirect
+)
+
+require (
+	github.com/cenkalti/backoff/v5 v5.0.3 // indirect
+	github.com/go-logr/logr v1.4.4 // indirect
+	github.com/go-logr/stdr v1.2.2 // indirect
+	github.com/google/uuid v1.6.0 // indirect
+	github.com/grpc-ecosystem/grpc-gateway/v2 v2.30.0 // indirect
+	go.opentelemetry.io/auto/sdk v1.2.1 // indirect
+	go.opentelemetry.io/otel/exporters/otlp/otlptrace v1.47.0 // indirect
+	go.opentelemetry.io/otel/log v1.47.0 // indirect
+	go.opentelemetry.io/otel/metric v1.47.0 // indirect
 )
 
 tool (

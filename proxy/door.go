@@ -240,7 +240,7 @@ func (s *Sidecar) openOutbound(ctx context.Context, o config.Outbound, cfg confi
 		})
 		handler = d.tcp.ServeConn
 	} else {
-		d.http = http1.NewServer(cfg.HTTP1, exchange.Deps{Clock: s.clock, Router: d.table.Load, Log: d.recorder, Metrics: &d.metrics})
+		d.http = http1.NewServer(cfg.HTTP1, exchange.Deps{Clock: s.clock, Router: d.table.Load, Log: d.recorder, Metrics: &d.metrics, Trace: s.tracing})
 		handler = d.http.ServeConn
 	}
 	d.listener = listener.New(limit(o.MaxConnections), s.opts.Log, handler)
@@ -259,7 +259,7 @@ func (s *Sidecar) openInbound(ctx context.Context, in config.Inbound, cfg config
 		handler = d.tcp.ServeConn
 	} else {
 		d.http = http1.NewServer(cfg.HTTP1, exchange.Deps{
-			Clock: s.clock, Log: d.recorder, Metrics: &d.metrics, Inbound: &exchange.InboundTarget{Endpoint: app},
+			Clock: s.clock, Log: d.recorder, Metrics: &d.metrics, Trace: s.tracing, Inbound: &exchange.InboundTarget{Endpoint: app},
 		})
 		handler = d.http.ServeConn
 	}
@@ -301,8 +301,15 @@ func (s *Sidecar) openDoor(ctx context.Context, name, address string, inbound bo
 		log = nil
 	}
 	var observe func(*exchange.Record)
-	if s.opts.OnRequest != nil {
-		observe = func(r *exchange.Record) { s.opts.OnRequest(name, r) }
+	if s.opts.OnRequest != nil || s.spans != nil {
+		observe = func(r *exchange.Record) {
+			if s.spans != nil {
+				s.spans.Observe(r)
+			}
+			if s.opts.OnRequest != nil {
+				s.opts.OnRequest(name, r)
+			}
+		}
 	}
 	return &door{
 		name: name, address: address, inbound: inbound, socket: socket, closed: make(chan struct{}),

@@ -28,6 +28,7 @@ import (
 	"github.com/overhear-mesh/overhear/proxy/reporting"
 	"github.com/overhear-mesh/overhear/proxy/router"
 	"github.com/overhear-mesh/overhear/proxy/telemetry"
+	"github.com/overhear-mesh/overhear/proxy/trace"
 )
 
 // Options are what a sidecar gets from the program around it; every field may be
@@ -62,6 +63,8 @@ type Sidecar struct {
 	discovery *discovery.Discovery
 	reporter  *reporting.Reporter // nil without a control plane
 	accessLog *telemetry.AccessLog
+	spans     *telemetry.Spans // nil: no tracing
+	tracing   *trace.Policy    // the same
 	ids       router.IDs
 	metrics   *prometheus.Registry
 
@@ -112,6 +115,16 @@ func New(cfg config.Config, opts Options) (*Sidecar, error) {
 		if s.accessLog, err = telemetry.OpenAccessLog(cfg.AccessLog.Path, s.clock); err != nil {
 			return nil, err
 		}
+	}
+	if t := cfg.Tracing; t.Address != "" {
+		var err error
+		if s.spans, err = telemetry.NewSpans(telemetry.SpansConfig{
+			Address: t.Address, Queue: t.Queue, Dial: opts.Dial,
+			Service: s.node.Cluster, Instance: s.node.ID, Zone: s.node.Zone, Version: opts.Version,
+		}, s.clock, opts.Log); err != nil {
+			return nil, err
+		}
+		s.tracing = trace.NewPolicy(t.Propagation, t.Sampling)
 	}
 	if err := s.connect(); err != nil {
 		return nil, err
@@ -216,9 +229,19 @@ func (s *Sidecar) Run(ctx context.Context) error {
 	}
 	endLogging()
 	err = errors.Join(err, log.Wait())
+	if s.spans != nil {
+		last, cancel := context.WithTimeout(context.WithoutCancel(ctx), lastSpans)
+		defer cancel()
+		if lost := s.spans.Shutdown(last); lost != nil {
+			s.opts.Log.Warn("the last spans are lost", "error", lost)
+		}
+	}
 	s.opts.Log.Info("sidecar ended", "node", s.node.ID)
 	return err
 }
+
+// lastSpans is how long the receiver has for what waits at the end.
+const lastSpans = 2 * time.Second
 
 func ignoreCancel(err error) error {
 	if errors.Is(err, context.Canceled) {
@@ -445,7 +468,7 @@ func fixedFields(a, b config.Config) string {
 		a, b any
 	}{
 		{"node", a.Node, b.Node}, {"admin", a.Admin, b.Admin}, {"control_plane", a.ControlPlane, b.ControlPlane},
-		{"state_dir", a.StateDir, b.StateDir}, {"log.format", a.Log.Format, b.Log.Format}, {"access_log", a.AccessLog, b.AccessLog}, {"record", a.Record, b.Record},
+		{"state_dir", a.StateDir, b.StateDir}, {"log.format", a.Log.Format, b.Log.Format}, {"access_log", a.AccessLog, b.AccessLog}, {"tracing", a.Tracing, b.Tracing}, {"record", a.Record, b.Record},
 		{"http1", a.HTTP1, b.HTTP1}, {"tcp", a.TCP, b.TCP}, {"inbound", a.Inbound, b.Inbound},
 	} {
 		if !reflect.DeepEqual(f.a, f.b) {
@@ -526,6 +549,9 @@ func (s *Sidecar) collector() *telemetry.Collector {
 	}
 	if s.reporter != nil {
 		src.Reports = s.reporter.Stats
+	}
+	if s.spans != nil {
+		src.Spans = s.spans.Stats
 	}
 	return telemetry.NewCollector(src)
 }

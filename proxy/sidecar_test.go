@@ -1,14 +1,19 @@
 package proxy_test
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
+
+	collector "go.opentelemetry.io/proto/otlp/collector/trace/v1"
+	"google.golang.org/grpc"
 
 	"github.com/overhear-mesh/overhear/proxy"
 	"github.com/overhear-mesh/overhear/proxy/config"
@@ -368,4 +373,55 @@ func TestTheAccessLogIsOpenedAgainByAReload(t *testing.T) {
 			t.Errorf("%s: got %d lines, %v; want %d", filepath.Base(name), got, err, want)
 		}
 	}
+}
+
+// spans is an OTLP receiver that counts.
+type spans struct {
+	collector.UnimplementedTraceServiceServer
+	names chan string
+}
+
+func (s *spans) Export(_ context.Context, in *collector.ExportTraceServiceRequest) (*collector.ExportTraceServiceResponse, error) {
+	for _, rs := range in.ResourceSpans {
+		for _, ss := range rs.ScopeSpans {
+			for _, span := range ss.Spans {
+				s.names <- span.Kind.String() + " " + span.Name
+			}
+		}
+	}
+	return &collector.ExportTraceServiceResponse{}, nil
+}
+
+func TestSpansReachTheReceiverAlsoTheLastOnes(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := newPod(t)
+		p.backend(1, time.Millisecond)
+		ln, err := p.host.Listen(t.Context(), "tcp", "127.0.0.1:4317")
+		if err != nil {
+			t.Fatal(err)
+		}
+		rx := &spans{names: make(chan string, 10)}
+		srv := grpc.NewServer()
+		collector.RegisterTraceServiceServer(srv, rx)
+		go func() { _ = srv.Serve(ln) }() // ends with Stop
+		defer srv.Stop()
+		p.start("tracing: {address: \"127.0.0.1:4317\", sampling: 100%}" + one)
+		if got := p.get(15001, "/"); got.status != 200 {
+			t.Fatalf("got %v, want 200", got)
+		}
+		if metrics := p.get(15000, "/metrics").body; !strings.Contains(metrics, `overhear_spans_total{result="sent"} 0`) {
+			t.Errorf("metrics before the end of a batch lack spans: %s", metrics)
+		}
+		p.stop() // before the batch is due
+		if err := <-p.ended; err != nil {
+			t.Errorf("Run = %v, want nil", err)
+		}
+		var got []string
+		for range len(rx.names) {
+			got = append(got, <-rx.names)
+		}
+		if want := []string{"SPAN_KIND_CLIENT GET", "SPAN_KIND_SERVER GET api"}; !slices.Equal(got, want) {
+			t.Errorf("spans %v, want %v", got, want)
+		}
+	})
 }

@@ -16,6 +16,7 @@ import (
 	"github.com/overhear-mesh/overhear/proxy/http1"
 	"github.com/overhear-mesh/overhear/proxy/router"
 	"github.com/overhear-mesh/overhear/proxy/tcp"
+	"github.com/overhear-mesh/overhear/proxy/trace"
 )
 
 // Config is a whole bootstrap file.
@@ -28,6 +29,7 @@ type Config struct {
 	StateDir  string    `yaml:"state_dir"`
 	Log       Log       `yaml:"log"`
 	AccessLog AccessLog `yaml:"access_log"`
+	Tracing   Tracing   `yaml:"tracing"`
 	Record    Record    `yaml:"record"`
 	Drain     Drain     `yaml:"drain"`
 
@@ -91,6 +93,23 @@ type AccessLog struct {
 	Format string `yaml:"format"`
 	// Inbound also logs what comes in for the local application. Default true.
 	Inbound bool `yaml:"inbound"`
+}
+
+// Tracing sends spans of sampled requests to an OpenTelemetry receiver.
+type Tracing struct {
+	// Address of the receiver, host:port, spoken to by OTLP over gRPC. Default
+	// none: trace headers pass through as they are.
+	Address string `yaml:"address"`
+	// Insecure lets spans leave this machine without TLS. Default false.
+	Insecure bool `yaml:"insecure"`
+	// Sampling is the share of the traces that begin here; of others the caller
+	// has decided. Default 1%.
+	Sampling float64 `yaml:"sampling"`
+	// Propagation are the headers to read and write, w3c, b3 or b3multi; of those
+	// that a request has the first counts. Default [w3c].
+	Propagation []trace.Format `yaml:"propagation"`
+	// Queue is how many spans may wait for the receiver. Default 2048.
+	Queue int `yaml:"queue"`
 }
 
 // Record keeps what this sidecar reports of its clusters, for "controlplane replay":
@@ -222,6 +241,7 @@ func DefaultConfig() Config {
 		Admin:     Admin{Address: "127.0.0.1:15000"},
 		Log:       Log{Level: "info", Format: "text"},
 		AccessLog: AccessLog{Path: "off", Format: "json", Inbound: true},
+		Tracing:   Tracing{Sampling: 0.01, Propagation: []trace.Format{trace.W3C}, Queue: 2048},
 		Record:    Record{MaxSize: 64 << 20, Files: 4},
 		Drain:     Drain{Timeout: 30 * time.Second, Notice: 500 * time.Millisecond},
 		HTTP1:     http1.DefaultConfig(),
@@ -442,6 +462,33 @@ func (r Record) Validate() error {
 	}
 	if r.Files < 1 || r.Files > 100 {
 		errs = append(errs, strictyaml.Invalid("files", "is %d: want 1 to 100", r.Files))
+	}
+	return errors.Join(errs...)
+}
+
+// Validate checks the receiver's address and the bounds.
+func (t Tracing) Validate() error {
+	var errs []error
+	if t.Address != "" {
+		if err := hostPort("address", t.Address, "host:port"); err != nil {
+			errs = append(errs, err)
+		} else if !t.Insecure && !loopback(t.Address) {
+			errs = append(errs, strictyaml.Invalid("address", "%s is not on this machine and the connection has no TLS: want a loopback address, or insecure: true", t.Address))
+		}
+	}
+	if !(t.Sampling >= 0 && t.Sampling <= 1) {
+		errs = append(errs, strictyaml.Invalid("sampling", "is %v: want 0 to 1, or a percentage", t.Sampling))
+	}
+	if len(t.Propagation) == 0 {
+		errs = append(errs, strictyaml.Invalid("propagation", "is empty: want w3c, b3 or b3multi"))
+	}
+	for i, f := range t.Propagation {
+		if slices.Index(t.Propagation, f) < i {
+			errs = append(errs, strictyaml.Invalid(fmt.Sprintf("propagation[%d]", i), "%v is there already", f))
+		}
+	}
+	if t.Queue < 1 || t.Queue > 1<<20 {
+		errs = append(errs, strictyaml.Invalid("queue", "is %d: want 1 to %d", t.Queue, 1<<20))
 	}
 	return errors.Join(errs...)
 }

@@ -82,6 +82,7 @@ control_plane:
   addresses: ["10.1.2.3:15010"]
 log: {level: loud}
 access_log: {path: ""}
+tracing: {address: "10.1.2.3:4317", sampling: 101%, propagation: [w3c, w3c], queue: 0}
 outbound:
   - address: 127.0.0.1:15001
     cluster: api
@@ -102,14 +103,18 @@ clusters:
 		`sidecar.yaml:5:15: control_plane.addresses[0]: 10.1.2.3:15010 is not on this machine and the connection has no TLS: want a loopback address, or insecure: true`,
 		`sidecar.yaml:6:7: log.level: is "loud": want debug, info, warn, error`,
 		`sidecar.yaml:7:14: access_log.path: is empty: want a file, stdout, stderr or off`,
-		`sidecar.yaml:9:5: outbound[0].address: 127.0.0.1:15001 is taken by admin.address: want a port of its own`,
-		`sidecar.yaml:11:5: outbound[1].address: is "nowhere": want host:port`,
-		`sidecar.yaml:11:5: outbound[1].cluster: nowhere to send requests: want cluster or routes`,
-		`sidecar.yaml:12:49: outbound[2].routes: tcp has nothing to match routes on: want cluster`,
-		`sidecar.yaml:14:34: inbound[0].application: is the listener itself: want the port of the application`,
-		`sidecar.yaml:17:18: clusters[0].endpoints[0].address: is "localhost:80": want ip:port`,
-		`sidecar.yaml:17:69: clusters[0].endpoints[1].weight: is 0: want 1 to 1000`,
-		`sidecar.yaml:18:5: clusters[1].name: a second cluster "api": names must be unique`,
+		`sidecar.yaml:8:11: tracing.address: 10.1.2.3:4317 is not on this machine and the connection has no TLS: want a loopback address, or insecure: true`,
+		`sidecar.yaml:8:37: tracing.sampling: is 1.01: want 0 to 1, or a percentage`,
+		`sidecar.yaml:8:72: tracing.propagation[1]: w3c is there already`,
+		`sidecar.yaml:8:78: tracing.queue: is 0: want 1 to 1048576`,
+		`sidecar.yaml:10:5: outbound[0].address: 127.0.0.1:15001 is taken by admin.address: want a port of its own`,
+		`sidecar.yaml:12:5: outbound[1].address: is "nowhere": want host:port`,
+		`sidecar.yaml:12:5: outbound[1].cluster: nowhere to send requests: want cluster or routes`,
+		`sidecar.yaml:13:49: outbound[2].routes: tcp has nothing to match routes on: want cluster`,
+		`sidecar.yaml:15:34: inbound[0].application: is the listener itself: want the port of the application`,
+		`sidecar.yaml:18:18: clusters[0].endpoints[0].address: is "localhost:80": want ip:port`,
+		`sidecar.yaml:18:69: clusters[0].endpoints[1].weight: is 0: want 1 to 1000`,
+		`sidecar.yaml:19:5: clusters[1].name: a second cluster "api": names must be unique`,
 	}
 	if diff := cmp.Diff(want, strings.Split(err.Error(), "\n")); diff != "" {
 		t.Errorf("problems differ (-want +got):\n%s", diff)

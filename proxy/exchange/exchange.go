@@ -11,6 +11,7 @@ import (
 	"github.com/overhear-mesh/overhear/proxy/resilience"
 	"github.com/overhear-mesh/overhear/proxy/router"
 	"github.com/overhear-mesh/overhear/proxy/syntax"
+	"github.com/overhear-mesh/overhear/proxy/trace"
 	"github.com/overhear-mesh/overhear/proxy/upstream"
 )
 
@@ -26,6 +27,8 @@ type Deps struct {
 	// Inbound, if set, is where every request goes: the application beside this
 	// sidecar.
 	Inbound *InboundTarget
+	// Trace places requests in traces; nil lets their headers pass.
+	Trace *trace.Policy
 }
 
 // InboundTarget is the local application of an inbound server. Nothing is
@@ -108,6 +111,9 @@ func (x *Exchange) NewID() []byte {
 
 // ID is what NewID has made.
 func (x *Exchange) ID() []byte { return x.id[:] }
+
+// Span is the span of the attempt under way.
+func (x *Exchange) Span() trace.SpanID { return x.Record.Trace.Child(len(x.Record.Attempts) - 1) }
 
 // Refusal is an answer in place of an endpoint's.
 type Refusal struct {

@@ -7,6 +7,7 @@ import (
 
 	"github.com/overhear-mesh/overhear/outlier"
 	"github.com/overhear-mesh/overhear/proxy/router"
+	"github.com/overhear-mesh/overhear/proxy/trace"
 	"github.com/overhear-mesh/overhear/proxy/upstream"
 )
 
@@ -41,6 +42,9 @@ type Record struct {
 	BodyReceived, BodySent int64
 
 	Route *router.Route // nil if none matched, and inbound
+	// Trace is the request's place in a trace; the zero Context if there are none
+	// here. The n-th attempt is its n-th child.
+	Trace trace.Context
 	// Attempts in order; the last of them answered, if one did.
 	Attempts []AttemptRecord
 }

@@ -43,6 +43,10 @@ func (c *conn) buildRequest() {
 	if r.identified.len() == 0 {
 		b = append(append(append(b, "x-request-id: "...), c.ID()...), crlf...)
 	}
+	for _, f := range c.srv.deps.Trace.Fields() {
+		b = append(append(b, f.Name()...), ": "...)
+		b = append(f.Append(b, &c.Record.Trace, c.Span()), crlf...)
+	}
 	b = c.appendVia(b, r.minor)
 	b = append(b, crlf...)
 	if r.chunked {
@@ -104,6 +108,8 @@ func (c *conn) appendRequestFields(b []byte) []byte {
 				b = append(append(b, c.from...), crlf...)
 				continue
 			}
+		case syntax.Trace:
+			keep = !c.srv.deps.Trace.Replaces(f.name.of(buf))
 		case syntax.Other:
 			keep = r.named == 0 || !r.drops(buf, f)
 		}

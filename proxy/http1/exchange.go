@@ -8,6 +8,7 @@ import (
 	"github.com/overhear-mesh/overhear/proxy/exchange"
 	"github.com/overhear-mesh/overhear/proxy/resilience"
 	"github.com/overhear-mesh/overhear/proxy/syntax"
+	"github.com/overhear-mesh/overhear/proxy/trace"
 	"github.com/overhear-mesh/overhear/proxy/upstream"
 	"github.com/overhear-mesh/overhear/proxy/wheel"
 )
@@ -68,7 +69,23 @@ func (c *conn) open() {
 	if c.req.identified.len() == 0 {
 		c.NewID()
 	}
+	c.place()
 	c.title()
+}
+
+// place finds the request's place in a trace.
+func (c *conn) place() {
+	policy := c.srv.deps.Trace
+	if policy == nil {
+		return
+	}
+	var in trace.Incoming
+	for i := range c.req.fields {
+		if f := &c.req.fields[i]; f.kind == syntax.Trace {
+			in.Set(f.name.of(c.in), f.value.of(c.in))
+		}
+	}
+	c.Record.Trace = policy.Place(&in)
 }
 
 // minor is of the version that the client speaks, which may be another one than

@@ -19,6 +19,7 @@ import (
 	"github.com/overhear-mesh/overhear/proxy/cluster"
 	"github.com/overhear-mesh/overhear/proxy/exchange"
 	"github.com/overhear-mesh/overhear/proxy/router"
+	"github.com/overhear-mesh/overhear/proxy/trace"
 	"github.com/overhear-mesh/overhear/proxy/upstream"
 	"github.com/overhear-mesh/overhear/test/pipenet"
 )
@@ -43,6 +44,7 @@ type options struct {
 	rule    router.Rule
 	inbound bool // the sidecar stands beside backend 0
 	marked  bool // backends are marked as having an inbound sidecar
+	trace   *trace.Policy
 }
 
 // backend is one server; serve is called for each of its connections, counted
@@ -144,7 +146,7 @@ func (r *rig) put(o options) {
 	if err != nil {
 		r.t.Fatal(err)
 	}
-	deps := exchange.Deps{Clock: r.clock, Router: func() *router.Table { return table }, Log: &r.log, Metrics: &r.metrics}
+	deps := exchange.Deps{Clock: r.clock, Router: func() *router.Table { return table }, Log: &r.log, Metrics: &r.metrics, Trace: o.trace}
 	if o.inbound {
 		opts := upstream.DefaultOptions()
 		opts.Dial = dial

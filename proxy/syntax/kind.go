@@ -27,13 +27,17 @@ const (
 	Origin
 	ContentType
 	GRPCStatus
+	Trace // of W3C Trace Context or of B3; tracestate is passed on like any other
 )
 
 // KindOf recognises a field by length first: few names share one.
 func KindOf[T text](name T) Kind {
 	switch len(name) {
 	case 2:
-		return pick(name, "te", TE)
+		if Is(name, "te") {
+			return TE
+		}
+		return pick(name, "b3", Trace)
 	case 3:
 		return pick(name, "via", Via)
 	case 4:
@@ -52,15 +56,24 @@ func KindOf[T text](name T) Kind {
 		if Is(name, "connection") {
 			return Connection
 		}
+		if Is(name, "x-b3-flags") {
+			return Trace
+		}
 		return pick(name, "keep-alive", HopByHop)
 	case 11:
-		if Is(name, "grpc-status") {
+		switch {
+		case Is(name, "grpc-status"):
 			return GRPCStatus
+		case Is(name, "traceparent"), Is(name, "x-b3-spanid"):
+			return Trace
 		}
 		return pick(name, "retry-after", RetryAfter)
 	case 12:
-		if Is(name, "content-type") {
+		switch {
+		case Is(name, "content-type"):
 			return ContentType
+		case Is(name, "x-b3-traceid"), Is(name, "x-b3-sampled"):
+			return Trace
 		}
 		return pick(name, "x-request-id", RequestID)
 	case 14:
@@ -78,6 +91,8 @@ func KindOf[T text](name T) Kind {
 			return TransferEncoding
 		case Is(name, "x-forwarded-proto"):
 			return ForwardedProto
+		case Is(name, "x-b3-parentspanid"):
+			return Trace
 		}
 		return pick(name, OriginField, Origin)
 	case 18:

@@ -2,6 +2,7 @@ package telemetry
 
 import (
 	"context"
+	"encoding/hex"
 	"fmt"
 	"io"
 	"os"
@@ -160,6 +161,11 @@ func (l *AccessLog) http(listener string, r *exchange.Record) {
 	o.address("client", r.Client)
 	if len(r.RequestID) > 0 {
 		o.bytes("request_id", r.RequestID)
+	}
+	if r.Trace.Valid() {
+		var id [32]byte
+		hex.Encode(id[:], r.Trace.Trace[:])
+		o.bytes("trace_id", id[:])
 	}
 	if len(r.UserAgent) > 0 {
 		o.bytes("user_agent", r.UserAgent)

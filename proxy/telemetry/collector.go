@@ -27,6 +27,8 @@ type Source struct {
 	Clusters  func() []*cluster.Cluster
 	// AccessLog may be nil.
 	AccessLog *AccessLog
+	// Spans are the totals of tracing; nil without it.
+	Spans func() SpanStats
 	// ControlPlane says whether there should be a control plane, and whether it
 	// is heard, as resources and as a report stream.
 	ControlPlane func() (wanted, resources, reports bool)
@@ -64,6 +66,7 @@ var (
 	tcpBytes     = desc("tcp_bytes_total", "Bytes of connections that have ended.", "listener", "direction", "from")
 	tcpFailed    = desc("tcp_failed_connections_total", "Connections that no endpoint took.", "listener", "direction")
 	logDropped   = desc("access_log_dropped_lines_total", "Access log lines that could not be written in time.")
+	spans        = desc("spans_total", "Spans by what became of them; those that wait are in none.", "result")
 
 	attempts  = desc("endpoint_attempts_total", "Attempts by outcome, as the detector counts them.", "cluster", "endpoint", "outcome")
 	state     = desc("endpoint_state", "1 for the state in which the endpoint is.", "cluster", "endpoint", "state")
@@ -101,6 +104,12 @@ func (c *Collector) Collect(ch chan<- prometheus.Metric) {
 	}
 	if s.AccessLog != nil {
 		e.counter(logDropped, s.AccessLog.Dropped())
+	}
+	if s.Spans != nil {
+		st := s.Spans()
+		e.counter(spans, st.Sent, "sent")
+		e.counter(spans, st.Failed, "failed")
+		e.counter(spans, st.Dropped, "dropped")
 	}
 	if wanted, resources, reporting := s.ControlPlane(); wanted {
 		e.gauge(connected, boolean(resources), "ads")

@@ -101,7 +101,7 @@ func (o *object) time(name string, t time.Time) {
 	o.buf = append(o.buf, '"')
 }
 
-const hex = "0123456789abcdef"
+const hexDigits = "0123456789abcdef"
 
 // appendString appends s as a JSON string (RFC 8259, section 7). Bytes that are
 // no UTF-8, which a header may hold, become the replacement character.
@@ -123,7 +123,7 @@ func appendString[S string | []byte](buf []byte, s S) []byte {
 			buf = append(buf, '\\', b)
 			i++
 		case b < 0x20 || b == 0x7f:
-			buf = append(buf, '\\', 'u', '0', '0', hex[b>>4], hex[b&15])
+			buf = append(buf, '\\', 'u', '0', '0', hexDigits[b>>4], hexDigits[b&15])
 			i++
 		default:
 			end := min(len(s), i+utf8.UTFMax)
