@@ -195,7 +195,7 @@ func (r *Run) judge(runs []Run, without map[string]int) {
 		var other Stats
 		if w.Without {
 			other = runs[without[r.Scenario]].Figures[w.Measure]
-			w.Value = float64(stat(w, other))
+			w.Value *= float64(stat(w, other))
 		}
 		r.Wants = append(r.Wants, judge(w, r.Figures[w.Measure]))
 	}

@@ -80,10 +80,11 @@ FAULT:
   flap D D FAULT        the fault for the first time, health for the second, and again
 Ways can have: blackhole, unreachable, errors P%, slow xF [P%], heal, and flap of these.
 
-Expectations of overhear, over all seeds; "without" is what the same seeds give with
-detection off:
+Expectations of overhear, over all seeds; "98% without" is that part of what the same
+seeds give without detection:
 
-  want MEASURE p50|p95|max|mean <=|>= VALUE|without
+  want MEASURE p50|p95|max|mean <=|>= VALUE
+  want MEASURE p50|p95|max|mean <=|>= P% without
 
 `
 
@@ -305,7 +306,8 @@ func (p *parser) vary(fields []string) {
 }
 
 func (p *parser) want(fields []string) {
-	if len(fields) != 4 {
+	without := len(fields) == 5 && fields[4] == "without"
+	if len(fields) != 4 && !without {
 		p.check(errors.New("want: write want MEASURE p50|p95|max|mean <=|>= VALUE"))
 		return
 	}
@@ -321,8 +323,12 @@ func (p *parser) want(fields []string) {
 		p.check(fmt.Errorf("want: %q is neither <= nor >=", fields[2]))
 		return
 	}
-	if fields[3] == "without" {
-		w.Without = true
+	if w.Without = without; without {
+		var err error
+		if w.Value, err = percent(fields[3]); err != nil {
+			p.check(fmt.Errorf("want: %w", err))
+			return
+		}
 	} else if d, err := time.ParseDuration(fields[3]); err == nil {
 		w.Value = d.Seconds()
 	} else if w.Value, err = number(fields[3], -1e12, 1e12); err != nil {

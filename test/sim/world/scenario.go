@@ -137,7 +137,7 @@ type Want struct {
 	Stat    string // p50, p95, max, mean
 	Below   bool   // at most; else at least
 	Value   float64
-	Without bool // the value is that of the same seeds with detection off
+	Without bool // Value is a part of what the same seeds give with detection off
 }
 
 // Zone is the zone of the i-th caller or endpoint.

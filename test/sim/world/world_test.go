@@ -95,6 +95,73 @@ func TestTheRestartOfAControlPlaneReadmitsNobody(t *testing.T) {
 	}
 }
 
+func TestTheSidecarBesideAnEndpointTellsOfItsApplication(t *testing.T) {
+	var o *overhear
+	maker := Overhear("overhear", Options{})
+	build := maker.New
+	maker.New = func(w *World) Product {
+		o = build(w).(*overhear)
+		return o
+	}
+	New(story(t, "inbound yes\ncallers 3\nwarmup 20s\nlength 3s\nat 0s endpoint 3: crash"), maker, 1).Run()
+	if dead, well := o.hosts[3].seq, o.hosts[2].seq; dead < well+3 {
+		t.Errorf("%d reports of a dead application, %d of one that is well; want some more", dead, well)
+	}
+	if c, _ := o.hosts[3].own.Weigh(new(o.hosts[3].schedule.Turn(o.w.now)), false); c.Refused < o.w.zero || c.N == 0 {
+		t.Errorf("told of the dead application: %+v, want since when it refuses", c)
+	}
+}
+
+func TestAnErrorInTheTrailersIsAFailure(t *testing.T) {
+	for _, fault := range []string{"trailers 50%", "no-trailers 50%"} {
+		f := play(t, "warmup 30s\nlength 20s\nbase 0%\nat 0s endpoint 3: "+fault, 1)
+		if f["found"] != 1 || f["harm"] == 0 || f["failed"] == 0 {
+			t.Errorf("%s: found %v, harm %v, %v failed requests; want all above 0", fault, f["found"], f["harm"], f["failed"])
+		}
+	}
+	f := play(t, "warmup 30s\nlength 20s\nbase 0%\nat 0s endpoint 3: limit 50%", 1)
+	if f["fleet-outs"] != 0 || f["goodput"] > 0.99 {
+		t.Errorf("429 for half of the requests: %v verdicts, goodput %v; want none, and requests that did not succeed", f["fleet-outs"], f["goodput"])
+	}
+}
+
+func TestClocksThatJumpChangeNothing(t *testing.T) {
+	for _, jumps := range []string{"all: clock +1h", "all: clock -10s", "caller 0-4: clock -1h"} {
+		f := play(t, "warmup 30s\nlength 20s\nat 0s "+jumps+"\nat 5s endpoint 3: crash", 1)
+		if f["found"] != 1 || f["failed"] != 0 || f["false-fleet"] != 0 {
+			t.Errorf("%s: found %v, %v failed requests, %v false verdicts; want found and nothing else", jumps, f["found"], f["failed"], f["false-fleet"])
+		}
+	}
+}
+
+func TestTheSecondPriorityServesWhenTheFirstIsGone(t *testing.T) {
+	used := map[int]int{}
+	maker := Maker{Name: "counter", New: func(w *World) Product { return counter{newOverhear(w, Options{}), used} }}
+	w := New(story(t, "endpoints 4\nbackups 2\ncallers 3\nwarmup 10s\nlength 20s\nat 0s endpoint 0-1: crash"), maker, 1)
+	w.Until(w.zero)
+	if used[2]+used[3] != 0 {
+		t.Errorf("backups got %d attempts while all was well", used[2]+used[3])
+	}
+	w.Until(w.zero + 5*time.Second)
+	clear(used)
+	w.Until(w.end)
+	// The rules leave the last of a priority in, whatever it does.
+	if used[2] == 0 || used[3] == 0 || used[0]+used[1] > used[2]+used[3] {
+		t.Errorf("attempts once the first priority is gone: %v, want most of them at 2 and 3", used)
+	}
+	if f := w.Ledger.Figures(); f["unserved"] != 0 {
+		t.Errorf("%v requests found no endpoint", f["unserved"])
+	}
+}
+
+// counter counts where attempts go.
+type counter struct {
+	*overhear
+	used map[int]int
+}
+
+func (c counter) Start(r *Request) { c.used[r.Endpoint]++; c.overhear.Start(r) }
+
 // idler is a product that has no opinion: it picks in turn.
 type idler struct{ w *World }
 
