@@ -22,7 +22,7 @@ const (
 
 	// Before an answer.
 	EndResetBeforeHeaders  // EOF or RST before the first byte of the response
-	EndKeepAliveRace       // the same, on a reused connection that was idle for at least 1 s
+	EndKeepAliveRace       // the same, on a reused HTTP/1.1 connection that was idle for at least 1 s; a second one within 1 s is EndResetBeforeHeaders
 	EndConnectionLost      // a shared connection was lost while attempts awaited headers
 	EndPerTryTimeout       // one attempt had its time
 	EndRouteTimeout        // the whole request's time was up
@@ -104,8 +104,6 @@ type HTTPResult struct {
 	// ShortDeadline says that the attempt's deadline was below the group's
 	// median latency: running into it says nothing.
 	ShortDeadline bool
-	// SecondRace says that this endpoint lost another keep-alive race within 1 s.
-	SecondRace bool
 
 	// GRPC says that the exchange was gRPC. GRPCStatusSeen says that a
 	// grpc-status arrived, in headers or trailers; GRPCStatus is its value.
@@ -166,13 +164,6 @@ func ClassifyHTTP(r HTTPResult) Class {
 			return Ignore
 		}
 		return Timeout
-	case EndKeepAliveRace:
-		// The peer closed an idle connection as we wrote: nobody's fault.
-		// Twice within a second is no coincidence.
-		if r.SecondRace {
-			return Conn
-		}
-		return Ignore
 	default:
 		return r.Ending.class()
 	}
@@ -203,7 +194,8 @@ func (e Ending) class() Class {
 	default:
 		// Our own limits and errnos, a client that left or does not read, a
 		// stream cut off by its own maximum, a connection event that another
-		// stream already paid for, a protocol downgrade.
+		// stream already paid for, a peer that closed an idle connection as we
+		// wrote, a protocol downgrade, a stream above GOAWAY's last id.
 		return Ignore
 	}
 }
@@ -211,6 +203,7 @@ func (e Ending) class() Class {
 // The gRPC status codes that mean something here
 // (https://grpc.github.io/grpc/core/md_doc_statuscodes.html).
 const (
+	grpcOK                = 0
 	grpcCancelled         = 1
 	grpcUnknown           = 2
 	grpcDeadlineExceeded  = 4
@@ -218,9 +211,11 @@ const (
 	grpcInternal          = 13
 	grpcUnavailable       = 14
 	grpcDataLoss          = 15
+	grpcUnauthenticated   = 16 // the last that is defined
 )
 
-// classifyAnswer reads a complete answer.
+// classifyAnswer reads a complete answer. What an inbound sidecar says of its
+// application comes first: its own answer is only the form.
 func classifyAnswer(r HTTPResult) Class {
 	switch r.Origin {
 	case OriginRefused, OriginReset:
@@ -237,6 +232,9 @@ func classifyAnswer(r HTTPResult) Class {
 func classifyGRPC(r HTTPResult) Class {
 	if !r.GRPCStatusSeen {
 		return Server // a gRPC answer without a status is no answer
+	}
+	if r.GRPCStatus < grpcOK || r.GRPCStatus > grpcUnauthenticated {
+		return Server // clients take a code that nobody defined for UNKNOWN
 	}
 	switch r.GRPCStatus {
 	case grpcResourceExhausted:
@@ -257,6 +255,29 @@ func classifyGRPC(r HTTPResult) Class {
 		return Server
 	default:
 		return OK // the caller's own mistakes: NOT_FOUND, INVALID_ARGUMENT, …
+	}
+}
+
+// The error codes of HTTP/2 that mean something here (RFC 9113 §7).
+const (
+	http2RefusedStream   = 0x7
+	http2EnhanceYourCalm = 0xb
+	http2HTTP11Required  = 0xd
+)
+
+// StreamReset is how an attempt ended whose stream the endpoint reset with an error
+// code before END_STREAM. NO_ERROR and CANCEL are no exception: whoever takes them
+// back owed an answer, unless the attempt's own side had asked for it.
+func StreamReset(code uint32) Ending {
+	switch code {
+	case http2RefusedStream:
+		return EndRefusedStream
+	case http2EnhanceYourCalm:
+		return EndEnhanceYourCalm
+	case http2HTTP11Required:
+		return EndHTTP11Required
+	default:
+		return EndStreamReset
 	}
 }
 

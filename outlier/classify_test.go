@@ -56,7 +56,6 @@ func TestClassesOfHTTP(t *testing.T) {
 		{"reset before headers", ended(EndResetBeforeHeaders, young), Conn},
 		{"connection lost", ended(EndConnectionLost, young), Conn},
 		{"keep-alive race", ended(EndKeepAliveRace, young), Ignore},
-		{"second keep-alive race", with(ended(EndKeepAliveRace, young), func(r *HTTPResult) { r.SecondRace = true }), Conn},
 
 		{"connect timeout", ended(EndConnectTimeout, young), Timeout},
 		{"peer wait", ended(EndPeerWait, young), Timeout},
@@ -108,6 +107,14 @@ func TestClassesOfHTTP(t *testing.T) {
 		{"grpc unavailable with pushback", with(grpc(14), func(r *HTTPResult) { r.Pushback = true }), Overload},
 		{"grpc data loss", grpc(15), Server},
 		{"grpc unauthenticated", grpc(16), OK},
+		{"grpc aborted", grpc(10), OK},
+		{"grpc status that nobody defined", grpc(17), Server},
+		{"grpc status that is no number", grpc(-1), Server},
+		{"grpc with http 502 and a status", with(grpc(5), func(r *HTTPResult) { r.Status = 502 }), OK},
+		{"grpc stream reset after headers", with(grpc(0), func(r *HTTPResult) { r.Ending, r.GRPCStatusSeen = EndStreamReset, false }), Server},
+		{"grpc resource exhausted with pushback", with(grpc(8), func(r *HTTPResult) { r.Pushback = true }), Overload},
+		{"grpc internal with pushback", with(grpc(13), func(r *HTTPResult) { r.Pushback = true }), Server},
+		{"grpc deadline of the application behind its sidecar", with(grpc(14), func(r *HTTPResult) { r.Origin = OriginTimeout }), Timeout},
 		{"grpc without a status", with(grpc(0), func(r *HTTPResult) { r.GRPCStatusSeen = false }), Server},
 		{"grpc with http 503 and no status", with(status(503), func(r *HTTPResult) { r.GRPC = true }), Server},
 		{"grpc with http 429 and no status", with(status(429), func(r *HTTPResult) { r.GRPC = true }), Overload},
@@ -115,6 +122,53 @@ func TestClassesOfHTTP(t *testing.T) {
 	} {
 		if got := ClassifyHTTP(tt.in); got != tt.want {
 			t.Errorf("%s: %v, want %v", tt.name, got, tt.want)
+		}
+	}
+}
+
+// Every error code of HTTP/2, and one that is none.
+func TestHTTP2ErrorCodes(t *testing.T) {
+	for code := range uint32(0x10) {
+		want := EndStreamReset
+		switch code {
+		case 0x7:
+			want = EndRefusedStream
+		case 0xb:
+			want = EndEnhanceYourCalm
+		case 0xd:
+			want = EndHTTP11Required
+		}
+		if got := StreamReset(code); got != want {
+			t.Errorf("RST_STREAM %#x: %v, want %v", code, got, want)
+		}
+	}
+	for ending, want := range map[Ending]Class{
+		StreamReset(0x0): Server, StreamReset(0x7): Overload, StreamReset(0x8): Server, StreamReset(0xb): Overload, StreamReset(0xd): Ignore,
+	} {
+		if got := ClassifyHTTP(HTTPResult{Ending: ending}); got != want {
+			t.Errorf("%v: %v, want %v", ending, got, want)
+		}
+	}
+}
+
+func TestWhichAnswersAreAGateways(t *testing.T) {
+	for _, tt := range []struct {
+		name string
+		in   HTTPResult
+		want bool
+	}{
+		{"500", HTTPResult{Status: 500}, false},
+		{"502", HTTPResult{Status: 502}, true},
+		{"503", HTTPResult{Status: 503}, true},
+		{"504", HTTPResult{Status: 504}, true},
+		{"505", HTTPResult{Status: 505}, false},
+		{"a 502 that was cut", HTTPResult{Status: 502, Ending: EndBodyCut}, false},
+		{"gRPC UNAVAILABLE", HTTPResult{Status: 200, GRPC: true, GRPCStatusSeen: true, GRPCStatus: 14}, true},
+		{"gRPC INTERNAL", HTTPResult{Status: 200, GRPC: true, GRPCStatusSeen: true, GRPCStatus: 13}, false},
+		{"gRPC with 503 and no status", HTTPResult{Status: 503, GRPC: true}, true},
+	} {
+		if got := tt.in.Gateway(); got != tt.want {
+			t.Errorf("%s: %t, want %t", tt.name, got, tt.want)
 		}
 	}
 }
@@ -136,6 +190,13 @@ func TestClassesOfTCP(t *testing.T) {
 		{"closed before anybody spoke", TCPResult{Ending: EndPeerClosedUntouched}, Ignore},
 		{"client closed first", TCPResult{Ending: EndClientAbort, ClientSent: true, Age: time.Hour, Overdue: time.Second}, Ignore},
 		{"own errno", TCPResult{Ending: EndOwnErrno}, Ignore},
+		{"unreachable", TCPResult{Ending: EndUnreachable}, Conn},
+		{"tls", TCPResult{Ending: EndTLS}, Conn},
+		{"peer wait", TCPResult{Ending: EndPeerWait}, Timeout},
+		{"our own limit", TCPResult{Ending: EndLocalLimit}, Ignore},
+		{"maximum duration", TCPResult{Ending: EndMaxDuration, ClientSent: true}, Ignore},
+		{"client that reads nothing", TCPResult{Ending: EndClientNotReading, ClientSent: true}, Ignore},
+		{"closed silently before the client spoke", TCPResult{Ending: EndPeerClosedSilent}, Ignore},
 	} {
 		if got := ClassifyTCP(tt.in); got != tt.want {
 			t.Errorf("%s: %v, want %v", tt.name, got, tt.want)
@@ -158,7 +219,7 @@ func TestEveryEndingHasAWordAndAMeaning(t *testing.T) {
 				t.Errorf("%v: the class follows the status: %v, %v", e, got, want)
 			}
 		}
-		broke := e == EndBodyCut || e == EndPeerClosedSilent || ClassifyHTTP(HTTPResult{Ending: e, SecondRace: true}) == Conn
+		broke := e == EndBodyCut || e == EndPeerClosedSilent || e == EndKeepAliveRace || ClassifyHTTP(HTTPResult{Ending: e}) == Conn
 		if broke != (e.Level() != LevelNone) {
 			t.Errorf("%v: broken %v, but its level is %v", e, broke, e.Level())
 		}

@@ -196,6 +196,10 @@ func (e *Endpoint) Overdue(route uint16) time.Duration {
 	return c.overdue
 }
 
+// Median is the group's usual time to headers: who gives up sooner learns nothing of
+// the endpoint. It is 1 ms while nothing is known.
+func (e *Endpoint) Median() time.Duration { return e.conf.Load().p50 }
+
 // Asked notes, before Headers, that the endpoint got the last of its request only
 // now, long after the attempt began: its latency counts from here. It is for
 // requests that come slowly, which have no deadline until they are there.

@@ -259,6 +259,12 @@ func (x *Exchange) End(d *Deps, now time.Duration, ending outlier.Ending, owed t
 	} else if in := d.Inbound; in != nil && in.Overdue != nil {
 		result.Overdue = in.Overdue()
 	}
+	switch ending {
+	case outlier.EndPerTryTimeout:
+		result.ShortDeadline = x.PerTry < x.Endpoint.Stats.Median()
+	case outlier.EndRouteTimeout:
+		result.ShortDeadline = x.Request > 0 && x.Request < x.Endpoint.Stats.Median()
+	}
 	outcome := outlier.Outcome{Now: now, Route: x.route, Conn: conn}
 	if x.Headed {
 		a := &x.Answer

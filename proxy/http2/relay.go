@@ -518,15 +518,7 @@ func (x *relay) onReset(b *batch, st *stream, id uint32, c code) {
 		x.abort(b, outlier.EndClientAbort, exchange.DownstreamTermination)
 		return
 	}
-	ending := outlier.EndStreamReset
-	switch {
-	case c == codeRefused:
-		ending = outlier.EndRefusedStream
-	case c == codeCalm:
-		ending = outlier.EndEnhanceYourCalm
-	case c == codeHTTP11:
-		ending = outlier.EndHTTP11Required
-	}
+	ending := outlier.StreamReset(uint32(c))
 	x.failed(b, ending, exchange.Failure{Ending: ending, Replayable: x.keep})
 }
 
