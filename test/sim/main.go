@@ -85,7 +85,7 @@ func run(args []string, out, errs io.Writer) error {
 	f.BoolVar(&o.long, "long", false, "with -mesh: five times as many runs of each scenario")
 	f.Float64Var(&o.soak, "soak", 0, "endpoint-hours in health, for each base rate, instead of scenarios")
 	f.StringVar(&o.soakBases, "soak-bases", "0%,0.1%,1%,3%,5%", "base error rates of -soak")
-	f.StringVar(&o.soakRates, "soak-rates", "1,5", "attempts per second and pair of -soak")
+	f.StringVar(&o.soakRates, "soak-rates", "1", "attempts per second and pair of -soak")
 	f.BoolVar(&o.list, "list", false, "list scenarios and products")
 	f.Usage = func() {
 		fmt.Fprint(errs, intro, "Flags:\n\n")

@@ -73,7 +73,7 @@ func TestHelpExplainsItself(t *testing.T) {
 
 func TestASoakGivesABoundAlsoForNothing(t *testing.T) {
 	got := output(t, "-soak", "2", "-soak-bases", "1%", "-soak-rates", "1", "-seeds", "1001")
-	for _, want := range []string{"fleet ejections", "held-out seeds", "2 endpoint-hours"} {
+	for _, want := range []string{"fleet ejections", "held-out seeds", "2 endpoint-hours", "per endpoint and month", "per pair and month", "per week"} {
 		if !strings.Contains(got, want) {
 			t.Errorf("no %q in\n%s", want, got)
 		}

@@ -6,7 +6,9 @@ import (
 	"io/fs"
 	"math"
 	"runtime"
+	"runtime/debug"
 	"strings"
+	"syscall"
 	"time"
 
 	"github.com/overhear-mesh/overhear/test/sim/scenarios"
@@ -35,6 +37,7 @@ type Soak struct {
 	Hours   float64 `json:"endpoint_hours"`
 	Events  []Rate  `json:"events"`
 	Seconds float64 `json:"seconds"`
+	CPU     float64 `json:"cpu_seconds"`
 }
 
 // Rate is a number of events with the exact upper bound of their rate.
@@ -42,7 +45,8 @@ type Rate struct {
 	What  string  `json:"what"`
 	Count int     `json:"count"`
 	Per   float64 `json:"unit_hours"` // of observation: endpoint-hours, or pair-hours
-	Upper float64 `json:"upper_per_month"`
+	Month float64 `json:"upper_per_month"`
+	Week  float64 `json:"upper_per_week"`
 }
 
 // soaked are the events that are counted, and whether each belongs to a pair of
@@ -57,11 +61,19 @@ var soaked = []struct {
 	{"false-suspends", "suspends seen by one caller", true},
 }
 
-// month is the unit of rates, in hours.
-const month = 30 * 24.0
+// The units of rates, in hours.
+const (
+	week  = 7 * 24.0
+	month = 30 * 24.0
+)
+
+// soakGarbage is how much the heap may grow between two collections: a world is small
+// and makes little garbage, of which a collection is not worth its price each time.
+const soakGarbage = 800
 
 // soak lets endpoints live in health.
 func soak(o options, products []world.Maker, seeds []uint64, out io.Writer) error {
+	defer debug.SetGCPercent(debug.SetGCPercent(soakGarbage))
 	var all []Soak
 	for _, product := range products {
 		for baseText := range strings.SplitSeq(o.soakBases, ",") {
@@ -104,9 +116,9 @@ func soakOne(product world.Maker, s world.Scenario, perPair, hours float64, seed
 	turns = (turns + runtime.GOMAXPROCS(0) - 1) / runtime.GOMAXPROCS(0) * runtime.GOMAXPROCS(0)
 	s.Length = time.Duration(hours / float64(turns) / float64(s.Endpoints) * float64(time.Hour))
 	figures := make([]map[string]float64, turns)
-	began := time.Now()
+	began, used := time.Now(), cpu()
 	each(turns, func(i int) { figures[i] = world.New(s, product, seed+uint64(i)).Run().Figures() })
-	r := Soak{Product: product.Name, Base: s.Base, Rate: perPair, Hours: hours, Seconds: time.Since(began).Seconds()}
+	r := Soak{Product: product.Name, Base: s.Base, Rate: perPair, Hours: hours, Seconds: time.Since(began).Seconds(), CPU: (cpu() - used).Seconds()}
 	for _, e := range soaked {
 		count := 0.0
 		for _, f := range figures {
@@ -116,20 +128,31 @@ func soakOne(product world.Maker, s world.Scenario, perPair, hours float64, seed
 		if e.pair {
 			per *= float64(s.Callers)
 		}
-		r.Events = append(r.Events, Rate{What: e.what, Count: int(count), Per: per, Upper: poissonUpper(int(count)) / per * month})
+		upper := poissonUpper(int(count)) / per
+		r.Events = append(r.Events, Rate{What: e.what, Count: int(count), Per: per, Month: upper * month, Week: upper * week})
 	}
 	return r
 }
 
 func (s Soak) print(out io.Writer) {
-	fmt.Fprintf(out, "%s, base %g %%, %g/s per pair, %.0f endpoint-hours (%.0f s):\n", s.Product, 100*s.Base, s.Rate, s.Hours, s.Seconds)
+	fmt.Fprintf(out, "%s, base %g %%, %g/s per pair, %.0f endpoint-hours (%.0f s of CPU, %.0f endpoint-hours in each):\n",
+		s.Product, 100*s.Base, s.Rate, s.Hours, s.CPU, s.Hours/max(s.CPU, 1e-3))
 	for _, e := range s.Events {
 		unit := "endpoint"
 		if e.Per > s.Hours {
 			unit = "pair"
 		}
-		fmt.Fprintf(out, "  %-28s %6d in %.0f %s-hours: at most %.3g per %s and month\n", e.What, e.Count, e.Per, unit, e.Upper, unit)
+		fmt.Fprintf(out, "  %-28s %6d in %.0f %s-hours: at most %.3g per %s and month, %.3g per week\n", e.What, e.Count, e.Per, unit, e.Month, unit, e.Week)
 	}
+}
+
+// cpu is the CPU time that the process has used: others may be busy on the machine.
+func cpu() time.Duration {
+	var u syscall.Rusage
+	if syscall.Getrusage(syscall.RUSAGE_SELF, &u) != nil {
+		return 0
+	}
+	return time.Duration(u.Utime.Nano() + u.Stime.Nano())
 }
 
 // poissonUpper is the exact upper 95 % bound of the mean of a Poisson variable of
