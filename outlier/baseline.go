@@ -10,7 +10,7 @@ func (d *Detector) tick(now time.Duration) {
 	d.second = now
 	d.nextTick = now/time.Second*time.Second + time.Second
 	d.doubt(now)
-	if d.latency.draw(d.shared, now) {
+	if d.latency.tick(d.shared, now) {
 		d.drawRoutes()
 	}
 	d.judgeRoutes(now)
@@ -73,6 +73,7 @@ func (d *Detector) baseline(g *group, now time.Duration) {
 	if pg, ok := TrimmedMean(rates); ok {
 		g.pg = pg
 	}
+	g.usual.Note(g.pg, now)
 	g.rate = 0
 	if length >= time.Second {
 		g.rate = float64(load.N) / length.Seconds()
@@ -178,7 +179,7 @@ func (d *Detector) confFor(m *member, w float64, n int) conf {
 		steps: d.steps, h: h, ceiling: 2 * h,
 		p50: p.P50, p90: p.P90, p99: p.P99,
 		stall: d.cfg.OverdueMin, penalty: d.cfg.ConnPenalty,
-		sampleMask: d.latency.sampleMask(), shared: d.shared, runs: d.cfg.runs(),
+		sampleMask: d.latency.mask, shared: d.shared, runs: d.cfg.runs(),
 		overdue: d.overdue, overdueLate: d.overdueLate, slowRoutes: d.routes.slow, poison: d.routes.poison,
 	}
 	c.routeFails = d.routeFails(m.odds, c.steps.Fail)

@@ -48,10 +48,11 @@ type Detector struct {
 	second   time.Duration // the last tick
 	nextTick time.Duration
 
-	sorted  map[windowOf]Ratios // of this Step
-	tallies []Tally             // room for those of a group
-	common  Odds                // of the member looked at last
-	steps   Steps               // of these
+	sorted  map[windowOf]Ratios    // of this Step
+	slows   map[windowOf][2]Ratios // of this Step
+	tallies []Tally                // room for those of a group
+	common  Odds                   // of the member looked at last
+	steps   Steps                  // of these
 
 	latency latencies
 	routes  routes
@@ -89,6 +90,7 @@ func New(cfg Config, rng *rand.Rand) *Detector {
 		byID:    make(map[string]*member),
 		bySlot:  make(map[uint32]*member),
 		sorted:  make(map[windowOf]Ratios),
+		slows:   make(map[windowOf][2]Ratios),
 		overdue: cfg.overdueMost(),
 		stale:   true,
 	}
@@ -201,6 +203,7 @@ func (d *Detector) Step(now time.Duration) Result {
 	r := Result{Changes: d.pending, Next: now + min(calmStep, max(busyStep, d.overdue))}
 	d.pending, d.active = nil, false
 	clear(d.sorted)
+	clear(d.slows)
 
 	d.look(now, &r)
 	if now >= d.nextTick {

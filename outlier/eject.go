@@ -137,6 +137,18 @@ func (m *member) evident() bool {
 	return m.now.Sub(m.exc.base).Tally().K >= minFailed && (m.exc.sources >= minSources || apart >= minApart)
 }
 
+// surroundings are how the rest of m's group does in m's window, and in longer ones.
+func (d *Detector) surroundings(m *member, from int, now time.Duration) Surroundings {
+	s := Surroundings{Usual: m.group.usual.Rate(), Slower: d.latency.slower(d.shared)}
+	s.See(d.ratios(m.group, from), d.since(m, from), true)
+	for _, back := range Windows {
+		if n, _ := d.snapshotAt(now - back); n < from {
+			s.See(d.ratios(m.group, n), d.since(m, n), false)
+		}
+	}
+	return s
+}
+
 // gathering says whether to wait for neighbours that are suspects as well: a
 // rack that fails should leave in one step, and a fault that turns out to be
 // everybody's should eject nobody (Rapid's low and high watermark; Suresh et

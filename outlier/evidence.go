@@ -89,12 +89,40 @@ func (d *Detector) Summary(now time.Duration) Summary {
 	}
 	p := d.percentiles()
 	s.P50, s.P90, s.P99 = p.P50, p.P90, p.P99
+	s.Slower = d.latency.slower(d.shared)
 	for i := range d.shared.latency {
 		if n := d.shared.latency[i].Load(); n > 0 {
 			s.Latency = append(s.Latency, LatencyCount{Bucket: i, Count: n})
 		}
 	}
 	return s
+}
+
+// slowTallies are a member's answers since a snapshot, and those slower than t90 and
+// than t99 among them.
+func (d *Detector) slowTallies(m *member, from int) (often, tail Tally) {
+	c := d.countsSince(m, from)
+	oks := int64(c.N - c.K())
+	return Tally{N: oks, K: min(oks, int64(c.N90))}, Tally{N: oks, K: min(oks, int64(c.N99))}
+}
+
+// slowRatios are the shares of slow and very slow answers of the counted members of a
+// group since a snapshot, sorted once per Step.
+func (d *Detector) slowRatios(g *group, from int) (often, tail Ratios) {
+	key := windowOf{g, from}
+	if r, ok := d.slows[key]; ok {
+		return r[0], r[1]
+	}
+	var tallies [2][]Tally
+	for _, m := range g.members {
+		if m.counted() {
+			a, b := d.slowTallies(m, from)
+			tallies[0], tallies[1] = append(tallies[0], a), append(tallies[1], b)
+		}
+	}
+	r := [2]Ratios{NewRatios(tallies[0]), NewRatios(tallies[1])}
+	d.slows[key] = r
+	return r[0], r[1]
 }
 
 // watchLatency runs the latency tests.
@@ -106,9 +134,11 @@ func (d *Detector) watchLatency(m *member, now time.Duration, r *Result) {
 	if m.now == m.before && !m.slow.alarmed {
 		return
 	}
-	changed := m.slow.step(d.cfg, m.now.Sub(m.before), now, func(since time.Duration) Counts {
-		n, _ := d.snapshotAt(since)
-		return d.countsSince(m, n)
+	changed := m.slow.step(d.cfg, m.now.Sub(m.before), now, func(since time.Duration) (own, others slowShares) {
+		from, _ := d.snapshotAt(since)
+		often, tail := d.slowRatios(m.group, from)
+		mine90, mine99 := d.slowTallies(m, from)
+		return slowShares{mine90.Rate(), mine99.Rate()}, slowShares{often.Without(mine90), tail.Without(mine99)}
 	})
 	d.active = d.active || m.slow.often > slowOften.Fail // more than one slow answer
 	if !changed || m.Draining {

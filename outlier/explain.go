@@ -112,11 +112,7 @@ func (d *Detector) checks(m *member, rule Rule, refusal string, e *Explanation) 
 			return all
 		}
 		if g := e.Guard; g != nil {
-			detail := fmt.Sprintf("the others fail at %.1f %%, this one at %.1f %%", 100*g.W, 100*g.Rate)
-			if g.Asked {
-				detail += fmt.Sprintf("; of p0 %.2f and p1 %.2f it speaks for p1 by %.1f nats, %.0f are wanted", g.P0, g.P1, inNats(g.LLR), inNats(guardNats))
-			}
-			if !ask(refusedGroup, "%s", detail) {
+			if !ask(refusedGroup, "%v", g) {
 				return all
 			}
 		}
@@ -178,7 +174,7 @@ func (d *Detector) explain(m *member, rule Rule, now time.Duration) Explanation 
 		e.Run = d.run(m)
 	}
 	if rule.asksGroup() {
-		g := Guard(counts.Tally(), w, false)
+		g := Guard(counts.Tally(), d.surroundings(m, from, now), false)
 		e.Guard = &g
 	}
 	if rule == RuleIdle {

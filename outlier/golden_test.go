@@ -197,13 +197,13 @@ func TestProbationIsWaldsTest(t *testing.T) {
 }
 
 func TestTheGuardWantsNineteenOf25WhenAllAreAt30Percent(t *testing.T) {
-	g := Guard(Tally{N: 25, K: 19}, 0.3, false)
+	g := Guard(Tally{N: 25, K: 19}, Surroundings{W: 0.3, Usual: 0.3}, false)
 	near(t, "p0'", g.P0, 0.39, 1e-9)
 	near(t, "p1'", g.P1, 0.75, 1e-9)
 	if !g.Asked || !g.Pass {
 		t.Errorf("19 of 25: %+v, want it asked and passed", g)
 	}
-	if g := Guard(Tally{N: 25, K: 18}, 0.3, false); g.Pass {
+	if g := Guard(Tally{N: 25, K: 18}, Surroundings{W: 0.3, Usual: 0.3}, false); g.Pass {
 		t.Errorf("18 of 25 passes: %+v", g)
 	}
 	tail := 0.0
@@ -233,7 +233,7 @@ func TestTheGuardIsAskedOnlyWhenNeighboursSuffer(t *testing.T) {
 		{"the slow test minds 10 %", Tally{500, 100}, 0.1, true, true, false},
 		{"beyond 0.8 nobody is singled out", Tally{1000, 1000}, 0.7, false, true, false},
 	} {
-		g := Guard(tt.self, tt.w, tt.slow)
+		g := Guard(tt.self, Surroundings{W: tt.w}, tt.slow)
 		if g.Asked != tt.asked || g.Pass != tt.pass {
 			t.Errorf("%s: asked %v, pass %v (llr %d), want %v, %v", tt.name, g.Asked, g.Pass, g.LLR, tt.asked, tt.pass)
 		}

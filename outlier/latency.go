@@ -32,7 +32,7 @@ type Percentiles struct{ P50, P90, P99 time.Duration }
 const (
 	histEvery   = 10 * time.Second // how often percentiles are drawn
 	histEnough  = 100              // samples below which a p99 is a guess
-	histRich    = 1000             // samples from which 1 of 16 suffices
+	histBusy    = 1000             // OKs per second from which 1 of 16 suffices
 	histSampled = 15               // mask: 1 of 16
 )
 
@@ -43,8 +43,67 @@ type latencies struct {
 	seen   [histBuckets]uint32
 	window [histBuckets]float64
 	total  float64
+	mask   uint32 // of every mask+1 OKs one is sampled
 	drawn  time.Duration
 	known  Percentiles
+
+	p50s    [usualDraws]time.Duration // as drawn last, newest first; 0: not yet
+	seconds [4][histBuckets]uint32    // seen at the last whole seconds, newest first
+}
+
+const (
+	usualDraws   = 12 // over how many draws the usual median is the lowest: two minutes
+	slowerEnough = 8  // answers whose median is worth something
+	slowerFew    = 4  // the same where there are no more in four seconds
+	slowerLeast  = 2 * time.Millisecond
+)
+
+// tick is what a whole second brings; it says whether percentiles were drawn.
+func (l *latencies) tick(s *shared, now time.Duration) (drawn bool) {
+	drawn = l.draw(s, now)
+	copy(l.seconds[1:], l.seconds[:])
+	for i := range s.latency {
+		l.seconds[0][i] = s.latency[i].Load()
+	}
+	return drawn
+}
+
+// slower is how many times the usual median the answers of the last seconds took, two
+// if there were enough; 0 if there were too few. It is all endpoints' together, so that
+// it takes half of them to move it. What is overloaded queues before it fails, and so
+// this is the first sign. The usual median is the lowest of the last two minutes: a
+// service that has become slower for good is soon taken for what it is.
+func (l *latencies) slower(s *shared) float64 {
+	usual := time.Duration(0)
+	for _, p := range l.p50s {
+		if p > 0 && (usual == 0 || p < usual) {
+			usual = p
+		}
+	}
+	if usual == 0 {
+		return 0
+	}
+	for back := 1; back < len(l.seconds); back++ {
+		var counts [histBuckets]uint32
+		total := uint32(0)
+		for i := range s.latency {
+			counts[i] = s.latency[i].Load() - l.seconds[back][i]
+			total += counts[i]
+		}
+		if total < slowerFew || total < slowerEnough && back < len(l.seconds)-1 {
+			continue
+		}
+		i, sum := 0, counts[0]
+		for 2*sum < total {
+			i++
+			sum += counts[i]
+		}
+		if median := BucketUpper(i); median >= usual+slowerLeast {
+			return float64(median) / float64(usual)
+		}
+		return 1
+	}
+	return 0
 }
 
 // draw updates the percentiles if it is time: each second until they are known.
@@ -53,6 +112,7 @@ func (l *latencies) draw(s *shared, now time.Duration) (drawn bool) {
 	if !first && now-l.drawn < histEvery {
 		return false
 	}
+	dt, fresh := (now - l.drawn).Seconds(), uint32(0)
 	l.drawn = now
 	l.total = 0
 	for i := range l.window {
@@ -60,25 +120,27 @@ func (l *latencies) draw(s *shared, now time.Duration) (drawn bool) {
 		if !first {
 			l.window[i] /= 2
 		}
+		fresh += count - l.seen[i]
 		l.window[i] += float64(count - l.seen[i])
 		l.seen[i] = count
 		l.total += l.window[i]
 	}
+	switch rate := float64(fresh) * float64(l.mask+1) / dt; {
+	case rate > histBusy:
+		l.mask = histSampled
+	case rate < histBusy/2:
+		l.mask = 0
+	}
 	if l.total >= histEnough {
 		l.known = Percentiles{P50: l.quantile(0.5), P90: l.quantile(0.9), P99: l.quantile(0.99)}
+		copy(l.p50s[1:], l.p50s[:])
+		l.p50s[0] = l.known.P50
 	}
 	return l.known != Percentiles{}
 }
 
 func (l *latencies) quantile(q float64) time.Duration {
 	return BucketUpper(quantileOf(l.window[:], q*l.total))
-}
-
-func (l *latencies) sampleMask() uint32 {
-	if l.total < histRich {
-		return 0
-	}
-	return histSampled
 }
 
 // The two latency tests: more than a tenth slower than t90 = max(1.2 p90,
@@ -90,6 +152,31 @@ var (
 
 // slowWindow is the longest look back at how slow an endpoint is.
 const slowWindow = 10 * time.Second
+
+// slowAlike is the weight from which on an endpoint is as slow as its neighbours,
+// where they are slow.
+const slowAlike = 0.7
+
+// slowShares are the parts of an endpoint's answers that took longer than t90 and t99.
+type slowShares struct{ often, tail float64 }
+
+// weight is what is left of an endpoint with these shares: that much less than its
+// neighbours', or than what is usual if theirs are smaller still. A group that has
+// become slow as a whole keeps its balance: to turn away from whoever of it was found
+// slow first would overload the rest, and then back.
+func (s slowShares) weight(others slowShares) float64 {
+	w := 1.0
+	if s.often > 0 {
+		w = min(w, Clamp(max(0.1, others.often)/s.often, 0.1, 1))
+	}
+	if s.tail > 0 {
+		w = min(w, Clamp(max(0.02, 2*others.tail)/s.tail, 0.25, 1))
+	}
+	if w > slowAlike && (others.often > 0.1 || others.tail > 0.01) {
+		return 1
+	}
+	return w
+}
 
 // slowness is what the latency tests say about one endpoint. It costs
 // weight, never membership: slow answers are answers.
@@ -108,9 +195,10 @@ func (s *slowness) share() float64 {
 	return s.weight
 }
 
-// step takes the change of the counters since the last Step; recent reads
-// the change since an instant. It answers whether the alarm began or ended.
-func (s *slowness) step(c Config, delta Counts, now time.Duration, recent func(since time.Duration) Counts) (changed bool) {
+// step takes the change of the counters since the last Step; recent reads since an
+// instant what shares of its answers, and of its typical neighbour's, were slow and
+// very slow. It answers whether the alarm began or ended.
+func (s *slowness) step(c Config, delta Counts, now time.Duration, recent func(since time.Duration) (own, others slowShares)) (changed bool) {
 	oks := int64(delta.N - delta.K())
 	if s.often == 0 && s.tail == 0 {
 		s.since = now
@@ -120,16 +208,13 @@ func (s *slowness) step(c Config, delta Counts, now time.Duration, recent func(s
 	s.tail = min(2*hb, slowTail.Cusum(s.tail, oks, min(oks, int64(delta.N99))))
 	switch {
 	case s.often >= ha || s.tail >= hb:
+		own, others := recent(max(s.since, now-slowWindow))
+		weight := own.weight(others)
+		if weight == 1 && !s.alarmed {
+			return false // it is slow, and so are they all
+		}
 		changed = !s.alarmed
-		seen := recent(max(s.since, now-slowWindow))
-		good := float64(max(1, seen.N-seen.K()))
-		s.weight = 1
-		if x := float64(seen.N90) / good; x > 0 {
-			s.weight = min(s.weight, Clamp(0.1/x, 0.1, 1))
-		}
-		if x := float64(seen.N99) / good; x > 0 {
-			s.weight = min(s.weight, Clamp(0.02/x, 0.25, 1))
-		}
+		s.weight = weight
 		s.alarmed, s.moved = true, now
 	case s.alarmed && s.often == 0 && s.tail == 0:
 		s.weight += 0.1 * (now - s.moved).Seconds()

@@ -158,6 +158,7 @@ type group struct {
 	members  []*member
 
 	pg       float64
+	usual    Usual // of pg
 	attempts int64 // ever
 
 	gather time.Duration // when the last gathering of suspects began

@@ -187,7 +187,7 @@ func (d *Detector) judgeRoutes(now time.Duration) {
 		return
 	}
 	r.judged = now
-	mask := d.latency.sampleMask()
+	mask := d.latency.mask
 	for i := range r.of {
 		c := &d.shared.routes[i]
 		oks := c.oks.Load()

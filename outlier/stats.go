@@ -127,7 +127,10 @@ const tallyMin = 3
 
 // Ratios are the error rates of a group in one window, kept in order so that
 // leaving one endpoint out costs no second sort.
-type Ratios struct{ sorted []float64 }
+type Ratios struct {
+	sorted []float64
+	failed int64 // of all
+}
 
 // fewRatios are sorted by insertion: every window of every Step wants its own.
 const fewRatios = 24
@@ -135,23 +138,24 @@ const fewRatios = 24
 // NewRatios collects the error rates of all endpoints with at least 3
 // attempts in the window.
 func NewRatios(group []Tally) Ratios {
-	sorted := make([]float64, 0, len(group))
+	r := Ratios{sorted: make([]float64, 0, len(group))}
 	for _, t := range group {
+		r.failed += t.K
 		if t.N >= tallyMin {
-			sorted = append(sorted, t.Rate())
+			r.sorted = append(r.sorted, t.Rate())
 		}
 	}
-	if len(sorted) > fewRatios {
-		slices.Sort(sorted)
-		return Ratios{sorted}
+	if len(r.sorted) > fewRatios {
+		slices.Sort(r.sorted)
+		return r
 	}
-	for i, r := range sorted {
-		for ; i > 0 && sorted[i-1] > r; i-- {
-			sorted[i] = sorted[i-1]
+	for i, x := range r.sorted {
+		for ; i > 0 && r.sorted[i-1] > x; i-- {
+			r.sorted[i] = r.sorted[i-1]
 		}
-		sorted[i] = r
+		r.sorted[i] = x
 	}
-	return Ratios{sorted}
+	return r
 }
 
 // Without is the median of the error rates with that of one member of the
@@ -180,47 +184,6 @@ func (r Ratios) Without(self Tally) float64 {
 // is the mean of the middle two.
 func MedianOthers(group []Tally, self int) float64 {
 	return NewRatios(group).Without(group[self])
-}
-
-// GuardResult says what the group guard saw.
-type GuardResult struct {
-	// Asked is false when the neighbours were quiet enough not to ask.
-	Asked bool `json:"asked"`
-	// Pass is whether the endpoint may be singled out.
-	Pass bool `json:"pass"`
-	// W and Rate are the error rates of the neighbours and of the endpoint.
-	W    float64 `json:"w"`
-	Rate float64 `json:"rate"`
-	// P0, P1, LLR (milli-nats) are the guard's own test; LLR must reach 6 nats.
-	P0  float64 `json:"p0,omitempty"`
-	P1  float64 `json:"p1,omitempty"`
-	LLR int64   `json:"llr,omitempty"`
-}
-
-// guardNats is the evidence the guard wants, in milli-nats.
-const guardNats = 6 * Nat
-
-// Guard asks whether an endpoint is bad beyond what its whole group suffers.
-// self is its tally in the window of its excursion, w the same window's
-// [MedianOthers]. A fault of the group, a network or a shared dependency
-// raises all scores; ejecting then only moves load onto the next victim.
-// slow is the slow test, whose small effects always look like the group's, so
-// that only a group in plain trouble (w >= 10 %) is asked about.
-func Guard(self Tally, w float64, slow bool) GuardResult {
-	g := GuardResult{W: w, Rate: self.Rate(), Pass: true}
-	if w < 0.1 && (slow || w == 0 || w < g.Rate/5) {
-		return g
-	}
-	g.Asked = true
-	g.P0 = max(0.01, 1.3*w)
-	if g.P0 > 0.8 {
-		g.Pass = false
-		return g
-	}
-	g.P1 = min(0.95, max(0.5, 2.5*w))
-	g.LLR = Odds{g.P0, g.P1}.Steps().LLR(self.N, self.K)
-	g.Pass = g.LLR >= guardNats
-	return g
 }
 
 // TrimmedMean is p_g: the mean of the lowest 70 % (rounded down, at least

@@ -145,6 +145,9 @@ type Summary struct {
 	Latency []LatencyCount
 	// P50, P90, P99 are the group's percentiles, 0 while unknown.
 	P50, P90, P99 time.Duration
+	// Slower is how many times as long as usual the cluster's answers took within the
+	// last two seconds; 0 while unknown.
+	Slower float64
 }
 
 // LatencyCount is one bucket of a sparse histogram; see [BucketUpper].

@@ -46,6 +46,8 @@ type host struct {
 	errors   float64
 	resets   float64 // the share of requests whose connection dies instead of an answer
 	latency  time.Duration
+	capacity float64         // requests per second; 0: unlimited
+	busy     time.Duration   // until when its queue keeps it
 	picks    []time.Duration // instants of attempts
 	failures int
 	trickled time.Duration // the last pick through a trickle
@@ -253,6 +255,15 @@ func (w *world) request(tries int, tried []string) {
 		// Half of the latency is spread: no two services are that regular.
 		mean := max(h.latency, w.slow[route])
 		latency := mean/2 + time.Duration(w.rng.ExpFloat64()*float64(mean/2))
+		if h.capacity > 0 {
+			// A queue of half a second; what does not fit in is turned away at once.
+			if wait := max(0, h.busy-w.now); wait > second/2 {
+				class = Server
+			} else {
+				h.busy = w.now + wait + time.Duration(float64(second)/h.capacity)
+				latency += wait
+			}
+		}
 		w.at(w.now+latency, func() { end(class) })
 	}
 }

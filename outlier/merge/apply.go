@@ -78,8 +78,10 @@ func (t *Table) Apply(rep Report, now time.Duration) Applied {
 		case u == nil || rep.Seq < u.told:
 		case rep.Seq > u.told:
 			u.told, u.overdue = rep.Seq, max(c.Overdue, 0)
+			u.slower, u.slowerAt = c.Slower, rep.At
 		default:
 			u.overdue = max(u.overdue, c.Overdue)
+			u.slower, u.slowerAt = max(u.slower, c.Slower), max(u.slowerAt, rep.At)
 		}
 	}
 	var u *use // of the cell before: reports are ordered by service

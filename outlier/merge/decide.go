@@ -152,18 +152,14 @@ func (t *Table) rowCandidate(e *endpoint, now time.Duration) *candidate {
 // guards applies what must hold before a soft verdict; nil if it does not.
 func (t *Table) guards(c *candidate, now time.Duration) *candidate {
 	e, g := c.e, c.e.group
-	w := &c.row.last
 	if c.row.once() && !c.guard("moment", false, "most of its failures are connections that broke within %v", oneMoment) {
 		t.refuse(c, "moment", now)
 		return nil
 	}
 	// The endpoint is read over the very window of its neighbours: a fault that has
 	// just hit all of them looks weaker there than in its row.
-	res := outlier.Guard(e.tally(window(c.row.since, now), now), w.w, c.kind == slowRow)
-	detail := fmt.Sprintf("others fail at %.1f %%, this one at %.1f %%", 100*res.W, 100*res.Rate)
-	if res.Asked {
-		detail += fmt.Sprintf("; against p0 %.2f, p1 %.2f the score is %.1f, 6 is wanted", res.P0, res.P1, float64(res.LLR)/float64(nat))
-	}
+	res := outlier.Guard(e.tally(window(c.row.since, now), now), t.surroundings(c, now), c.kind == slowRow)
+	detail := res.String()
 	if !c.guard("group", res.Pass, "%s", detail) {
 		t.refuse(c, "group", now)
 		return nil
@@ -181,6 +177,46 @@ func (t *Table) guards(c *candidate, now time.Duration) *candidate {
 	}
 	c.scope = t.promote(e, c.scope)
 	return t.gather(c, g, now)
+}
+
+// surroundings are how the rest of the group does, in the window of the row and in
+// longer ones.
+func (t *Table) surroundings(c *candidate, now time.Duration) outlier.Surroundings {
+	e, g := c.e, c.e.group
+	s := outlier.Surroundings{Usual: g.usual.Rate(), Slower: t.slower(e, c.row, now)}
+	own := window(c.row.since, now)
+	s.See(t.ratios(g, own, now), e.counted(own, now), true)
+	for _, back := range outlier.Windows {
+		if from := now - back; from < own {
+			s.See(t.ratios(g, from, now), e.counted(from, now), false)
+		}
+	}
+	return s
+}
+
+// slowerFor is how long a reporter's word holds that its answers take longer than
+// usual: it gives it with each report of an endpoint that fails it.
+const slowerFor = 3 * time.Second
+
+// slower is how many times as long as usual the group takes to answer those who
+// complain of e: the median of what they say.
+func (t *Table) slower(e *endpoint, w *row, now time.Duration) float64 {
+	var said []float64
+	for i := range w.active {
+		x := &w.active[i]
+		r := t.slots[x.slot]
+		if x.k == x.fromK || r.domain.muted(now) {
+			continue
+		}
+		if u := r.services[e.Key.Service]; u != nil && u.slower > 0 && now-u.slowerAt <= slowerFor {
+			said = append(said, u.slower)
+		}
+	}
+	if len(said) == 0 {
+		return 0
+	}
+	slices.Sort(said)
+	return said[(len(said)-1)/2]
 }
 
 // gather waits a moment if many others have a score as well.

@@ -102,6 +102,9 @@ type ClusterTotals struct {
 	Service string
 	N, K    uint64        // attempts and failures, cumulative
 	Overdue time.Duration // age from which the reporter calls an attempt overdue; 0: unknown
+	// Slower is how many times as long as usual the endpoints took to answer within the
+	// last two seconds, all together; 0: unknown.
+	Slower float64
 }
 
 // OwnCell is what the sidecar beside an endpoint knows first-hand of the

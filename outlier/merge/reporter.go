@@ -35,6 +35,10 @@ type use struct {
 	traffic time.Duration // when a success was last told of
 	overdue time.Duration // D_over; 0: unknown
 	told    uint64        // number of the report that said so
+	// slower is how many times as long as usual all endpoints took to answer, as told
+	// at slowerAt; 0: unknown.
+	slower   float64
+	slowerAt time.Duration
 }
 
 // domain is a fault domain: reporters that may all be wrong for one reason.

@@ -421,12 +421,16 @@ func window(since, now time.Duration) time.Duration {
 // others is w: the median error rate of the other endpoints of the group in the
 // same window.
 func (t *Table) others(e *endpoint, since, now time.Duration) float64 {
-	g := e.group
+	from := window(since, now)
+	return t.ratios(e.group, from, now).Without(e.counted(from, now))
+}
+
+// ratios are the error rates of a group from an instant on.
+func (t *Table) ratios(g *group, from, now time.Duration) outlier.Ratios {
 	if g.windowsAt != t.steps {
 		g.windowsAt = t.steps
 		clear(g.windows)
 	}
-	from := window(since, now)
 	ratios, known := g.windows[bucketOf(from)]
 	if !known {
 		tallies := t.tallies[:0]
@@ -439,10 +443,15 @@ func (t *Table) others(e *endpoint, since, now time.Duration) float64 {
 		ratios = outlier.NewRatios(tallies)
 		g.windows[bucketOf(from)] = ratios
 	}
+	return ratios
+}
+
+// counted is the tally of e as it entered the ratios of its group.
+func (e *endpoint) counted(from, now time.Duration) outlier.Tally {
 	if e.fleet.state.Out() {
-		return ratios.Without(outlier.Tally{})
+		return outlier.Tally{}
 	}
-	return ratios.Without(e.tally(from, now))
+	return e.tally(from, now)
 }
 
 // quietAfter is the silence after which a reporter without an excursion has things

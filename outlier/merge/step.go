@@ -260,6 +260,7 @@ func (g *group) measure(now time.Duration) {
 	if pg, ok := outlier.TrimmedMean(rates); ok {
 		g.baseline.Pg = pg
 	}
+	g.usual.Note(g.baseline.Pg, now)
 }
 
 // young is how long an endpoint does not count for the baseline.

@@ -113,7 +113,8 @@ type group struct {
 	priority  uint32
 	endpoints []*endpoint // by instance
 	baseline  outlier.Baseline
-	storm     bool // a large part of it was suspected at the last Step
+	usual     outlier.Usual // of baseline.Pg
+	storm     bool          // a large part of it was suspected at the last Step
 
 	// Error rates since the beginning of each half second, as far as this Step has
 	// needed them.

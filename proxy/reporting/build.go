@@ -115,12 +115,13 @@ func (r *Reporter) weigh(p *plan, q *question) {
 	if q.list {
 		p.message.Known = append(p.message.Known, q.endpoints()...)
 	}
-	if p.Summary {
-		t := merge.ClusterTotals{Service: q.service, N: q.sum.N, K: q.sum.K, Overdue: q.sum.Overdue}
-		if t != r.totals[q.service] {
-			r.totals[q.service] = t
-			p.report.Clusters = append(p.report.Clusters, t)
-		}
+	total := r.totals[q.service]
+	if total == nil {
+		total = new(cadence.Totals)
+		r.totals[q.service] = total
+	}
+	if t, tell := total.Weigh(&p.Turn, q.service, &q.sum); tell {
+		p.report.Clusters = append(p.report.Clusters, t)
 	}
 	for i := range q.evidence {
 		e := &q.evidence[i]

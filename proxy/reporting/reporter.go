@@ -75,7 +75,7 @@ type Reporter struct {
 
 	// memory of what was told is Build's alone.
 	told   map[merge.Key]*cadence.Told
-	totals map[string]merge.ClusterTotals
+	totals map[string]*cadence.Totals
 
 	mu        sync.Mutex // guards what follows
 	connected bool
@@ -106,7 +106,7 @@ func New(cfg Config, deps Deps) *Reporter {
 	r := &Reporter{
 		cfg: cfg, deps: deps,
 		ready: make(chan struct{}, 1), moved: make(chan struct{}, 1), sem: make(chan struct{}, maxRunning),
-		told: map[merge.Key]*cadence.Told{}, totals: map[string]merge.ClusterTotals{},
+		told: map[merge.Key]*cadence.Told{}, totals: map[string]*cadence.Totals{},
 		schedule: cadence.NewSchedule(cfg.Config),
 		polls:    map[merge.Key]merge.Poll{}, watches: map[merge.Key]time.Duration{}, leases: map[merge.Key]merge.OrderID{},
 		trials: map[merge.Key]*cadence.Trial{}, running: map[merge.OrderID]context.CancelFunc{},

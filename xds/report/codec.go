@@ -1,6 +1,7 @@
 package report
 
 import (
+	"math"
 	"sync"
 	"time"
 
@@ -23,6 +24,7 @@ const (
 	maxLabels  = 64
 	maxOwn     = 64
 	maxHistory = 3
+	maxSlower  = 1e6
 	// fullMessage is the size beyond which the sidecar begins another message.
 	fullMessage = maxMessage / 2
 	// partSize is what one part takes on the wire at most, besides its names.
@@ -363,7 +365,10 @@ func encodeCell(c *merge.Cell, ref uint32) *reportpb.EndpointReport {
 }
 
 func encodeTotals(c merge.ClusterTotals) *reportpb.ClusterReport {
-	return &reportpb.ClusterReport{Service: c.Service, N: c.N, K: c.K, OverdueMs: span(c.Overdue)}
+	return &reportpb.ClusterReport{
+		Service: c.Service, N: c.N, K: c.K, OverdueMs: span(c.Overdue),
+		SlowerPercent: uint32(math.Round(100 * outlier.Clamp(c.Slower, 0, maxSlower))),
+	}
 }
 
 func encodeOwn(o merge.OwnCell, now time.Duration) *reportpb.OwnReport {

@@ -60,7 +60,7 @@ func everything() Message {
 				},
 				{Key: db1, LastOK: never, LastOKStart: never, LastHard: never, LastHardStart: never, State: outlier.Draining},
 			},
-			Clusters: []merge.ClusterTotals{{Service: "api", N: 1 << 40, K: 17, Overdue: ms(750)}},
+			Clusters: []merge.ClusterTotals{{Service: "api", N: 1 << 40, K: 17, Overdue: ms(750), Slower: 3.25}},
 			Own:      []merge.OwnCell{{Key: api1, N: 9, K: 3, Relayed: 2, Draining: true, LastOK: ms(80), Refused: ms(90), Started: ms(10)}},
 		},
 		Probes: []Probed{

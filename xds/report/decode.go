@@ -195,7 +195,10 @@ func (d *decoder) report(p *reportpb.Report, m moment) {
 		case c.GetK() > c.GetN():
 			m.out.refuse(BadCounts)
 		default:
-			r.Clusters = append(r.Clusters, merge.ClusterTotals{Service: c.GetService(), N: c.GetN(), K: c.GetK(), Overdue: unspan(c.GetOverdueMs())})
+			r.Clusters = append(r.Clusters, merge.ClusterTotals{
+				Service: c.GetService(), N: c.GetN(), K: c.GetK(), Overdue: unspan(c.GetOverdueMs()),
+				Slower: min(float64(c.GetSlowerPercent())/100, maxSlower),
+			})
 		}
 	}
 	for _, o := range p.GetOwn() {

@@ -906,7 +906,9 @@ type ClusterReport struct {
 	Service       string                 `protobuf:"bytes,1,opt,name=service,proto3" json:"service,omitempty"`
 	N             uint64                 `protobuf:"varint,2,opt,name=n,proto3" json:"n,omitempty"`
 	K             uint64                 `protobuf:"varint,3,opt,name=k,proto3" json:"k,omitempty"`
-	OverdueMs     uint32                 `protobuf:"varint,4,opt,name=overdue_ms,json=overdueMs,proto3" json:"overdue_ms,omitempty"` // the age from which on an answer is overdue here; 0: unknown
+	OverdueMs     uint32                 `protobuf:"varint,4,opt,name=overdue_ms,json=overdueMs,proto3" json:"overdue_ms,omitempty"`             // the age from which on an answer is overdue here; 0: unknown
+	SlowerPercent uint32                 `protobuf:"varint,5,opt,name=slower_percent,json=slowerPercent,proto3" json:"slower_percent,omitempty"` // what answers take now, of what is usual; 0: unknown
+	Latency       []*LatencyCount        `protobuf:"bytes,6,rep,name=latency,proto3" json:"latency,omitempty"`                                   // sampled answers by the time to their headers
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -969,6 +971,74 @@ func (x *ClusterReport) GetOverdueMs() uint32 {
 	return 0
 }
 
+func (x *ClusterReport) GetSlowerPercent() uint32 {
+	if x != nil {
+		return x.SlowerPercent
+	}
+	return 0
+}
+
+func (x *ClusterReport) GetLatency() []*LatencyCount {
+	if x != nil {
+		return x.Latency
+	}
+	return nil
+}
+
+// LatencyCount is one bucket: the first reaches to 0.1 ms, each further one is a
+// factor of 2^(1/8) wide. Counts only grow, modulo 2^32.
+type LatencyCount struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Bucket        uint32                 `protobuf:"varint,1,opt,name=bucket,proto3" json:"bucket,omitempty"` // 0 to 159
+	Count         uint32                 `protobuf:"varint,2,opt,name=count,proto3" json:"count,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *LatencyCount) Reset() {
+	*x = LatencyCount{}
+	mi := &file_report_proto_msgTypes[9]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *LatencyCount) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*LatencyCount) ProtoMessage() {}
+
+func (x *LatencyCount) ProtoReflect() protoreflect.Message {
+	mi := &file_report_proto_msgTypes[9]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use LatencyCount.ProtoReflect.Descriptor instead.
+func (*LatencyCount) Descriptor() ([]byte, []int) {
+	return file_report_proto_rawDescGZIP(), []int{9}
+}
+
+func (x *LatencyCount) GetBucket() uint32 {
+	if x != nil {
+		return x.Bucket
+	}
+	return 0
+}
+
+func (x *LatencyCount) GetCount() uint32 {
+	if x != nil {
+		return x.Count
+	}
+	return 0
+}
+
 // Counts only grow, modulo 2^32, since the incarnation began.
 type Counts struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -986,7 +1056,7 @@ type Counts struct {
 
 func (x *Counts) Reset() {
 	*x = Counts{}
-	mi := &file_report_proto_msgTypes[9]
+	mi := &file_report_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -998,7 +1068,7 @@ func (x *Counts) String() string {
 func (*Counts) ProtoMessage() {}
 
 func (x *Counts) ProtoReflect() protoreflect.Message {
-	mi := &file_report_proto_msgTypes[9]
+	mi := &file_report_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1011,7 +1081,7 @@ func (x *Counts) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Counts.ProtoReflect.Descriptor instead.
 func (*Counts) Descriptor() ([]byte, []int) {
-	return file_report_proto_rawDescGZIP(), []int{9}
+	return file_report_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *Counts) GetN() uint32 {
@@ -1089,7 +1159,7 @@ type EndpointReport struct {
 
 func (x *EndpointReport) Reset() {
 	*x = EndpointReport{}
-	mi := &file_report_proto_msgTypes[10]
+	mi := &file_report_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1101,7 +1171,7 @@ func (x *EndpointReport) String() string {
 func (*EndpointReport) ProtoMessage() {}
 
 func (x *EndpointReport) ProtoReflect() protoreflect.Message {
-	mi := &file_report_proto_msgTypes[10]
+	mi := &file_report_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1114,7 +1184,7 @@ func (x *EndpointReport) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use EndpointReport.ProtoReflect.Descriptor instead.
 func (*EndpointReport) Descriptor() ([]byte, []int) {
-	return file_report_proto_rawDescGZIP(), []int{10}
+	return file_report_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *EndpointReport) GetRef() uint32 {
@@ -1205,7 +1275,7 @@ type Point struct {
 
 func (x *Point) Reset() {
 	*x = Point{}
-	mi := &file_report_proto_msgTypes[11]
+	mi := &file_report_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1217,7 +1287,7 @@ func (x *Point) String() string {
 func (*Point) ProtoMessage() {}
 
 func (x *Point) ProtoReflect() protoreflect.Message {
-	mi := &file_report_proto_msgTypes[11]
+	mi := &file_report_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1230,7 +1300,7 @@ func (x *Point) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Point.ProtoReflect.Descriptor instead.
 func (*Point) Descriptor() ([]byte, []int) {
-	return file_report_proto_rawDescGZIP(), []int{11}
+	return file_report_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *Point) GetMonoMs() int64 {
@@ -1271,7 +1341,7 @@ type OwnReport struct {
 
 func (x *OwnReport) Reset() {
 	*x = OwnReport{}
-	mi := &file_report_proto_msgTypes[12]
+	mi := &file_report_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1283,7 +1353,7 @@ func (x *OwnReport) String() string {
 func (*OwnReport) ProtoMessage() {}
 
 func (x *OwnReport) ProtoReflect() protoreflect.Message {
-	mi := &file_report_proto_msgTypes[12]
+	mi := &file_report_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1296,7 +1366,7 @@ func (x *OwnReport) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use OwnReport.ProtoReflect.Descriptor instead.
 func (*OwnReport) Descriptor() ([]byte, []int) {
-	return file_report_proto_rawDescGZIP(), []int{12}
+	return file_report_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *OwnReport) GetKey() *EndpointKey {
@@ -1371,7 +1441,7 @@ type ProbeResult struct {
 
 func (x *ProbeResult) Reset() {
 	*x = ProbeResult{}
-	mi := &file_report_proto_msgTypes[13]
+	mi := &file_report_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1383,7 +1453,7 @@ func (x *ProbeResult) String() string {
 func (*ProbeResult) ProtoMessage() {}
 
 func (x *ProbeResult) ProtoReflect() protoreflect.Message {
-	mi := &file_report_proto_msgTypes[13]
+	mi := &file_report_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1396,7 +1466,7 @@ func (x *ProbeResult) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ProbeResult.ProtoReflect.Descriptor instead.
 func (*ProbeResult) Descriptor() ([]byte, []int) {
-	return file_report_proto_rawDescGZIP(), []int{13}
+	return file_report_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *ProbeResult) GetOrder() uint64 {
@@ -1461,7 +1531,7 @@ type PollAnswer struct {
 
 func (x *PollAnswer) Reset() {
 	*x = PollAnswer{}
-	mi := &file_report_proto_msgTypes[14]
+	mi := &file_report_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1473,7 +1543,7 @@ func (x *PollAnswer) String() string {
 func (*PollAnswer) ProtoMessage() {}
 
 func (x *PollAnswer) ProtoReflect() protoreflect.Message {
-	mi := &file_report_proto_msgTypes[14]
+	mi := &file_report_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1486,7 +1556,7 @@ func (x *PollAnswer) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PollAnswer.ProtoReflect.Descriptor instead.
 func (*PollAnswer) Descriptor() ([]byte, []int) {
-	return file_report_proto_rawDescGZIP(), []int{14}
+	return file_report_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *PollAnswer) GetPoll() uint64 {
@@ -1528,7 +1598,7 @@ type ProbationResult struct {
 
 func (x *ProbationResult) Reset() {
 	*x = ProbationResult{}
-	mi := &file_report_proto_msgTypes[15]
+	mi := &file_report_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1540,7 +1610,7 @@ func (x *ProbationResult) String() string {
 func (*ProbationResult) ProtoMessage() {}
 
 func (x *ProbationResult) ProtoReflect() protoreflect.Message {
-	mi := &file_report_proto_msgTypes[15]
+	mi := &file_report_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1553,7 +1623,7 @@ func (x *ProbationResult) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ProbationResult.ProtoReflect.Descriptor instead.
 func (*ProbationResult) Descriptor() ([]byte, []int) {
-	return file_report_proto_rawDescGZIP(), []int{15}
+	return file_report_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *ProbationResult) GetRef() uint32 {
@@ -1589,13 +1659,15 @@ type Down struct {
 	Shares        []*Share               `protobuf:"bytes,7,rep,name=shares,proto3" json:"shares,omitempty"`
 	Mute          *Mute                  `protobuf:"bytes,8,opt,name=mute,proto3" json:"mute,omitempty"`
 	Reincarnate   *Reincarnate           `protobuf:"bytes,9,opt,name=reincarnate,proto3" json:"reincarnate,omitempty"`
+	Settings      []*Settings            `protobuf:"bytes,10,rep,name=settings,proto3" json:"settings,omitempty"`
+	Weights       []*Weight              `protobuf:"bytes,11,rep,name=weights,proto3" json:"weights,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Down) Reset() {
 	*x = Down{}
-	mi := &file_report_proto_msgTypes[16]
+	mi := &file_report_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1607,7 +1679,7 @@ func (x *Down) String() string {
 func (*Down) ProtoMessage() {}
 
 func (x *Down) ProtoReflect() protoreflect.Message {
-	mi := &file_report_proto_msgTypes[16]
+	mi := &file_report_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1620,7 +1692,7 @@ func (x *Down) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Down.ProtoReflect.Descriptor instead.
 func (*Down) Descriptor() ([]byte, []int) {
-	return file_report_proto_rawDescGZIP(), []int{16}
+	return file_report_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *Down) GetWelcome() *Welcome {
@@ -1686,6 +1758,168 @@ func (x *Down) GetReincarnate() *Reincarnate {
 	return nil
 }
 
+func (x *Down) GetSettings() []*Settings {
+	if x != nil {
+		return x.Settings
+	}
+	return nil
+}
+
+func (x *Down) GetWeights() []*Weight {
+	if x != nil {
+		return x.Weights
+	}
+	return nil
+}
+
+// Settings are what all sidecars together know of a service. What they hold lapses.
+type Settings struct {
+	state   protoimpl.MessageState `protogen:"open.v1"`
+	Service string                 `protobuf:"bytes,1,opt,name=service,proto3" json:"service,omitempty"`
+	// How long answers take, from all endpoints to all callers; 0: unknown.
+	P50Us         uint32 `protobuf:"varint,2,opt,name=p50_us,json=p50Us,proto3" json:"p50_us,omitempty"`
+	P90Us         uint32 `protobuf:"varint,3,opt,name=p90_us,json=p90Us,proto3" json:"p90_us,omitempty"`
+	P99Us         uint32 `protobuf:"varint,4,opt,name=p99_us,json=p99Us,proto3" json:"p99_us,omitempty"`
+	ForMs         uint32 `protobuf:"varint,5,opt,name=for_ms,json=forMs,proto3" json:"for_ms,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Settings) Reset() {
+	*x = Settings{}
+	mi := &file_report_proto_msgTypes[18]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Settings) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Settings) ProtoMessage() {}
+
+func (x *Settings) ProtoReflect() protoreflect.Message {
+	mi := &file_report_proto_msgTypes[18]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Settings.ProtoReflect.Descriptor instead.
+func (*Settings) Descriptor() ([]byte, []int) {
+	return file_report_proto_rawDescGZIP(), []int{18}
+}
+
+func (x *Settings) GetService() string {
+	if x != nil {
+		return x.Service
+	}
+	return ""
+}
+
+func (x *Settings) GetP50Us() uint32 {
+	if x != nil {
+		return x.P50Us
+	}
+	return 0
+}
+
+func (x *Settings) GetP90Us() uint32 {
+	if x != nil {
+		return x.P90Us
+	}
+	return 0
+}
+
+func (x *Settings) GetP99Us() uint32 {
+	if x != nil {
+		return x.P99Us
+	}
+	return 0
+}
+
+func (x *Settings) GetForMs() uint32 {
+	if x != nil {
+		return x.ForMs
+	}
+	return 0
+}
+
+// Weight lowers the weight of an endpoint that is slow in the eyes of all callers.
+// What a sidecar believes by itself may lower it further.
+type Weight struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Ref           uint32                 `protobuf:"varint,1,opt,name=ref,proto3" json:"ref,omitempty"`
+	Weight        float64                `protobuf:"fixed64,2,opt,name=weight,proto3" json:"weight,omitempty"` // of its base weight, above 0; 1 takes the order back
+	ForMs         uint32                 `protobuf:"varint,3,opt,name=for_ms,json=forMs,proto3" json:"for_ms,omitempty"`
+	Reason        string                 `protobuf:"bytes,4,opt,name=reason,proto3" json:"reason,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Weight) Reset() {
+	*x = Weight{}
+	mi := &file_report_proto_msgTypes[19]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Weight) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Weight) ProtoMessage() {}
+
+func (x *Weight) ProtoReflect() protoreflect.Message {
+	mi := &file_report_proto_msgTypes[19]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Weight.ProtoReflect.Descriptor instead.
+func (*Weight) Descriptor() ([]byte, []int) {
+	return file_report_proto_rawDescGZIP(), []int{19}
+}
+
+func (x *Weight) GetRef() uint32 {
+	if x != nil {
+		return x.Ref
+	}
+	return 0
+}
+
+func (x *Weight) GetWeight() float64 {
+	if x != nil {
+		return x.Weight
+	}
+	return 0
+}
+
+func (x *Weight) GetForMs() uint32 {
+	if x != nil {
+		return x.ForMs
+	}
+	return 0
+}
+
+func (x *Weight) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
 type Welcome struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Version       *Version               `protobuf:"bytes,1,opt,name=version,proto3" json:"version,omitempty"`
@@ -1696,7 +1930,7 @@ type Welcome struct {
 
 func (x *Welcome) Reset() {
 	*x = Welcome{}
-	mi := &file_report_proto_msgTypes[17]
+	mi := &file_report_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1708,7 +1942,7 @@ func (x *Welcome) String() string {
 func (*Welcome) ProtoMessage() {}
 
 func (x *Welcome) ProtoReflect() protoreflect.Message {
-	mi := &file_report_proto_msgTypes[17]
+	mi := &file_report_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1721,7 +1955,7 @@ func (x *Welcome) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Welcome.ProtoReflect.Descriptor instead.
 func (*Welcome) Descriptor() ([]byte, []int) {
-	return file_report_proto_rawDescGZIP(), []int{17}
+	return file_report_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *Welcome) GetVersion() *Version {
@@ -1754,7 +1988,7 @@ type ProbeOrder struct {
 
 func (x *ProbeOrder) Reset() {
 	*x = ProbeOrder{}
-	mi := &file_report_proto_msgTypes[18]
+	mi := &file_report_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1766,7 +2000,7 @@ func (x *ProbeOrder) String() string {
 func (*ProbeOrder) ProtoMessage() {}
 
 func (x *ProbeOrder) ProtoReflect() protoreflect.Message {
-	mi := &file_report_proto_msgTypes[18]
+	mi := &file_report_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1779,7 +2013,7 @@ func (x *ProbeOrder) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ProbeOrder.ProtoReflect.Descriptor instead.
 func (*ProbeOrder) Descriptor() ([]byte, []int) {
-	return file_report_proto_rawDescGZIP(), []int{18}
+	return file_report_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *ProbeOrder) GetOrder() uint64 {
@@ -1842,7 +2076,7 @@ type Poll struct {
 
 func (x *Poll) Reset() {
 	*x = Poll{}
-	mi := &file_report_proto_msgTypes[19]
+	mi := &file_report_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1854,7 +2088,7 @@ func (x *Poll) String() string {
 func (*Poll) ProtoMessage() {}
 
 func (x *Poll) ProtoReflect() protoreflect.Message {
-	mi := &file_report_proto_msgTypes[19]
+	mi := &file_report_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1867,7 +2101,7 @@ func (x *Poll) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Poll.ProtoReflect.Descriptor instead.
 func (*Poll) Descriptor() ([]byte, []int) {
-	return file_report_proto_rawDescGZIP(), []int{19}
+	return file_report_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *Poll) GetPoll() uint64 {
@@ -1907,7 +2141,7 @@ type PingLease struct {
 
 func (x *PingLease) Reset() {
 	*x = PingLease{}
-	mi := &file_report_proto_msgTypes[20]
+	mi := &file_report_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1919,7 +2153,7 @@ func (x *PingLease) String() string {
 func (*PingLease) ProtoMessage() {}
 
 func (x *PingLease) ProtoReflect() protoreflect.Message {
-	mi := &file_report_proto_msgTypes[20]
+	mi := &file_report_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1932,7 +2166,7 @@ func (x *PingLease) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PingLease.ProtoReflect.Descriptor instead.
 func (*PingLease) Descriptor() ([]byte, []int) {
-	return file_report_proto_rawDescGZIP(), []int{20}
+	return file_report_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *PingLease) GetLease() uint64 {
@@ -1995,7 +2229,7 @@ type Watch struct {
 
 func (x *Watch) Reset() {
 	*x = Watch{}
-	mi := &file_report_proto_msgTypes[21]
+	mi := &file_report_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2007,7 +2241,7 @@ func (x *Watch) String() string {
 func (*Watch) ProtoMessage() {}
 
 func (x *Watch) ProtoReflect() protoreflect.Message {
-	mi := &file_report_proto_msgTypes[21]
+	mi := &file_report_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2020,7 +2254,7 @@ func (x *Watch) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Watch.ProtoReflect.Descriptor instead.
 func (*Watch) Descriptor() ([]byte, []int) {
-	return file_report_proto_rawDescGZIP(), []int{21}
+	return file_report_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *Watch) GetRef() uint32 {
@@ -2052,7 +2286,7 @@ type Share struct {
 
 func (x *Share) Reset() {
 	*x = Share{}
-	mi := &file_report_proto_msgTypes[22]
+	mi := &file_report_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2064,7 +2298,7 @@ func (x *Share) String() string {
 func (*Share) ProtoMessage() {}
 
 func (x *Share) ProtoReflect() protoreflect.Message {
-	mi := &file_report_proto_msgTypes[22]
+	mi := &file_report_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2077,7 +2311,7 @@ func (x *Share) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Share.ProtoReflect.Descriptor instead.
 func (*Share) Descriptor() ([]byte, []int) {
-	return file_report_proto_rawDescGZIP(), []int{22}
+	return file_report_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *Share) GetRef() uint32 {
@@ -2126,7 +2360,7 @@ type Mute struct {
 
 func (x *Mute) Reset() {
 	*x = Mute{}
-	mi := &file_report_proto_msgTypes[23]
+	mi := &file_report_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2138,7 +2372,7 @@ func (x *Mute) String() string {
 func (*Mute) ProtoMessage() {}
 
 func (x *Mute) ProtoReflect() protoreflect.Message {
-	mi := &file_report_proto_msgTypes[23]
+	mi := &file_report_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2151,7 +2385,7 @@ func (x *Mute) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Mute.ProtoReflect.Descriptor instead.
 func (*Mute) Descriptor() ([]byte, []int) {
-	return file_report_proto_rawDescGZIP(), []int{23}
+	return file_report_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *Mute) GetReason() string {
@@ -2179,7 +2413,7 @@ type Reincarnate struct {
 
 func (x *Reincarnate) Reset() {
 	*x = Reincarnate{}
-	mi := &file_report_proto_msgTypes[24]
+	mi := &file_report_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2191,7 +2425,7 @@ func (x *Reincarnate) String() string {
 func (*Reincarnate) ProtoMessage() {}
 
 func (x *Reincarnate) ProtoReflect() protoreflect.Message {
-	mi := &file_report_proto_msgTypes[24]
+	mi := &file_report_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2204,7 +2438,7 @@ func (x *Reincarnate) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Reincarnate.ProtoReflect.Descriptor instead.
 func (*Reincarnate) Descriptor() ([]byte, []int) {
-	return file_report_proto_rawDescGZIP(), []int{24}
+	return file_report_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *Reincarnate) GetReason() string {
@@ -2264,13 +2498,18 @@ const file_report_proto_rawDesc = "" +
 	"\x03lhm\x18\x02 \x01(\rR\x03lhm\x12=\n" +
 	"\bclusters\x18\x03 \x03(\v2!.overhear.report.v1.ClusterReportR\bclusters\x12@\n" +
 	"\tendpoints\x18\x04 \x03(\v2\".overhear.report.v1.EndpointReportR\tendpoints\x12/\n" +
-	"\x03own\x18\x05 \x03(\v2\x1d.overhear.report.v1.OwnReportR\x03own\"d\n" +
+	"\x03own\x18\x05 \x03(\v2\x1d.overhear.report.v1.OwnReportR\x03own\"\xc7\x01\n" +
 	"\rClusterReport\x12\x18\n" +
 	"\aservice\x18\x01 \x01(\tR\aservice\x12\f\n" +
 	"\x01n\x18\x02 \x01(\x04R\x01n\x12\f\n" +
 	"\x01k\x18\x03 \x01(\x04R\x01k\x12\x1d\n" +
 	"\n" +
-	"overdue_ms\x18\x04 \x01(\rR\toverdueMs\"\xa8\x01\n" +
+	"overdue_ms\x18\x04 \x01(\rR\toverdueMs\x12%\n" +
+	"\x0eslower_percent\x18\x05 \x01(\rR\rslowerPercent\x12:\n" +
+	"\alatency\x18\x06 \x03(\v2 .overhear.report.v1.LatencyCountR\alatency\"<\n" +
+	"\fLatencyCount\x12\x16\n" +
+	"\x06bucket\x18\x01 \x01(\rR\x06bucket\x12\x14\n" +
+	"\x05count\x18\x02 \x01(\rR\x05count\"\xa8\x01\n" +
 	"\x06Counts\x12\f\n" +
 	"\x01n\x18\x01 \x01(\rR\x01n\x12\x12\n" +
 	"\x04conn\x18\x02 \x01(\rR\x04conn\x12\x18\n" +
@@ -2327,7 +2566,7 @@ const file_report_proto_rawDesc = "" +
 	"\x0fProbationResult\x12\x10\n" +
 	"\x03ref\x18\x01 \x01(\rR\x03ref\x12\x14\n" +
 	"\x05epoch\x18\x02 \x01(\x04R\x05epoch\x122\n" +
-	"\x06counts\x18\x03 \x01(\v2\x1a.overhear.report.v1.CountsR\x06counts\"\xcf\x03\n" +
+	"\x06counts\x18\x03 \x01(\v2\x1a.overhear.report.v1.CountsR\x06counts\"\xbf\x04\n" +
 	"\x04Down\x125\n" +
 	"\awelcome\x18\x01 \x01(\v2\x1b.overhear.report.v1.WelcomeR\awelcome\x126\n" +
 	"\x06probes\x18\x02 \x03(\v2\x1e.overhear.report.v1.ProbeOrderR\x06probes\x12\x18\n" +
@@ -2337,7 +2576,21 @@ const file_report_proto_rawDesc = "" +
 	"\awatches\x18\x06 \x03(\v2\x19.overhear.report.v1.WatchR\awatches\x121\n" +
 	"\x06shares\x18\a \x03(\v2\x19.overhear.report.v1.ShareR\x06shares\x12,\n" +
 	"\x04mute\x18\b \x01(\v2\x18.overhear.report.v1.MuteR\x04mute\x12A\n" +
-	"\vreincarnate\x18\t \x01(\v2\x1f.overhear.report.v1.ReincarnateR\vreincarnate\"d\n" +
+	"\vreincarnate\x18\t \x01(\v2\x1f.overhear.report.v1.ReincarnateR\vreincarnate\x128\n" +
+	"\bsettings\x18\n" +
+	" \x03(\v2\x1c.overhear.report.v1.SettingsR\bsettings\x124\n" +
+	"\aweights\x18\v \x03(\v2\x1a.overhear.report.v1.WeightR\aweights\"\x80\x01\n" +
+	"\bSettings\x12\x18\n" +
+	"\aservice\x18\x01 \x01(\tR\aservice\x12\x15\n" +
+	"\x06p50_us\x18\x02 \x01(\rR\x05p50Us\x12\x15\n" +
+	"\x06p90_us\x18\x03 \x01(\rR\x05p90Us\x12\x15\n" +
+	"\x06p99_us\x18\x04 \x01(\rR\x05p99Us\x12\x15\n" +
+	"\x06for_ms\x18\x05 \x01(\rR\x05forMs\"a\n" +
+	"\x06Weight\x12\x10\n" +
+	"\x03ref\x18\x01 \x01(\rR\x03ref\x12\x16\n" +
+	"\x06weight\x18\x02 \x01(\x01R\x06weight\x12\x15\n" +
+	"\x06for_ms\x18\x03 \x01(\rR\x05forMs\x12\x16\n" +
+	"\x06reason\x18\x04 \x01(\tR\x06reason\"d\n" +
 	"\aWelcome\x125\n" +
 	"\aversion\x18\x01 \x01(\v2\x1b.overhear.report.v1.VersionR\aversion\x12\"\n" +
 	"\fcapabilities\x18\x02 \x03(\tR\fcapabilities\"\xe0\x01\n" +
@@ -2435,7 +2688,7 @@ func file_report_proto_rawDescGZIP() []byte {
 }
 
 var file_report_proto_enumTypes = make([]protoimpl.EnumInfo, 5)
-var file_report_proto_msgTypes = make([]protoimpl.MessageInfo, 26)
+var file_report_proto_msgTypes = make([]protoimpl.MessageInfo, 29)
 var file_report_proto_goTypes = []any{
 	(State)(0),              // 0: overhear.report.v1.State
 	(Rule)(0),               // 1: overhear.report.v1.Rule
@@ -2451,33 +2704,36 @@ var file_report_proto_goTypes = []any{
 	(*Declare)(nil),         // 11: overhear.report.v1.Declare
 	(*Report)(nil),          // 12: overhear.report.v1.Report
 	(*ClusterReport)(nil),   // 13: overhear.report.v1.ClusterReport
-	(*Counts)(nil),          // 14: overhear.report.v1.Counts
-	(*EndpointReport)(nil),  // 15: overhear.report.v1.EndpointReport
-	(*Point)(nil),           // 16: overhear.report.v1.Point
-	(*OwnReport)(nil),       // 17: overhear.report.v1.OwnReport
-	(*ProbeResult)(nil),     // 18: overhear.report.v1.ProbeResult
-	(*PollAnswer)(nil),      // 19: overhear.report.v1.PollAnswer
-	(*ProbationResult)(nil), // 20: overhear.report.v1.ProbationResult
-	(*Down)(nil),            // 21: overhear.report.v1.Down
-	(*Welcome)(nil),         // 22: overhear.report.v1.Welcome
-	(*ProbeOrder)(nil),      // 23: overhear.report.v1.ProbeOrder
-	(*Poll)(nil),            // 24: overhear.report.v1.Poll
-	(*PingLease)(nil),       // 25: overhear.report.v1.PingLease
-	(*Watch)(nil),           // 26: overhear.report.v1.Watch
-	(*Share)(nil),           // 27: overhear.report.v1.Share
-	(*Mute)(nil),            // 28: overhear.report.v1.Mute
-	(*Reincarnate)(nil),     // 29: overhear.report.v1.Reincarnate
-	nil,                     // 30: overhear.report.v1.Hello.LabelsEntry
+	(*LatencyCount)(nil),    // 14: overhear.report.v1.LatencyCount
+	(*Counts)(nil),          // 15: overhear.report.v1.Counts
+	(*EndpointReport)(nil),  // 16: overhear.report.v1.EndpointReport
+	(*Point)(nil),           // 17: overhear.report.v1.Point
+	(*OwnReport)(nil),       // 18: overhear.report.v1.OwnReport
+	(*ProbeResult)(nil),     // 19: overhear.report.v1.ProbeResult
+	(*PollAnswer)(nil),      // 20: overhear.report.v1.PollAnswer
+	(*ProbationResult)(nil), // 21: overhear.report.v1.ProbationResult
+	(*Down)(nil),            // 22: overhear.report.v1.Down
+	(*Settings)(nil),        // 23: overhear.report.v1.Settings
+	(*Weight)(nil),          // 24: overhear.report.v1.Weight
+	(*Welcome)(nil),         // 25: overhear.report.v1.Welcome
+	(*ProbeOrder)(nil),      // 26: overhear.report.v1.ProbeOrder
+	(*Poll)(nil),            // 27: overhear.report.v1.Poll
+	(*PingLease)(nil),       // 28: overhear.report.v1.PingLease
+	(*Watch)(nil),           // 29: overhear.report.v1.Watch
+	(*Share)(nil),           // 30: overhear.report.v1.Share
+	(*Mute)(nil),            // 31: overhear.report.v1.Mute
+	(*Reincarnate)(nil),     // 32: overhear.report.v1.Reincarnate
+	nil,                     // 33: overhear.report.v1.Hello.LabelsEntry
 }
 var file_report_proto_depIdxs = []int32{
 	6,  // 0: overhear.report.v1.Up.hello:type_name -> overhear.report.v1.Hello
 	11, // 1: overhear.report.v1.Up.declare:type_name -> overhear.report.v1.Declare
-	18, // 2: overhear.report.v1.Up.probe_results:type_name -> overhear.report.v1.ProbeResult
-	19, // 3: overhear.report.v1.Up.poll_answers:type_name -> overhear.report.v1.PollAnswer
-	20, // 4: overhear.report.v1.Up.probation_results:type_name -> overhear.report.v1.ProbationResult
+	19, // 2: overhear.report.v1.Up.probe_results:type_name -> overhear.report.v1.ProbeResult
+	20, // 3: overhear.report.v1.Up.poll_answers:type_name -> overhear.report.v1.PollAnswer
+	21, // 4: overhear.report.v1.Up.probation_results:type_name -> overhear.report.v1.ProbationResult
 	12, // 5: overhear.report.v1.Up.report:type_name -> overhear.report.v1.Report
 	7,  // 6: overhear.report.v1.Hello.version:type_name -> overhear.report.v1.Version
-	30, // 7: overhear.report.v1.Hello.labels:type_name -> overhear.report.v1.Hello.LabelsEntry
+	33, // 7: overhear.report.v1.Hello.labels:type_name -> overhear.report.v1.Hello.LabelsEntry
 	8,  // 8: overhear.report.v1.Hello.own:type_name -> overhear.report.v1.OwnInstance
 	10, // 9: overhear.report.v1.Hello.held:type_name -> overhear.report.v1.HeldVerdict
 	9,  // 10: overhear.report.v1.OwnInstance.key:type_name -> overhear.report.v1.EndpointKey
@@ -2486,37 +2742,40 @@ var file_report_proto_depIdxs = []int32{
 	1,  // 13: overhear.report.v1.HeldVerdict.rule:type_name -> overhear.report.v1.Rule
 	9,  // 14: overhear.report.v1.Declare.key:type_name -> overhear.report.v1.EndpointKey
 	13, // 15: overhear.report.v1.Report.clusters:type_name -> overhear.report.v1.ClusterReport
-	15, // 16: overhear.report.v1.Report.endpoints:type_name -> overhear.report.v1.EndpointReport
-	17, // 17: overhear.report.v1.Report.own:type_name -> overhear.report.v1.OwnReport
-	14, // 18: overhear.report.v1.EndpointReport.counts:type_name -> overhear.report.v1.Counts
-	0,  // 19: overhear.report.v1.EndpointReport.state:type_name -> overhear.report.v1.State
-	2,  // 20: overhear.report.v1.EndpointReport.witness:type_name -> overhear.report.v1.Level
-	16, // 21: overhear.report.v1.EndpointReport.history:type_name -> overhear.report.v1.Point
-	9,  // 22: overhear.report.v1.OwnReport.key:type_name -> overhear.report.v1.EndpointKey
-	2,  // 23: overhear.report.v1.ProbeResult.level:type_name -> overhear.report.v1.Level
-	4,  // 24: overhear.report.v1.ProbeResult.outcome:type_name -> overhear.report.v1.ProbeOutcome
-	15, // 25: overhear.report.v1.PollAnswer.endpoint:type_name -> overhear.report.v1.EndpointReport
-	16, // 26: overhear.report.v1.PollAnswer.then:type_name -> overhear.report.v1.Point
-	14, // 27: overhear.report.v1.ProbationResult.counts:type_name -> overhear.report.v1.Counts
-	22, // 28: overhear.report.v1.Down.welcome:type_name -> overhear.report.v1.Welcome
-	23, // 29: overhear.report.v1.Down.probes:type_name -> overhear.report.v1.ProbeOrder
-	24, // 30: overhear.report.v1.Down.polls:type_name -> overhear.report.v1.Poll
-	25, // 31: overhear.report.v1.Down.leases:type_name -> overhear.report.v1.PingLease
-	26, // 32: overhear.report.v1.Down.watches:type_name -> overhear.report.v1.Watch
-	27, // 33: overhear.report.v1.Down.shares:type_name -> overhear.report.v1.Share
-	28, // 34: overhear.report.v1.Down.mute:type_name -> overhear.report.v1.Mute
-	29, // 35: overhear.report.v1.Down.reincarnate:type_name -> overhear.report.v1.Reincarnate
-	7,  // 36: overhear.report.v1.Welcome.version:type_name -> overhear.report.v1.Version
-	2,  // 37: overhear.report.v1.ProbeOrder.level:type_name -> overhear.report.v1.Level
-	3,  // 38: overhear.report.v1.ProbeOrder.ping:type_name -> overhear.report.v1.Ping
-	3,  // 39: overhear.report.v1.PingLease.ping:type_name -> overhear.report.v1.Ping
-	5,  // 40: overhear.report.v1.EvidenceService.Stream:input_type -> overhear.report.v1.Up
-	21, // 41: overhear.report.v1.EvidenceService.Stream:output_type -> overhear.report.v1.Down
-	41, // [41:42] is the sub-list for method output_type
-	40, // [40:41] is the sub-list for method input_type
-	40, // [40:40] is the sub-list for extension type_name
-	40, // [40:40] is the sub-list for extension extendee
-	0,  // [0:40] is the sub-list for field type_name
+	16, // 16: overhear.report.v1.Report.endpoints:type_name -> overhear.report.v1.EndpointReport
+	18, // 17: overhear.report.v1.Report.own:type_name -> overhear.report.v1.OwnReport
+	14, // 18: overhear.report.v1.ClusterReport.latency:type_name -> overhear.report.v1.LatencyCount
+	15, // 19: overhear.report.v1.EndpointReport.counts:type_name -> overhear.report.v1.Counts
+	0,  // 20: overhear.report.v1.EndpointReport.state:type_name -> overhear.report.v1.State
+	2,  // 21: overhear.report.v1.EndpointReport.witness:type_name -> overhear.report.v1.Level
+	17, // 22: overhear.report.v1.EndpointReport.history:type_name -> overhear.report.v1.Point
+	9,  // 23: overhear.report.v1.OwnReport.key:type_name -> overhear.report.v1.EndpointKey
+	2,  // 24: overhear.report.v1.ProbeResult.level:type_name -> overhear.report.v1.Level
+	4,  // 25: overhear.report.v1.ProbeResult.outcome:type_name -> overhear.report.v1.ProbeOutcome
+	16, // 26: overhear.report.v1.PollAnswer.endpoint:type_name -> overhear.report.v1.EndpointReport
+	17, // 27: overhear.report.v1.PollAnswer.then:type_name -> overhear.report.v1.Point
+	15, // 28: overhear.report.v1.ProbationResult.counts:type_name -> overhear.report.v1.Counts
+	25, // 29: overhear.report.v1.Down.welcome:type_name -> overhear.report.v1.Welcome
+	26, // 30: overhear.report.v1.Down.probes:type_name -> overhear.report.v1.ProbeOrder
+	27, // 31: overhear.report.v1.Down.polls:type_name -> overhear.report.v1.Poll
+	28, // 32: overhear.report.v1.Down.leases:type_name -> overhear.report.v1.PingLease
+	29, // 33: overhear.report.v1.Down.watches:type_name -> overhear.report.v1.Watch
+	30, // 34: overhear.report.v1.Down.shares:type_name -> overhear.report.v1.Share
+	31, // 35: overhear.report.v1.Down.mute:type_name -> overhear.report.v1.Mute
+	32, // 36: overhear.report.v1.Down.reincarnate:type_name -> overhear.report.v1.Reincarnate
+	23, // 37: overhear.report.v1.Down.settings:type_name -> overhear.report.v1.Settings
+	24, // 38: overhear.report.v1.Down.weights:type_name -> overhear.report.v1.Weight
+	7,  // 39: overhear.report.v1.Welcome.version:type_name -> overhear.report.v1.Version
+	2,  // 40: overhear.report.v1.ProbeOrder.level:type_name -> overhear.report.v1.Level
+	3,  // 41: overhear.report.v1.ProbeOrder.ping:type_name -> overhear.report.v1.Ping
+	3,  // 42: overhear.report.v1.PingLease.ping:type_name -> overhear.report.v1.Ping
+	5,  // 43: overhear.report.v1.EvidenceService.Stream:input_type -> overhear.report.v1.Up
+	22, // 44: overhear.report.v1.EvidenceService.Stream:output_type -> overhear.report.v1.Down
+	44, // [44:45] is the sub-list for method output_type
+	43, // [43:44] is the sub-list for method input_type
+	43, // [43:43] is the sub-list for extension type_name
+	43, // [43:43] is the sub-list for extension extendee
+	0,  // [0:43] is the sub-list for field type_name
 }
 
 func init() { file_report_proto_init() }
@@ -2530,7 +2789,7 @@ func file_report_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_report_proto_rawDesc), len(file_report_proto_rawDesc)),
 			NumEnums:      5,
-			NumMessages:   26,
+			NumMessages:   29,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -27,7 +27,7 @@ type reporter struct {
 	watches  []time.Duration // by endpoint, until
 	watching int
 	trials   []trial
-	totals   merge.ClusterTotals
+	totals   cadence.Totals
 }
 
 // probed is the answer to an order.
@@ -74,7 +74,7 @@ func (r *reporter) id() string { return "c" + strconv.Itoa(r.s.index) }
 func (r *reporter) hello() {
 	clear(r.told)
 	clear(r.watches)
-	r.totals = merge.ClusterTotals{}
+	r.totals = cadence.Totals{}
 	r.results, r.polls, r.trials, r.watching = nil, nil, nil, 0
 	clear(r.s.orderOf)
 	r.topic.Rename()
@@ -191,11 +191,8 @@ func (r *reporter) weigh(turn *cadence.Turn, m *message, rep *merge.Report) {
 	}
 	r.polls = r.polls[:0]
 	rep.LHM = sum.LHM
-	if turn.Summary {
-		if t := (merge.ClusterTotals{Service: service, N: sum.N, K: sum.K, Overdue: sum.Overdue}); t != r.totals {
-			r.totals = t
-			rep.Clusters = append(rep.Clusters, t)
-		}
+	if t, tell := r.totals.Weigh(turn, service, &sum); tell {
+		rep.Clusters = append(rep.Clusters, t)
 	}
 	at := 0
 	for i := range evidence {

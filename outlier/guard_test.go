@@ -1,0 +1,121 @@
+package outlier
+
+import (
+	"strings"
+	"testing"
+	"time"
+)
+
+func TestInAGroupInTroubleOnlyWhatFailsNearlyEverythingMayLeave(t *testing.T) {
+	troubled := Surroundings{W: 0.02, Worst: 0.1, Usual: 0.001, failed: 40}
+	slow := Surroundings{Usual: 0.001, Slower: 20}
+	for _, tt := range []struct {
+		name string
+		self Tally
+		s    Surroundings
+		pass bool
+		says string
+	}{
+		{"a burst in an overload", Tally{41, 10}, troubled, false, "in trouble"},
+		{"half of a long while, amid errors", Tally{400, 200}, troubled, false, "in trouble"},
+		{"nearly everything, amid errors", Tally{20, 18}, troubled, true, "in trouble"},
+		{"a burst while all queue", Tally{41, 10}, slow, false, "20.0 times as long"},
+		{"everything while all queue", Tally{10, 10}, slow, true, "20.0 times as long"},
+		{"a burst, and the others are as always", Tally{41, 10}, Surroundings{Worst: 0.01, Usual: 0.001, failed: 5}, true, "others fail at 0.0 %"},
+		{"two failures of the others are chance", Tally{41, 10}, Surroundings{Worst: 0.3, Usual: 0.001, failed: 2}, true, ""},
+		{"a group that is used to it", Tally{41, 20}, Surroundings{W: 0.1, Worst: 0.1, Usual: 0.1, failed: 40}, true, ""},
+		{"three times as slow is the least", Tally{41, 10}, Surroundings{Slower: 2.9}, true, ""},
+	} {
+		g := Guard(tt.self, tt.s, false)
+		if g.Pass != tt.pass || !strings.Contains(g.String(), tt.says) {
+			t.Errorf("%s: pass %v, %q; want %v and %q", tt.name, g.Pass, g.String(), tt.pass, tt.says)
+		}
+		if slowly := Guard(tt.self, tt.s, true); tt.s.Trouble() != "" && slowly.Pass != tt.pass {
+			t.Errorf("%s: the slow test passes %v, want %v as well", tt.name, slowly.Pass, tt.pass)
+		}
+	}
+}
+
+func TestTheWorstOfSeveralWindowsCounts(t *testing.T) {
+	rates := func(n, k int64) Ratios { return NewRatios([]Tally{{n, k}, {n, k}, {n, k}, {10, 10}}) }
+	s := Surroundings{Usual: 0.001}
+	self := Tally{10, 10}
+	s.See(rates(10, 0), self, true)
+	s.See(rates(100, 10), self, false)
+	s.See(rates(300, 10), self, false)
+	if s.W != 0 || s.Worst != 0.1 || s.failed != 30 {
+		t.Errorf("got %+v, want W 0 of the first window and Worst 0.1 by 30 failures of the second", s)
+	}
+	if got := s.Trouble(); got != "errors" {
+		t.Errorf("trouble %q, want errors", got)
+	}
+}
+
+func TestWhatIsUsualIsTheLowestOfTwoMinutes(t *testing.T) {
+	var u Usual
+	if got := u.Rate(); got != FirstErrorRate {
+		t.Errorf("before anything is known: %v, want %v", got, FirstErrorRate)
+	}
+	now := time.Hour
+	for ; now < time.Hour+10*time.Minute; now += second {
+		u.Note(0.001, now)
+	}
+	began := now
+	for ; u.Rate() == 0.001; now += second {
+		u.Note(0.1, now)
+	}
+	if took := now - began; took < 90*second || took > 121*second {
+		t.Errorf("trouble became usual after %v, want 90 s to 2 min", took)
+	}
+	u.Note(0.002, now+second)
+	if got := u.Rate(); got != 0.002 {
+		t.Errorf("better times: %v, want 0.002 at once", got)
+	}
+	u.Note(0.3, now+time.Hour) // nothing was noted in between
+	if got := u.Rate(); got != 0.3 {
+		t.Errorf("after an hour: %v, want 0.3", got)
+	}
+}
+
+func TestACapacityCollapseEjectsNobody(t *testing.T) {
+	for _, capacity := range []float64{45, 35, 20} {
+		ejected, runs := 0, 5
+		for seed := range uint64(runs) {
+			w := newWorld(t, 10, seed)
+			w.load(500, 80*second)
+			w.run(30 * second)
+			for _, h := range w.hosts {
+				h.capacity = capacity
+			}
+			w.run(60 * second)
+			ejected += w.count(Ejected)
+			if w.failed < 100 {
+				t.Fatalf("capacity %v: %d requests failed: that is no overload", capacity, w.failed)
+			}
+			for _, h := range w.hosts {
+				h.capacity = 0
+			}
+			w.hosts["e04"].errors = 0.9
+			w.run(80 * second)
+			w.want("e04", Ejected, 60*second)
+		}
+		if 5*ejected > runs {
+			t.Errorf("capacity %v: %d ejections in %d overloads of 30 s, want at most 1 in 5", capacity, ejected, runs)
+		}
+	}
+}
+
+func TestASlowGroupKeepsItsBalance(t *testing.T) {
+	w := newWorld(t, 10, 1)
+	w.load(500, 60*second)
+	w.run(30 * second)
+	for _, h := range w.hosts {
+		h.latency *= 10
+	}
+	w.run(60 * second)
+	for _, c := range w.changes {
+		if c.Rule == RuleLatency && c.Explain.Weight < slowAlike {
+			t.Errorf("%v %s: weight %.2f, want nobody's to fall much while all are slow", c.At, c.ID, c.Explain.Weight)
+		}
+	}
+}

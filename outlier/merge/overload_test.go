@@ -1,0 +1,55 @@
+package merge
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+)
+
+// slowFor has reports of the first callers say that answers take ten times as long as
+// usual, and those of the others that they do not.
+func slowFor(callers int) func(Report) []Report {
+	return func(r Report) []Report {
+		slower := 1.0
+		for i := range callers {
+			if r.Reporter == fmt.Sprintf("caller%03d", i) {
+				slower = 10
+			}
+		}
+		r.Clusters = append(r.Clusters, ClusterTotals{Service: "api", Slower: slower})
+		return []Report{r}
+	}
+}
+
+func TestAnEndpointThatFailsWhileAllQueueIsNotSingledOut(t *testing.T) {
+	for _, tt := range []struct {
+		name   string
+		slow   int // of ten callers
+		errors float64
+		out    bool
+	}{
+		{"nobody finds the group slow", 0, 0.4, true},
+		{"a few do", 3, 0.4, true},
+		{"most do", 8, 0.4, false},
+		{"most do, and it answers nothing any more", 8, 1, true},
+	} {
+		f := newFleet(t, mesh{callers: 10, endpoints: 10, zones: twoZones, rate: 50, base: 0.001, seed: 7})
+		f.tamper = slowFor(tt.slow)
+		f.run(60 * time.Second)
+		f.targets[3].fault = f.sometimes(tt.errors)
+		_, out := f.ejected(3, 10*time.Second)
+		if out != tt.out {
+			t.Errorf("%s: ejected %v, want %v\n%v", tt.name, out, tt.out, describe(f.changes))
+		}
+		told := slices.ContainsFunc(f.changes, func(c Change) bool {
+			return c.Refused == "group" && slices.ContainsFunc(c.Verdict.Explain.Guards, func(g Guard) bool {
+				return g.Name == "group" && strings.Contains(g.Detail, "10.0 times as long")
+			})
+		})
+		if told == tt.out && tt.errors < 1 {
+			t.Errorf("%s: a refusal that says why: %v, want %v", tt.name, told, !tt.out)
+		}
+	}
+}
