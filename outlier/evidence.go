@@ -29,6 +29,7 @@ func (d *Detector) Evidence(now time.Duration) []Evidence {
 		if e.LastHard > e.LastOK && now-e.LastHard <= witnessFor {
 			e.Witness, e.WitnessAt = Level(hard&3), e.LastHard
 		}
+		e.Relief = m.fleet.state() == Suspended && e.LastOK > m.fleet.at
 		if e.Excursion {
 			e.Routes = slices.Clone(m.exc.routes)
 			e.History = d.history(m)

@@ -18,6 +18,7 @@ const (
 type central struct {
 	verdict  Verdict
 	at       time.Duration // when the verdict's ramp began
+	answered time.Duration // the newest answer that was looked at while it is suspended
 	lapsed   bool          // the control plane is gone for too long
 	finished bool          // the ramp is over
 
@@ -79,6 +80,7 @@ func (d *Detector) applyFleet(m *member, v Verdict, now time.Duration) {
 	}
 	held.verdict, held.at, held.lapsed, held.finished = v, now-v.RampAge, false, false
 	d.stale = true
+	m.watch()
 	if was != v.State {
 		d.pending = append(d.pending, Change{
 			ID: m.ID, From: was, To: v.State, Rule: v.Rule, At: now, Fleet: true,
@@ -166,8 +168,13 @@ func (d *Detector) followFleet(m *member, now time.Duration, r *Result) {
 			r.Changes = append(r.Changes, Change{ID: m.ID, From: Ramp, To: In, Rule: f.verdict.Rule, At: now, Fleet: true})
 		}
 	case Suspended:
+		if at := m.answerEnd(); at > max(f.at, f.answered) {
+			f.answered = at
+			r.Urgency = UrgencyHard // all others wait for this
+		}
 		if d.gone && now-d.goneAt >= suspendLapse {
 			f.lapsed = true
+			m.watch()
 			r.Changes = append(r.Changes, Change{ID: m.ID, From: Suspended, To: In, Rule: f.verdict.Rule, At: now, Fleet: true})
 		}
 	case Ejected, Probing, Probation:

@@ -2,6 +2,7 @@ package outlier
 
 import (
 	"fmt"
+	"slices"
 	"testing"
 	"time"
 )
@@ -205,6 +206,32 @@ func TestASuspensionOfTheFleetTricklesOnlyThroughShares(t *testing.T) {
 	w.run(30 * second)
 	if n := w.hosts["e01"].picksSince(15 * second); n < 4 || n > 6 {
 		t.Errorf("%d attempts in 15 s with a third of one per second, want 5", n)
+	}
+}
+
+func TestTheFirstAnswerDuringASuspensionOfTheFleetIsUrgent(t *testing.T) {
+	w := newWorld(t, 6, 1)
+	w.load(300, 100*second)
+	w.run(10 * second)
+	w.d.Fleet("e01", Verdict{State: Suspended, Epoch: 7, Rule: RuleStalled}, w.now)
+	relief := func() bool {
+		all := w.d.Evidence(w.now)
+		return all[slices.IndexFunc(all, func(e Evidence) bool { return e.ID == "e01" })].Relief
+	}
+	w.run(10*second + 300*time.Millisecond)
+	if relief() {
+		t.Error("an answer of before the suspension is called a relief")
+	}
+	ep := w.d.Endpoint("e01")
+	a := ep.Start(w.now, true)
+	if !ep.End(&a, Outcome{Class: OK, Now: w.now + time.Millisecond}) {
+		t.Error("an answer during the suspension does not wake Step")
+	}
+	if r := w.d.Step(w.now + 2*time.Millisecond); r.Urgency != UrgencyHard || !relief() {
+		t.Errorf("urgency %v, relief %v; want it told at once", r.Urgency, relief())
+	}
+	if r := w.d.Step(w.now + 10*time.Millisecond); r.Urgency != UrgencyNone {
+		t.Errorf("urgency %v for the same answer again", r.Urgency)
 	}
 }
 

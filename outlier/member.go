@@ -213,7 +213,7 @@ func (m *member) becomes(to State, rule Rule, now time.Duration) Change {
 // watch makes the hot path wake Step where every outcome may decide.
 func (m *member) watch() {
 	var on uint32
-	if m.record.state == Suspended || m.record.state == Probation {
+	if m.record.state == Suspended || m.record.state == Probation || m.fleet.state() == Suspended {
 		on = 1
 	}
 	m.ep.watched.Store(on)

@@ -112,6 +112,8 @@ type Evidence struct {
 	// State is the local belief.
 	State State
 	Rule  Rule
+	// Relief says that LastOK is later than the fleet's suspension, which it ends.
+	Relief bool
 	// Witness is the level of a hard failure, at most 1 s old, that is newer
 	// than any answer; LevelNone if there is none. WitnessAt is its end.
 	Witness   Level

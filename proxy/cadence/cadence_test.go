@@ -211,3 +211,13 @@ func TestATrialCountsFromItsBeginningUntilItLapses(t *testing.T) {
 		t.Errorf("at its end: %+v, over %v; want the last news", since, over)
 	}
 }
+
+// Everybody waits for the answer that ends a suspension.
+func TestAnAnswerThatEndsASuspensionIsToldAtOnce(t *testing.T) {
+	s := begin()
+	s.evidence.Counts.N++
+	s.evidence.LastOK, s.evidence.Relief = s.now, true
+	s.schedule.Hear(&s.topic, outlier.UrgencyHard, s.now)
+	s.run(5 * time.Second)
+	s.want(t, "one answer", 0)
+}

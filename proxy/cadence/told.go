@@ -24,7 +24,7 @@ type temper uint8
 const (
 	calm    temper = iota
 	suspect        // a score above 0, or not in
-	hard           // a hard failure lately, or an overdue attempt
+	hard           // a hard failure lately, an overdue attempt, or an answer that ends a suspension
 )
 
 // Weigh takes in the evidence of an endpoint, and says whether its cell, which is c,
@@ -59,7 +59,7 @@ func (t *Told) look(e *outlier.Evidence, now time.Duration) temper {
 	fresh := e.LastHard > t.hard && now-e.LastHard < newsFor
 	t.hard = max(t.hard, e.LastHard)
 	switch {
-	case fresh, e.Overdue > 0, e.Witness != outlier.LevelNone:
+	case fresh, e.Overdue > 0, e.Witness != outlier.LevelNone, e.Relief && e.LastOK > t.cell.LastOK:
 		if t.news == 0 || now-t.news > newsFor {
 			t.began = now
 		}
