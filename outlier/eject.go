@@ -238,7 +238,7 @@ func (d *Detector) soundPartner(m, partner *member, rule Rule, now time.Duration
 	if partner.wait.overdue > 0 || 2*partner.score() >= d.threshold(partner) {
 		return false
 	}
-	if rule == RuleHard || rule == RuleFast {
+	if rule == RuleHard || rule.asksGroup() {
 		from := d.window(m, now)
 		if 2*d.since(partner, from).Rate() > d.since(m, from).Rate() {
 			return false

@@ -70,11 +70,17 @@ func newFuzzed(b byte) *fuzzed {
 	z := &fuzzed{cfg: DefaultConfig(), now: time.Second, out: make(map[string]bool)}
 	z.cfg.MaxOut = []float64{0.5, 0.1, 1, 0}[b%4]
 	z.cfg.Panic = []float64{0.5, 0, 1}[b/4%3]
+	z.cfg.AlwaysEjectOne = b%16 > 7
+	if b%5 == 0 {
+		z.cfg.RunAny, z.cfg.RunGateway, z.cfg.RunLocal = int(b%7), int(b%3), int(b%2)
+		z.cfg.RunAnyEnforced, z.cfg.RunLocalEnforced = 0.5, float64(b%2)
+	}
 	z.d = New(z.cfg, rand.New(rand.NewPCG(uint64(b), 5)))
 	for i := range 1 + int(b)%7 {
 		z.members = append(z.members, Member{ID: fmt.Sprintf("e%d", i), Priority: uint32(i) / 5})
 	}
 	z.d.SetMembers(z.members, z.now)
+	z.d.SetHashed(b%6 == 0, int(b)%20)
 	return z
 }
 
@@ -102,26 +108,26 @@ func (z *fuzzed) event(kind, arg byte) {
 		}
 		for range arg % 16 {
 			a := e.Start(z.now, true)
-			e.End(&a, Outcome{Class: Conn + Class(kind%3), Now: z.now, Conn: uint32(arg), Level: Level(arg % 4)})
+			e.End(&a, Outcome{Class: Conn + Class(kind%3), Now: z.now, Conn: uint32(arg), Level: Level(arg % 4), Route: uint16(arg % 5), Gateway: arg%2 == 0})
 		}
 	case 3, 4:
 		if e == nil {
 			return
 		}
 		for range arg {
-			a := e.Start(z.now, true)
+			a := e.StartOn(uint16(arg%7), z.now, true)
 			e.Headers(&a, z.now)
-			e.End(&a, Outcome{Class: OK, Now: z.now, Conn: uint32(arg)})
+			e.End(&a, Outcome{Class: OK, Now: z.now, Conn: uint32(arg), Route: uint16(arg % 7)})
 		}
 	case 5:
 		if e != nil && len(z.open) < 200 {
-			z.open = append(z.open, fuzzedAttempt{e, e.Start(z.now, arg%5 > 0)})
+			z.open = append(z.open, fuzzedAttempt{e, e.StartOn(uint16(arg%7), z.now, arg%5 > 0)})
 		}
 	case 6:
 		if len(z.open) > 0 {
 			i := int(arg) % len(z.open)
 			o := &z.open[i]
-			o.e.End(&o.a, Outcome{Class: Class(arg % 7), Now: z.now})
+			o.e.End(&o.a, Outcome{Class: Class(arg % 7), Now: z.now, Route: uint16(arg % 7)})
 			z.open = slices.Delete(z.open, i, i+1)
 		}
 	case 7, 8: // time passes, up to 2.5 s
@@ -202,7 +208,7 @@ func (z *fuzzed) check(t *testing.T, r Result, before map[string]bool) {
 				soft = true
 			}
 		}
-		limit := int(z.cfg.MaxOut * float64(n))
+		limit := z.cfg.Cap(n)
 		if soft && out > limit && !g.takenOver() {
 			t.Fatalf("at %v %d of %d are out, cap %d", z.now, out, n, limit)
 		}
@@ -229,6 +235,13 @@ func (z *fuzzed) check(t *testing.T, r Result, before map[string]bool) {
 	// State is nowhere but with the members.
 	if len(z.d.byID) != len(z.d.members) || len(z.d.bySlot) != len(z.d.members) {
 		t.Fatalf("%d members, %d ids, %d slots", len(z.d.members), len(z.d.byID), len(z.d.bySlot))
+	}
+	for _, m := range z.d.members {
+		for _, c := range m.snaps {
+			if in := m.now.Sub(c).Tally(); m.firstSnap < z.d.snapped-snapshots && (in.K < 0 || in.K > in.N) {
+				t.Fatalf("%s: %d failures in %d attempts of a window", m.ID, in.K, in.N)
+			}
+		}
 	}
 	for _, e := range z.d.Evidence(z.now) {
 		if e.Counts.K() > e.Counts.N {

@@ -13,45 +13,48 @@ import (
 // counters, the real Detector, a picker that obeys its View. Nothing runs but
 // what the test's goroutine runs, so each seed is one exact story.
 type world struct {
-	t       *testing.T
-	d       *Detector
-	rng     *rand.Rand
-	now     time.Duration
-	events  events
-	seq     int
-	hosts   map[string]*host
-	order   []string
-	members []Member
-	step    time.Duration // of the pending Step
-	stepSeq int
-	changes []Change
-	failed  int // requests that failed for the user
-	app     bool
-	timeout time.Duration
-	after   func() // called after each Step
-	probes  int
-	routes  int                      // among which requests are spread evenly
-	bad     map[uint16]float64       // the share of a route's requests that fail wherever they go
-	slow    map[uint16]time.Duration // how long a route takes by nature
-	only    map[string]uint16        // the route of all requests to a host
-	pinned  map[uint16]int           // routes that are hashed: they go to this place, or the next that is in
+	t        *testing.T
+	d        *Detector
+	rng      *rand.Rand
+	now      time.Duration
+	events   events
+	seq      int
+	hosts    map[string]*host
+	order    []string
+	members  []Member
+	step     time.Duration // of the pending Step
+	stepSeq  int
+	changes  []Change
+	failed   int // requests that failed for the user
+	app      bool
+	timeout  time.Duration
+	after    func() // called after each Step
+	probes   int
+	routes   int                      // among which requests are spread evenly
+	bad      map[uint16]float64       // the share of a route's requests that fail wherever they go
+	patience time.Duration            // after which a client leaves; 0: never
+	slow     map[uint16]time.Duration // how long a route takes by nature
+	only     map[string]uint16        // the route of all requests to a host
+	pinned   map[uint16]int           // routes that are hashed: they go to this place, or the next that is in
 }
 
 // host is one endpoint's true nature.
 type host struct {
-	id       string
-	refuse   bool
-	deaf     bool // refuses new connections; those that are open answer
-	hang     bool
-	errors   float64
-	resets   float64 // the share of requests whose connection dies instead of an answer
-	latency  time.Duration
-	capacity float64         // requests per second; 0: unlimited
-	busy     time.Duration   // until when its queue keeps it
-	picks    []time.Duration // instants of attempts
-	failures int
-	trickled time.Duration // the last pick through a trickle
-	waiting  []func(class Class)
+	id         string
+	refuse     bool
+	deaf       bool // refuses new connections; those that are open answer
+	hang       bool
+	errors     float64
+	resets     float64 // the share of requests whose connection dies instead of an answer
+	latency    time.Duration
+	capacity   float64         // requests per second; 0: unlimited
+	busy       time.Duration   // until when its queue keeps it
+	picks      []time.Duration // instants of attempts
+	failures   int
+	tail       float64 // the share of answers that take tailFactor as long
+	tailFactor time.Duration
+	trickled   time.Duration // the last pick through a trickle
+	waiting    []func(class Class)
 }
 
 type event struct {
@@ -209,7 +212,7 @@ func (w *world) request(tries int, tried []string) {
 	conn := w.rng.Uint32N(8) + 1
 	end := func(class Class) {
 		o := Outcome{Class: class, Now: w.now, Conn: conn, Level: LevelConnect, Route: route}
-		if class != Timeout && class != Conn {
+		if class != Timeout && class != Conn && class != Censored {
 			ep.Headers(&a, w.now)
 		}
 		switch {
@@ -244,6 +247,11 @@ func (w *world) request(tries int, tried []string) {
 		}
 		h.waiting = append(h.waiting, once)
 		w.at(w.now+w.timeout, func() { once(Timeout) })
+		if w.patience > 0 {
+			w.at(w.now+w.patience, func() {
+				once(ClassifyHTTP(HTTPResult{Ending: EndClientAbort, Age: w.patience, Overdue: ep.Overdue(route)}))
+			})
+		}
 	default:
 		class := OK
 		switch {
@@ -263,6 +271,9 @@ func (w *world) request(tries int, tried []string) {
 				h.busy = w.now + wait + time.Duration(float64(second)/h.capacity)
 				latency += wait
 			}
+		}
+		if h.tail > 0 && w.rng.Float64() < h.tail {
+			latency *= h.tailFactor
 		}
 		w.at(w.now+latency, func() { end(class) })
 	}
