@@ -1,6 +1,7 @@
 package exchange
 
 import (
+	"context"
 	"math/rand/v2"
 	"net"
 	"time"
@@ -29,6 +30,16 @@ type Deps struct {
 	Inbound *InboundTarget
 	// Trace places requests in traces; nil lets their headers pass.
 	Trace *trace.Policy
+	// Streams opens what an engine for one request on a connection uses in place of a
+	// connection to an endpoint that speaks HTTP/2; nil: no endpoint does.
+	Streams Streams
+}
+
+// Streams is proxy/http2's Client.
+type Streams interface {
+	// Open returns a connection for one exchange, and whether it is part of one that
+	// has carried others. The error is an *upstream.ConnectError.
+	Open(ctx context.Context, ep *upstream.Endpoint) (*upstream.Conn, bool, error)
 }
 
 // InboundTarget is the local application of an inbound server. Nothing is
@@ -261,7 +272,7 @@ func (x *Exchange) End(d *Deps, now time.Duration, ending outlier.Ending, owed t
 	}
 	switch ending {
 	case outlier.EndPerTryTimeout:
-		result.ShortDeadline = x.PerTry < x.Endpoint.Stats.Median()
+		result.ShortDeadline = x.PerTry > 0 && x.PerTry < x.Endpoint.Stats.Median()
 	case outlier.EndRouteTimeout:
 		result.ShortDeadline = x.Request > 0 && x.Request < x.Endpoint.Stats.Median()
 	}

@@ -33,6 +33,7 @@ func (c *conn) attemptOnce(ctx context.Context, fresh bool) (outlier.Ending, boo
 
 func (c *conn) beginAttempt() {
 	// Who is still being sent a body does not owe an answer yet.
+	c.retryAs = outlier.EndComplete
 	c.Begin(c.now, c.whole && (c.Request > 0 || c.PerTry > 0))
 }
 
@@ -91,9 +92,12 @@ func (c *conn) connect(ctx context.Context, fresh bool) (outlier.Ending, bool) {
 		defer pending.Release()
 	}
 	var err error
-	if fresh {
+	switch {
+	case c.srv.deps.Streams != nil && c.Endpoint.Multiplexed():
+		c.up, c.Reused, err = c.srv.deps.Streams.Open(dialing, c.Endpoint)
+	case fresh:
 		c.up, err = c.Endpoint.Fresh(dialing)
-	} else {
+	default:
 		c.up, c.Reused, err = c.Endpoint.Get(dialing, c.now)
 	}
 	if !c.Reused {
@@ -185,6 +189,10 @@ func (c *conn) silent(err, werr error) outlier.Ending {
 	}
 	if werr != nil && errors.Is(err, io.EOF) {
 		err = werr
+	}
+	if e, ok := errors.AsType[*upstream.StreamError](err); ok {
+		c.retryAs = e.Retry
+		return e.Ending
 	}
 	switch upstream.Ending(err) {
 	case outlier.EndOwnErrno, outlier.EndLocalLimit:

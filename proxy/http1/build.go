@@ -3,6 +3,7 @@ package http1
 import (
 	"strconv"
 
+	"github.com/overhear-mesh/overhear/proxy/exchange"
 	"github.com/overhear-mesh/overhear/proxy/syntax"
 )
 
@@ -47,7 +48,7 @@ func (c *conn) buildRequest() {
 		b = append(append(b, f.Name()...), ": "...)
 		b = append(f.Append(b, &c.Record.Trace, c.Span()), crlf...)
 	}
-	b = c.appendVia(b, r.minor)
+	b = c.appendVia(b, c.major, r.minor)
 	b = append(b, crlf...)
 	if r.chunked {
 		b, c.tail = frameChunk(b, c.in[r.size:c.data], &c.body)
@@ -132,7 +133,7 @@ func (c *conn) buildResponse(keep, chunked bool) {
 	if !r.dated {
 		b = c.appendDate(b)
 	}
-	b = c.appendVia(b, r.minor)
+	b = c.appendVia(b, 1, r.minor)
 	c.out.head = c.appendPersistence(b, keep)
 }
 
@@ -205,12 +206,17 @@ func appendLength(b []byte, n int64) []byte {
 	return append(b, crlf...)
 }
 
-func (c *conn) appendVia(b []byte, minor uint8) []byte {
-	if c.srv.cfg.Via == "" {
+// appendVia writes in which version the message came.
+func (c *conn) appendVia(b []byte, major int, minor uint8) []byte {
+	switch {
+	case c.srv.cfg.Via == "":
 		return b
+	case major > 1:
+		b = append(b, "via: 2 "...)
+	default:
+		b = append(b, "via: 1."...)
+		b = append(b, '0'+minor, ' ')
 	}
-	b = append(b, "via: 1."...)
-	b = append(b, '0'+minor, ' ')
 	return append(append(b, c.srv.cfg.Via...), crlf...)
 }
 
@@ -240,7 +246,7 @@ func (c *conn) appendDate(b []byte) []byte {
 // here, and with which trailer fields.
 func frameChunk(head, data []byte, b *body) (newHead, tail []byte) {
 	if len(data) > 0 {
-		head = appendChunkSize(head, len(data))
+		head = AppendChunkSize(head, len(data))
 	}
 	switch {
 	case !b.done && len(data) == 0:
@@ -284,6 +290,10 @@ func (c *conn) buildReply(status int, text, origin string, keep bool) {
 	if c.out.head == nil {
 		c.out.head = getBuffer(smallBuffer)
 	}
+	if c.GRPC && c.req.begun {
+		c.buildGRPC(status, text, origin, keep)
+		return
+	}
 	b := append(c.out.head[:0], "HTTP/1.1 "...)
 	b = strconv.AppendInt(b, int64(status), 10)
 	b = append(append(append(b, ' '), syntax.StatusText(status)...), crlf...)
@@ -299,6 +309,22 @@ func (c *conn) buildReply(status int, text, origin string, keep bool) {
 		b = append(append(append(b, who...), text...), '\n')
 	}
 	c.out.head = b
+}
+
+// buildGRPC writes an answer of our own to a caller that speaks gRPC: a status without
+// a message, as "trailers-only".
+func (c *conn) buildGRPC(status int, text, origin string, keep bool) {
+	code := exchange.GRPCStatus(status)
+	c.Record.Status, c.Record.GRPCStatus = 200, code
+	b := append(c.out.head[:0], "HTTP/1.1 200 OK\r\n"...)
+	b = c.appendDate(b)
+	b = append(b, "content-type: application/grpc\r\ngrpc-status: "...)
+	b = strconv.AppendInt(b, int64(code), 10)
+	b = append(append(append(b, "\r\ngrpc-message: overhear: "...), text...), crlf...)
+	if origin != "" {
+		b = append(append(append(b, syntax.OriginField+": "...), origin...), crlf...)
+	}
+	c.out.head = c.appendPersistence(appendLength(b, 0), keep)
 }
 
 // isHead reports whether the request's answer has no body whatever it says.

@@ -140,8 +140,8 @@ func hexValue(b byte) byte {
 	}
 }
 
-// appendChunkSize writes the line before the data of a chunk.
-func appendChunkSize(dst []byte, n int) []byte {
+// AppendChunkSize writes the line before the data of a chunk.
+func AppendChunkSize(dst []byte, n int) []byte {
 	const digits = "0123456789abcdef"
 	var hex [16]byte
 	i := len(hex)

@@ -44,6 +44,9 @@ func newConn(s *Server, nc net.Conn) *conn {
 	if tcp, ok := c.client.(*net.TCPAddr); ok {
 		c.from = []byte(tcp.AddrPort().Addr().Unmap().String())
 	}
+	if v, ok := nc.(interface{ Major() int }); ok {
+		c.major = v.Major()
+	}
 	c.guard.init(s.wheel, nc, c.startWatch)
 	c.pumpBody = c.runPump
 	return c

@@ -25,7 +25,8 @@ type task struct {
 	data, rest int
 	whole      bool
 
-	up *upstream.Conn // of the attempt
+	up      *upstream.Conn // of the attempt
+	retryAs outlier.Ending // to decide a retry by, if the ending is not; see upstream.StreamError
 
 	out   outbox // towards the endpoint, then towards the client
 	head  int    // length of the request head in out.head, 0 until it is built
@@ -241,8 +242,12 @@ func (c *conn) try(ctx context.Context) bool {
 // endpoint; nil is none. answered says that the attempt brought an answer, with a
 // status that may be worth another attempt.
 func (c *conn) again(ending outlier.Ending, answered bool) (*upstream.Endpoint, resilience.Decision) {
+	as := ending
+	if c.retryAs != outlier.EndComplete {
+		as = c.retryAs
+	}
 	return c.Again(&c.srv.deps, c.now, exchange.Failure{
-		Ending:   ending,
+		Ending:   as,
 		Answered: answered,
 		// What has not been sent is still in the buffer. After an error of this
 		// machine in the middle of an exchange nobody knows what was processed.

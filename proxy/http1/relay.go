@@ -1,10 +1,13 @@
 package http1
 
 import (
+	"errors"
 	"time"
 
 	"github.com/overhear-mesh/overhear/outlier"
 	"github.com/overhear-mesh/overhear/proxy/exchange"
+	"github.com/overhear-mesh/overhear/proxy/syntax"
+	"github.com/overhear-mesh/overhear/proxy/upstream"
 	"github.com/overhear-mesh/overhear/proxy/wheel"
 )
 
@@ -117,6 +120,9 @@ func (c *conn) readReply() (outlier.Ending, bool) {
 		if isEOF(err) && c.reply.closed() {
 			return 0, true
 		}
+		if e, ok := errors.AsType[*upstream.StreamError](err); ok {
+			return e.Ending, false
+		}
 		return outlier.EndBodyCut, false
 	}
 }
@@ -129,6 +135,9 @@ func (c *conn) finish(clean bool) bool {
 	read := c.body.done
 	if c.up == nil {
 		return read
+	}
+	if c.Answer.GRPC {
+		c.hearTrailers()
 	}
 	c.endAttempt(outlier.EndComplete)
 	// Who answered before it had the request, or said more than the answer, may
@@ -145,6 +154,17 @@ func (c *conn) finish(clean bool) bool {
 	}
 	c.up = nil
 	return read
+}
+
+// hearTrailers takes in how a gRPC answer ended.
+func (c *conn) hearTrailers() {
+	for i := range c.reply.trailer.fields {
+		if f := &c.reply.trailer.fields[i]; f.kind == syntax.GRPCStatus {
+			if code, ok := syntax.Number(f.value.of(c.reply.section)); ok {
+				c.Answer.GRPCSeen, c.Answer.GRPCStatus = true, int(code)
+			}
+		}
+	}
 }
 
 // discardAnswer gives up a response that is not passed on because the request is

@@ -1,5 +1,317 @@
 package http2
 
-type bridge struct{}
+import (
+	"io"
+	"net"
+	"slices"
+	"strconv"
+	"time"
 
-func (c *serverConn) bridge(b *batch, id uint32, end bool) {}
+	"golang.org/x/net/http2/hpack"
+
+	"github.com/overhear-mesh/overhear/proxy/http1"
+	"github.com/overhear-mesh/overhear/proxy/syntax"
+	"github.com/overhear-mesh/overhear/proxy/wheel"
+)
+
+// bridge is a stream from a client, for an endpoint that speaks HTTP/1.1 only:
+// proxy/http1 serves it as one of its own clients, on a goroutine that takes one
+// stream of the connection after the other.
+type bridge struct {
+	wire
+	conn *serverConn
+	req  request
+	busy bool // a request has been given to it that is not answered yet
+	read bool // of which the server has begun to read
+	all  bool // which the client has sent all of
+	gone bool // the client has given it up
+}
+
+// bridge finds somebody to serve the request whose head has been read into c.req.
+func (c *serverConn) bridge(b *batch, id uint32, end bool) *fault {
+	c.mu.Lock()
+	var br *bridge
+	if n := len(c.idle); n > 0 {
+		br = c.idle[n-1]
+		c.idle = c.idle[:n-1]
+	}
+	running := c.running
+	if br == nil && running < c.srv.cfg.MaxStreams {
+		c.running++
+	}
+	c.mu.Unlock()
+	if br == nil && running >= c.srv.cfg.MaxStreams {
+		// Streams that were given up are not all cleaned up yet.
+		l := c.link
+		l.mu.Lock()
+		l.forgetLocked(id)
+		l.out = appendReset(l.out, id, codeRefused)
+		l.mu.Unlock()
+		b.touch(l)
+		return l.cancelled(b)
+	}
+	fresh := br == nil
+	if fresh {
+		br = &bridge{conn: c}
+		br.init(c.srv.deps.Clock, br)
+	}
+	br.give(b, id, &c.req, end)
+	if fresh {
+		c.older.Go(func() {
+			c.srv.older.ServeConn(c.ctx, br)
+			c.mu.Lock()
+			c.running--
+			c.mu.Unlock()
+		})
+	}
+	return nil
+}
+
+// give begins a stream.
+func (br *bridge) give(b *batch, id uint32, r *request, end bool) {
+	l := br.conn.link
+	br.mu.Lock()
+	defer br.mu.Unlock()
+	br.req = *r
+	br.req.regular = nil
+	br.busy, br.read, br.all, br.gone = true, false, end, false
+	br.sent, br.end, br.rest, br.stopped, br.readErr, br.credit = false, false, nil, nil, nil, 0
+	cfg := &br.conn.srv.cfg
+	br.script.Begin(http1.Config{MaxHead: cfg.MaxHead, MaxFields: cfg.MaxFields}, true, r.method)
+	l.mu.Lock()
+	l.addLocked(b, &br.st, id, br, r.length)
+	br.st.received = end
+	l.mu.Unlock()
+	br.write(r, end)
+	br.wake.Broadcast()
+}
+
+// write makes the head of a request in HTTP/1.1. Crumbs of a cookie become one field
+// again (RFC 9113, section 8.2.3).
+func (br *bridge) write(r *request, end bool) {
+	t := append(br.text[:0], r.method...)
+	t = append(append(append(t, ' '), r.path...), " HTTP/1.1\r\n"...)
+	t = appendField(t, "host", r.authority)
+	crumbs := false
+	for i := range r.regular {
+		f := &r.regular[i]
+		switch syntax.KindOf(f.Name) {
+		case syntax.HopByHop, syntax.Host, syntax.TE, syntax.ContentLength:
+			continue
+		}
+		if f.Name == "cookie" {
+			crumbs = true
+			continue
+		}
+		t = appendField(t, f.Name, f.Value)
+	}
+	if crumbs {
+		t = append(t, "cookie: "...)
+		for i := range r.regular {
+			if r.regular[i].Name == "cookie" {
+				t = append(append(t, r.regular[i].Value...), "; "...)
+			}
+		}
+		t = append(t[:len(t)-2], "\r\n"...)
+	}
+	if r.te {
+		t = append(t, "te: trailers\r\n"...)
+	}
+	if !r.proto && r.scheme != "http" {
+		t = appendField(t, "x-forwarded-proto", r.scheme)
+	}
+	br.chunked = false
+	switch {
+	case r.length >= 0:
+		t = append(strconv.AppendInt(append(t, "content-length: "...), r.length, 10), "\r\n"...)
+	case !end:
+		t = append(t, "transfer-encoding: chunked\r\n"...)
+		br.chunked = true
+	}
+	br.text, br.at = append(t, "\r\n"...), 0
+}
+
+// Major tells proxy/http1 which version the client speaks.
+func (br *bridge) Major() int { return 2 }
+
+// Read implements net.Conn. Between two requests it waits for the next stream.
+func (br *bridge) Read(p []byte) (int, error) {
+	b := batch{now: br.clock.Now()}
+	defer b.flush()
+	br.mu.Lock()
+	defer br.mu.Unlock()
+	for {
+		if !br.busy && br.offer() {
+			return 0, io.EOF
+		}
+		n, err := br.wire.read(&b, p)
+		if n > 0 {
+			br.read = true
+		}
+		if n > 0 || err != nil {
+			return n, err
+		}
+		br.wake.Wait()
+	}
+}
+
+// offer puts the bridge among those that wait for a stream. It reports whether none
+// can come any more.
+func (br *bridge) offer() (over bool) {
+	c := br.conn
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.ended {
+		return true
+	}
+	if !slices.Contains(c.idle, br) {
+		c.idle = append(c.idle, br)
+	}
+	return false
+}
+
+// head implements translator: it passes the head of an answer on.
+func (br *bridge) head(b *batch) error {
+	t := &br.script
+	interim := t.Status() < 200
+	end := !interim && t.Bodiless()
+	br.st.link.sendHead(b, &br.st, end, br.encode)
+	if interim {
+		t.Skip()
+		return nil
+	}
+	if br.sent = end; end {
+		br.done()
+	}
+	return nil
+}
+
+func (br *bridge) encode(e *encoder) {
+	t := &br.script
+	e.status(t.Status())
+	for name, value := range t.Fields() {
+		e.put(hpack.HeaderField{Name: lower(name), Value: string(value)})
+	}
+	if n := t.Length(); n >= 0 && t.Status() >= 200 {
+		e.number("content-length", n)
+	}
+}
+
+// tail implements translator.
+func (br *bridge) tail(b *batch) bool {
+	if !br.tailOf(b) {
+		br.st.link.send(b, &br.st, nil, true)
+	}
+	br.done()
+	return true
+}
+
+// done notes that the answer is complete. When the client has sent all of the request
+// as well, the bridge can take the next one; otherwise the server is about to close.
+func (br *bridge) done() {
+	if br.all {
+		br.busy = false
+	}
+}
+
+// heardAll notes that the request is complete.
+func (br *bridge) heardAll() {
+	br.all = true
+	if br.sent {
+		br.busy = false
+	}
+}
+
+func (br *bridge) onHeaders(b *batch, st *stream, id uint32, fields []hpack.HeaderField, _ bool) {
+	br.mu.Lock()
+	defer br.mu.Unlock()
+	if !br.mine(id) {
+		return
+	}
+	if f := checkTrailers(fields); f != nil {
+		br.st.link.reset(b, st, f.code)
+		br.lose()
+		return
+	}
+	br.hearTail(fields)
+	br.heardAll()
+}
+
+// lose tells the server that its client has left.
+func (br *bridge) lose() {
+	br.gone = true
+	br.text, br.at = br.text[:0], 0
+	br.readErr, br.stopped = io.EOF, net.ErrClosed
+	br.wake.Broadcast()
+}
+
+func (br *bridge) onReset(_ *batch, _ *stream, id uint32, _ code) {
+	br.mu.Lock()
+	defer br.mu.Unlock()
+	if br.mine(id) && !br.sent {
+		br.lose()
+	}
+}
+
+func (br *bridge) onLost(_ *batch, _ *stream, id uint32, _ *loss) {
+	br.mu.Lock()
+	defer br.mu.Unlock()
+	if br.mine(id) && !br.sent {
+		br.lose()
+	}
+}
+
+func (br *bridge) visit(*batch, *stream, uint32) time.Duration { return wheel.Never }
+
+// Close implements net.Conn: the server is done with its client.
+func (br *bridge) Close() error {
+	c := br.conn
+	c.mu.Lock()
+	c.idle = slices.DeleteFunc(c.idle, func(other *bridge) bool { return other == br })
+	c.mu.Unlock()
+	b := batch{now: br.clock.Now()}
+	br.mu.Lock()
+	if !br.closed {
+		br.closed = true
+		br.grant(&b)
+		if br.st.id != 0 {
+			br.st.link.reset(&b, &br.st, br.verdict())
+		}
+	}
+	br.wake.Broadcast()
+	br.mu.Unlock()
+	b.flush()
+	return nil
+}
+
+// verdict is what the client is told if its stream is still open.
+func (br *bridge) verdict() code {
+	switch {
+	case br.sent || br.end && len(br.rest) == 0:
+		return codeNo // the answer is complete, and the rest of the request unwanted
+	case !br.read:
+		return codeRefused // it came as the server closed
+	}
+	return codeInternal // an answer that is cut must not look whole
+}
+
+// quit ends the bridges that wait for a stream.
+func (c *serverConn) quit() {
+	c.mu.Lock()
+	c.ended = true
+	idle := c.idle
+	c.idle = nil
+	c.mu.Unlock()
+	for _, br := range idle {
+		br.mu.Lock()
+		br.readErr = io.EOF
+		br.wake.Broadcast()
+		br.mu.Unlock()
+	}
+}
+
+// LocalAddr implements net.Conn.
+func (br *bridge) LocalAddr() net.Addr { return br.conn.link.nc.LocalAddr() }
+
+// RemoteAddr implements net.Conn.
+func (br *bridge) RemoteAddr() net.Addr { return br.conn.client }

@@ -14,6 +14,8 @@ type encoder struct {
 	buf bytes.Buffer
 	enc *hpack.Encoder
 	num [20]byte
+	// value is where values are written that are no strings yet.
+	value [128]byte
 }
 
 func (e *encoder) init() {

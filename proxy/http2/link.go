@@ -147,6 +147,7 @@ type link struct {
 	streams  map[uint32]*stream
 	waiting  []*stream     // have data, and wait for the connection's window or for room
 	nextID   uint32        // of a client
+	reserved int64         // streams of a client that are about to be opened
 	idleFor  time.Duration // how long it was idle before its present streams, if nothing came since
 	sendWin  int64
 	recvWin  int64
@@ -452,7 +453,7 @@ func (l *link) closeLocked(st *stream) bool {
 
 // acceptsLocked reports whether a stream may be opened.
 func (l *link) acceptsLocked() bool {
-	return !l.closed && !l.goingAway && int64(l.active.Load()) < l.peer.streams
+	return !l.closed && !l.goingAway && int64(l.active.Load())+l.reserved < l.peer.streams
 }
 
 // expect is told that a final head has come, which promises so many bytes; -1: any

@@ -12,6 +12,7 @@ import (
 	"github.com/overhear-mesh/overhear/proxy/exchange"
 	"github.com/overhear-mesh/overhear/proxy/resilience"
 	"github.com/overhear-mesh/overhear/proxy/syntax"
+	"github.com/overhear-mesh/overhear/proxy/trace"
 	"github.com/overhear-mesh/overhear/proxy/upstream"
 	"github.com/overhear-mesh/overhear/proxy/wheel"
 )
@@ -129,6 +130,20 @@ func (x *relay) open(b *batch, c *serverConn, r *request) {
 	if r.identified == "" {
 		rec.RequestID = x.NewID()
 	}
+	if d.Trace != nil {
+		x.place(d.Trace)
+	}
+}
+
+// place finds the request's place in a trace.
+func (x *relay) place(policy *trace.Policy) {
+	var in trace.Incoming
+	for i := range x.fields {
+		if f := &x.fields[i]; syntax.KindOf(f.Name) == syntax.Trace {
+			in.Set([]byte(f.Name), []byte(f.Value))
+		}
+	}
+	x.Record.Trace = policy.Place(&in)
 }
 
 // begin finds out where the request goes and takes it there.
@@ -139,8 +154,11 @@ func (x *relay) begin(b *batch, end bool) {
 		x.stall = stall
 	}
 	x.HasBody = !end
-	if x.req.timeout > 0 {
-		x.requestAt = b.now + x.req.timeout
+	if t := x.req.timeout; t > 0 {
+		x.requestAt = b.now + t
+		if x.Request == 0 || t < x.Request {
+			x.Request = t
+		}
 	}
 	if end {
 		x.complete(b)
@@ -832,8 +850,15 @@ func (x *relay) encodeRequest(e *encoder) {
 			if f.Value == "" {
 				continue
 			}
+		case syntax.Trace:
+			if policy := c.srv.deps.Trace; policy != nil && policy.Replaces([]byte(f.Name)) {
+				continue
+			}
 		}
 		e.put(*f)
+	}
+	for _, f := range c.srv.deps.Trace.Fields() {
+		e.literalBytes(f.Name(), f.Append(e.value[:0], &x.Record.Trace, x.Span()))
 	}
 	if r.forwarded < 0 && c.from != "" {
 		e.field("x-forwarded-for", c.from)

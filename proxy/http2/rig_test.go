@@ -37,6 +37,8 @@ type rig struct {
 	cluster  *cluster.Cluster
 	backends []*backend
 	client   *http.Client
+	deps     exchange.Deps
+	ends     []func() // called when the body has returned
 }
 
 // options are what a test may change before its rig is put together.
@@ -110,6 +112,9 @@ func inRig(t *testing.T, edit func(*options), body func(*rig), behaviours ...fun
 		r.client = &http.Client{Transport: transport}
 		synctest.Wait()
 		body(r)
+		for _, end := range r.ends {
+			end()
+		}
 		transport.CloseIdleConnections()
 		cancel()
 		ln.Close()
@@ -161,7 +166,10 @@ func (r *rig) put(o options) *upstream.Endpoint {
 			Timeout:  o.rule.PerTryTimeout,
 		}
 	}
-	r.server = NewServer(o.cfg, deps, NewClient(o.cfg, r.clock), http1.NewServer(http1.DefaultConfig(), deps))
+	client := NewClient(o.cfg, r.clock)
+	deps.Streams = client
+	r.deps = deps
+	r.server = NewServer(o.cfg, deps, client, http1.NewServer(http1.DefaultConfig(), deps))
 	if deps.Inbound != nil {
 		return deps.Inbound.Endpoint
 	}

@@ -72,6 +72,7 @@ func (s *Server) ServeConn(ctx context.Context, nc net.Conn) {
 	}
 	c.link.run()
 	stopped()
+	c.quit()
 	c.older.Wait()
 	s.track(c, false)
 	s.deps.Metrics.Connections.Add(-1)
@@ -124,10 +125,11 @@ type serverConn struct {
 
 	older sync.WaitGroup // goroutines that serve requests for older endpoints
 
-	mu     sync.Mutex // guards what follows
-	idle   []*bridge  // of them, those that wait for a request
-	ended  bool
-	goAway time.Duration // when the second GOAWAY is due, wheel.Never: not, or sent
+	mu      sync.Mutex    // guards what follows
+	idle    []*bridge     // of them, those that wait for a request
+	running int           // all of them
+	ended   bool          // no more requests come
+	goAway  time.Duration // when the second GOAWAY is due, wheel.Never: not, or sent
 }
 
 func newServerConn(ctx context.Context, s *Server, nc net.Conn) *serverConn {
@@ -166,8 +168,7 @@ func (c *serverConn) opened(b *batch, l *link, id uint32, fields []hpack.HeaderF
 		over = errLength
 	}
 	if over == nil && c.outdated(&c.req) {
-		c.bridge(b, id, end)
-		return nil
+		return c.bridge(b, id, end)
 	}
 	x := relays.Get().(*relay)
 	x.mu.Lock()

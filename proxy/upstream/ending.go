@@ -45,9 +45,9 @@ type givenUp struct{ ending outlier.Ending }
 
 func (g *givenUp) Error() string { return fmt.Sprintf("given up (%v)", g.ending) }
 
-// given is the error of a dial whose caller stopped waiting. Without a cause of
+// Given is the error of a dial whose caller stopped waiting. Without a cause of
 // ours, a deadline is the request's and a cancellation the client's.
-func given(ctx context.Context, err error) *ConnectError {
+func Given(ctx context.Context, err error) *ConnectError {
 	ending := outlier.EndClientAbort
 	cause := context.Cause(ctx)
 	if g, ok := errors.AsType[*givenUp](cause); ok {

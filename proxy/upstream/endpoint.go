@@ -174,7 +174,7 @@ func (e *Endpoint) dial(ctx context.Context, opts *Options) (net.Conn, *ConnectE
 	case err == nil:
 		return raw, nil
 	case ctx.Err() != nil:
-		return nil, given(ctx, err)
+		return nil, Given(ctx, err)
 	case dialing.Err() != nil:
 		return nil, &ConnectError{Ending: outlier.EndConnectTimeout, Err: err}
 	}

@@ -95,7 +95,7 @@ func (e *Endpoint) await(ctx context.Context, mine turn, over <-chan time.Time) 
 		case <-over:
 		case <-ctx.Done():
 			e.leave(mine)
-			return nil, given(ctx, ctx.Err())
+			return nil, Given(ctx, ctx.Err())
 		}
 		e.leave(mine)
 		return nil, nil

@@ -1,0 +1,130 @@
+package http2
+
+import (
+	"bufio"
+	"io"
+	"net"
+	"net/http"
+	"strings"
+	"testing"
+
+	"github.com/overhear-mesh/overhear/proxy/cluster"
+	"github.com/overhear-mesh/overhear/proxy/http1"
+)
+
+// older makes the endpoints speak HTTP/1.1.
+func older(o *options) { o.cluster.Protocol = cluster.HTTP1 }
+
+// served is a backend of net/http.
+func served(h http.HandlerFunc) func(net.Conn, int) {
+	return func(c net.Conn, _ int) {
+		ln := &oneConn{c: c, done: make(chan struct{})}
+		srv := &http.Server{Handler: h}
+		srv.ConnState = func(_ net.Conn, s http.ConnState) {
+			if s == http.StateClosed || s == http.StateHijacked {
+				close(ln.done)
+			}
+		}
+		_ = srv.Serve(ln)
+	}
+}
+
+type oneConn struct {
+	c    net.Conn
+	done chan struct{}
+}
+
+func (l *oneConn) Accept() (net.Conn, error) {
+	if c := l.c; c != nil {
+		l.c = nil
+		return c, nil
+	}
+	<-l.done
+	return nil, io.EOF
+}
+func (l *oneConn) Close() error   { return nil }
+func (l *oneConn) Addr() net.Addr { return &net.TCPAddr{} }
+
+func echo(w http.ResponseWriter, q *http.Request) {
+	body, _ := io.ReadAll(q.Body)
+	w.Header().Set("A", "b")
+	w.Header().Set("Trailer", "T")
+	w.WriteHeader(201)
+	io.WriteString(w, strings.Join([]string{q.Method, q.URL.String(), q.Host, string(body), q.Header.Get("X-Forwarded-For"), q.Header.Get("Via"), q.Header.Get("Cookie")}, " "))
+	w.Header().Set("T", "u")
+}
+
+func TestARequestGoesToAnOlderEndpoint(t *testing.T) {
+	inRig(t, older, func(r *rig) {
+		for range 3 {
+			got := r.do("POST", "/x?y=1", "hello")
+			r.check(got, 201, "POST /x?y=1 api hello 10.0.0.9 2 overhear ", "-", "10.0.1.1 ok")
+			if got.Header.Get("A") != "b" || got.Trailer.Get("T") != "u" {
+				t.Errorf("got header %v, trailer %v", got.Header, got.Trailer)
+			}
+		}
+		r.check(r.get(), 201, "GET / api  10.0.0.9 2 overhear ", "-", "10.0.1.1 ok")
+		r.check(r.do("HEAD", "/", ""), 201, "", "-", "10.0.1.1 ok")
+		body := strings.Repeat("0123456789", 300_000)
+		if got := r.do("POST", "/", body); got.err != nil || !strings.Contains(got.body, body) {
+			t.Errorf("got %d bytes, %v; want %d", len(got.body), got.err, len(body))
+		}
+		if line := r.last(); line.Major != 2 {
+			t.Errorf("version in the record: got %d, want 2", line.Major)
+		}
+	}, served(echo))
+}
+
+// front serves HTTP/1.1 in front of the rig's cluster.
+func (r *rig) front() *bufio.ReadWriter {
+	r.t.Helper()
+	srv := http1.NewServer(http1.DefaultConfig(), r.deps)
+	here, there := net.Pipe()
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		srv.ServeConn(r.t.Context(), there)
+	}()
+	r.ends = append(r.ends, func() { here.Close(); <-done })
+	return bufio.NewReadWriter(bufio.NewReader(here), bufio.NewWriter(here))
+}
+
+func (r *rig) old(rw *bufio.ReadWriter, method, path, body string) reply {
+	r.t.Helper()
+	req, err := http.NewRequestWithContext(r.t.Context(), method, "http://api"+path, strings.NewReader(body))
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	go func() {
+		if err := req.Write(rw.Writer); err != nil {
+			r.t.Error(err)
+		}
+		rw.Flush()
+	}()
+	resp, err := http.ReadResponse(rw.Reader, req)
+	if err != nil {
+		return reply{&http.Response{}, "", err}
+	}
+	text, err := io.ReadAll(resp.Body)
+	resp.Body.Close()
+	return reply{resp, string(text), err}
+}
+
+func TestAnOlderClientsRequestGoesThere(t *testing.T) {
+	inRig(t, nil, func(r *rig) {
+		c := r.front()
+		for range 3 {
+			got := r.old(c, "POST", "/x?y=1", "hello")
+			r.check(got, 201, "POST /x?y=1 api hello  1.1 overhear ", "-", "10.0.1.1 ok")
+			if got.Header.Get("A") != "b" || got.Trailer.Get("T") != "u" {
+				t.Errorf("got header %v, trailer %v", got.Header, got.Trailer)
+			}
+		}
+		r.check(r.old(c, "GET", "/", ""), 201, "GET / api   1.1 overhear ", "-", "10.0.1.1 ok")
+		r.check(r.old(c, "HEAD", "/", ""), 201, "", "-", "10.0.1.1 ok")
+		body := strings.Repeat("0123456789", 300_000)
+		if got := r.old(c, "POST", "/", body); got.err != nil || !strings.Contains(got.body, body) {
+			t.Errorf("got %d bytes, %v; want %d", len(got.body), got.err, len(body))
+		}
+	}, speaks(echo))
+}
