@@ -336,25 +336,21 @@ func (t *Table) fold(e *endpoint, now time.Duration) {
 	if len(e.staged) == 0 {
 		return
 	}
-	// In the order in which the reporters joined: sums of fractions depend on it.
-	slices.SortFunc(e.staged, func(a, b staged) int { return cmp.Compare(e.slot(a), e.slot(b)) })
+	t.byJoin = t.byJoin[:0]
 	for i := range e.staged {
-		t.ready(e, &e.staged[i])
-	}
-	t.open(e, now)
-	for i := range e.staged {
-		if s := &e.staged[i]; s.cell >= 0 {
-			t.foldCell(e, s, now)
+		s := &e.staged[i]
+		t.ready(e, s)
+		if s.cell >= 0 { // else its reporter is gone
+			t.byJoin = append(t.byJoin, uint64(e.cells[s.cell].reporter)<<32|uint64(i))
 		}
 	}
-	e.staged = e.staged[:0]
-}
-
-func (e *endpoint) slot(s staged) int32 {
-	if s.cell < 0 {
-		return -1 // its reporter is gone
+	t.open(e, now)
+	// In the order in which the reporters joined: sums of fractions depend on it.
+	slices.Sort(t.byJoin)
+	for _, o := range t.byJoin {
+		t.foldCell(e, &e.staged[uint32(o)], now)
 	}
-	return e.cells[s.cell].reporter
+	e.staged = e.staged[:0]
 }
 
 // ready reduces the points of s to those that lie between the last Step's

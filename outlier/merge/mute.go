@@ -23,12 +23,9 @@ func (t *Table) unreliable(now time.Duration) {
 		if !w.open || w.last.h == 0 || e.leaving() {
 			continue
 		}
-		against := t.read(e, w, w.last.odds.Steps(), only{}, now).domains
-		for _, i := range t.acc {
+		against := t.charges(e, w, w.last.odds.Steps(), now)
+		for _, i := range against {
 			d, sum := t.domainList[i], t.sums[i].c
-			if sum <= 0 {
-				continue
-			}
 			c := cases[d]
 			if c == nil {
 				c = &charge{}
@@ -38,7 +35,7 @@ func (t *Table) unreliable(now time.Duration) {
 			c.max = max(c.max, sum)
 			c.endpoints++
 			c.h = max(c.h, w.last.h)
-			if against == 1 && t.othersUse(e, d, 2, now) {
+			if len(against) == 1 && t.othersUse(e, d, 2, now) {
 				c.alone++
 			}
 		}

@@ -169,7 +169,9 @@ func (t *Table) dropReporter(r *reporter) {
 		e.dropCell(r.slot)
 	}
 	delete(t.reporters, r.ID)
-	if r.domain.reporters--; r.domain.reporters == 0 && r.domain.reason == "" {
+	r.domain.reporters--
+	t.lone[r.domain.index] = r.domain.reporters == 1
+	if r.domain.reporters == 0 && r.domain.reason == "" {
 		t.dropDomain(r.domain) // a muted one is kept: who comes back is still muted
 	}
 	t.slots[r.slot] = nil
@@ -198,11 +200,12 @@ func (t *Table) joinDomain(name string) *domain {
 		} else {
 			d.index = int32(len(t.domainList))
 			t.domainList = append(t.domainList, d)
-			t.sums = append(t.sums, domainSum{})
+			t.sums, t.lone = append(t.sums, domainSum{}), append(t.lone, false)
 		}
 		t.domains[name] = d
 	}
 	d.reporters++
+	t.lone[d.index] = d.reporters == 1
 	return d
 }
 

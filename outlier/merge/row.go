@@ -313,50 +313,99 @@ func (o only) admits(zone int32) bool {
 func (t *Table) read(e *endpoint, w *row, steps outlier.Steps, who only, now time.Duration) reading {
 	out := reading{at: now, reporters: len(w.active)}
 	t.acc = t.acc[:0]
+	t.top.reset(e.group.service.policy.LeaveOut)
 	answered := e.zonesOut()
+	all := who.part == everywhere && len(answered) == 0
+	observers, sums, lone := t.observers, t.sums, t.lone
 	for i := range w.active {
 		x := &w.active[i]
-		o := &t.observers[x.slot]
-		if who.part != everywhere && !who.admits(o.zone) || len(answered) > 0 && slices.Contains(answered, o.zone) {
+		o := &observers[x.slot]
+		if !all && (!who.admits(o.zone) || slices.Contains(answered, o.zone)) {
 			out.reporters--
 			continue
 		}
+		n, k := x.n-x.fromN, x.k-x.fromK
+		out.n += int64(n)
+		out.k += int64(k)
 		c := x.value(steps, o.divisor, now)
-		sum := &t.sums[o.domain]
+		if lone[o.domain] { // most are: nothing to add up
+			out.sum += c
+			if c > 0 {
+				out.domains++
+				t.top.offer(c)
+			}
+			continue
+		}
+		sum := &sums[o.domain]
 		if !sum.seen {
 			*sum = domainSum{seen: true}
 			t.acc = append(t.acc, o.domain)
 		}
 		sum.c += c
-		out.n += int64(x.n - x.fromN)
-		out.k += int64(x.k - x.fromK)
 	}
-	f := e.group.service.policy.LeaveOut
-	t.tops = t.tops[:0]
-	least := 0 // the smallest of tops, once there are f of them
 	for _, d := range t.acc {
-		c := t.sums[d].c
-		t.sums[d].seen = false
+		c := sums[d].c
+		sums[d].seen = false
 		out.sum += c
-		if c <= 0 {
-			continue
+		if c > 0 {
+			out.domains++
+			t.top.offer(c)
 		}
-		out.domains++
-		switch {
-		case len(t.tops) < f:
-			t.tops = append(t.tops, c)
-		case f == 0 || c <= t.tops[least]:
-			continue
-		default:
-			t.tops[least] = c
-		}
-		least = slices.Index(t.tops, slices.Min(t.tops))
 	}
-	for _, c := range t.tops {
-		out.largest += c
-	}
+	out.largest = t.top.sum
 	out.t = out.sum - out.largest
 	return out
+}
+
+// charges adds up what each fault domain holds against the endpoint, into t.sums; it
+// lists those domains.
+func (t *Table) charges(e *endpoint, w *row, steps outlier.Steps, now time.Duration) []int32 {
+	t.acc = t.acc[:0]
+	answered := e.zonesOut()
+	for i := range w.active {
+		x := &w.active[i]
+		o := &t.observers[x.slot]
+		if slices.Contains(answered, o.zone) {
+			continue
+		}
+		sum := &t.sums[o.domain]
+		if !sum.seen {
+			*sum = domainSum{seen: true}
+			t.acc = append(t.acc, o.domain)
+		}
+		sum.c += x.value(steps, o.divisor, now)
+	}
+	return slices.DeleteFunc(t.acc, func(d int32) bool {
+		t.sums[d].seen = false
+		return t.sums[d].c <= 0
+	})
+}
+
+// largest keeps the few largest of positive numbers, and their sum.
+type largest struct {
+	few   []int64 // as many as are wanted, 0 where there are none yet
+	least int     // the smallest of them
+	sum   int64
+}
+
+func (l *largest) reset(few int) {
+	l.few = slices.Grow(l.few[:0], few)[:few]
+	clear(l.few)
+	l.least, l.sum = 0, 0
+}
+
+func (l *largest) offer(c int64) {
+	if len(l.few) > 0 && c > l.few[l.least] {
+		l.take(c)
+	}
+}
+
+func (l *largest) take(c int64) {
+	l.sum += c - l.few[l.least]
+	l.few[l.least] = c
+	if len(l.few) > 1 {
+		l.least = slices.Index(l.few, slices.Min(l.few))
+	}
 }
 
 // judge brings an open row up to date, closes it if the endpoint has shown itself
@@ -472,13 +521,17 @@ func (e *endpoint) tally(from, now time.Duration) outlier.Tally {
 	return outlier.Tally{N: seen.N + int64(e.quiet(now)*e.rate*(now-from).Seconds()), K: seen.K}
 }
 
+// quietSample is how many reporters are looked at, at least, to know the share of those
+// who are quiet.
+const quietSample = 512
+
 // quiet is the share of those with traffic on e who are quiet.
 func (e *endpoint) quiet(now time.Duration) float64 {
 	if e.quietAt != never && now-e.quietAt < tick {
 		return e.quietShare
 	}
 	quiet, all := 0, 0
-	for i := range e.cells {
+	for i := 0; i < len(e.cells); i += 1 + len(e.cells)/quietSample {
 		if c := &e.cells[i]; c.changed > now-25*time.Second {
 			all++
 			if !c.excursion && c.at < now-quietAfter {

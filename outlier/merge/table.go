@@ -35,8 +35,10 @@ type Table struct {
 	domainList  []*domain
 	freeDomains []int32
 	sums        []domainSum
+	lone        []bool // domains of one reporter
 
 	touched []*endpoint // news since the last Step
+	byJoin  []uint64    // room for the order of what is taken over
 	came    []*reporter // whose first report came since, or one of an earlier time
 	orders  map[OrderID]*order
 	probes  bucket   // of the whole fleet
@@ -49,7 +51,7 @@ type Table struct {
 
 	out     Result
 	acc     []int32 // domains with evidence in the row read last
-	tops    []int64
+	top     largest
 	tallies []outlier.Tally // room for those of a group
 }
 
