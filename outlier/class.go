@@ -190,12 +190,13 @@ func (r ProbeResult) class() Class {
 type Urgency uint8
 
 const (
-	UrgencyNone Urgency = iota
-	UrgencySoft         // an endpoint entered an excursion: within a budget
-	UrgencyHard         // a hard failure or an overdue attempt: at once
+	UrgencyNone   Urgency = iota
+	UrgencySoft           // an endpoint entered an excursion: within a budget
+	UrgencyRising         // one failed again in its excursion: the first to draw on that budget
+	UrgencyHard           // a hard failure or an overdue attempt: at once
 )
 
-var urgencyNames = [...]string{"none", "soft", "hard"}
+var urgencyNames = [...]string{"none", "soft", "rising", "hard"}
 
 func (u Urgency) String() string { return name(urgencyNames[:], "urgency", uint8(u)) }
 

@@ -263,9 +263,15 @@ func (d *Detector) look(now time.Duration, r *Result) {
 			m.excursions++
 			first := time.Duration(m.ep.lastFail.Load())
 			m.exc = excursion{open: true, since: min(now, first), first: first, base: m.before}
+			failed := m.now.Sub(m.before)
+			if failed.K() == 1 {
+				m.exc.base.N += failed.N - 1 // what went well since the last Step was before it
+			}
 			if m.judged() {
 				r.Urgency = max(r.Urgency, UrgencySoft)
 			}
+		case s > 0 && int32(m.now.K()-m.before.K()) > 0 && m.judged():
+			r.Urgency = max(r.Urgency, UrgencyRising)
 		case s <= 0 && m.exc.open:
 			m.exc = excursion{}
 			clear(m.refused[:])

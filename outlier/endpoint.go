@@ -354,9 +354,9 @@ func (e *Endpoint) endFailure(a *Attempt, o Outcome, latency time.Duration) bool
 	if c.routeFails != nil && o.Class != Conn {
 		fail = c.routeFails[routeSlot(o.Route)]
 	}
-	before, after := e.charge(c, fail)
+	before := e.charge(c, fail)
 	ran := c.runs != (runs{}) && e.run(c.runs, o)
-	return o.Class == Conn || ran || before == 0 || (before < c.h && after >= c.h) || e.watched.Load() != 0
+	return o.Class == Conn || ran || before < c.h || e.watched.Load() != 0
 }
 
 // failed puts a failure into the ring: the newest win.
@@ -391,12 +391,11 @@ func (e *Endpoint) brokeJustNow(now time.Duration) bool {
 }
 
 // charge adds one failure to the score.
-func (e *Endpoint) charge(c *conf, fail int64) (before, after int64) {
+func (e *Endpoint) charge(c *conf, fail int64) (before int64) {
 	for {
 		before = e.score.Load()
-		after = min(before+fail, c.ceiling)
-		if e.score.CompareAndSwap(before, after) {
-			return before, after
+		if e.score.CompareAndSwap(before, min(before+fail, c.ceiling)) {
+			return before
 		}
 	}
 }

@@ -42,16 +42,20 @@ func (d *Detector) Evidence(now time.Duration) []Evidence {
 	return all
 }
 
-// history is up to three readings from before the excursion, oldest first.
+// history is up to three readings from before the excursion, oldest first. The last
+// is that of its very beginning.
 func (d *Detector) history(m *member) []Point {
-	before := d.now
+	before, most := d.now, historyPoints
 	if m.exc.open {
-		before = m.exc.since
+		before, most = m.exc.since, most-1
 	}
 	last, _ := d.snapshotAt(before)
 	var points []Point
-	for n := max(m.firstSnap, d.snapped-snapshots, last-historyPoints+1); n <= last; n++ {
+	for n := max(m.firstSnap, d.snapped-snapshots, last-most+1); n <= last; n++ {
 		points = append(points, d.point(m, n))
+	}
+	if m.exc.open {
+		points = append(points, Point{At: m.exc.since, N: m.exc.base.N, K: m.exc.base.K()})
 	}
 	return points
 }

@@ -72,18 +72,18 @@ func TestEvidenceTellsWhereAnExcursionBegan(t *testing.T) {
 	if len(e.History) != 3 {
 		t.Fatalf("history is %+v, want 3 points", e.History)
 	}
-	for i, want := range []time.Duration{18 * second, 19 * second, 20 * second} {
+	for i, want := range []time.Duration{19 * second, 20 * second} {
 		if p := e.History[i]; p.At < want || p.At > want+busyStep {
 			t.Errorf("point %d is from %v, want %v", i, p.At, want)
 		}
 	}
 	last := e.History[2]
-	if last.K != 0 || last.N == 0 || last.N > e.Counts.N {
-		t.Errorf("the last point is %+v, with counts %+v", last, e.Counts)
+	if last.K != 0 || last.N != e.Counts.N-1 || last.At > w.now || last.At < w.now-10*time.Millisecond {
+		t.Errorf("at %v the last point is %+v, with counts %+v; want it from just before the failure", w.now, last, e.Counts)
 	}
 	p, ok := w.d.History("e01", 19*second+500*time.Millisecond)
-	if !ok || !cmp.Equal(p, e.History[1]) {
-		t.Errorf("the reading at 19.5s is %+v, %v, want %+v", p, ok, e.History[1])
+	if !ok || !cmp.Equal(p, e.History[0]) {
+		t.Errorf("the reading at 19.5s is %+v, %v, want %+v", p, ok, e.History[0])
 	}
 	if p, ok := w.d.History("e01", 0); ok {
 		t.Errorf("there is a reading from before the start: %+v", p)
@@ -109,6 +109,12 @@ func TestUrgencyFollowsTheNews(t *testing.T) {
 	w.now += time.Millisecond
 	if got := step(); got != UrgencyNone {
 		t.Errorf("a moment later: %v, want none", got)
+	}
+	a = ep.Start(w.now, true)
+	ep.End(&a, Outcome{Class: Timeout, Now: w.now})
+	w.now += time.Millisecond
+	if got := step(); got != UrgencyRising {
+		t.Errorf("after another one: %v, want rising", got)
 	}
 	a = ep.Start(w.now, true)
 	ep.End(&a, Outcome{Class: Conn, Now: w.now})

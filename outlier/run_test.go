@@ -82,9 +82,9 @@ func TestTheLastOfARunWakesStep(t *testing.T) {
 			got += string(letter)
 		}
 	}
-	// The first leaves the score's zero, the third is the run's and crosses nothing
-	// else, the fourth crosses 10 nats. The mark stays until Step has seen it.
-	if want := "!g!!goggg"; got != want {
+	// Up to the fourth, which crosses 10 nats, each raises the score; of the later ones
+	// the seventh alone would be the run's. The mark stays until Step has seen it.
+	if want := "!!!!goggg"; got != want {
 		t.Errorf("woke %q, want %q", got, want)
 	}
 	e.told(c.runs)

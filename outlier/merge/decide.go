@@ -22,8 +22,8 @@ const (
 	// guardedFor one that a guard has stopped.
 	fullFor    = time.Second
 	guardedFor = 100 * time.Millisecond
-	// watchFor is how long reporters of an endpoint report each 50 ms once its
-	// statistic is at a quarter of the threshold.
+	// watchFor is how long reporters of an endpoint tell of each failure at once when
+	// its statistic is at a quarter of the threshold.
 	watchFor = 2 * time.Second
 )
 
@@ -370,7 +370,8 @@ func (t *Table) promote(e *endpoint, s Scope) Scope {
 
 // watch asks for quick reports when the statistic is on its way.
 func (t *Table) watch(e *endpoint, now time.Duration) {
-	if now < e.watched || !e.fast.open || e.fast.last.h == 0 || 4*e.fast.last.t <= e.fast.last.h {
+	w := &e.fast
+	if now < e.watched || !w.open || 4*w.last.t <= w.last.h || 4*(w.last.t+e.unheard(w, now)) <= w.last.h {
 		return
 	}
 	var ids []string
@@ -384,6 +385,14 @@ func (t *Table) watch(e *endpoint, now time.Duration) {
 	}
 	e.watched = now + watchFor
 	t.out.Watches = append(t.out.Watches, Watch{Key: e.Key, Reporters: ids, For: watchFor})
+}
+
+// unheard is what the successes of a row would be worth that are still to be told of,
+// if the endpoint were well: failures are told at once and successes when there is
+// time. Without them any three failures would look like the beginning of more.
+func (e *endpoint) unheard(w *row, now time.Duration) int64 {
+	missing := e.rate*(now-w.since).Seconds() - float64(w.last.n)
+	return int64(max(0, missing) * float64(w.last.odds.Steps().OK))
 }
 
 // refuse tells, once, that a candidate stays, and lets it rest for a moment.

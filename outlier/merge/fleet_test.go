@@ -98,7 +98,7 @@ type callerCell struct {
 	level     outlier.Level
 	hanging   []time.Duration // starts
 	history   []Point
-	fresh     bool // s1 has just left 0
+	began     Point // what was counted before the excursion
 	share     float64
 	epoch     uint64
 	shareTill time.Duration
@@ -280,7 +280,7 @@ func (f *fleet) step() {
 		for _, id := range w.Reporters {
 			if cell := f.caller(id).cells[w.Key]; cell != nil {
 				cell.watched = f.now + w.For
-				f.caller(id).watch()
+				f.caller(id).urgent()
 			}
 		}
 	}
@@ -454,10 +454,14 @@ func (c *caller) end(cell *callerCell, class outlier.Class, start time.Duration)
 		cell.score = max(0, cell.score+localSteps.OK)
 	} else {
 		if cell.score == 0 {
-			cell.fresh = true
-			c.soft()
+			cell.began = Point{At: f.now, N: cell.counts.N - 1, K: cell.counts.K() - 1}
 		}
 		cell.score += localSteps.Fail
+		if f.now < cell.watched {
+			c.urgent()
+		} else {
+			c.soft()
+		}
 	}
 	if class == outlier.Conn {
 		cell.lastHard = f.now
@@ -478,22 +482,13 @@ func (c *caller) end(cell *callerCell, class outlier.Class, start time.Duration)
 // urgent reports at once, then 50 ms apart.
 func (c *caller) urgent() { c.reportAt(max(c.f.now, c.urgentAt+50*ms)) }
 
-// soft reports 50 ms after a score left 0, within a budget of one per second.
+// soft reports a score that has risen, within a budget of one per second.
 func (c *caller) soft() {
 	c.tokens = min(4, c.tokens+(c.f.now-c.tokensAt).Seconds())
 	c.tokensAt = c.f.now
 	if c.tokens >= 1 {
 		c.tokens--
-		c.reportAt(c.f.now + 50*ms)
-	}
-}
-
-func (c *caller) watch() {
-	for _, cell := range c.cells {
-		if c.f.now < cell.watched {
-			c.reportAt(c.f.now + 50*ms)
-			return
-		}
+		c.urgent()
 	}
 }
 
@@ -509,7 +504,6 @@ func (c *caller) reportAt(at time.Duration) {
 		c.pending = 0
 		c.urgentAt = c.f.now
 		c.report(false)
-		c.watch()
 		for _, cell := range c.cells {
 			if len(cell.hanging) > 0 {
 				c.reportAt(c.f.now + 250*ms)
@@ -531,7 +525,7 @@ func (c *caller) tick(phase time.Duration) {
 			if len(cell.history) > 3 {
 				cell.history = cell.history[1:]
 			}
-			excursion = excursion || cell.score > 0
+			excursion = excursion || cell.score > 0 || c.f.now < cell.watched
 		}
 		if !c.down && (n%10 == 0 || excursion) {
 			c.report(n%10 == 0)
@@ -550,7 +544,7 @@ func (c *caller) report(all bool) {
 		cell := c.cells[t.Key]
 		if cell.counts != cell.reported && (all || cell.score > 0 || cell.lastHard >= 0 || f.now < cell.watched || cell.share > 0) || len(cell.hanging) > 0 {
 			rep.Cells = append(rep.Cells, cell.say(f.now))
-			cell.reported, cell.fresh = cell.counts, false
+			cell.reported = cell.counts
 		}
 	}
 	c.send(rep)
@@ -587,8 +581,13 @@ func (cell *callerCell) say(now time.Duration) Cell {
 		Key: cell.target.Key, Counts: cell.counts, Overdue: overdue, LastOK: cell.lastOK, LastOKStart: cell.okStart,
 		LastHard: cell.lastHard, LastHardStart: cell.lastHard, Witness: cell.level, Score: cell.score,
 	}
-	if cell.fresh || now < cell.watched {
-		out.History = slices.Clone(cell.history)
+	if cell.score > 0 {
+		for _, p := range cell.history {
+			if p.At < cell.began.At {
+				out.History = append(out.History, p)
+			}
+		}
+		out.History = append(out.History[max(0, len(out.History)-2):], cell.began)
 	}
 	return out
 }

@@ -178,8 +178,14 @@ func (w *row) count(e *endpoint, s *staged, from Point, d outlier.Counts, k kind
 	}
 	x := &w.active[at.index]
 	for _, p := range s.points { // the youngest at or before the start
-		if p.At <= w.since && int32(p.N-x.fromN) >= 0 && int32(p.K-x.fromK) >= 0 {
+		if p.At > w.since {
+			break
+		}
+		if int32(p.N-x.fromN) >= 0 && int32(p.K-x.fromK) >= 0 {
 			x.fromN, x.fromK = p.N, p.K
+		}
+		if p.At == w.since {
+			break
 		}
 	}
 	x.n, x.k = s.counts.N, s.counts.K()
@@ -222,6 +228,9 @@ func (w *row) base(s *staged, from Point) Point {
 			break
 		}
 		from = p
+		if p.At == w.since {
+			break // what was told in the same instant came after it
+		}
 	}
 	return from
 }

@@ -105,9 +105,8 @@ type PollAnswer struct {
 	Then     Point // counters at the last whole second before the polled instant; zero: unknown
 }
 
-// Watch asks reporters to report an endpoint each 50 ms for a while. Each of these
-// reports should carry History, also those of reporters without an excursion:
-// what they counted before the trouble began would otherwise count as news of it.
+// Watch asks reporters what they have counted of an endpoint by now, and to tell of
+// each failure at once for a while, at least 50 ms apart.
 type Watch struct {
 	Key       Key
 	Reporters []string

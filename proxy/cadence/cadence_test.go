@@ -75,11 +75,11 @@ func (s *stream) hard() {
 	s.schedule.Hear(&s.topic, outlier.UrgencyHard, s.now)
 }
 
-func (s *stream) soft() {
+func (s *stream) soft(u outlier.Urgency) {
 	s.evidence.Counts.N++
 	s.evidence.Counts.Server++
 	s.evidence.Excursion = true
-	s.schedule.Hear(&s.topic, outlier.UrgencySoft, s.now)
+	s.schedule.Hear(&s.topic, u, s.now)
 }
 
 func (s *stream) want(t *testing.T, what string, want ...time.Duration) {
@@ -109,49 +109,57 @@ func TestOneHardFailureIsToldOnce(t *testing.T) {
 	s.want(t, "one failure", 0)
 }
 
-func TestSoftNewsGatherAndHaveABudget(t *testing.T) {
+func TestSoftNewsHaveABudgetOfWhichHalfIsForWhatFailsAgain(t *testing.T) {
 	s := begin()
-	s.soft()
+	s.soft(outlier.UrgencySoft)
 	s.run(20 * ms)
-	s.soft()
+	s.soft(outlier.UrgencyRising)
 	s.run(20 * ms)
-	s.soft()
+	s.soft(outlier.UrgencyRising)
 	s.run(500 * ms)
-	s.want(t, "three in 40 ms are told together, 50 ms after the first", 50)
+	s.want(t, "the first of three in 40 ms is told at once, the others together", 0, 50)
 
 	s = begin()
-	told := 0
-	for range 6 {
-		s.told = cadence.Told{} // each is another endpoint's first
+	told := func(u outlier.Urgency) int {
 		before := len(s.sent)
-		s.soft()
-		s.run(60 * ms)
-		told += len(s.sent) - before
+		for range 6 {
+			s.told = cadence.Told{} // each is another endpoint's
+			s.soft(u)
+			s.run(60 * ms)
+		}
+		return len(s.sent) - before
 	}
-	if told != 4 {
-		t.Errorf("soft news told within 360 ms: %d, want 4, the whole bucket", told)
+	if got := told(outlier.UrgencySoft); got != 2 {
+		t.Errorf("first failures told within 360 ms: %d, want 2, half of the bucket", got)
+	}
+	if got := told(outlier.UrgencyRising); got != 2 {
+		t.Errorf("then second failures told within 360 ms: %d, want 2, the other half", got)
 	}
 }
 
 func TestAnExcursionIsToldEachSecondWhileThereIsNews(t *testing.T) {
 	s := begin()
-	s.soft()
+	s.soft(outlier.UrgencySoft)
 	for range 35 {
 		s.run(100 * ms)
 		s.evidence.Counts.N++ // successes: no urgency
 	}
-	s.want(t, "an excursion of 3.5 s", 50, 1050, 2050, 3050)
+	s.want(t, "an excursion of 3.5 s", 0, 1000, 2000, 3000)
 }
 
-func TestAWatchedEndpointIsToldEachFiftyMilliseconds(t *testing.T) {
+func TestEachFailureOfAWatchedEndpointIsToldAtOnceAndItsSuccessesEachSecond(t *testing.T) {
 	s := begin()
-	s.watched = s.now + 220*ms
-	s.schedule.WakeUrgent()
-	for range 40 {
+	s.watched = s.now + 2*time.Second
+	s.schedule.Watch(s.watched)
+	for i := range 300 {
 		s.evidence.Counts.N++
+		if i >= 50 && i < 65 && i%2 == 0 { // more than there are tokens
+			s.soft(outlier.UrgencyRising)
+			s.evidence.Excursion = false
+		}
 		s.run(10 * ms)
 	}
-	s.want(t, "watched for 220 ms", 0, 50, 100, 150, 200)
+	s.want(t, "watched for 2 s, with failures from 500 to 640 ms", 0, 500, 550, 600, 650, 1650)
 }
 
 func TestWhatIsCalmWaitsForTheSummary(t *testing.T) {

@@ -3,8 +3,8 @@
 //
 //	the first hard failure or overdue attempt on an endpoint   at once
 //	while that goes on                                         each 50 ms, after 500 ms each 250 ms
-//	a score that has left 0                                    after 50 ms, at most one a second (burst 4)
-//	endpoints that are watched by order                        each 50 ms
+//	a score that has left 0, or rises again                    at once, at most one a second (burst 4)
+//	endpoints that are watched by order                        each failure at once
 //	endpoints under suspicion or out                           each second
 //	all that has changed                                       each ten seconds
 //	results of probes, answers to polls                        at once
@@ -12,8 +12,9 @@
 //
 // Reports are at least 50 ms apart, and each one speaks of every endpoint that is
 // under suspicion and has news. At a base error rate of one percent a tenth of all
-// endpoints is in some excursion at any time, which is why soft news have a budget.
-// The ten-second report is also how the control plane knows that the sidecar lives.
+// endpoints is in some excursion at any time, which is why soft news have a budget. Of
+// ten such excursions one sees a second failure, so that half of the burst is kept for
+// those: they are the better news. The ten-second report is also how the control plane knows that the sidecar lives.
 //
 // Nothing here starts a goroutine, reads a clock or takes a lock: package reporting
 // calls it beside its stream, and the simulator in virtual time.

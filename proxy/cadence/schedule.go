@@ -48,8 +48,8 @@ func (c Config) Or(d Config) Config {
 const (
 	fastFor   = 500 * time.Millisecond // of hard news, until UrgentGapSlow
 	newsFor   = time.Second            // without news, until the next ones are new
-	softDelay = 50 * time.Millisecond  // gathers what comes together
 	softBurst = 4
+	softKept  = 2           // tokens that are kept for endpoints that fail again
 	softGap   = time.Second // per token
 	// lookGap is the least time between two looks at a cluster whose hard news last.
 	// Its steps say that they do, each look is a step, and so they would follow each
@@ -72,6 +72,7 @@ type Schedule struct {
 	everything bool          // the stream is new: tell all
 	soft       time.Duration // when soft news are told; 0: there are none
 	softFull   time.Duration // when all tokens for soft news are back
+	watching   time.Duration // until when something is watched
 }
 
 // NewSchedule returns one by which nothing is due.
@@ -108,6 +109,12 @@ func (s *Schedule) Wake(at time.Duration) bool {
 	return true
 }
 
+// Watch takes in an order to watch an endpoint until then, and answers as Wake does.
+func (s *Schedule) Watch(until time.Duration) bool {
+	s.watching = max(s.watching, until)
+	return s.WakeUrgent()
+}
+
 // WakeUrgent is Wake as soon as the gap between two reports allows.
 func (s *Schedule) WakeUrgent() bool { return s.Wake(s.reported + s.cfg.UrgentGap) }
 
@@ -121,13 +128,19 @@ func (s *Schedule) Hear(t *Topic, u outlier.Urgency, at time.Duration) bool {
 	case outlier.UrgencyHard:
 		t.hot = true
 		return s.Wake(max(s.reported+s.cfg.UrgentGap, s.looked+lookGap))
-	case outlier.UrgencySoft:
+	case outlier.UrgencySoft, outlier.UrgencyRising:
 		t.hot = true
 		// Without a token the news wait for the full report.
 		then := at + s.cfg.Full
-		if full := max(s.softFull, at) + softGap; s.soft == 0 && full <= at+softBurst*softGap {
-			s.softFull, s.soft = full, at+softDelay
-			then = s.soft
+		tokens := time.Duration(softBurst)
+		if u == outlier.UrgencySoft {
+			tokens -= softKept
+		}
+		if full := max(s.softFull, at) + softGap; s.soft == 0 && full <= at+tokens*softGap {
+			s.softFull, s.soft = full, at
+		}
+		if s.soft > 0 || at < s.watching {
+			then = at
 		}
 		return s.Wake(max(then, s.reported+s.cfg.UrgentGap))
 	}
@@ -190,7 +203,7 @@ func (t *Turn) Watched(until time.Duration) bool {
 	if until <= t.Now {
 		return false
 	}
-	t.Again(t.Now + t.cfg.UrgentGap)
+	t.Again(t.Now + t.cfg.Full)
 	return true
 }
 

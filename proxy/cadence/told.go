@@ -16,6 +16,8 @@ type Told struct {
 	hard   time.Duration // newest hard failure that was looked at
 	began  time.Duration // of the present hard news
 	news   time.Duration // when there were any last; 0: never
+	// watched says that it was at the last look.
+	watched bool
 }
 
 // temper is how much the news of an endpoint matter.
@@ -32,6 +34,7 @@ const (
 // when to look again.
 func (t *Told) Weigh(turn *Turn, topic *Topic, e *outlier.Evidence, c *merge.Cell, watched bool) bool {
 	w := t.look(e, turn.Now)
+	watched, t.watched = watched && t.watchedNews(c, turn), watched
 	if w > calm {
 		topic.suspicious = true
 		turn.Again(turn.Now + t.gap(w, turn.cfg, turn.Now))
@@ -40,7 +43,7 @@ func (t *Told) Weigh(turn *Turn, topic *Topic, e *outlier.Evidence, c *merge.Cel
 		return false
 	}
 	// Whatever the reason to report, all news under suspicion go with it.
-	turn.Tell = turn.Tell || watched && turn.Now-t.at >= turn.cfg.UrgentGap || turn.Soft && w == suspect || t.due(w, turn.cfg, turn.Now)
+	turn.Tell = turn.Tell || watched || turn.Soft && w == suspect || t.due(w, turn.cfg, turn.Now)
 	return true
 }
 
@@ -90,6 +93,12 @@ func (t *Told) due(w temper, cfg *Config, now time.Duration) bool {
 		return true // the first of it
 	}
 	return w > calm && now-t.at >= t.gap(w, cfg, now)
+}
+
+// watchedNews says whether what there is to tell of a watched endpoint is to be told
+// now: all of it when that begins, then each failure at once and the rest now and then.
+func (t *Told) watchedNews(c *merge.Cell, turn *Turn) bool {
+	return !t.watched || c.Counts.K() != t.cell.Counts.K() || turn.Now-t.at >= turn.cfg.Full
 }
 
 // stale says whether the control plane knows less than it could. That an attempt is

@@ -34,7 +34,7 @@ func (s source) Handle(o report.Orders) {
 	}
 	for _, w := range o.Watches {
 		r.watches[w.Key] = now + w.For
-		r.movedLocked(r.schedule.WakeUrgent())
+		r.movedLocked(r.schedule.Watch(now + w.For))
 	}
 	for _, l := range o.Leases {
 		r.leaseLocked(l, now)

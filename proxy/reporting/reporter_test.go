@@ -380,10 +380,10 @@ func TestSoftFailuresHaveABudget(t *testing.T) {
 		settle()
 		start := time.Now()
 		w.attempt("api-0", outlier.Server)
-		time.Sleep(55 * time.Millisecond)
+		time.Sleep(5 * time.Millisecond)
 		synctest.Wait()
 		if got := w.sink.about(key(0), start); len(got) != 1 {
-			t.Fatalf("the first soft failure: got %d reports in 55 ms, want 1", len(got))
+			t.Fatalf("the first soft failure: got %d reports in 5 ms, want 1", len(got))
 		}
 		start = time.Now()
 		for i := 1; i < 40; i++ { // another one each 100 ms
@@ -392,7 +392,7 @@ func TestSoftFailuresHaveABudget(t *testing.T) {
 		}
 		synctest.Wait()
 		got := len(w.sink.all(start))
-		if got < 6 || got > 13 {
+		if got < 4 || got > 10 {
 			t.Errorf("reports in 3.9 s of soft news: got %d, want the burst, one a second and the full ones", got)
 		}
 		time.Sleep(time.Second)
@@ -575,20 +575,25 @@ func TestAPollIsAnsweredWithTheCountsOfNowAndThen(t *testing.T) {
 	})
 }
 
-func TestAWatchedEndpointIsReportedOften(t *testing.T) {
+func TestEachFailureOfAWatchedEndpointIsReportedAtOnce(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t, 3)
 		settle()
 		w.sink.stream.Watch(merge.Watch{Key: key(0), For: 2 * time.Second})
 		start := time.Now()
-		for range 400 {
-			w.attempt("api-0", outlier.OK)
+		class := outlier.OK
+		for i := range 400 {
+			if class = outlier.OK; i%10 == 5 && i < 200 { // each 100 ms, for 2 s
+				class = outlier.Server
+			}
+			w.attempt("api-0", class)
 			w.attempt("api-1", outlier.OK)
 			time.Sleep(10 * time.Millisecond)
 		}
 		synctest.Wait()
-		if got := len(w.sink.about(key(0), start)); got < 36 || got > 42 {
-			t.Errorf("reports of the watched endpoint in 4 s: got %d, want about 40 in the first two", got)
+		// The local rules put it out after a while, and nobody tries it then; that is told too.
+		if got := len(w.sink.about(key(0), start)); got < 15 || got > 25 {
+			t.Errorf("reports of the watched endpoint in 4 s: got %d, want about 20: at the order, and at each failure", got)
 		}
 		if got := len(w.sink.about(key(1), start)); got > 1 {
 			t.Errorf("reports of the other one: got %d, want at most a summary", got)

@@ -2218,7 +2218,7 @@ func (x *PingLease) GetForMs() uint32 {
 	return 0
 }
 
-// Watch asks for a report each 50 ms.
+// Watch asks for a report of the counters now, and of each failure at once.
 type Watch struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Ref           uint32                 `protobuf:"varint,1,opt,name=ref,proto3" json:"ref,omitempty"`

@@ -259,5 +259,5 @@ func (r *reporter) watch(w merge.Watch) {
 		r.watching++
 	}
 	r.watches[i] = r.w.now + w.For
-	r.moved(r.schedule.WakeUrgent())
+	r.moved(r.schedule.Watch(r.w.now + w.For))
 }
