@@ -467,7 +467,7 @@ func (e *Endpoint) observe(ms uint64, latency time.Duration, answer bool) {
 		return
 	case word == 0 || value < 0:
 		value = sample // the first news, or the end of a penalty
-	case sample >= value:
+	case sample > value:
 		value = sample
 	case age < costEvery:
 		return
