@@ -41,6 +41,7 @@ type fleet struct {
 	stopped  bool // the table's owner is down
 	attempts int
 	tamper   func(Report) []Report // what the network makes of a report
+	patience time.Duration         // after which users leave; 0: they wait for the timeout
 }
 
 // target is an endpoint with its faults.
@@ -292,9 +293,9 @@ func (f *fleet) step() {
 			cell.share, cell.epoch, cell.shareTill = s.Weight, s.Epoch, f.now+s.For
 			if s.Trickle > 0 {
 				cell.share = 0
-				if f.now-cell.tried >= s.Trickle {
-					cell.tried = f.now
-					f.at(f.now+f.delay, func() { f.caller(s.Reporter).attempt(cell) })
+				if at := max(f.now+f.delay, cell.tried+s.Trickle); at < f.now+s.For {
+					cell.tried = at
+					f.at(at, func() { f.caller(s.Reporter).attempt(cell) })
 				}
 			}
 		}
@@ -403,6 +404,13 @@ func (c *caller) attempt(cell *callerCell) {
 		var wait func()
 		wait = func() {
 			answers := !c.broken && cell.target.fault(c, f.now).class == outlier.OK
+			if f.patience > 0 && !answers && f.now >= start+f.patience {
+				// It counts as overdue for D_over more, and as nothing else.
+				f.at(f.now+overdueAge, func() {
+					cell.hanging = slices.DeleteFunc(cell.hanging, func(at time.Duration) bool { return at == start })
+				})
+				return
+			}
 			if !answers && f.now < start+3*time.Second {
 				f.at(f.now+50*ms, wait)
 				return
@@ -542,7 +550,7 @@ func (c *caller) report(all bool) {
 	rep := Report{Reporter: c.ID, Incarnation: c.Incarnation, Seq: c.seq, At: f.now}
 	for _, t := range f.targets {
 		cell := c.cells[t.Key]
-		if cell.counts != cell.reported && (all || cell.score > 0 || cell.lastHard >= 0 || f.now < cell.watched || cell.share > 0) || len(cell.hanging) > 0 {
+		if cell.counts != cell.reported && (all || cell.score > 0 || cell.lastHard >= 0 || f.now < cell.watched || cell.share > 0 || t.view[Fleet].State == outlier.Suspended) || len(cell.hanging) > 0 {
 			rep.Cells = append(rep.Cells, cell.say(f.now))
 			cell.reported = cell.counts
 		}

@@ -50,6 +50,7 @@ type record struct {
 	wait    time.Duration // before the next probes, if these fail
 	orders  []*order      // probes of the current try
 	trial   *trial        // shares that were given out
+	hung    time.Duration // when the stall began for which it was suspended; never: unknown
 	forgave time.Duration // when n last fell, or became worth looking at
 }
 

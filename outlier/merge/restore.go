@@ -113,7 +113,7 @@ func (t *Table) restore(e *endpoint, v Verdict, now time.Duration) {
 	p := &e.group.service.policy.Outlier
 	*r = record{
 		scope: v.Scope, state: v.State, rule: v.Rule, epoch: v.Epoch, n: max(v.N, 0), since: now, forgave: now,
-		rampFrom: v.RampFrom, explain: v.Explain, wait: p.HoldBase,
+		rampFrom: v.RampFrom, explain: v.Explain, wait: p.HoldBase, hung: never,
 	}
 	r.convict(v.Rule, v.Explain.Counts)
 	if v.Override != nil && v.Scope == Fleet {

@@ -50,6 +50,7 @@ func (t *Table) suspend(e *endpoint, s Scope, now time.Duration) {
 		e.susp.shutUntil = now + shutFor
 		return
 	}
+	rec.hung = e.susp.firstAt - e.susp.first.overdue(e)
 	rec.explain = t.explainCandidate(c, now)
 	t.set(e, rec, outlier.Suspended, outlier.RuleStalled, c.reason, now)
 	t.trickle(e, rec, now)
@@ -59,7 +60,10 @@ func (t *Table) suspend(e *endpoint, s Scope, now time.Duration) {
 // keepSuspended renews or ends a suspend. The first answer ends it; so does the
 // want of any sign that attempts still hang.
 func (t *Table) keepSuspended(e *endpoint, rec *record, now time.Duration) {
-	if t.answered(e, rec.scope, now) > rec.since {
+	if at := t.answered(e, rec.scope, now); at > rec.since {
+		if rec.hung != never {
+			e.group.service.stalls.note(at-rec.hung, now)
+		}
 		t.endTrial(rec)
 		t.set(e, rec, outlier.In, outlier.RuleStalled, "it answers again", now)
 		return
@@ -156,12 +160,7 @@ func (tr *trial) stands(e *endpoint) time.Duration {
 	rate, overdue := 0.0, time.Duration(0)
 	for _, r := range tr.chosen {
 		rate += fairRate(e, r)
-		if u := r.services[e.Key.Service]; u != nil {
-			overdue = max(overdue, u.overdue)
-		}
-	}
-	if overdue == 0 {
-		overdue = e.group.service.policy.Outlier.OverdueMax
+		overdue = max(overdue, r.overdue(e))
 	}
 	if rate = min(rate, 1) / 2; rate == 0 {
 		return standMost
@@ -177,4 +176,64 @@ func fairRate(e *endpoint, r *reporter) float64 {
 		return 0
 	}
 	return u.rate / float64(max(e.group.judged(), 1))
+}
+
+// overdue is the reporter's D_over for e: the age from which it calls an attempt
+// overdue.
+func (r *reporter) overdue(e *endpoint) time.Duration {
+	if u := r.services[e.Key.Service]; u != nil && u.overdue > 0 {
+		return u.overdue
+	}
+	return e.group.service.policy.Outlier.OverdueMax
+}
+
+const (
+	// patienceFactor is how much longer than the longest pause that an endpoint of the
+	// service has come back from a stall must be. patienceMost bounds the wait, as it
+	// bounds D_over: a process that stands still for longer is suspended each time.
+	patienceFactor = 1.5
+	patienceMost   = 1750 * time.Millisecond
+)
+
+// pauses are the longest stalls of the last ten minutes that ended by themselves, by
+// minute. What one endpoint does, a collector of garbage for example, the others of
+// its service will do: the fleet suspends for the first such pause, and remembers.
+type pauses [10]struct {
+	minute int64
+	length time.Duration
+}
+
+// note takes in a stall that has ended. One that was much longer than any patience is
+// no pause but an outage, and teaches nothing.
+func (p *pauses) note(length, now time.Duration) {
+	if length > 2*patienceMost {
+		return
+	}
+	minute := int64(now / time.Minute)
+	s := &p[minute%int64(len(p))]
+	if s.minute != minute {
+		s.minute, s.length = minute, 0
+	}
+	s.length = max(s.length, length)
+}
+
+// patience is how long an endpoint of the service must hang to be suspended.
+func (p *pauses) patience(now time.Duration) time.Duration {
+	longest := time.Duration(0)
+	for _, s := range p {
+		if int64(now/time.Minute)-s.minute < int64(len(p)) {
+			longest = max(longest, s.length)
+		}
+	}
+	return min(time.Duration(patienceFactor*float64(longest)), patienceMost)
+}
+
+// hungLongEnough is the instant from which a stall is one for the fleet: nobody has
+// had an answer for a moment, and for longer than the pauses that are usual here.
+// Those who saw none of these pauses would call an attempt overdue too soon.
+func (t *Table) hungLongEnough(e *endpoint, answered, now time.Duration) time.Duration {
+	s := &e.susp
+	patience := e.group.service.stalls.patience(now)
+	at := answered + max(e.group.service.policy.Outlier.StallSilence, patience)
+	return max(at, s.firstAt-s.first.overdue(e)+patience)
 }

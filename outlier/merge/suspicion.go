@@ -238,10 +238,11 @@ func (t *Table) question(e *endpoint, mayAsk bool, now time.Duration) {
 		s.confirmed, s.doubted = now, nil
 		t.keepAnswers(e)
 	case t.domainsOf(s.zone, stalled, s.hard) >= need && len(stalled) > 0:
-		silent := answered + e.group.service.policy.Outlier.StallSilence
+		since := t.hungLongEnough(e, answered, now)
 		switch {
-		case now < silent:
-			t.due(silent)
+		case now < since:
+			s.deadline = max(s.deadline, since+answerSlack)
+			t.due(since)
 		case !t.stallTold(e, now): // others may have had answers that they have not told of
 		default:
 			t.keepAnswers(e)

@@ -81,6 +81,7 @@ type service struct {
 	groups    []*group
 	reporters []*reporter // by id
 	ping      pingPath
+	stalls    pauses
 }
 
 func (t *Table) newService(name string) *service {

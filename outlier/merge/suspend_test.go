@@ -1,0 +1,134 @@
+package merge
+
+import (
+	"testing"
+	"time"
+
+	"github.com/overhear-mesh/overhear/outlier"
+)
+
+// suspends are those of an endpoint.
+func (f *fleet) suspends(i int) (n int) {
+	for _, ch := range f.verdicts(outlier.Suspended) {
+		if ch.Verdict.Key == f.targets[i].Key {
+			n++
+		}
+	}
+	return n
+}
+
+// pause lets an endpoint stand still.
+func (f *fleet) pause(i int, length time.Duration) {
+	end := f.now + length
+	f.targets[i].fault = func(*caller, time.Duration) effect {
+		if f.now < end {
+			return hangs
+		}
+		return works
+	}
+}
+
+// What one process of a service does its like will do: a pause that ended is a reason
+// to wait, for the whole fleet, and a hang is still found.
+func TestTheFleetWaitsForAPauseThatItHasSeenEnd(t *testing.T) {
+	for _, pause := range []time.Duration{500 * ms, 800 * ms, 1100 * ms} {
+		f := newFleet(t, mesh{callers: 10, endpoints: 6, zones: twoZones, rate: 50, base: 0.001, seed: 5})
+		f.run(12 * time.Second)
+		f.pause(0, pause)
+		f.run(10 * time.Second)
+		if f.suspends(0) != 1 {
+			t.Errorf("a first pause of %v: got %s\nwant one suspend", pause, describe(f.verdicts()))
+		}
+		for i := range 5 {
+			f.pause(i, pause)
+			f.run(20 * time.Second)
+		}
+		if n := len(f.verdicts(outlier.Suspended)); n != 1 {
+			t.Errorf("pauses of %v: got %s\nwant no more suspends than the first", pause, describe(f.verdicts()))
+		}
+		f.targets[5].fault = always(hangs)
+		if !f.until(f.now+patienceMost+500*ms, func() bool { return f.suspends(5) == 1 }) {
+			t.Errorf("after pauses of %v a hang is not suspended in time", pause)
+		}
+		f.targets[5].fault = always(works)
+		f.run(11 * time.Minute)
+		begin := f.now
+		f.targets[5].fault = always(hangs)
+		if !f.until(begin+5*time.Second, func() bool { return f.suspends(5) == 2 }) || f.now-begin > 2*overdueAge+300*ms {
+			t.Errorf("ten minutes after pauses of %v a hang is suspended after %v", pause, f.now-begin)
+		}
+	}
+}
+
+func TestAnOutageTeachesNoPatience(t *testing.T) {
+	var p pauses
+	p.note(time.Minute, 0)
+	if got := p.patience(0); got != 0 {
+		t.Errorf("patience %v after a stall of a minute, want none", got)
+	}
+	p.note(time.Second, time.Minute)
+	p.note(400*ms, 2*time.Minute)
+	for at, want := range map[time.Duration]time.Duration{
+		2 * time.Minute: 1500 * ms, 10 * time.Minute: 1500 * ms, 11 * time.Minute: 600 * ms, 12 * time.Minute: 0,
+	} {
+		if got := p.patience(at); got != want {
+			t.Errorf("patience %v at %v, want %v", got, at, want)
+		}
+	}
+}
+
+// Users who leave early keep hangs short: the suspend must stand from one attempt of
+// the trickle to the next, and these must be few.
+func TestASuspendStandsWhileTheTrickleHangs(t *testing.T) {
+	for _, rate := range []float64{5, 50} {
+		for _, callers := range []int{1, 2, 10, 100} {
+			f := newFleet(t, mesh{callers: max(callers, 3), endpoints: 6, zones: twoZones, rate: rate, base: 0.001, seed: 5})
+			f.run(30 * time.Second)
+			f.patience = 400 * ms
+			f.targets[2].fault = always(hangs)
+			if !f.until(f.now+5*time.Second, func() bool { return f.suspends(2) > 0 }) {
+				t.Fatalf("rate %v, %d callers: not suspended", rate, callers)
+			}
+			f.run(60 * time.Second)
+			if v := f.verdicts(); len(v) != 1 {
+				t.Errorf("rate %v, %d callers: got %s\nwant one suspend that stands", rate, callers, describe(v))
+			}
+			f.targets[2].fault = always(works)
+			begin := f.now
+			if !f.until(begin+10*time.Second, func() bool { return f.state(2) == outlier.In }) || f.now-begin > 3*time.Second {
+				t.Errorf("rate %v, %d callers: in %v after the end of the hang", rate, callers, f.now-begin)
+			}
+		}
+	}
+}
+
+func TestTheTrickleIsOneAttemptASecondWhoeverMakesIt(t *testing.T) {
+	for _, rate := range []float64{0.5, 5, 50} {
+		for _, callers := range []int{3, 10, 100} {
+			f := newFleet(t, mesh{callers: callers, endpoints: 6, zones: twoZones, rate: rate, base: 0, seed: 5})
+			f.run(time.Minute)
+			e := f.table.endpoints[f.targets[2].Key]
+			rec := &e.fleet
+			f.table.set(e, rec, outlier.Suspended, outlier.RuleStalled, "a test", f.now)
+			rec.hung = never
+			// A share allows one attempt per Trickle for as long as it stands. After 15 s
+			// nobody is asked any more, because nobody reports.
+			allowed, sidecars := 0.0, map[string]bool{}
+			for range 120 {
+				f.now += tick
+				f.table.trickle(e, rec, f.now)
+				for _, s := range f.table.out.Shares {
+					allowed += float64(s.For) / float64(s.Trickle)
+					sidecars[s.Reporter] = true
+				}
+				f.table.out.Shares = nil
+			}
+			if allowed < 11 || allowed > 13 {
+				t.Errorf("rate %v, %d callers: %.0f attempts allowed in 12 s, want 12", rate, callers, allowed)
+			}
+			if rate == 50 && len(sidecars) != trickleSidecars {
+				t.Errorf("rate %v, %d callers: %d sidecars trickle, want %d", rate, callers, len(sidecars), trickleSidecars)
+			}
+		}
+	}
+}
