@@ -226,6 +226,7 @@ func (d *Detector) Step(now time.Duration) Result {
 		m.before = m.now
 		plain = plain && m.plain()
 	}
+	r.Routes, d.routes.news = d.routes.news, nil
 	slices.SortStableFunc(r.Changes, func(a, b Change) int { return cmp.Compare(a.ID, b.ID) })
 	if d.cfg.Mode == Shadow {
 		for i := range r.Changes {

@@ -266,8 +266,10 @@ func (d *Detector) eject(m *member, rule Rule, explain Explanation, now time.Dur
 	l.cause, l.level = rule, level
 	l.ejections++
 	l.severity = m.score()
-	l.charges = nil
-	if rule.asksGroup() && c.From != Probation {
+	switch {
+	case !rule.asksGroup():
+		l.charges = nil
+	case c.From != Probation: // a trial that fails leaves what led to it
 		l.charges = &charges{
 			score: l.severity, threshold: d.threshold(m), step: m.ep.conf.Load().steps.Fail,
 			failures: int(m.now.Sub(m.exc.base).Tally().K), routes: m.exc.routes,

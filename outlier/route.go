@@ -31,6 +31,7 @@ const (
 	poisonKept     = time.Minute // after its last failure
 	slowShare      = 0.01        // of late answers, from which a route is slow by nature
 	slowLeast      = 10
+	slowRest       = 100 // answers on other routes, so that a share of them says something
 	routeJudged    = 50 * time.Millisecond // between two comparisons at least
 
 	routeSeconds = 10
@@ -63,9 +64,12 @@ type routes struct {
 	p0     *[routeSlots]float64 // of those that stand out; nil: none does
 	slow   uint64               // those that are slow by nature
 	p99    time.Duration        // the longest of these; 0 while unknown
+	news   []RouteChange
 }
 
 type route struct {
+	id uint16 // of the newest failure: two routes may share the place
+
 	oksSeen, lateSeen uint32 // taken from the hot path
 	oks, late         seconds
 	failed            seconds
@@ -122,6 +126,7 @@ func (s *seconds) last(now time.Duration, count int64) (sum int64) {
 func (d *Detector) routeFailed(m *member, f failure) {
 	i := routeSlot(f.route)
 	x := d.routes.get(i)
+	x.id = f.route
 	x.failed.add(d.now, 1)
 	x.untold++
 	d.routes.newest = d.now
@@ -147,6 +152,7 @@ func (d *Detector) askRoutes(now time.Duration) {
 	if d.routes.poison == was {
 		return
 	}
+	clear(d.sorted) // it has what was set aside
 	for _, g := range d.groups {
 		d.conclude(g, now)
 	}
@@ -238,6 +244,10 @@ func (d *Detector) judgeRoutes(now time.Duration) {
 		default:
 			r.poison &^= bit
 		}
+		if is != was {
+			t := long.of[i]
+			r.news = append(r.news, RouteChange{Route: x.id, Poison: is, N: t.N, K: t.K, At: now})
+		}
 		if is && !was {
 			d.poisoned(i, x, now)
 		}
@@ -298,7 +308,7 @@ func (x *mix) slow(i int) bool {
 	oks := x.of[i].N - x.of[i].K
 	rest := x.rest(i)
 	return x.late[i] >= slowLeast && float64(x.late[i]) > slowShare*float64(oks) &&
-		float64(x.allLate-x.late[i]) < slowShare*float64(rest.N-rest.K)
+		rest.N-rest.K >= slowRest && float64(x.allLate-x.late[i]) < slowShare*float64(rest.N-rest.K)
 }
 
 // poisoned takes back what a route did before it was known to be poison.

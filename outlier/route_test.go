@@ -18,6 +18,9 @@ func TestARouteThatFailsEverywhereEjectsNobody(t *testing.T) {
 				if n := w.count(Ejected) + w.count(Suspended); n != 0 {
 					t.Errorf("at %v/s, %v of route 7 failing: %d ejections and suspensions, want 0\n%s", rate, share, n, w.story())
 				}
+				if told := len(w.routeNews) > 0; rate > 50 && share > 0.5 && (!told || !w.routeNews[0].Poison || w.routeNews[0].Route != 7) {
+					t.Errorf("at %v/s, %v of route 7 failing: told %+v, want that it is poison", rate, share, w.routeNews)
+				}
 				if got := w.d.routes.poison; got&^(1<<7) != 0 || rate > 50 && share > 0.5 && got == 0 {
 					t.Errorf("at %v/s, %v of route 7 failing: poison is %#x, want %#x", rate, share, got, 1<<7)
 				}

@@ -40,6 +40,8 @@ type Verdict struct {
 type Result struct {
 	// Changes are the changes of belief, and what was refused, by ID.
 	Changes []Change
+	// Routes are those that were found to be poison, or to be well again.
+	Routes []RouteChange
 	// Probes are to be run now; each comes back through [Detector.Probed].
 	Probes []Probe
 	// Urgency says how soon the control plane should hear.
@@ -48,6 +50,16 @@ type Result struct {
 	Changed bool
 	// Next is the latest instant of the next Step.
 	Next time.Duration
+}
+
+// RouteChange is that a route was found to fail wherever it is served, or not to do
+// so any more. While it does, its SERVER and TIMEOUT failures count against nobody.
+type RouteChange struct {
+	Route  uint16
+	Poison bool
+	// N and K are its attempts and failures of the last ten seconds, N an estimate.
+	N, K int64
+	At   time.Duration
 }
 
 // Change is one change of belief, or one decision that was not carried out.

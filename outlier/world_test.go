@@ -13,29 +13,30 @@ import (
 // counters, the real Detector, a picker that obeys its View. Nothing runs but
 // what the test's goroutine runs, so each seed is one exact story.
 type world struct {
-	t        *testing.T
-	d        *Detector
-	rng      *rand.Rand
-	now      time.Duration
-	events   events
-	seq      int
-	hosts    map[string]*host
-	order    []string
-	members  []Member
-	step     time.Duration // of the pending Step
-	stepSeq  int
-	changes  []Change
-	failed   int // requests that failed for the user
-	app      bool
-	timeout  time.Duration
-	after    func() // called after each Step
-	probes   int
-	routes   int                      // among which requests are spread evenly
-	bad      map[uint16]float64       // the share of a route's requests that fail wherever they go
-	patience time.Duration            // after which a client leaves; 0: never
-	slow     map[uint16]time.Duration // how long a route takes by nature
-	only     map[string]uint16        // the route of all requests to a host
-	pinned   map[uint16]int           // routes that are hashed: they go to this place, or the next that is in
+	t         *testing.T
+	d         *Detector
+	rng       *rand.Rand
+	now       time.Duration
+	events    events
+	seq       int
+	hosts     map[string]*host
+	order     []string
+	members   []Member
+	step      time.Duration // of the pending Step
+	stepSeq   int
+	changes   []Change
+	routeNews []RouteChange
+	failed    int // requests that failed for the user
+	app       bool
+	timeout   time.Duration
+	after     func() // called after each Step
+	probes    int
+	routes    int                      // among which requests are spread evenly
+	bad       map[uint16]float64       // the share of a route's requests that fail wherever they go
+	patience  time.Duration            // after which a client leaves; 0: never
+	slow      map[uint16]time.Duration // how long a route takes by nature
+	only      map[string]uint16        // the route of all requests to a host
+	pinned    map[uint16]int           // routes that are hashed: they go to this place, or the next that is in
 }
 
 // host is one endpoint's true nature.
@@ -141,6 +142,7 @@ func (w *world) doStep() {
 		w.t.Fatalf("at %v Step wants the next one at %v", w.now, r.Next)
 	}
 	w.changes = append(w.changes, r.Changes...)
+	w.routeNews = append(w.routeNews, r.Routes...)
 	for _, p := range r.Probes {
 		w.probe(p)
 	}

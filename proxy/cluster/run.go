@@ -150,6 +150,9 @@ func (l *loop) step(now time.Duration) {
 	l.next = min(max(result.Next, now+minGap), now+maxGap)
 	l.c.overdue.Store(int64(l.detector.Overdue()))
 	l.publish(result)
+	for _, route := range result.Routes {
+		l.noteRoute(route)
+	}
 	for _, done := range l.applied {
 		close(done)
 	}

@@ -97,6 +97,17 @@ func (l *loop) note(change outlier.Change) {
 	l.c.deps.Log.LogAttrs(l.ctx, level, message, append(attrs, slog.Any("why", why{change}))...)
 }
 
+// noteRoute logs that a route fails wherever it goes, or does no more.
+func (l *loop) noteRoute(change outlier.RouteChange) {
+	level, message := slog.LevelInfo, "route no longer fails on all endpoints"
+	if change.Poison {
+		level, message = slog.LevelWarn, "route fails on all endpoints, and counts against none"
+	}
+	l.c.deps.Log.LogAttrs(l.ctx, level, message,
+		slog.String("cluster", l.c.name), slog.Int("route", int(change.Route)),
+		slog.Int64("attempts", change.N), slog.Int64("failures", change.K))
+}
+
 // why is what a change rests on, in a log: an object in a JSON one, a sentence in
 // one that people read.
 type why struct{ outlier.Change }
