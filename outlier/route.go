@@ -31,7 +31,7 @@ const (
 	poisonKept     = time.Minute // after its last failure
 	slowShare      = 0.01        // of late answers, from which a route is slow by nature
 	slowLeast      = 10
-	slowRest       = 100 // answers on other routes, so that a share of them says something
+	slowRest       = 100                   // answers on other routes, so that a share of them says something
 	routeJudged    = 50 * time.Millisecond // between two comparisons at least
 
 	routeSeconds = 10
