@@ -41,7 +41,19 @@
 //
 // The record is what happened under the policy that was in force. Up to the moment
 // at which the two part, a replay is exact but for the network's delay and the choice
-// of who was asked. After it, an endpoint that was really out has no traffic that
+// of who was asked. Against whole meshes in virtual time (test/sim/mesh):
+//
+//   - A verdict of the statistic (rules fast and slow) comes at the same time, within
+//     milliseconds where most requests fail, and within a second, by one failure more
+//     or less, where the score climbs slowly.
+//   - A crash is found within 200 ms of the live verdict. Others are asked to probe than
+//     were, so that it may take longer, and be the statistic's. The recording of the
+//     sidecar before the application, if there is one, is worth having: what it knows
+//     first-hand does not hang on who was asked.
+//   - The way back cannot be compared step by step: how many test requests go to whom is
+//     the table's dice. That a fault is over is seen, and that it is not.
+//
+// After it, an endpoint that was really out has no traffic that
 // could speak of it, and one that was really in goes on to fail users who under the
 // other policy would have been elsewhere.
 package replay

@@ -52,7 +52,24 @@ type testShare struct {
 	epoch uint64
 	until time.Duration
 	base  report.Probation // what was counted before it, under a share in the record
-	fed   bool
+	// A test that goes on in the replay may have been several in the record, each of
+	// which counts from zero: sum is of those before the one that is now.
+	now  stand
+	sum  outlier.Counts
+	last outlier.Counts
+}
+
+// add takes the counts of a share in the record; it returns those of all.
+func (s *testShare) add(from stand, counts outlier.Counts) outlier.Counts {
+	if s.now != from {
+		s.now, s.sum = from, sum(s.sum, s.last)
+	}
+	s.last = counts
+	return sum(s.sum, s.last)
+}
+
+func sum(a, b outlier.Counts) outlier.Counts {
+	return a.Sub(outlier.Counts{}.Sub(b)) // counters wrap
 }
 
 // stand is one share in the record, of which somebody else's in the replay gets the
@@ -320,7 +337,7 @@ func (p *player) shared(from *life, r report.Probation) {
 	id := stand{v, r.Epoch}
 	who, ok := p.stand[id]
 	if !ok {
-		who = p.holder(v)
+		who = p.holder(id)
 		p.stand[id] = who
 	}
 	s := p.shares[view{who, r.Key}]
@@ -333,29 +350,27 @@ func (p *player) shared(from *life, r report.Probation) {
 		counts = counts.Sub(s.base.Counts)
 	}
 	p.out.Answers.Shares++
-	p.table.Probation(who, r.Key, s.epoch, counts, p.now)
+	p.table.Probation(who, r.Key, s.epoch, s.add(id, counts), p.now)
 	p.soon()
 }
 
-// holder chooses whose share the counts of a sidecar stand for: its own, else one that
-// nobody stands for yet.
-func (p *player) holder(v view) string {
-	if s := p.shares[v]; s != nil && s.until >= p.now {
-		s.fed = true
-		return v.reporter
+// holder chooses whose share the counts of a sidecar stand for: its own, else one for
+// which nobody stands in this test of the record.
+func (p *player) holder(from stand) string {
+	open := func(s *testShare) bool { return s != nil && s.until >= p.now && s.now.epoch < from.epoch }
+	if open(p.shares[from.view]) {
+		return from.reporter
 	}
 	var free []string
 	for have, s := range p.shares {
-		if have.key == v.key && s.until >= p.now && !s.fed {
+		if have.key == from.key && open(s) {
 			free = append(free, have.reporter)
 		}
 	}
 	if len(free) == 0 {
 		return ""
 	}
-	who := slices.Min(free)
-	p.shares[view{who, v.key}].fed = true
-	return who
+	return slices.Min(free)
 }
 
 // answers is a heap, the earliest first.
