@@ -66,6 +66,8 @@ type Config struct {
 	Policy func(*registry.Service)
 	// Sidecar changes a caller's configuration.
 	Sidecar func(caller int, cfg *config.Config)
+	// Inside changes the configuration of the sidecar before an application.
+	Inside func(endpoint int, cfg *config.Config)
 	// Saved has callers keep what they were told, so that another life of the same
 	// caller can serve from it.
 	Saved bool
@@ -231,6 +233,9 @@ func (m *Mesh) startEndpoint(i int) {
 	cfg := m.sidecar(e.Instance, zone, "host-of-"+e.Instance)
 	cfg.Node.Cluster = Service
 	cfg.Inbound = []config.Inbound{{Name: "inbound", Address: e.Address, Application: behindPort, Service: Service, Instance: e.Instance}}
+	if m.cfg.Inside != nil {
+		m.cfg.Inside(i, &cfg)
+	}
 	s, err := proxy.New(cfg, proxy.Options{
 		Log: m.log(e.Instance), Dial: e.Host.Dial, Listen: e.Host.Listen,
 		OnEvent: func(ev cluster.Event) { m.pinged(e.Instance, ev) },
