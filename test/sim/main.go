@@ -131,7 +131,7 @@ func run(args []string, out, errs io.Writer) error {
 	runs := simulate(scenarios, products, seeds)
 	took := time.Since(began)
 	if o.svg != "" {
-		if err := plots(o.svg, runs); err != nil {
+		if err := plots(o.svg, runs, o.seeds+" ("+setName(seeds)+")"); err != nil {
 			return err
 		}
 	}

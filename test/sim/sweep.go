@@ -19,6 +19,7 @@ type Swept struct {
 	Model     bool    `json:"model"`
 	Threshold string  `json:"threshold"`
 	False     float64 `json:"false_per_endpoint_month"` // ejections that callers saw, each weighed by its share of the callers
+	Upper     float64 `json:"false_per_endpoint_month_upper_95"`
 	Count     int     `json:"false_outs"`
 	Hours     float64 `json:"endpoint_hours"`
 	Harm      Number  `json:"harm_p50"`
@@ -91,38 +92,35 @@ func sweep(o options, seeds []uint64, out io.Writer) error {
 		return err
 	}
 	var results []Swept
-	curves := map[string]*curve{}
+	harm, speed := map[string]*curve{}, map[string]*curve{}
 	for _, e := range swept() {
 		runs := simulate([]world.Scenario{healthy, fault}, []world.Maker{e.maker}, seeds)
 		health, sick := runs[0], runs[1]
 		hours := float64(len(seeds)) * healthy.Length.Hours() * float64(healthy.Endpoints)
-		count := health.Figures["false-outs"].Mean * float64(len(seeds))
+		count := int(health.Figures["false-outs"].Mean*float64(len(seeds)) + 0.5)
+		weight := month / float64(healthy.Callers) / hours
 		r := Swept{
-			Product: e.maker.Name, Model: e.maker.Model, Threshold: e.threshold, Count: int(count + 0.5), Hours: hours,
-			False: count / float64(healthy.Callers) / hours * month,
-			Harm:  sick.Figures["harm"].P50, Off: Number(math.Inf(1)), Found: sick.Figures["found"].Mean,
+			Product: e.maker.Name, Model: e.maker.Model, Threshold: e.threshold, Count: count, Hours: hours,
+			False: float64(count) * weight, Upper: poissonUpper(count) * weight,
+			Harm: sick.Figures["harm"].P50, Off: Number(math.Inf(1)), Found: sick.Figures["found"].Mean,
 		}
 		if s, ok := sick.Figures["off"]; ok {
 			r.Off = s.P50
 		}
 		results = append(results, r)
-		c := curves[r.Product]
-		if c == nil {
-			c = &curve{product: r.Product, model: r.Model}
-			curves[r.Product] = c
-		}
 		// What was not seen is drawn at the bound that its absence gives.
-		at := max(r.False, poissonUpper(0)/float64(healthy.Callers)/hours*month)
 		words := strings.Fields(e.threshold)
-		c.points = append(c.points, point{x: max(1, float64(r.Harm)), y: at, label: words[len(words)-1]})
+		p := point{y: r.False, label: words[len(words)-1]}
+		if count == 0 {
+			p.y, p.bound = r.Upper, true
+		}
+		p.x = float64(r.Harm)
+		put(harm, r, p)
+		p.x = float64(r.Off)
+		put(speed, r, p)
 	}
 	if o.svg != "" {
-		if err := os.MkdirAll(o.svg, 0o755); err != nil {
-			return err
-		}
-		svg := chart("false ejections against harm of 30 % errors, base 1 %, 50/s per endpoint, 10 callers: thresholds swept",
-			"harm: failed attempts in 60 s (median)", "false ejections per endpoint-month, weighed by callers", sortedCurves(curves))
-		if err := write(o.svg, "sweep", svg); err != nil {
+		if err := sweepPlots(o, results, harm, speed, healthy, seeds); err != nil {
 			return err
 		}
 	}
@@ -131,17 +129,58 @@ func sweep(o options, seeds []uint64, out io.Writer) error {
 	}
 	rows := [][]string{{"product", "threshold", "false/endpoint-month", "seen", "harm p50", "off p50 s", "found"}}
 	for _, r := range results {
-		name := r.Product
-		if r.Model {
-			name += " (model)"
-		}
+		name := called(r.Product, r.Model)
 		rate := format(r.False)
 		if r.Count == 0 {
-			rate = "< " + format(poissonUpper(0)/float64(healthy.Callers)/r.Hours*month)
+			rate = "< " + format(r.Upper)
 		}
 		rows = append(rows, []string{name, r.Threshold, rate, fmt.Sprint(r.Count), format(float64(r.Harm)), format(float64(r.Off)), format(r.Found)})
 	}
 	grid(out, rows)
 	fmt.Fprintf(out, "seeds %s (%s); errors of 30 %% at base 1 %%, 50/s into each of 10 endpoints, 10 callers; health for %.0f endpoint-hours each\n", o.seeds, setName(seeds), results[0].Hours)
+	return nil
+}
+
+func put(curves map[string]*curve, r Swept, p point) {
+	c := curves[r.Product]
+	if c == nil {
+		c = &curve{product: r.Product, model: r.Model}
+		curves[r.Product] = c
+	}
+	c.points = append(c.points, p)
+}
+
+// sweepPlots draws false ejections against harm, and against time.
+func sweepPlots(o options, results []Swept, harm, speed map[string]*curve, s world.Scenario, seeds []uint64) error {
+	if err := os.MkdirAll(o.svg, 0o755); err != nil {
+		return err
+	}
+	var harms, offs, rates []float64
+	for _, r := range results {
+		harms, offs = append(harms, float64(r.Harm)), append(offs, float64(r.Off))
+		if r.Count == 0 {
+			rates = append(rates, r.Upper)
+		} else {
+			rates = append(rates, r.False)
+		}
+	}
+	small := []string{
+		fmt.Sprintf("One of 10 endpoints fails 30 %% of its requests. %s. Median over seeds %s (%s).", setting(&s, true), o.seeds, setName(seeds)),
+		fmt.Sprintf("False ejections: in health, for %.0f endpoint-hours each; with an arrow: none seen, and the upper 95 %% bound. Numbers at the points: the product's threshold. %s", results[0].Hours, modelled),
+	}
+	for _, c := range []chart{
+		{title: "Thresholds swept: false ejections against harm", xName: "failed attempts on the faulty endpoint within 60 s, beyond the base rate", curves: sortedCurves(harm), x: newAxis(harms, 1)},
+		{title: "Thresholds swept: false ejections against speed", xName: "seconds from the first failed attempt until every caller is off", curves: sortedCurves(speed), x: newAxis(offs, 0.01)},
+	} {
+		c.small, c.y = small, newAxis(rates, 1e-3)
+		c.yName = "false ejections per endpoint-month (each by its share of callers)"
+		name := "sweep harm"
+		if strings.HasSuffix(c.title, "speed") {
+			name, c.x.beyond = "sweep speed", "never"
+		}
+		if err := write(o.svg, name, c.svg()); err != nil {
+			return err
+		}
+	}
 	return nil
 }

@@ -47,11 +47,7 @@ func one(out io.Writer, runs []Run) {
 		rows[0] = append(rows[0], c.title)
 	}
 	for _, r := range runs {
-		name := r.Product
-		if r.Model {
-			name += " (model)"
-		}
-		row := []string{name}
+		row := []string{called(r.Product, r.Model)}
 		for _, c := range columns {
 			s, ok := r.Figures[c.figure]
 			row = append(row, cell(s, ok, c.stat))
