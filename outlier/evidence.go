@@ -19,7 +19,7 @@ func (d *Detector) Evidence(now time.Duration) []Evidence {
 			continue
 		}
 		e := Evidence{
-			ID: m.ID, Counts: m.ep.Counts(), Score: m.score(), Overdue: m.wait.overdue,
+			ID: m.ID, Counts: d.told(m), Score: m.score(), Overdue: m.wait.overdue,
 			State: m.record.state, Rule: m.record.rule,
 		}
 		e.Excursion = e.Score > 0
@@ -42,6 +42,14 @@ func (d *Detector) Evidence(now time.Duration) []Evidence {
 	return all
 }
 
+// LastHard is the level and the end of the newest hard failure; [Never] if there was
+// none.
+func (e *Endpoint) LastHard() (Level, time.Duration) {
+	word := e.hard.Load()
+	_, end := unspan(word)
+	return Level(word & 3), end
+}
+
 // history is up to three readings from before the excursion, oldest first. The last
 // is that of its very beginning.
 func (d *Detector) history(m *member) []Point {
@@ -55,7 +63,7 @@ func (d *Detector) history(m *member) []Point {
 		points = append(points, d.point(m, n))
 	}
 	if m.exc.open {
-		points = append(points, Point{At: m.exc.since, N: m.exc.base.N, K: m.exc.base.K()})
+		points = append(points, Point{At: m.exc.since, N: m.exc.base.N - m.withheld, K: m.exc.base.K() - m.withheld})
 	}
 	return points
 }
@@ -75,8 +83,8 @@ func (d *Detector) History(id string, at time.Duration) (Point, bool) {
 }
 
 func (d *Detector) point(m *member, n int) Point {
-	c := m.snaps[n%snapshots]
-	return Point{At: d.snapAt[n%snapshots], N: c.N, K: c.K()}
+	c, held := m.snaps[n%snapshots], m.snapHeld[n%snapshots]
+	return Point{At: d.snapAt[n%snapshots], N: c.N - held, K: c.K() - held}
 }
 
 // Summary sums the cluster up.

@@ -278,9 +278,13 @@ func (t *Table) applyOwn(r *reporter, rep Report, in *OwnCell, now time.Duration
 	done.Accepted++
 }
 
-// restarts says whether o tells of another start of the instance than was known.
+// startMargin is what two mappings of one start to the table's clock may differ by: its
+// reporter is mapped anew when its stream comes back.
+const startMargin = time.Second
+
+// restarts says whether o tells of a later start of the instance than was known.
 func (o *own) restarts(was *own) bool {
-	return was.started != 0 && o.started != 0 && o.started != was.started
+	return was.started != 0 && o.started != 0 && o.started > was.started+startMargin
 }
 
 // foldOwn takes over what the sidecar beside e has said since the last Step.

@@ -115,6 +115,54 @@ func TestARestartedInstanceGoesStraightToProbation(t *testing.T) {
 	}
 }
 
+// A stream that comes back maps the same start anew; only a later one is a restart.
+func TestTheSidecarBesideAnEndpointTellsOfItsRestart(t *testing.T) {
+	for _, again := range []struct {
+		later time.Duration
+		want  outlier.State
+	}{{0, outlier.Ejected}, {-5 * time.Second, outlier.Ejected}, {800 * ms, outlier.Ejected}, {5 * time.Second, outlier.Probation}} {
+		f := quickstart(t, 50)
+		if err := f.table.Join(Reporter{ID: "beside", Incarnation: 1, Node: "server02"}, nil, f.now); err != nil {
+			t.Fatal(err)
+		}
+		say := func(seq uint64, started time.Duration) {
+			f.table.Apply(Report{Reporter: "beside", Incarnation: 1, Seq: seq, At: f.now, Received: f.now, Own: []OwnCell{
+				{Key: f.targets[2].Key, LastOK: -1, Refused: -1, Started: started},
+			}}, f.now)
+			f.stepAt = f.now
+		}
+		f.run(12 * time.Second)
+		say(1, 8*time.Second)
+		f.targets[2].fault = always(errs)
+		if _, ok := f.ejected(2, 10*time.Second); !ok {
+			t.Fatal("not ejected")
+		}
+		f.run(100 * ms)
+		say(2, 8*time.Second+again.later)
+		f.run(10 * ms)
+		if got := f.state(2); got != again.want {
+			t.Errorf("a start %v later: %s, want %s", again.later, got, again.want)
+		}
+	}
+}
+
+func TestARestartDoesNotOverruleTheOperator(t *testing.T) {
+	f := quickstart(t, 50)
+	f.targets[2].Started = time.Millisecond
+	f.setService()
+	f.run(12 * time.Second)
+	if err := f.table.Override(f.targets[2].Key, Override{Kind: OverrideEject, Reason: "kernel upgrade", By: "ann"}, f.now); err != nil {
+		t.Fatal(err)
+	}
+	f.run(time.Second)
+	f.targets[2].Started = f.now
+	f.setService()
+	f.run(time.Second)
+	if got := f.state(2); got != outlier.Ejected {
+		t.Errorf("restarted during maintenance, and %s, want ejected", got)
+	}
+}
+
 func TestAnInstanceThatKeepsRestartingKeepsItsRecord(t *testing.T) {
 	f := quickstart(t, 50)
 	f.targets[2].Started = time.Millisecond

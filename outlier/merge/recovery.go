@@ -303,21 +303,31 @@ func (t *Table) appeared(e *endpoint, now time.Duration) {
 	}
 }
 
-// restarted is the fast path for an instance that its owner has restarted: what
-// was known of it is void.
+// restarted is the fast path for an instance that was started again: what was known of
+// it is void, and real requests may test it at once. One that keeps restarting is no
+// new process each time but a sick one: it keeps its record and the evidence.
 func (t *Table) restarted(e *endpoint, now time.Duration) {
 	e.restartedAt = never
 	e.restarts = append(slices.DeleteFunc(e.restarts, func(at time.Duration) bool { return now-at > restartWindow }), now)
-	often := len(e.restarts) >= restartMany
 	t.event(EventRestarted, e, "", "the instance was restarted", now)
-	e.closeRows(now)
-	t.endRound(e)
-	e.susp.shutUntil, e.susp.doubted, e.susp.confirmed = never, nil, never
+	often := len(e.restarts) >= restartMany
+	if !often {
+		e.closeRows(now)
+		t.endRound(e)
+		e.susp.shutUntil, e.susp.doubted, e.susp.confirmed = never, nil, never
+	}
 	for _, r := range e.records() {
 		if !often {
-			r.n = 0
+			r.n, r.fault = 0, 0
 		}
-		if r.state == outlier.Ejected || r.state == outlier.Probing {
+		switch {
+		case r.state != outlier.Ejected && r.state != outlier.Probing, e.leaving(), r.rule == outlier.RuleManual:
+		case r.rule == outlier.RuleIdle:
+			// Nobody sends requests that could put it to the test.
+			if r.state == outlier.Ejected {
+				r.ends = now
+			}
+		default:
 			t.beginProbation(e, r, "the instance was restarted", now)
 		}
 	}

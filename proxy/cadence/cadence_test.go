@@ -1,6 +1,7 @@
 package cadence_test
 
 import (
+	"math/rand/v2"
 	"testing"
 	"time"
 
@@ -228,4 +229,45 @@ func TestAnAnswerThatEndsASuspensionIsToldAtOnce(t *testing.T) {
 	s.schedule.Hear(&s.topic, outlier.UrgencyHard, s.now)
 	s.run(5 * time.Second)
 	s.want(t, "one answer", 0)
+}
+
+// A connection that is reset ends no process; one that is refused had none to take it.
+func TestAnApplicationIsStartedAgainWhenItAnswersAfterARefusal(t *testing.T) {
+	for _, c := range []struct {
+		level   outlier.Level
+		restart bool
+	}{{outlier.LevelConnect, true}, {outlier.LevelApp, false}} {
+		detector := outlier.New(outlier.DefaultConfig(), rand.New(rand.NewPCG(0, 0)))
+		detector.SetMembers([]outlier.Member{{ID: "own"}}, 0)
+		stats := detector.Endpoint("own")
+		own := cadence.NewOwn(key, stats)
+		now := time.Minute
+		end := func(class outlier.Class) {
+			now += time.Second
+			a := stats.Start(now, true)
+			stats.End(&a, outlier.Outcome{Class: class, Level: c.level, Now: now})
+			own.Look(now)
+		}
+		started := func() time.Duration {
+			s := cadence.NewSchedule(cadence.DefaultConfig())
+			turn := s.Turn(now)
+			cell, _ := own.Weigh(&turn, false)
+			return cell.Started
+		}
+		end(outlier.OK)
+		first := started()
+		if first <= 0 || first >= time.Second {
+			t.Errorf("it began at %v, want with its sidecar", first)
+		}
+		end(outlier.Conn)
+		end(outlier.OK)
+		want := first
+		if c.restart {
+			want = now
+		}
+		end(outlier.OK)
+		if got := started(); got != want {
+			t.Errorf("failed at level %s: started at %v, want %v", c.level, got, want)
+		}
+	}
 }

@@ -15,13 +15,18 @@ type Own struct {
 	ok, conn uint32        // at the last look
 	lastOK   time.Duration // outlier.Never: not yet
 	refused  time.Duration // since when nothing but refusals; outlier.Never: not so
+	gone     bool          // the application took no connection when it was last tried
+	started  time.Duration // of the application, as far as this sidecar can know
 	told     merge.OwnCell
 	ever     bool
 }
 
-// NewOwn returns an instance whose application is counted by stats.
+// NewOwn returns an instance whose application is counted by stats. Its start is that of
+// the sidecar, whose clock begins then: the two are started together. It is started
+// again when it answers after it has refused a connection.
 func NewOwn(k merge.Key, stats *outlier.Endpoint) *Own {
-	return &Own{Key: k, stats: stats, lastOK: outlier.Never, refused: outlier.Never}
+	// A start at 0 would be an unknown one.
+	return &Own{Key: k, stats: stats, lastOK: outlier.Never, refused: outlier.Never, started: time.Millisecond}
 }
 
 // Look compares the counters with those of the last look, and says whether there is
@@ -36,6 +41,14 @@ func (o *Own) Look(now time.Duration) bool {
 	o.ok, o.conn = ok, conn
 	if answered {
 		o.lastOK, o.refused = now, outlier.Never
+		if o.gone {
+			o.gone, o.started = false, now
+		}
+	}
+	if failed {
+		// A connection that is reset, or lost, ends no process.
+		level, _ := o.stats.LastHard()
+		o.gone = level == outlier.LevelConnect
 	}
 	if failed && o.refused == outlier.Never {
 		o.refused = now
@@ -50,9 +63,9 @@ func (o *Own) Look(now time.Duration) bool {
 func (o *Own) Weigh(t *Turn, draining bool) (merge.OwnCell, bool) {
 	o.Look(t.Now)
 	n := o.stats.Counts()
-	c := merge.OwnCell{Key: o.Key, N: n.N, K: n.K(), Draining: draining, LastOK: o.lastOK, Refused: o.refused}
+	c := merge.OwnCell{Key: o.Key, N: n.N, K: n.K(), Draining: draining, LastOK: o.lastOK, Refused: o.refused, Started: o.started}
 	refusing := o.refused != outlier.Never
-	changed := !o.ever || c.Draining != o.told.Draining || refusing != (o.told.Refused != outlier.Never)
+	changed := !o.ever || c.Draining != o.told.Draining || c.Started != o.told.Started || refusing != (o.told.Refused != outlier.Never)
 	switch {
 	case changed:
 		t.Tell = true

@@ -692,7 +692,7 @@ func TestAnApplicationThatRefusesIsToldAtOnceAndAgain(t *testing.T) {
 		end := func(class outlier.Class) {
 			now := w.clock.Now()
 			a := stats.Start(now, true)
-			if stats.End(&a, outlier.Outcome{Class: class, Now: now}) {
+			if stats.End(&a, outlier.Outcome{Class: class, Level: outlier.LevelConnect, Now: now}) {
 				wake()
 			}
 		}
@@ -717,6 +717,7 @@ func TestAnApplicationThatRefusesIsToldAtOnceAndAgain(t *testing.T) {
 		if c := got[0]; c.Key != k || c.N != 6 || c.K != 1 || c.Refused < c.LastOK || c.Refused < 0 {
 			t.Errorf("got %+v; want 6 requests, 1 failure, refusing", c)
 		}
+		begun := got[0].Started
 		time.Sleep(2 * time.Second)
 		synctest.Wait()
 		if got := len(own()); got < 3 || got > 6 {
@@ -726,8 +727,8 @@ func TestAnApplicationThatRefusesIsToldAtOnceAndAgain(t *testing.T) {
 		time.Sleep(200 * time.Millisecond)
 		synctest.Wait()
 		got = own()
-		if c := got[len(got)-1]; c.Refused >= 0 || c.LastOK < 0 {
-			t.Errorf("after an answer: got %+v; want it back", c)
+		if c := got[len(got)-1]; c.Refused >= 0 || c.LastOK < 0 || c.Started < begun+2*time.Second {
+			t.Errorf("after an answer: got %+v; want it back, and started after %v", c, begun)
 		}
 		w.reporter.Drain()
 		time.Sleep(time.Millisecond)
