@@ -59,8 +59,45 @@ func setting(s *world.Scenario, callers bool) string {
 // harmFloor is below which harm is drawn as none.
 const harmFloor = 0.1
 
-// dots are the harm and the time of each product, on logarithmic scales: the dot is
-// the median over the seeds, the whisker reaches to p95.
+// column is one half of a picture of dots.
+type column struct {
+	name  string
+	of    func(r Run) (Stats, bool)
+	least float64
+	never bool // a missing figure means that it never happened
+}
+
+func figure(name string) func(r Run) (Stats, bool) {
+	return func(r Run) (Stats, bool) { s, ok := r.Figures[name]; return s, ok }
+}
+
+// lost is the share of requests that failed, in percent.
+func lost(r Run) (Stats, bool) {
+	s, ok := r.Figures["goodput"]
+	part := func(x Number) Number { return 100 * (1 - x) }
+	// The worst twentieth of the runs is that with the least goodput, which is not told.
+	return Stats{N: s.N, P50: part(s.P50), P95: part(s.P50)}, ok
+}
+
+// columnsOf are what there is to compare: harm and time where something is bad that can
+// be left alone, else what users lost and how often what is well went.
+func columnsOf(runs []Run) []column {
+	for _, r := range runs {
+		if r.Figures["harm"].Max > 0 || r.Figures["found"].N > 0 {
+			return []column{
+				{"failed attempts on what is bad, beyond the base rate", figure("harm"), harmFloor, false},
+				{"s from the first failed attempt until all callers are off", figure("off"), 0.001, true},
+			}
+		}
+	}
+	return []column{
+		{"requests that failed, in percent (median only)", lost, 0.01, false},
+		{"times that a caller took out an endpoint that is well", figure("false-outs"), harmFloor, false},
+	}
+}
+
+// dots are two figures of each product, on logarithmic scales: the dot is the median
+// over the seeds, the whisker reaches to p95.
 func dots(runs []Run, seeds string) string {
 	const left, width, gap, row = 226.0, 340.0, 96.0, 21.0
 	s := &runs[0].setting
@@ -70,21 +107,13 @@ func dots(runs []Run, seeds string) string {
 	top := head + 40
 	p := newPicture(total, top+row*float64(len(runs))+56)
 	p.head(runs[0].Scenario, small...)
-	columns := []struct {
-		name   string
-		figure string
-		least  float64
-		never  bool
-	}{
-		{"failed attempts on what is bad, beyond the base rate", "harm", harmFloor, false},
-		{"s from the first failed attempt until all callers are off", "off", 0.001, true},
-	}
+	columns := columnsOf(runs)
 	bottom := top + row*float64(len(runs))
 	for n, c := range columns {
 		from := left + float64(n)*(width+gap)
 		var values []float64
 		for _, r := range runs {
-			if f, ok := r.Figures[c.figure]; ok {
+			if f, ok := c.of(r); ok {
 				values = append(values, float64(f.P50), float64(f.P95))
 			}
 		}
@@ -101,7 +130,7 @@ func dots(runs []Run, seeds string) string {
 		for i, r := range runs {
 			y := top + row*float64(i)
 			l := lookOf(r.Product, r.Model)
-			f, ok := r.Figures[c.figure]
+			f, ok := c.of(r)
 			if !ok {
 				if c.never {
 					p.text(from+5, y+row/2+3, "start", faint, "never")

@@ -290,7 +290,7 @@ type chart struct {
 }
 
 func (c *chart) svg() string {
-	const left, plotWidth, plotHeight, legend = 84.0, 640.0, 440.0, 250.0
+	const left, plotWidth, plotHeight, legend = 84.0, 640.0, 440.0, 285.0
 	p := newPicture(left+plotWidth+legend, 0)
 	head := newPicture(p.width, 0).head(c.title, c.small...)
 	top := head + 22
