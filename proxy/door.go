@@ -16,6 +16,7 @@ import (
 	"github.com/overhear-mesh/overhear/proxy/discovery"
 	"github.com/overhear-mesh/overhear/proxy/exchange"
 	"github.com/overhear-mesh/overhear/proxy/http1"
+	"github.com/overhear-mesh/overhear/proxy/http2"
 	"github.com/overhear-mesh/overhear/proxy/listener"
 	"github.com/overhear-mesh/overhear/proxy/reporting"
 	"github.com/overhear-mesh/overhear/proxy/resilience"
@@ -34,12 +35,14 @@ type door struct {
 	listener *listener.Listener
 	recorder *telemetry.Recorder
 
-	// One of the two engines.
-	http    *http1.Server
-	metrics exchange.Metrics
-	table   atomic.Pointer[router.Table] // of an outbound http door
+	// The engines: one of them, or with protocol auto all.
+	http1   *http1.Server
+	http2   *http2.Server
 	tcp     *tcp.Proxy
-	target  target // of an outbound tcp door
+	metrics exchange.Metrics             // of both versions of HTTP
+	table   atomic.Pointer[router.Table] // of an outbound http door
+	target  target                       // of an outbound tcp door
+	apps    []*upstream.Endpoint         // of an inbound door
 
 	closing atomic.Bool   // shut has been called
 	closed  chan struct{} // and has returned
@@ -65,17 +68,24 @@ func (d *door) shut(timeout time.Duration) {
 		return
 	}
 	defer close(d.closed)
-	if d.http != nil {
-		d.http.Drain()
+	if d.http1 != nil {
+		d.http1.Drain()
+	}
+	if d.http2 != nil {
+		d.http2.Drain()
 	}
 	d.listener.Drain(timeout)
+	for _, app := range d.apps {
+		app.Retire()
+	}
 }
 
 func (d *door) numbers() telemetry.Listener {
 	l := telemetry.Listener{Recorder: d.recorder, Accepted: d.listener.Accepted}
-	if d.http != nil {
-		l.HTTP1 = &d.metrics
-	} else {
+	if d.http1 != nil {
+		l.HTTP = &d.metrics
+	}
+	if d.tcp != nil {
 		l.TCP = d.tcp.Stats
 	}
 	return l
@@ -83,7 +93,7 @@ func (d *door) numbers() telemetry.Listener {
 
 // outboundKey is what makes an outbound listener the same over a reload.
 func outboundKey(o config.Outbound) string {
-	return fmt.Sprintf("outbound %s %s %s %d", o.Name, o.Protocol, o.Address, o.MaxConnections)
+	return fmt.Sprintf("outbound %s %s %s %s %d", o.Name, o.Protocol, o.DetectTimeout, o.Address, o.MaxConnections)
 }
 
 // inboundKey is the same for an inbound one, none of which can change.
@@ -232,19 +242,42 @@ func (s *Sidecar) openOutbound(ctx context.Context, o config.Outbound, cfg confi
 	if err != nil {
 		return nil, err
 	}
-	handler := listener.Handler(nil)
-	if o.Protocol == config.TCP {
+	if o.Protocol != config.TCP {
+		deps := s.exchanges(d)
+		deps.Router = d.table.Load
+		d.http1 = http1.NewServer(cfg.HTTP1, deps)
+		d.http2 = http2.NewServer(cfg.HTTP2, deps, s.streams, d.http1)
+	}
+	if o.Protocol == config.TCP || o.Protocol == config.Auto && o.Cluster != "" {
 		d.tcp = tcp.New(cfg.TCP, tcp.Deps{
 			Clock: s.clock, Cluster: &d.target, Log: d.recorder,
 			FirstByteTimeout: func() time.Duration { return d.target.Load().Config().Outlier.TCPFirstByteTimeout },
 		})
-		handler = d.tcp.ServeConn
-	} else {
-		d.http = http1.NewServer(cfg.HTTP1, exchange.Deps{Clock: s.clock, Router: d.table.Load, Log: d.recorder, Metrics: &d.metrics, Trace: s.tracing})
-		handler = d.http.ServeConn
 	}
-	d.listener = listener.New(limit(o.MaxConnections), s.opts.Log, handler)
+	d.listener = listener.New(limit(o.MaxConnections), s.opts.Log, d.handler(o.Protocol, o.DetectTimeout))
 	return d, nil
+}
+
+// exchanges is what the HTTP engines of a door get.
+func (s *Sidecar) exchanges(d *door) exchange.Deps {
+	return exchange.Deps{Clock: s.clock, Log: d.recorder, Metrics: &d.metrics, Trace: s.tracing, Streams: s.streams}
+}
+
+// handler is what a door does with a connection.
+func (d *door) handler(p config.Protocol, detect time.Duration) listener.Handler {
+	switch p {
+	case config.TCP:
+		return d.tcp.ServeConn
+	case config.HTTP2:
+		return d.http2.ServeConn
+	case config.Auto:
+		opaque := listener.Handler(nil)
+		if d.tcp != nil {
+			opaque = d.tcp.ServeConn
+		}
+		return listener.NewDetector(detect, d.http1.ServeConn, d.http2.ServeConn, opaque).ServeConn
+	}
+	return d.http1.ServeConn
 }
 
 func (s *Sidecar) openInbound(ctx context.Context, in config.Inbound, cfg config.Config) (*door, error) {
@@ -252,18 +285,24 @@ func (s *Sidecar) openInbound(ctx context.Context, in config.Inbound, cfg config
 	if err != nil {
 		return nil, err
 	}
-	app := s.application(in)
-	handler := listener.Handler(nil)
-	if in.Protocol == config.TCP {
-		d.tcp = tcp.New(cfg.TCP, tcp.Deps{Clock: s.clock, Inbound: app, Log: d.recorder})
-		handler = d.tcp.ServeConn
-	} else {
-		d.http = http1.NewServer(cfg.HTTP1, exchange.Deps{
-			Clock: s.clock, Log: d.recorder, Metrics: &d.metrics, Trace: s.tracing, Inbound: &exchange.InboundTarget{Endpoint: app},
-		})
-		handler = d.http.ServeConn
+	stats, wake := s.counted(in)
+	if in.Protocol != config.TCP {
+		deps := func(version config.ApplicationProtocol) exchange.Deps {
+			if in.ApplicationProtocol != config.Same {
+				version = in.ApplicationProtocol
+			}
+			deps := s.exchanges(d)
+			deps.Inbound = &exchange.InboundTarget{Endpoint: s.application(d, in, version, stats, wake)}
+			return deps
+		}
+		d.http1 = http1.NewServer(cfg.HTTP1, deps(config.OnlyHTTP1))
+		h2 := deps(config.OnlyHTTP2)
+		d.http2 = http2.NewServer(cfg.HTTP2, h2, s.streams, http1.NewServer(cfg.HTTP1, h2))
 	}
-	d.listener = listener.New(limit(in.MaxConnections), s.opts.Log, handler)
+	if in.Protocol == config.TCP || in.Protocol == config.Auto {
+		d.tcp = tcp.New(cfg.TCP, tcp.Deps{Clock: s.clock, Inbound: s.application(d, in, config.Same, stats, wake), Log: d.recorder})
+	}
+	d.listener = listener.New(limit(in.MaxConnections), s.opts.Log, d.handler(in.Protocol, in.DetectTimeout))
 	return d, nil
 }
 
@@ -273,22 +312,30 @@ func (s *Sidecar) openInbound(ctx context.Context, in config.Inbound, cfg config
 // the time in which a caller begins to wonder, and cut off by the caller's leaving.
 const applicationWait = 250 * time.Millisecond
 
-// application is the local application as an endpoint: it is counted and not
-// judged, so that its detector is made for the counters and never stepped.
-func (s *Sidecar) application(in config.Inbound) *upstream.Endpoint {
+// counted makes the counters of the local application: it is counted and not judged, so
+// that its detector is made for the counters and never stepped.
+func (s *Sidecar) counted(in config.Inbound) (stats *outlier.Endpoint, wake func()) {
 	detector := outlier.New(outlier.DefaultConfig(), rand.New(rand.NewPCG(0, 0)))
 	detector.SetMembers([]outlier.Member{{ID: in.Instance, Weight: 1}}, s.clock.Now())
-	options := upstream.DefaultOptions()
-	options.Dial = s.opts.Dial
-	if in.Protocol != config.TCP {
-		options.RefusedWait = applicationWait
-	}
-	stats := detector.Endpoint(in.Instance)
-	wake := func() {}
+	stats, wake = detector.Endpoint(in.Instance), func() {}
 	if s.reporter != nil {
 		wake = s.reporter.Own(reporting.Instance{Service: in.Service, Instance: in.Instance, Stats: stats})
 	}
-	return upstream.NewEndpoint(in.Instance, in.Application, s.node.Zone, 0, false, stats, wake, &options)
+	return stats, wake
+}
+
+// application is the local application as an endpoint that speaks one version of HTTP;
+// Same: none, but opaquely.
+func (s *Sidecar) application(d *door, in config.Inbound, version config.ApplicationProtocol, stats *outlier.Endpoint, wake func()) *upstream.Endpoint {
+	options := upstream.DefaultOptions()
+	options.Dial = s.opts.Dial
+	options.HTTP2 = version == config.OnlyHTTP2
+	if version != config.Same {
+		options.RefusedWait = applicationWait
+	}
+	app := upstream.NewEndpoint(in.Instance, in.Application, s.node.Zone, 0, false, stats, wake, &options)
+	d.apps = append(d.apps, app)
+	return app
 }
 
 func (s *Sidecar) openDoor(ctx context.Context, name, address string, inbound bool, cfg config.Config) (*door, error) {

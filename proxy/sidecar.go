@@ -25,6 +25,7 @@ import (
 	"github.com/overhear-mesh/overhear/proxy/config"
 	"github.com/overhear-mesh/overhear/proxy/discovery"
 	"github.com/overhear-mesh/overhear/proxy/exchange"
+	"github.com/overhear-mesh/overhear/proxy/http2"
 	"github.com/overhear-mesh/overhear/proxy/reporting"
 	"github.com/overhear-mesh/overhear/proxy/router"
 	"github.com/overhear-mesh/overhear/proxy/telemetry"
@@ -59,6 +60,7 @@ type Sidecar struct {
 	start time.Time
 	node  config.Node
 
+	streams   *http2.Client    // connections to endpoints that speak HTTP/2
 	link      *grpc.ClientConn // to the control plane; nil: none
 	discovery *discovery.Discovery
 	reporter  *reporting.Reporter // nil without a control plane
@@ -110,6 +112,7 @@ func New(cfg config.Config, opts Options) (*Sidecar, error) {
 		opts: opts, clock: clock.New(), start: time.Now(), node: cfg.Node, cfg: cfg,
 		drain: make(chan struct{}), doors: map[string]*door{}, retired: map[*door]bool{}, addrs: map[string]net.Addr{},
 	}
+	s.streams = http2.NewClient(cfg.HTTP2, s.clock)
 	if cfg.AccessLog.Path != "off" {
 		var err error
 		if s.accessLog, err = telemetry.OpenAccessLog(cfg.AccessLog.Path, s.clock); err != nil {
@@ -469,7 +472,7 @@ func fixedFields(a, b config.Config) string {
 	}{
 		{"node", a.Node, b.Node}, {"admin", a.Admin, b.Admin}, {"control_plane", a.ControlPlane, b.ControlPlane},
 		{"state_dir", a.StateDir, b.StateDir}, {"log.format", a.Log.Format, b.Log.Format}, {"access_log", a.AccessLog, b.AccessLog}, {"tracing", a.Tracing, b.Tracing}, {"record", a.Record, b.Record},
-		{"http1", a.HTTP1, b.HTTP1}, {"tcp", a.TCP, b.TCP}, {"inbound", a.Inbound, b.Inbound},
+		{"http1", a.HTTP1, b.HTTP1}, {"http2", a.HTTP2, b.HTTP2}, {"tcp", a.TCP, b.TCP}, {"inbound", a.Inbound, b.Inbound},
 	} {
 		if !reflect.DeepEqual(f.a, f.b) {
 			differ = append(differ, f.name)

@@ -14,6 +14,7 @@ import (
 	"github.com/overhear-mesh/overhear/internal/strictyaml"
 	"github.com/overhear-mesh/overhear/proxy/cluster"
 	"github.com/overhear-mesh/overhear/proxy/http1"
+	"github.com/overhear-mesh/overhear/proxy/http2"
 	"github.com/overhear-mesh/overhear/proxy/router"
 	"github.com/overhear-mesh/overhear/proxy/tcp"
 	"github.com/overhear-mesh/overhear/proxy/trace"
@@ -33,8 +34,9 @@ type Config struct {
 	Record    Record    `yaml:"record"`
 	Drain     Drain     `yaml:"drain"`
 
-	// HTTP1 and TCP are the engines' limits and time-outs, for all listeners.
+	// HTTP1, HTTP2 and TCP are the engines' limits and time-outs, for all listeners.
 	HTTP1 http1.Config `yaml:"http1"`
+	HTTP2 http2.Config `yaml:"http2"`
 	TCP   tcp.Config   `yaml:"tcp"`
 
 	Outbound []Outbound `yaml:"outbound"`
@@ -145,11 +147,17 @@ type Outbound struct {
 	Name string `yaml:"name"`
 	// Address to listen on, host:port.
 	Address string `yaml:"address"`
-	// Protocol is http1 or tcp. Default http1.
+	// Protocol is what clients speak: http1, http2 (without being asked; gRPC is
+	// that), tcp, or auto: what a connection begins with tells. Default http1. The
+	// cluster's own protocol may be the other version of HTTP.
 	Protocol Protocol `yaml:"protocol"`
+	// DetectTimeout is how long auto waits for a connection's first bytes; what says
+	// nothing is carried as tcp. Default 3s.
+	DetectTimeout time.Duration `yaml:"detect_timeout"`
 	// Cluster that everything goes to.
 	Cluster string `yaml:"cluster"`
-	// Routes, first match wins; only for http1.
+	// Routes, first match wins; not for tcp. With auto, connections that speak no
+	// HTTP are closed, since they have nothing to match routes on.
 	Routes []router.Rule `yaml:"routes"`
 	// Limits of connections; 0 is none.
 	MaxConnections int `yaml:"max_connections"`
@@ -162,8 +170,13 @@ type Inbound struct {
 	Name     string   `yaml:"name"`
 	Address  string   `yaml:"address"`
 	Protocol Protocol `yaml:"protocol"`
+	// DetectTimeout as of Outbound.
+	DetectTimeout time.Duration `yaml:"detect_timeout"`
 	// Application is where the local application listens, host:port.
 	Application string `yaml:"application"`
+	// ApplicationProtocol is the version of HTTP that it speaks: http1, http2, or
+	// same, which is that of the connection by which a request came. Default same.
+	ApplicationProtocol ApplicationProtocol `yaml:"application_protocol"`
 	// Service and Instance are what the registry calls this endpoint. Default
 	// of Service: the node's cluster; of Instance: the address.
 	Service  string `yaml:"service"`
@@ -198,35 +211,80 @@ type Endpoint struct {
 // Protocol is what a listener speaks.
 type Protocol uint8
 
-// The protocols of today.
+// The protocols.
 const (
 	HTTP1 Protocol = iota
 	TCP
+	HTTP2
+	Auto
 )
+
+var protocols = [...]string{HTTP1: "http1", TCP: "tcp", HTTP2: "http2", Auto: "auto"}
 
 // String is the name that files use.
 func (p Protocol) String() string {
-	if p == TCP {
-		return "tcp"
+	if int(p) < len(protocols) {
+		return protocols[p]
 	}
-	return "http1"
+	return fmt.Sprintf("protocol(%d)", uint8(p))
 }
 
 // MarshalText writes the name that UnmarshalText reads.
 func (p Protocol) MarshalText() ([]byte, error) { return []byte(p.String()), nil }
 
-// UnmarshalText reads a name; it knows those that are not spoken yet, to say so.
+// UnmarshalText reads a name; it knows what else people call the protocols, and those
+// that are not spoken yet, to say so.
 func (p *Protocol) UnmarshalText(text []byte) error {
 	switch s := string(text); s {
 	case "http1", "http":
 		*p = HTTP1
+	case "http2", "h2c", "grpc":
+		*p = HTTP2
+	case "auto":
+		*p = Auto
 	case "tcp":
 		*p = TCP
-	case "http2", "h2", "h2c", "grpc", "auto", "websocket":
-		return fmt.Errorf("%q is not spoken yet: want http1, or tcp, which carries it opaquely", s)
+	case "h2", "tls", "https", "websocket":
+		return fmt.Errorf("%q is not spoken yet: want http1, http2, auto, or tcp, which carries it opaquely", s)
 	default:
-		return fmt.Errorf("%q is no protocol: want http1 or tcp", s)
+		return fmt.Errorf("%q is no protocol: want http1, http2, auto or tcp", s)
 	}
+	return nil
+}
+
+// ApplicationProtocol is what a local application speaks.
+type ApplicationProtocol uint8
+
+// The versions of HTTP that an application may speak.
+const (
+	Same ApplicationProtocol = iota
+	OnlyHTTP1
+	OnlyHTTP2
+)
+
+var versions = [...]string{Same: "same", OnlyHTTP1: "http1", OnlyHTTP2: "http2"}
+
+// String is the name that files use.
+func (p ApplicationProtocol) String() string {
+	if int(p) < len(versions) {
+		return versions[p]
+	}
+	return fmt.Sprintf("protocol(%d)", uint8(p))
+}
+
+// MarshalText writes the name that UnmarshalText reads.
+func (p ApplicationProtocol) MarshalText() ([]byte, error) { return []byte(p.String()), nil }
+
+// UnmarshalText reads a name.
+func (p *ApplicationProtocol) UnmarshalText(text []byte) error {
+	i := slices.Index(versions[:], string(text))
+	if string(text) == "grpc" || string(text) == "h2c" {
+		i = int(OnlyHTTP2)
+	}
+	if i < 0 {
+		return fmt.Errorf("%q is no version of HTTP: want http1, http2 or same", text)
+	}
+	*p = ApplicationProtocol(i)
 	return nil
 }
 
@@ -245,6 +303,7 @@ func DefaultConfig() Config {
 		Record:    Record{MaxSize: 64 << 20, Files: 4},
 		Drain:     Drain{Timeout: 30 * time.Second, Notice: 500 * time.Millisecond},
 		HTTP1:     http1.DefaultConfig(),
+		HTTP2:     http2.DefaultConfig(),
 		TCP:       tcp.DefaultConfig(),
 	}
 }
@@ -312,10 +371,18 @@ func defaults(value any) {
 		v.Config = cluster.DefaultConfig()
 	case *Endpoint:
 		v.Weight = 1
+	case *Outbound:
+		v.DetectTimeout = detectTimeout
+	case *Inbound:
+		v.DetectTimeout = detectTimeout
 	case *router.Rule:
 		*v = router.DefaultRule()
 	}
 }
+
+// detectTimeout is long enough for a client that connects ahead of its first request,
+// and short enough for one that waits for its server to speak first.
+const detectTimeout = 3 * time.Second
 
 // complete fills what depends on other fields.
 func (c *Config) complete() {
@@ -526,10 +593,19 @@ func (o Outbound) Validate() error {
 	case o.Protocol == TCP && len(o.Routes) > 0:
 		errs = append(errs, strictyaml.Invalid("routes", "tcp has nothing to match routes on: want cluster"))
 	}
+	errs = append(errs, checkDetection(o.Protocol, o.DetectTimeout))
 	if o.MaxConnections < 0 {
 		errs = append(errs, strictyaml.Invalid("max_connections", "is %d: want 0 (no limit) or more", o.MaxConnections))
 	}
 	return errors.Join(errs...)
+}
+
+// checkDetection bounds the wait of a listener that needs it.
+func checkDetection(p Protocol, timeout time.Duration) error {
+	if p == Auto && (timeout < 10*time.Millisecond || timeout > time.Minute) {
+		return strictyaml.Invalid("detect_timeout", "is %s: want 10ms to 1m", timeout)
+	}
+	return nil
 }
 
 // Validate checks that the listener knows its application.
@@ -540,6 +616,10 @@ func (in Inbound) Validate() error {
 	}
 	if in.Address != "" && in.Address == in.Application {
 		errs = append(errs, strictyaml.Invalid("application", "is the listener itself: want the port of the application"))
+	}
+	errs = append(errs, checkDetection(in.Protocol, in.DetectTimeout))
+	if in.Protocol == TCP && in.ApplicationProtocol != Same {
+		errs = append(errs, strictyaml.Invalid("application_protocol", "is %s: tcp carries whatever comes unread", in.ApplicationProtocol))
 	}
 	if in.MaxConnections < 0 {
 		errs = append(errs, strictyaml.Invalid("max_connections", "is %d: want 0 (no limit) or more", in.MaxConnections))

@@ -47,7 +47,7 @@ control_plane:
 log: {level: loud}
 outbound:
   - address: 127.0.0.1:15001
-    protocol: http2
+    protocol: https
     cluster: api
   - address: nowhere
 clusters:
@@ -63,7 +63,7 @@ clusters:
 		`sidecar.yaml:5:3: control_plane.adresses: unknown field: did you mean "addresses"?`,
 		`sidecar.yaml:6:7: log.level: is "loud": want debug, info, warn, error`,
 		`sidecar.yaml:8:5: outbound[0].address: 127.0.0.1:15001 is taken by admin.address: want a port of its own`,
-		`sidecar.yaml:9:15: outbound[0].protocol: "http2" is not spoken yet: want http1, or tcp, which carries it opaquely`,
+		`sidecar.yaml:9:15: outbound[0].protocol: "https" is not spoken yet: want http1, http2, auto, or tcp, which carries it opaquely`,
 		`sidecar.yaml:11:5: outbound[1].address: is "nowhere": want host:port`,
 		`sidecar.yaml:11:5: outbound[1].cluster: nowhere to send requests: want cluster or routes`,
 		`sidecar.yaml:14:22: clusters[0].connect_timeout: "1" is no duration: want a number with a unit such as 250ms, 10s or 5m`,

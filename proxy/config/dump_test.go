@@ -9,7 +9,7 @@ import (
 )
 
 func TestADumpNamesTheProtocolAsFilesDo(t *testing.T) {
-	for protocol, want := range map[config.Protocol]string{config.HTTP1: "protocol: http1", config.TCP: "protocol: tcp"} {
+	for protocol, want := range map[config.Protocol]string{config.HTTP1: "protocol: http1", config.TCP: "protocol: tcp", config.HTTP2: "protocol: http2", config.Auto: "protocol: auto"} {
 		got, err := strictyaml.Encode(config.Outbound{Protocol: protocol})
 		if err != nil {
 			t.Fatal(err)

@@ -219,7 +219,7 @@ func TestAClusterThatCannotBeServedIsRefusedAndTheOthersAreTaken(t *testing.T) {
 			want string
 			c    resource.Cluster
 		}{
-			{"protocol", bad(func(c *resource.Cluster) { c.Policy.Protocol = resource.HTTP2 })},
+			{"protocol", bad(func(c *resource.Cluster) { c.Policy.Protocol = "http3" })},
 			{"ping", bad(func(c *resource.Cluster) { c.Policy.Ping.Kind = "icmp" })},
 			{"ping: a grpc ping", bad(func(c *resource.Cluster) { c.Policy.Ping.Kind = resource.PingGRPC })},
 			{"ping.path", bad(func(c *resource.Cluster) { c.Policy.Ping.Path = "healthz" })},
@@ -256,6 +256,16 @@ func TestAPolicyThatIsRefusedLeavesTheOldOneInForce(t *testing.T) {
 			t.Errorf("connect timeout %v, want 2s as before", got)
 		}
 	})
+}
+
+func TestAClusterOfHTTP2OrGRPCSpeaksHTTP2(t *testing.T) {
+	for _, protocol := range []resource.Protocol{resource.HTTP2, resource.GRPCWire} {
+		c := api("api")
+		c.Policy.Protocol = protocol
+		if got, err := configOf(c); err != nil || got.Protocol != cluster.HTTP2 {
+			t.Errorf("%s: got %v, %v; want http2", protocol, got.Protocol, err)
+		}
+	}
 }
 
 func TestAPolicyReachesItsCluster(t *testing.T) {

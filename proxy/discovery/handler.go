@@ -127,7 +127,7 @@ func (d *Discovery) dropUnusedLocked() {
 }
 
 var (
-	protocols = map[resource.Protocol]cluster.Protocol{"": cluster.HTTP1, resource.HTTP1: cluster.HTTP1, resource.TCP: cluster.TCP}
+	protocols = map[resource.Protocol]cluster.Protocol{"": cluster.HTTP1, resource.HTTP1: cluster.HTTP1, resource.TCP: cluster.TCP, resource.HTTP2: cluster.HTTP2, resource.GRPCWire: cluster.HTTP2}
 	pings     = map[resource.PingKind]ping.Kind{"": ping.TCP, resource.PingTCP: ping.TCP, resource.PingHTTP: ping.HTTP, resource.PingGRPC: ping.GRPC, resource.PingOff: ping.Off}
 )
 
@@ -141,7 +141,7 @@ func configOf(c resource.Cluster) (cluster.Config, error) {
 	}
 	var ok bool
 	if cfg.Protocol, ok = protocols[c.Policy.Protocol]; !ok {
-		return cfg, fmt.Errorf("cluster %q: protocol %q is not supported, want http1 or tcp", c.Name, c.Policy.Protocol)
+		return cfg, fmt.Errorf("cluster %q: protocol %q is not supported, want http1, http2, grpc or tcp", c.Name, c.Policy.Protocol)
 	}
 	if cfg.Ping.Kind, ok = pings[c.Policy.Ping.Kind]; !ok {
 		return cfg, fmt.Errorf("cluster %q: ping %q is not supported, want tcp, http, grpc or off", c.Name, c.Policy.Ping.Kind)

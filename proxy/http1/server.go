@@ -43,7 +43,10 @@ func NewServer(cfg Config, deps exchange.Deps) *Server {
 func (s *Server) ServeConn(ctx context.Context, nc net.Conn) {
 	c := newConn(s, nc)
 	s.track(c, true)
-	s.deps.Metrics.Connections.Add(1)
+	if c.major == 1 { // else it is a stream of a connection that has been counted
+		s.deps.Metrics.Connections.Add(1)
+		defer s.deps.Metrics.Connections.Add(-1)
+	}
 	broken := make(chan struct{})
 	unbreak := context.AfterFunc(ctx, func() {
 		defer close(broken)
@@ -52,7 +55,6 @@ func (s *Server) ServeConn(ctx context.Context, nc net.Conn) {
 	defer func() {
 		s.wheel.Remove(&c.guard.timer)
 		s.track(c, false)
-		s.deps.Metrics.Connections.Add(-1)
 		_ = nc.Close()
 		if !unbreak() {
 			<-broken

@@ -146,11 +146,14 @@ func (l *AccessLog) http(listener string, r *exchange.Record) {
 	o.time("time", l.clock.Time(r.Start))
 	o.text("listener", listener)
 	o.text("direction", direction(r.Inbound))
-	o.text("protocol", "HTTP/1."+string('0'+byte(r.Minor)))
+	o.text("protocol", version(r))
 	o.bytes("method", r.Method)
 	o.bytes("host", r.Host)
 	o.bytes("path", r.Path)
 	o.number("status", int64(r.Status))
+	if r.GRPC && r.GRPCStatus >= 0 {
+		o.number("grpc_status", int64(r.GRPCStatus))
+	}
 	o.text("flags", r.Flags.String())
 	if r.Detail != "" {
 		o.text("detail", r.Detail)
@@ -234,6 +237,17 @@ func (l *AccessLog) tcp(listener string, inbound bool, r *tcp.Record) {
 	o.close()
 	*line = append(o.buf, '\n')
 	l.add(line)
+}
+
+// version is what the client speaks.
+func version(r *exchange.Record) string {
+	switch {
+	case r.Major == 2:
+		return "HTTP/2"
+	case r.Minor == 0:
+		return "HTTP/1.0"
+	}
+	return "HTTP/1.1"
 }
 
 func direction(inbound bool) string {

@@ -14,7 +14,7 @@ import (
 // Listener is one listener's numbers.
 type Listener struct {
 	Recorder *Recorder
-	HTTP1    *exchange.Metrics // nil for a TCP listener
+	HTTP     *exchange.Metrics // nil for a TCP listener
 	TCP      func() tcp.Stats  // nil for an HTTP listener
 	Accepted func() uint64     // connections since the start
 }
@@ -146,20 +146,21 @@ func (e emitter) listener(l Listener) {
 	r := l.Recorder
 	name, way := r.listener, direction(r.inbound)
 	e.counter(accepted, l.Accepted(), name, way)
-	times, of := &r.duration, duration
+	// A listener that finds out what is spoken has connections of both kinds.
+	open, raised := int64(0), map[string]uint64{}
 	if l.TCP != nil {
-		of = connDuration
 		t := l.TCP()
-		e.gauge(active, float64(t.Active), name, way)
+		open += t.Active
 		e.counter(tcpFailed, uint64(t.Failed), name, way)
 		e.counter(tcpBytes, uint64(t.Sent), name, way, "client")
 		e.counter(tcpBytes, uint64(t.Received), name, way, "server")
 		for bit := range r.tcpFlags {
-			e.some(flags, r.tcpFlags[bit].Load(), name, way, tcp.Flags(1<<bit).String())
+			raised[tcp.Flags(1<<bit).String()] += r.tcpFlags[bit].Load()
 		}
+		e.histogram(connDuration, &r.tcpDuration, name, way)
 	}
-	if m := l.HTTP1; m != nil {
-		e.gauge(active, float64(m.Connections.Load()), name, way)
+	if m := l.HTTP; m != nil {
+		open += m.Connections.Load()
 		e.counter(malformed, m.Malformed.Load(), name, way)
 		e.counter(badAnswers, m.BadAnswers.Load(), name, way)
 		if !r.inbound {
@@ -171,11 +172,19 @@ func (e emitter) listener(l Listener) {
 			}
 		}
 		for bit := range r.flags {
-			e.some(flags, r.flags[bit].Load(), name, way, exchange.Flags(1<<bit).String())
+			raised[exchange.Flags(1<<bit).String()] += r.flags[bit].Load()
 		}
+		e.histogram(duration, &r.duration, name, way)
 	}
-	cumulative, total, sum := times.read()
-	e.ch <- prometheus.MustNewConstHistogram(of, total, sum, cumulative, name, way)
+	e.gauge(active, float64(open), name, way)
+	for flag, n := range raised {
+		e.some(flags, n, name, way, flag)
+	}
+}
+
+func (e emitter) histogram(d *prometheus.Desc, h *histogram, labels ...string) {
+	cumulative, total, sum := h.read()
+	e.ch <- prometheus.MustNewConstHistogram(d, total, sum, cumulative, labels...)
 }
 
 func (e emitter) cluster(c *cluster.Cluster) {

@@ -20,9 +20,10 @@ type Recorder struct {
 	log      *AccessLog // nil: none
 	observe  func(*exchange.Record)
 
-	duration histogram
-	flags    [32]atomic.Uint64 // by bit of exchange.Flags
-	tcpFlags [16]atomic.Uint64 // by bit of tcp.Flags
+	duration    histogram         // of requests
+	tcpDuration histogram         // of connections
+	flags       [32]atomic.Uint64 // by bit of exchange.Flags
+	tcpFlags    [16]atomic.Uint64 // by bit of tcp.Flags
 
 	routes atomic.Pointer[map[uint16]*routeCounts] // by route ID; copied on write
 	mu     sync.Mutex                              // for the writers of routes
@@ -67,7 +68,7 @@ func (r *Recorder) Log(record *exchange.Record) {
 
 // LogTCP implements tcp.Logger.
 func (r *Recorder) LogTCP(record *tcp.Record) {
-	r.duration.add(record.End - record.Start)
+	r.tcpDuration.add(record.End - record.Start)
 	for bit, flags := 0, uint16(record.Flags); flags != 0; bit, flags = bit+1, flags>>1 {
 		if flags&1 != 0 {
 			r.tcpFlags[bit].Add(1)

@@ -199,7 +199,7 @@ func TestRequestsAreCountedByRouteStatusAndFlag(t *testing.T) {
 	c := telemetry.NewCollector(telemetry.Source{
 		Version: "v1",
 		Listeners: func() []telemetry.Listener {
-			return []telemetry.Listener{{Recorder: r, HTTP1: &m, Accepted: func() uint64 { return 7 }}}
+			return []telemetry.Listener{{Recorder: r, HTTP: &m, Accepted: func() uint64 { return 7 }}}
 		},
 		Clusters:     func() []*cluster.Cluster { return nil },
 		ControlPlane: func() (bool, bool, bool) { return true, true, false },

@@ -27,7 +27,7 @@
 //	  outlier: {max_out: 50%}
 //	services:
 //	  - name: api
-//	    protocol: http1            # or tcp
+//	    protocol: http1            # or http2, grpc, tcp
 //	    listen: 127.0.0.1:8080     # where Envoys that we configure take callers
 //	    hosts: [api.internal]
 //	    ping: {kind: http, path: /healthz}

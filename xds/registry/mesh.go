@@ -31,6 +31,8 @@ type Protocol string
 // Protocols.
 const (
 	HTTP1 Protocol = "http1" // HTTP/1.1
+	HTTP2 Protocol = "http2" // HTTP/2 without being asked
+	GRPC  Protocol = "grpc"  // the same, by the name of what it carries
 	TCP   Protocol = "tcp"   // bytes, whatever they mean
 )
 
@@ -38,7 +40,7 @@ const (
 type Service struct {
 	// Name is the name of the cluster and of its endpoints on the wire.
 	Name string `yaml:"name"`
-	// Protocol is http1 or tcp; default http1.
+	// Protocol is http1, http2, grpc or tcp; default http1.
 	Protocol Protocol `yaml:"protocol"`
 	// ConnectTimeout bounds the time in which a connection must be up; default 1s.
 	ConnectTimeout time.Duration `yaml:"connect_timeout"`
@@ -213,11 +215,9 @@ func (s *Service) Validate() error {
 	var p problems
 	p.name("name", s.Name, true)
 	switch s.Protocol {
-	case HTTP1, TCP:
-	case "http2", "grpc":
-		p.add("protocol", "%s is not spoken yet: tcp carries it unread", s.Protocol)
+	case HTTP1, HTTP2, GRPC, TCP:
 	default:
-		p.add("protocol", "%q is no protocol: want http1 or tcp", s.Protocol)
+		p.add("protocol", "%q is no protocol: want http1, http2, grpc or tcp", s.Protocol)
 	}
 	if s.ConnectTimeout < time.Millisecond || s.ConnectTimeout > time.Minute {
 		p.add("connect_timeout", "%v is not between 1ms and 1m", s.ConnectTimeout)
@@ -236,7 +236,7 @@ func (s *Service) Validate() error {
 	if strings.ContainsFunc(s.Ping.Host, notVisible) {
 		p.add("ping.host", "%q has blanks", s.Ping.Host)
 	}
-	if s.Ping.Kind == merge.PingHTTP && s.Protocol == TCP {
+	if s.Ping.Kind == merge.PingHTTP && s.Protocol != HTTP1 {
 		p.add("ping.kind", "http pings need protocol http1")
 	}
 	if s.Ping.Kind == merge.PingGRPC && s.Protocol == HTTP1 {

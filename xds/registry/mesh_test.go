@@ -131,19 +131,20 @@ services:
     ping: {kind: grpc}
   - {name: greet, ping: {kind: grpc, service: "a b"}}
   - {name: bytes, protocol: tcp, ping: {kind: http}}
+  - {name: streams, protocol: http2, ping: {kind: http}}
 `, []string{
 			`m:3:5: services[0].name: "my api" has blanks or control characters`,
-			`m:4:5: services[0].protocol: "htpt1" is no protocol: want http1 or tcp`,
+			`m:4:5: services[0].protocol: "htpt1" is no protocol: want http1, http2, grpc or tcp`,
 			`m:5:5: services[0].connect_timeout: 0s is not between 1ms and 1m`,
 			`m:6:13: services[0].hosts[0]: "a b" has blanks or control characters`,
 			`m:7:12: services[0].ping.kind: "udp" is no kind of ping: want off, tcp, http or grpc`,
 			`m:7:23: services[0].ping.path: "healthz" is no path: want one that begins with / and has no blanks`,
 			`m:7:38: services[0].ping.host: "a b" has blanks`,
 			`m:8:5: services[1].name: is missing`,
-			`m:8:5: services[1].protocol: grpc is not spoken yet: tcp carries it unread`,
 			`m:10:26: services[2].ping.kind: grpc pings do not go with protocol http1`,
 			`m:10:38: services[2].ping.service: "a b" has blanks`,
 			`m:11:41: services[3].ping.kind: http pings need protocol http1`,
+			`m:12:45: services[4].ping.kind: http pings need protocol http1`,
 		}},
 		{"endpoints that clash", `
 services:
