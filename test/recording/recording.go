@@ -3,6 +3,7 @@
 package recording
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"path/filepath"
@@ -39,6 +40,9 @@ type Fleet struct {
 	Probed map[int][]report.Probed
 	// Shares are what a sidecar tells of test requests, by its number.
 	Shares map[int][]Share
+	// MaxSize of one file, of which Files are kept; 0: one file of any size.
+	MaxSize int64
+	Files   int
 }
 
 // Share is what a sidecar told of test requests, when.
@@ -52,7 +56,8 @@ func Key(endpoint int) merge.Key {
 	return merge.Key{Service: "api", Instance: fmt.Sprintf("api-%d", endpoint)}
 }
 
-// Write writes one file for each sidecar into a directory, and returns their paths.
+// Write writes one file for each sidecar into a directory, or some if they rotate, and
+// returns their paths.
 func (f Fleet) Write(dir string) ([]string, error) {
 	var paths []string
 	for i := 1; i <= f.Sidecars; i++ {
@@ -60,7 +65,11 @@ func (f Fleet) Write(dir string) ([]string, error) {
 		if err := f.sidecar(i, path); err != nil {
 			return nil, err
 		}
-		paths = append(paths, path)
+		all, err := filepath.Glob(path + "*")
+		if err != nil {
+			return nil, err
+		}
+		paths = append(paths, all...)
 	}
 	return paths, nil
 }
@@ -77,7 +86,7 @@ type pair struct {
 func (p *pair) counts() outlier.Counts { return outlier.Counts{N: uint32(p.n), Server: uint32(p.k)} }
 
 func (f Fleet) sidecar(i int, path string) error {
-	rec, err := report.NewRecorder(report.RecorderConfig{Path: path, MaxSize: 1 << 30, Files: 1, Started: f.Start})
+	rec, err := report.NewRecorder(report.RecorderConfig{Path: path, MaxSize: cmp.Or(f.MaxSize, 1<<30), Files: max(f.Files, 1), Started: f.Start})
 	if err != nil {
 		return err
 	}

@@ -262,6 +262,74 @@ func TestTheOrderOfFilesDoesNotMatter(t *testing.T) {
 	}
 }
 
+// A segment begins with all that is known, so that it says the same whether the files
+// before it are there or not.
+func TestFilesThatHaveRotatedAreOneRecord(t *testing.T) {
+	f := fleet()
+	f.Fails = failing(2, 20*second, 30*second)
+	whole := run(t, write(t, f), policy(4, nil))[0]
+	f.MaxSize, f.Files = 2<<10, 100
+	files := write(t, f)
+	if len(files) < 3*f.Sidecars {
+		t.Fatalf("%d files of %d sidecars: they have not rotated", len(files), f.Sidecars)
+	}
+	// The order of segments of one sidecar is not that of their names: PATH is the newest.
+	rotated := run(t, files, policy(4, nil))[0]
+	if diff := cmp.Diff(whole, rotated, cmpopts.IgnoreUnexported(Sidecar{}), cmpopts.IgnoreFields(Outcome{}, "From")); diff != "" {
+		t.Errorf("in one file and in many (-one +many):\n%s", diff)
+	}
+
+	f.Files = 2 // the rest is gone
+	late := run(t, write(t, f), policy(4, nil))[0]
+	if !late.From.After(whole.From) || len(late.Problems)+len(late.Refused) != 0 {
+		t.Errorf("of the newest files: from %v, problems %v, refused %v", late.From, late.Problems, late.Refused)
+	}
+	for _, s := range late.Sidecars {
+		if s.Lives != 1 {
+			t.Errorf("%s has lived %d times", s.ID, s.Lives)
+		}
+	}
+}
+
+// Every test of the record counts from zero. One of the replay that takes longer adds
+// them up, and takes each from one sidecar only.
+func TestOneTestOfAReplayMayBeSeveralOfTheRecord(t *testing.T) {
+	k := recording.Key(1)
+	p := &player{now: second, standins: newStandins()}
+	for _, id := range []string{"a", "b"} {
+		p.shares[view{id, k}] = &testShare{epoch: 1, until: second}
+	}
+	told := func(id string, epoch uint64, n uint32) (who string, sum uint32) {
+		from := stand{view{id, k}, epoch}
+		who, ok := p.stand[from]
+		if !ok {
+			who = p.holder(from)
+			p.stand[from] = who
+		}
+		if who == "" {
+			return "", 0
+		}
+		return who, p.shares[view{who, k}].add(from, outlier.Counts{N: n}).N
+	}
+	for _, tc := range []struct {
+		id       string
+		epoch    uint64
+		n        uint32
+		who      string
+		together uint32
+	}{
+		{"a", 7, 3, "a", 3}, {"a", 7, 5, "a", 5},
+		{"c", 7, 2, "b", 2}, // it has no share here: it stands for one that has
+		{"b", 7, 4, "", 0},  // and takes its place
+		{"a", 9, 1, "a", 6}, {"a", 9, 4, "a", 9},
+		{"b", 9, 2, "b", 4}, {"c", 9, 1, "", 0},
+	} {
+		if who, n := told(tc.id, tc.epoch, tc.n); who != tc.who || n != tc.together {
+			t.Errorf("%s tells of %d in test %d: it goes to %q as %d, want to %q as %d", tc.id, tc.n, tc.epoch, who, n, tc.who, tc.together)
+		}
+	}
+}
+
 func TestABrokenFileCountsUpToWhereItBreaks(t *testing.T) {
 	f := fleet()
 	f.Fails = failing(2, 20*second, 30*second)

@@ -142,6 +142,9 @@ func (t *tape) note(e *entry) {
 
 func (t *tape) see(e *entry, c merge.Cell) {
 	v := view{e.reporter.ID, c.Key}
+	if have := t.views[v]; e.State && len(have) > 0 && have[len(have)-1].incarnation == e.reporter.Incarnation {
+		return // the segment before this one has told of it
+	}
 	t.views[v] = append(t.views[v], sight{e.At, e.reporter.Incarnation, c})
 }
 

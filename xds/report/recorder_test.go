@@ -169,7 +169,7 @@ func TestRecordingsAreAlignedByTheWallClockOfTheirStart(t *testing.T) {
 	}
 	rec.Align(began.Add(-time.Minute))
 	head, err := rec.Next()
-	if want := 62 * time.Second; err != nil || head.At != want {
+	if want := 63 * time.Second; err != nil || head.At != want { // when the segment begins
 		t.Errorf("the header is at %v (%v), want %v", head.At, err, want)
 	}
 	f, err := rec.Next()

@@ -68,6 +68,7 @@ type Recording struct {
 
 	// of the segment
 	decoder *decoder
+	begins  time.Duration // by the incarnation's clock
 	shift   time.Duration // epoch's clock - the incarnation's
 }
 
@@ -163,6 +164,7 @@ func (r *Recording) head(p *reportpb.RecordHeader) Refusal {
 		Services: slices.Clone(p.GetServices()),
 		Own:      hello.Own, Held: hello.Held, Lost: p.GetLost(),
 	}
+	r.begins = max(0, instant(p.GetMonoMs()))
 	r.begin()
 	return ""
 }
@@ -171,7 +173,7 @@ func (r *Recording) head(p *reportpb.RecordHeader) Refusal {
 func (r *Recording) begin() {
 	r.decoder = &decoder{authority: believer{r.header.Reporter.ID}, node: r.header.Reporter.ID}
 	r.shift = r.header.Started.Sub(r.epoch)
-	r.last = r.align(0)
+	r.last = r.align(r.begins)
 }
 
 // aligned bounds instants so that sums of two do not turn over.

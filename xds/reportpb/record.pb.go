@@ -103,6 +103,7 @@ type RecordHeader struct {
 	StartedUnixMs int64                  `protobuf:"varint,2,opt,name=started_unix_ms,json=startedUnixMs,proto3" json:"started_unix_ms,omitempty"` // wall clock at which the incarnation's mono_ms was 0
 	Services      []string               `protobuf:"bytes,3,rep,name=services,proto3" json:"services,omitempty"`                                   // of which it knew endpoints
 	Lost          uint64                 `protobuf:"varint,4,opt,name=lost,proto3" json:"lost,omitempty"`                                          // messages of this incarnation that were not recorded until here
+	MonoMs        int64                  `protobuf:"varint,5,opt,name=mono_ms,json=monoMs,proto3" json:"mono_ms,omitempty"`                        // when the segment begins
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -161,6 +162,13 @@ func (x *RecordHeader) GetServices() []string {
 func (x *RecordHeader) GetLost() uint64 {
 	if x != nil {
 		return x.Lost
+	}
+	return 0
+}
+
+func (x *RecordHeader) GetMonoMs() int64 {
+	if x != nil {
+		return x.MonoMs
 	}
 	return 0
 }
@@ -267,12 +275,13 @@ const file_record_proto_rawDesc = "" +
 	"\x06header\x18\x01 \x01(\v2 .overhear.report.v1.RecordHeaderR\x06header\x12*\n" +
 	"\x04told\x18\x02 \x01(\v2\x16.overhear.report.v1.UpR\x04told\x12,\n" +
 	"\x05state\x18\x03 \x01(\v2\x16.overhear.report.v1.UpR\x05state\x122\n" +
-	"\x04held\x18\x04 \x03(\v2\x1e.overhear.report.v1.HeldChangeR\x04held\"\x97\x01\n" +
+	"\x04held\x18\x04 \x03(\v2\x1e.overhear.report.v1.HeldChangeR\x04held\"\xb0\x01\n" +
 	"\fRecordHeader\x12/\n" +
 	"\x05hello\x18\x01 \x01(\v2\x19.overhear.report.v1.HelloR\x05hello\x12&\n" +
 	"\x0fstarted_unix_ms\x18\x02 \x01(\x03R\rstartedUnixMs\x12\x1a\n" +
 	"\bservices\x18\x03 \x03(\tR\bservices\x12\x12\n" +
-	"\x04lost\x18\x04 \x01(\x04R\x04lost\"\x8c\x02\n" +
+	"\x04lost\x18\x04 \x01(\x04R\x04lost\x12\x17\n" +
+	"\amono_ms\x18\x05 \x01(\x03R\x06monoMs\"\x8c\x02\n" +
 	"\n" +
 	"HeldChange\x121\n" +
 	"\x03key\x18\x01 \x01(\v2\x1f.overhear.report.v1.EndpointKeyR\x03key\x12-\n" +
