@@ -90,7 +90,7 @@ func TestPoissonBoundsAreExact(t *testing.T) {
 }
 
 func TestSeedsOfBothSetsAreToldApart(t *testing.T) {
-	for text, want := range map[string]string{"1-20": "tuning seeds", "1001-1002": "held-out seeds", "1000-1001": "tuning and held-out seeds mixed", "1500": "held-out seeds"} {
+	for text, want := range map[string]string{"1-20": "tuning seeds", "1001-1002": "held-out seeds", "1000-1001": "tuning and held-out seeds mixed", "1500": "held-out seeds", "tuning": "tuning seeds", "held-out": "held-out seeds"} {
 		seeds, err := parseSeeds(text)
 		if err != nil {
 			t.Fatal(err)

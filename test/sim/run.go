@@ -21,6 +21,7 @@ type Run struct {
 	About    string           `json:"about,omitempty"`
 	Product  string           `json:"product"`
 	Model    bool             `json:"model"`
+	Source   string           `json:"source,omitempty"` // of a model: where its product documents the rule
 	Seeds    int              `json:"seeds"`
 	Attempts int64            `json:"attempts"`
 	Figures  map[string]Stats `json:"figures"`
@@ -96,7 +97,7 @@ func simulate(list []world.Scenario, products []world.Maker, seeds []uint64) []R
 	makers := make([]world.Maker, 0, cap(runs))
 	for _, s := range list {
 		for _, p := range products {
-			runs = append(runs, Run{Scenario: s.Name, About: s.About, Product: p.Name, Model: p.Model, Seeds: len(seeds), setting: s})
+			runs = append(runs, Run{Scenario: s.Name, About: s.About, Product: p.Name, Model: p.Model, Source: p.Source, Seeds: len(seeds), setting: s})
 			makers = append(makers, p)
 		}
 	}

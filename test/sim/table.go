@@ -91,6 +91,21 @@ func wants(out io.Writer, runs []Run) {
 	grid(out, rows)
 }
 
+// bounds says what the false verdicts of all scenarios together prove of overhear.
+func bounds(out io.Writer, runs []Run, set string) {
+	count, hours := 0, 0.0
+	for _, r := range runs {
+		if r.Product == judged {
+			count += int(r.Figures["false-fleet"].Mean*float64(r.Seeds) + 0.5)
+			hours += float64(r.Seeds) * r.setting.Length.Hours() * float64(r.setting.Endpoints)
+		}
+	}
+	if hours > 0 {
+		fmt.Fprintf(out, "\n%d false verdicts of the fleet in %.4g endpoint-hours of trouble (%s): at most %.3g per endpoint and hour (95 %%)\n",
+			count, hours, set, poissonUpper(count)/hours)
+	}
+}
+
 // grid prints rows in aligned columns.
 func grid(out io.Writer, rows [][]string) {
 	width := make([]int, len(rows[0]))

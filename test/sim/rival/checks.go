@@ -7,6 +7,13 @@ import (
 	"github.com/overhear-mesh/overhear/test/sim/world"
 )
 
+// Where the rules of this file are documented.
+const (
+	activeSource  = "https://www.envoyproxy.io/docs/envoy/latest/intro/arch_overview/upstream/health_checking"
+	haproxySource = "https://docs.haproxy.org/3.0/configuration.html#5.2-observe"
+	nginxSource   = "https://nginx.org/en/docs/http/ngx_http_upstream_module.html#max_fails"
+)
+
 // probe asks an endpoint: to accept a connection, or to answer a request.
 func (c *caller) probe(e int, app bool, timeout time.Duration, then func(ok bool)) {
 	level := outlier.LevelConnect
@@ -47,7 +54,7 @@ type active struct {
 // is a request that a hung application does not answer, and that one with failing
 // requests does.
 func Active(name string, b Balance, interval time.Duration) world.Maker {
-	return maker(name, b, 0.5, func(c *caller) rule {
+	return maker(name, activeSource, b, 0.5, func(c *caller) rule {
 		r := &active{check: check{interval: interval, timeout: min(interval, time.Second), fall: 3, rise: 2, app: true}, hosts: make([]checked, len(c.out))}
 		for e := range r.hosts {
 			c.after(time.Duration(c.m.w.Rand().Float64()*float64(interval)), uint32(e))
@@ -103,7 +110,7 @@ func HAProxyDefault() HAProxyConfig {
 // HAProxy models observe layer7 (src/check.c, __health_adjust): errors in a row mark
 // a server down, and its TCP checks bring it back.
 func HAProxy(name string, b Balance, cfg HAProxyConfig) world.Maker {
-	return maker(name, b, 0, func(c *caller) rule {
+	return maker(name, haproxySource, b, 0, func(c *caller) rule {
 		r := &haproxy{limit: cfg.ErrorLimit, runs: make([]int, len(c.out))}
 		r.hosts = make([]checked, len(c.out))
 		r.check = check{interval: cfg.Check, timeout: cfg.Check, fall: cfg.Fall, rise: cfg.Rise}
@@ -153,7 +160,7 @@ func NginxDefault() NginxConfig { return NginxConfig{MaxFails: 1, FailTimeout: 1
 // Nginx models max_fails of one worker
 // (src/http/ngx_http_upstream_round_robin.c).
 func Nginx(name string, b Balance, cfg NginxConfig) world.Maker {
-	return maker(name, b, 0, func(c *caller) rule { return &nginx{cfg: cfg, hosts: make([]nginxPeer, len(c.out))} })
+	return maker(name, nginxSource, b, 0, func(c *caller) rule { return &nginx{cfg: cfg, hosts: make([]nginxPeer, len(c.out))} })
 }
 
 type nginx struct {

@@ -43,9 +43,11 @@ func EnvoyTuned() EnvoyConfig {
 	}
 }
 
+const envoySource = "https://www.envoyproxy.io/docs/envoy/latest/intro/arch_overview/upstream/outlier"
+
 // Envoy models Envoy's outlier detection (source/common/upstream/outlier_detection_impl.cc).
 func Envoy(name string, b Balance, cfg EnvoyConfig) world.Maker {
-	return maker(name, b, cfg.Panic, func(c *caller) rule { return newEnvoy(c, cfg) })
+	return maker(name, envoySource, b, cfg.Panic, func(c *caller) rule { return newEnvoy(c, cfg) })
 }
 
 type envoy struct {

@@ -32,9 +32,11 @@ func GRPCDefault() GRPCConfig {
 	}
 }
 
+const grpcSource = "https://github.com/grpc/proposal/blob/master/A50-xds-outlier-detection.md"
+
 // GRPC models a proxyless gRPC client with outlier detection.
 func GRPC(name string, b Balance, cfg GRPCConfig) world.Maker {
-	return maker(name, b, 0, func(c *caller) rule {
+	return maker(name, grpcSource, b, 0, func(c *caller) rule {
 		r := &grpc{cfg: cfg, hosts: make([]envoyHost, len(c.out)), ejected: make([]bool, len(c.out)), down: make([]bool, len(c.out)), wait: make([]time.Duration, len(c.out))}
 		c.after(time.Duration(c.m.w.Rand().Float64()*float64(cfg.Interval)), sweep)
 		return r

@@ -33,7 +33,11 @@ func LinkerdDefault(unified bool) LinkerdConfig {
 // Linkerd models the circuit breakers of linkerd2-proxy
 // (linkerd/app/outbound/src/http/breaker).
 func Linkerd(name string, b Balance, cfg LinkerdConfig) world.Maker {
-	return maker(name, b, 0, func(c *caller) rule {
+	source := "https://linkerd.io/2/reference/circuit-breaking/"
+	if cfg.Unified {
+		source = "https://github.com/linkerd/linkerd2-proxy/pull/4561"
+	}
+	return maker(name, source, b, 0, func(c *caller) rule {
 		n := len(c.out)
 		return &linkerd{cfg: cfg, hosts: make([]breaker, n)}
 	})

@@ -90,9 +90,10 @@ type caller struct {
 	stamped  []time.Duration
 }
 
-// maker makes a model with a rule for each caller.
-func maker(name string, balance Balance, panics float64, rules func(c *caller) rule) world.Maker {
-	return world.Maker{Name: name, Model: true, New: func(w *world.World) world.Product {
+// maker makes a model with a rule for each caller; source is where its product
+// documents that rule.
+func maker(name, source string, balance Balance, panics float64, rules func(c *caller) rule) world.Maker {
+	return world.Maker{Name: name, Model: true, Source: source, New: func(w *world.World) world.Product {
 		m := &model{w: w, balance: balance, panics: panics}
 		n := w.Scenario.Endpoints
 		for i := range w.Callers {
@@ -304,5 +305,5 @@ func Find(name string) (world.Maker, bool) {
 
 // None detects nothing: what remains are retries.
 func None(name string, b Balance) world.Maker {
-	return maker(name, b, 0, func(*caller) rule { return none{} })
+	return maker(name, "", b, 0, func(*caller) rule { return none{} })
 }

@@ -2,6 +2,7 @@ package rival
 
 import (
 	"math"
+	"strings"
 	"testing"
 	"time"
 
@@ -257,6 +258,9 @@ func TestEveryModelSaysThatItIsOne(t *testing.T) {
 	for _, m := range all {
 		if !m.Model {
 			t.Errorf("%s does not say that it is a model", m.Name)
+		}
+		if m.Source == "" && !strings.HasPrefix(m.Name, "none") {
+			t.Errorf("%s does not say where its rule is documented", m.Name)
 		}
 		f := world.New(s, m, 1).Run().Figures()
 		if f["goodput"] < 0.99 {

@@ -458,6 +458,10 @@ func (c *control) order(r merge.Result) {
 		if m.Until > 0 {
 			c.w.Ledger.Muted()
 		}
+		to(m.Reporter, func(s *sidecar) {
+			s.doubt.Mute(m.Until)
+			s.wake()
+		})
 	}
 }
 

@@ -34,7 +34,9 @@ type Maker struct {
 	Name string
 	// Model says that it is a model of another product's rules.
 	Model bool
-	New   func(w *World) Product
+	// Source is where a model's product documents the rule.
+	Source string
+	New    func(w *World) Product
 }
 
 // Removal is what a product tells the ledger of one caller's view.

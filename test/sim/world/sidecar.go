@@ -30,6 +30,7 @@ type sidecar struct {
 	w        *World
 	index    int
 	detector *outlier.Detector
+	doubt    *outlier.Self
 	ids      []string            // by endpoint
 	stats    []*outlier.Endpoint // by endpoint
 	gates    []*balancer.Gate
@@ -72,7 +73,8 @@ func newSidecar(o *overhear, index int) *sidecar {
 	}
 	cfg := o.policy.Outlier
 	cfg.Timeout = o.w.Timeout
-	s.detector = outlier.New(cfg, o.dice())
+	s.detector, s.doubt = outlier.New(cfg, o.dice()), outlier.NewSelf()
+	s.detector.ShareSelf(s.doubt)
 	s.reporter = newReporter(s)
 	return s
 }
