@@ -23,6 +23,7 @@ func (d *Detector) tick(now time.Duration) {
 		}
 		m.second = m.now
 		m.snaps[d.snapped%snapshots] = m.now
+		m.snapHeld[d.snapped%snapshots] = m.withheld + m.held
 	}
 	d.snapAt[d.snapped%snapshots] = now
 	d.snapped++

@@ -274,11 +274,12 @@ func (d *Detector) look(now time.Duration, r *Result) {
 		case s > 0 && int32(m.now.K()-m.before.K()) > 0 && m.judged():
 			r.Urgency = max(r.Urgency, UrgencyRising)
 		case s <= 0 && m.exc.open:
-			m.exc = excursion{}
+			m.closeExcursion()
 			clear(m.refused[:])
 		}
 	}
 	d.readFailures()
+	d.holdBack()
 }
 
 // readFailures takes the newest failures out of the ring. If more than its

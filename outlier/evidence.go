@@ -55,12 +55,14 @@ func (e *Endpoint) LastHard() (Level, time.Duration) {
 func (d *Detector) history(m *member) []Point {
 	before, most := d.now, historyPoints
 	if m.exc.open {
-		before, most = m.exc.since, most-1
+		before, most = m.exc.since-1, most-1 // one of that very instant has its first failure
 	}
 	last, _ := d.snapshotAt(before)
 	var points []Point
 	for n := max(m.firstSnap, d.snapped-snapshots, last-most+1); n <= last; n++ {
-		points = append(points, d.point(m, n))
+		if p := d.point(m, n); p.At <= before {
+			points = append(points, p)
+		}
 	}
 	if m.exc.open {
 		points = append(points, Point{At: m.exc.since, N: m.exc.base.N - m.withheld, K: m.exc.base.K() - m.withheld})

@@ -59,6 +59,7 @@ type fuzzed struct {
 	probes  []Probe
 	out     map[string]bool // as the changes tell it
 	ejected int
+	told    map[*Endpoint]Counts // what was reported last
 }
 
 type fuzzedAttempt struct {
@@ -67,7 +68,7 @@ type fuzzedAttempt struct {
 }
 
 func newFuzzed(b byte) *fuzzed {
-	z := &fuzzed{cfg: DefaultConfig(), now: time.Second, out: make(map[string]bool)}
+	z := &fuzzed{cfg: DefaultConfig(), now: time.Second, out: make(map[string]bool), told: make(map[*Endpoint]Counts)}
 	z.cfg.MaxOut = []float64{0.5, 0.1, 1, 0}[b%4]
 	z.cfg.Panic = []float64{0.5, 0, 1}[b/4%3]
 	z.cfg.AlwaysEjectOne = b%16 > 7
@@ -246,6 +247,17 @@ func (z *fuzzed) check(t *testing.T, r Result, before map[string]bool) {
 	for _, e := range z.d.Evidence(z.now) {
 		if e.Counts.K() > e.Counts.N {
 			t.Fatalf("%s: %d failures in %d attempts", e.ID, e.Counts.K(), e.Counts.N)
+		}
+		ep := z.d.Endpoint(e.ID)
+		since := e.Counts.Sub(z.told[ep])
+		if int32(since.N) < 0 || int32(since.Server) < 0 || since.K() > since.N {
+			t.Fatalf("%s: told %+v after %+v", e.ID, e.Counts, z.told[ep])
+		}
+		z.told[ep] = e.Counts
+		for i, p := range e.History {
+			if int32(e.Counts.N-p.N) < 0 || int32(e.Counts.K()-p.K) < 0 || i > 0 && int32(p.K-e.History[i-1].K) < 0 {
+				t.Fatalf("%s: told %+v, history %+v", e.ID, e.Counts, e.History)
+			}
 		}
 	}
 	z.d.Summary(z.now)

@@ -29,10 +29,13 @@ type member struct {
 	second    Counts // at the last whole second
 	started   uint32 // attempts ever begun, at the last Step
 	snaps     [snapshots]Counts
+	snapHeld  [snapshots]uint32
 	firstSnap int // the first of Detector.snapped that this member has
 
-	aside  uint32 // failures taken back: see Counts.Route
-	served uint32 // routes that it answered in the last 10 s
+	held     uint32 // failures of this excursion that are not reported: see holdBack
+	withheld uint32 // the same of earlier ones
+	aside    uint32 // failures taken back: see Counts.Route
+	served   uint32 // routes that it answered in the last 10 s
 
 	odds      Odds    // of its fast test
 	w         float64 // what the group suffers, as odds has it
@@ -69,6 +72,7 @@ type excursion struct {
 	conn    uint32 // the first failure's connection
 	sources int    // distinct connections among the failures, counted to 2
 	routes  []RouteCount
+	told    bool // nothing is held back any more
 }
 
 // maxRoutes is how many failing routes of an excursion are told apart.
@@ -188,8 +192,15 @@ func (m *member) forget(now time.Duration) {
 	m.ep.settle(now)
 	m.ep.score.Store(0)
 	m.ep.runs.Store(0)
-	m.exc = excursion{}
+	m.closeExcursion()
 	clear(m.refused[:])
+}
+
+// closeExcursion ends it. What was held back stays so: it is over.
+func (m *member) closeExcursion() {
+	m.withheld += m.held
+	m.held = 0
+	m.exc = excursion{}
 }
 
 // answerEnd is the end of the newest answer, Never if there was none.

@@ -319,7 +319,7 @@ func (d *Detector) poisoned(i int, x *route, now time.Duration) {
 		}
 	}
 	for _, m := range d.members {
-		d.pardon(m, i, now)
+		d.withdraw(m, i, now)
 	}
 }
 
@@ -373,9 +373,9 @@ func (c *charges) fallWithout(i int) bool {
 	return c.score < c.threshold
 }
 
-// pardon lets a member back in whose ejection rested on a poison route: at once and
+// withdraw lets a member back in whose ejection rested on a poison route: at once and
 // without a record, because there never was a fault.
-func (d *Detector) pardon(m *member, i int, now time.Duration) {
+func (d *Detector) withdraw(m *member, i int, now time.Duration) {
 	l := &m.record
 	switch l.state {
 	case Ejected, Probing, Probation:
@@ -410,12 +410,50 @@ func (d *Detector) SetHashed(hashed bool, keys int) { d.hashed, d.keys = hashed,
 // oneRoute says that only one route's errors speak against a member that answers
 // others, and that a key may have sent them there.
 func (d *Detector) oneRoute(m *member) bool {
-	if !d.hashed || d.keys >= fewKeys || len(m.exc.routes) != 1 {
+	if !d.hashed || d.keys >= fewKeys || len(m.exc.routes) > 1 {
 		return false
 	}
 	delta := m.now.Sub(m.exc.base)
-	others := (m.served | m.ep.served.Load()) &^ servedBit(m.exc.routes[0].Route)
+	if len(m.exc.routes) == 0 && delta.Server > 2 {
+		return false // the ring has lost which it was
+	}
+	others := m.served | m.ep.served.Load()
+	for _, r := range m.exc.routes { // none, if the first failure is still on its way
+		others &^= servedBit(r.Route)
+	}
 	return delta.Conn == 0 && delta.Timeout == 0 && others != 0
+}
+
+// holdBack keeps what one route's errors say of a hashed endpoint from those who hear
+// of our counts, too. They do not see routes; and where many observers add up, a route
+// that is pinned to one endpoint convicts it, and then the next one that it is pinned
+// to. As soon as another route fails there, or a connection, all of it is told.
+func (d *Detector) holdBack() {
+	if !d.hashed {
+		return
+	}
+	for _, m := range d.members {
+		switch {
+		case !m.exc.open || m.exc.told:
+		case d.oneRoute(m):
+			m.held = m.now.Sub(m.exc.base).Server
+		default:
+			m.held, m.exc.told = 0, true
+		}
+	}
+}
+
+// told are a member's counts as others hear of them: they never fall.
+func (d *Detector) told(m *member) Counts {
+	c := m.ep.Counts()
+	if d.hashed { // what is newer has not been looked at
+		c = m.now
+		c.Route = 0
+	}
+	held := m.withheld + m.held
+	c.N -= held
+	c.Server -= held
+	return c
 }
 
 // servedBit is a route's in Endpoint.served.

@@ -197,6 +197,47 @@ func TestHashedErrorsOfOneRouteEjectNobodyThatServesOthers(t *testing.T) {
 	}
 }
 
+// Those who add up what many saw do not see routes.
+func TestWhatHashedErrorsOfOneRouteSayIsNotReportedBeforeAnotherFails(t *testing.T) {
+	w := newWorld(t, 6, 1)
+	w.d.SetHashed(true, 0)
+	w.run(2 * second)
+	ep := w.d.Endpoint("e01")
+	send := func(n int, bad ...uint16) {
+		for i := range n {
+			o := Outcome{Class: OK, Now: w.now, Conn: uint32(i), Route: uint16(i % 4)}
+			for _, route := range bad {
+				if route == o.Route {
+					o.Class = Server
+				}
+			}
+			a := ep.Start(w.now, true)
+			ep.End(&a, o)
+			w.runFor(5 * time.Millisecond)
+			w.wake(w.now)
+			w.runFor(0)
+		}
+	}
+	told := func() Tally { return w.evidence("e01").Counts.Tally() }
+	send(100)
+	send(40, 2)
+	if got, want := told(), (Tally{N: 130}); got != want {
+		t.Errorf("while route 2 fails %+v is told, want %+v", got, want)
+	}
+	send(200) // the excursion ends
+	if got, want := told(), (Tally{N: 330}); got != want {
+		t.Errorf("after it %+v is told, want %+v", got, want)
+	}
+	send(8, 2)
+	send(4, 3)
+	if got, want := told(), (Tally{N: 342, K: 3}); got != want {
+		t.Errorf("when route 3 fails as well %+v is told, want %+v", got, want)
+	}
+	if p, ok := w.d.History("e01", w.now); !ok || p.K > 3 {
+		t.Errorf("history is %+v, %t", p, ok)
+	}
+}
+
 func TestWithFewKeysNeighboursAreNoMeasure(t *testing.T) {
 	w := newWorld(t, 10, 1)
 	for _, tt := range []struct {
