@@ -54,6 +54,8 @@ type row struct {
 	// The first hard failure that was told since it opened, and the latest start of
 	// one; never: none.
 	hard, hardStart time.Duration
+	failed          bool          // since the last reading
+	over            bool          // that was over the threshold
 	others          float64       // w, as it was
 	othersAt        time.Duration // then
 }
@@ -189,6 +191,7 @@ func (w *row) count(e *endpoint, s *staged, from Point, d outlier.Counts, k kind
 		}
 	}
 	x.n, x.k = s.counts.N, s.counts.K()
+	w.failed = w.failed || d.K() > 0
 	if d.N > 0 {
 		x.changed = s.at
 	}
@@ -423,6 +426,9 @@ func (t *Table) judge(e *endpoint, w *row, k kind, zone *zone, now time.Duration
 	if !w.open {
 		return false
 	}
+	if w.rests(e, now) {
+		return w.over
+	}
 	recent := w.othersAt != never && now-w.othersAt < othersRecent
 	if !recent {
 		w.others, w.othersAt = t.others(e, w.since, now), now
@@ -436,9 +442,22 @@ func (t *Table) judge(e *endpoint, w *row, k kind, zone *zone, now time.Duration
 		w.close(now)
 		return false
 	}
-	w.last = read
+	w.last, w.failed = read, false
+	w.over = read.t >= read.h && read.k >= leastFailures && read.domains > e.group.service.policy.LeaveOut
 	t.trace(e, w, k, zone)
-	return read.t >= read.h && read.k >= leastFailures && read.domains > e.group.service.policy.LeaveOut
+	return w.over
+}
+
+// readAgain is how long a row is not read that cannot have come near its threshold.
+const readAgain = 500 * time.Millisecond
+
+// rests says whether what the row said a moment ago will do: nothing but failures
+// raises T, and where a verdict was just refused, none is wanted.
+func (w *row) rests(e *endpoint, now time.Duration) bool {
+	if w.last.h == 0 || now-w.last.at >= readAgain {
+		return false
+	}
+	return now < e.refusal.until || !w.failed && 4*w.last.t <= w.last.h
 }
 
 // leastFailures is how many failures a verdict of the statistic takes.
