@@ -336,7 +336,7 @@ func (r *Recorder) segment(m Message, now time.Duration) (chunk, error) {
 		StartedUnixMs: r.cfg.Started.UnixMilli(),
 		Services:      slices.Sorted(maps.Keys(services)),
 		Lost:          r.lost,
-		MonoMs:        millis(now),
+		MonoMs:        max(0, now.Milliseconds()),
 	}})
 	if err != nil {
 		return chunk{}, err
