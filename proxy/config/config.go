@@ -377,6 +377,8 @@ func defaults(value any) {
 		v.DetectTimeout = detectTimeout
 	case *router.Rule:
 		*v = router.DefaultRule()
+	case *router.Share:
+		v.Weight = 1
 	}
 }
 
@@ -459,6 +461,11 @@ func (c *Config) Validate() error {
 		for j, r := range o.Routes {
 			if r.Cluster != "" && !exists(r.Cluster) {
 				errs = append(errs, strictyaml.Invalid(fmt.Sprintf("%s.routes[%d].cluster", field, j), "no cluster %q here%s, and no control plane to bring one", r.Cluster, suggest(known)))
+			}
+			for k, share := range r.Clusters {
+				if share.Cluster != "" && !exists(share.Cluster) {
+					errs = append(errs, strictyaml.Invalid(fmt.Sprintf("%s.routes[%d].clusters[%d].cluster", field, j, k), "no cluster %q here%s, and no control plane to bring one", share.Cluster, suggest(known)))
+				}
 			}
 		}
 	}

@@ -81,9 +81,13 @@ type Exchange struct {
 	PerTry   time.Duration
 	BodyIdle time.Duration // how long the answer may stand still; 0: no such rule of its own
 	HasBody  bool          // something follows the request's head
+	Fields   router.Fields // of the request's head, for rules that ask; nil: none
+	Dice     uint32        // by which a rule with several clusters chooses
 	GRPC     bool          // the caller speaks gRPC
 
 	route    uint16
+	key      uint64 // for a balancer that hashes
+	keyed    bool
 	permit   resilience.Permit
 	admitted bool // counted in the limit on requests
 	retrying bool // counted in the limit on retries
@@ -106,7 +110,8 @@ type Exchange struct {
 func (x *Exchange) Open(now time.Duration, client net.Addr, major, minor int, inbound bool) {
 	x.Cluster, x.Retry, x.route, x.Request, x.PerTry, x.BodyIdle = nil, nil, 0, 0, 0, 0
 	x.admitted, x.retrying, x.Reached, x.refused = false, false, false, false
-	x.HasBody, x.GRPC = false, false
+	x.HasBody, x.GRPC, x.Fields, x.keyed = false, false, nil, false
+	x.Dice = rand.Uint32()
 	x.Interim, x.Headed = 0, false
 	x.tried.Reset()
 	x.Record = Record{
@@ -130,15 +135,20 @@ func (x *Exchange) Span() trace.SpanID { return x.Record.Trace.Child(len(x.Recor
 type Refusal struct {
 	Status int
 	Flags  Flags
-	Text   string
+	Text   string // why, for client and log
+	// Location is where a redirect leads; its answer has no body.
+	Location string
+	// Asked: a rule asked for this very answer, and Text is its whole body.
+	Asked bool
 }
 
 var (
-	noRoute   = &Refusal{404, NoRoute, "no route"}
-	noCluster = &Refusal{503, NoCluster, "no such cluster"}
-	tooMany   = &Refusal{503, UpstreamOverflow, "too many requests"}
+	noRoute   = &Refusal{Status: 404, Flags: NoRoute, Text: "no route"}
+	noCluster = &Refusal{Status: 503, Flags: NoCluster, Text: "no such cluster"}
+	tooOften  = &Refusal{Status: 429, Flags: RateLimited, Text: "too many requests of this kind"}
+	tooMany   = &Refusal{Status: 503, Flags: UpstreamOverflow, Text: "too many requests"}
 	// NoEndpoint is the answer when Pick finds nobody.
-	NoEndpoint = &Refusal{503, NoHealthyUpstream, "no healthy endpoint"}
+	NoEndpoint = &Refusal{Status: 503, Flags: NoHealthyUpstream, Text: "no healthy endpoint"}
 )
 
 // inboundRetry repeats only what a closed idle connection of the application has
@@ -153,14 +163,23 @@ func (x *Exchange) Route(d *Deps, now time.Duration) (stall time.Duration, refus
 		x.Request, x.Retry = in.Timeout, &inboundRetry
 		return 0, nil
 	}
-	route := d.Router().Match(x.Record.Host, x.Record.Method, x.Record.Path)
+	q := router.Request{Host: x.Record.Host, Method: x.Record.Method, Path: x.Record.Path, GRPC: x.GRPC, Fields: x.Fields}
+	route := d.Router().Match(&q, x.Dice)
 	if route == nil {
 		return 0, noRoute
 	}
 	x.Record.Route = route
-	if route.Cluster == nil {
+	switch {
+	case !route.Rate.Allow(now):
+		return 0, tooOften
+	case route.Redirect != nil:
+		return 0, &Refusal{Status: route.Redirect.Status, Text: "redirected by a rule", Location: route.Location("http", &q)}
+	case route.Respond != nil:
+		return 0, &Refusal{Status: route.Respond.Status, Text: route.Respond.Body, Asked: true}
+	case route.Cluster == nil:
 		return 0, noCluster
 	}
+	x.key, x.keyed = route.Key(&q, x.Record.Client)
 	x.Cluster, x.Retry, x.route = route.Cluster, route.Retry, route.ID
 	x.Request, x.PerTry = route.Timeout, route.PerTryTimeout
 	if route.IdleTimeout > 0 {
@@ -238,7 +257,12 @@ func (x *Exchange) Pick(d *Deps, now time.Duration, untried bool) *upstream.Endp
 		}
 		return in.Endpoint
 	}
-	ep := x.Cluster.Pick(now, &x.tried)
+	var ep *upstream.Endpoint
+	if x.keyed {
+		ep = x.Cluster.PickKeyed(x.key, now, &x.tried)
+	} else {
+		ep = x.Cluster.Pick(now, &x.tried)
+	}
 	if ep != nil && untried && x.tried.Has(ep) {
 		return nil
 	}

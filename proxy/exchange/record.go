@@ -78,9 +78,10 @@ const (
 	DownstreamProtocolError                   // DPE
 	StreamIdle                                // SI
 	UpstreamReset                             // UR: the endpoint reset the stream
+	RateLimited                               // RL
 )
 
-var flagNames = [...]string{"UH", "UF", "UO", "NR", "NC", "URX", "UC", "UT", "UPE", "LR", "DC", "DPE", "SI", "UR"}
+var flagNames = [...]string{"UH", "UF", "UO", "NR", "NC", "URX", "UC", "UT", "UPE", "LR", "DC", "DPE", "SI", "UR", "RL"}
 
 // String lists the flags as Envoy's access log does: "UF,URX", or "-".
 func (f Flags) String() string {

@@ -4,6 +4,7 @@ import (
 	"strconv"
 
 	"github.com/overhear-mesh/overhear/proxy/exchange"
+	"github.com/overhear-mesh/overhear/proxy/router"
 	"github.com/overhear-mesh/overhear/proxy/syntax"
 )
 
@@ -21,11 +22,25 @@ func (c *conn) buildRequest() {
 	buf, r := c.in, &c.req
 	b := append(c.out.head[:0], r.method.of(buf)...)
 	b = append(b, ' ')
-	b = appendTarget(b, r, buf)
+	route := c.Record.Route // nil inbound
+	if route != nil && route.Rewrites() {
+		b = route.AppendPath(b, c.Record.Path)
+	} else {
+		b = appendTarget(b, r, buf)
+	}
 	b = append(b, " HTTP/1.1\r\nhost: "...)
-	b = append(b, r.authority.of(buf)...)
+	var edit *router.FieldEdit
+	if route != nil {
+		edit = route.Request
+	}
+	if route != nil && route.Host != "" {
+		b = append(b, route.Host...)
+	} else {
+		b = append(b, r.authority.of(buf)...)
+	}
 	b = append(b, crlf...)
-	b = c.appendRequestFields(b)
+	b = c.appendRequestFields(b, edit)
+	b = appendPairs(b, edit)
 	switch {
 	case r.chunked:
 		b = append(b, "transfer-encoding: chunked\r\n"...)
@@ -81,7 +96,7 @@ func appendTarget(b []byte, r *request, buf []byte) []byte {
 
 // appendRequestFields copies what is meant for the endpoint. Lines that need no
 // change and follow each other are copied as one.
-func (c *conn) appendRequestFields(b []byte) []byte {
+func (c *conn) appendRequestFields(b []byte, edit *router.FieldEdit) []byte {
 	buf, r := c.in, &c.req
 	run := runner{buf: buf}
 	for i := range r.fields {
@@ -114,6 +129,9 @@ func (c *conn) appendRequestFields(b []byte) []byte {
 		case syntax.Other:
 			keep = r.named == 0 || !r.drops(buf, f)
 		}
+		if edit != nil && edit.Drops(f.name.of(buf)) {
+			keep = false
+		}
 		b = run.field(b, f, keep)
 	}
 	return run.flush(b)
@@ -123,7 +141,12 @@ func (c *conn) appendRequestFields(b []byte) []byte {
 func (c *conn) buildResponse(keep, chunked bool) {
 	buf, r := c.resp, &c.res
 	b := appendStatusLine(c.out.head[:0], r, buf)
-	b = c.appendResponseFields(b, chunked)
+	var edit *router.FieldEdit
+	if c.Record.Route != nil {
+		edit = c.Record.Route.Response
+	}
+	b = c.appendResponseFields(b, chunked, edit)
+	b = appendPairs(b, edit)
 	switch {
 	case chunked:
 		b = append(b, "transfer-encoding: chunked\r\n"...)
@@ -140,7 +163,7 @@ func (c *conn) buildResponse(keep, chunked bool) {
 // buildInterim writes the head of an interim response for the client.
 func (c *conn) buildInterim() {
 	b := appendStatusLine(c.out.head[:0], &c.res, c.resp)
-	b = c.appendResponseFields(b, false)
+	b = c.appendResponseFields(b, false, nil)
 	c.out.head = append(b, crlf...)
 }
 
@@ -152,7 +175,7 @@ func appendStatusLine(b []byte, r *response, buf []byte) []byte {
 	return append(b, crlf...)
 }
 
-func (c *conn) appendResponseFields(b []byte, chunked bool) []byte {
+func (c *conn) appendResponseFields(b []byte, chunked bool, edit *router.FieldEdit) []byte {
 	buf, r := c.resp, &c.res
 	run := runner{buf: buf}
 	for i := range r.fields {
@@ -166,9 +189,20 @@ func (c *conn) appendResponseFields(b []byte, chunked bool) []byte {
 		case syntax.Other:
 			keep = r.named == 0 || !r.drops(buf, f)
 		}
+		if edit != nil && edit.Drops(f.name.of(buf)) {
+			keep = false
+		}
 		b = run.field(b, f, keep)
 	}
 	return run.flush(b)
+}
+
+// appendPairs writes the fields that an edit adds.
+func appendPairs(b []byte, edit *router.FieldEdit) []byte {
+	for _, p := range edit.Writes() {
+		b = append(append(append(append(b, p.Name...), ": "...), p.Value...), crlf...)
+	}
+	return b
 }
 
 // runner copies header fields, neighbours together.
@@ -286,27 +320,37 @@ func appendTrailers(b *body, afterData bool) []byte {
 }
 
 // buildReply writes an answer of our own.
-func (c *conn) buildReply(status int, text, origin string, keep bool) {
+func (c *conn) buildReply(r *ownAnswer, keep bool) {
 	if c.out.head == nil {
 		c.out.head = getBuffer(smallBuffer)
 	}
 	if c.GRPC && c.req.begun {
-		c.buildGRPC(status, text, origin, keep)
+		c.buildGRPC(r.status, r.text, r.origin, keep)
 		return
 	}
 	b := append(c.out.head[:0], "HTTP/1.1 "...)
-	b = strconv.AppendInt(b, int64(status), 10)
-	b = append(append(append(b, ' '), syntax.StatusText(status)...), crlf...)
+	b = strconv.AppendInt(b, int64(r.status), 10)
+	b = append(append(append(b, ' '), syntax.StatusText(r.status)...), crlf...)
 	b = c.appendDate(b)
-	b = append(b, "content-type: text/plain; charset=utf-8\r\n"...)
-	if origin != "" {
-		b = append(append(append(b, syntax.OriginField+": "...), origin...), crlf...)
+	if r.location != "" {
+		b = append(append(append(b, "location: "...), r.location...), crlf...)
+		c.out.head = c.appendPersistence(appendLength(b, 0), keep)
+		return
 	}
-	const who = "overhear: "
-	b = appendLength(b, int64(len(who)+len(text)+1))
+	who, end := "overhear: ", "\n"
+	if r.asked {
+		who, end = "", ""
+	}
+	b = append(b, "content-type: text/plain; charset=utf-8\r\n"...)
+	if r.origin != "" {
+		b = append(append(append(b, syntax.OriginField+": "...), r.origin...), crlf...)
+	}
+	if r.status != 204 {
+		b = appendLength(b, int64(len(who)+len(r.text)+len(end)))
+	}
 	b = c.appendPersistence(b, keep)
-	if !c.isHead() {
-		b = append(append(append(b, who...), text...), '\n')
+	if !c.isHead() && r.status != 204 && r.status != 304 {
+		b = append(append(append(b, who...), r.text...), end...)
 	}
 	c.out.head = b
 }

@@ -60,7 +60,7 @@ func (c *conn) answer(ctx context.Context) bool {
 // open begins the exchange and its record.
 func (c *conn) open() {
 	c.Open(c.now, c.client, c.major, c.minor(), c.srv.deps.Inbound != nil)
-	c.HasBody, c.GRPC = c.req.hasBody(), c.req.grpc
+	c.HasBody, c.GRPC, c.Fields = c.req.hasBody(), c.req.grpc, c
 	c.data, c.rest, c.whole = c.req.size, c.req.size, false
 	c.beginBody()
 	c.head, c.answered, c.lost = 0, false, false
@@ -87,6 +87,16 @@ func (c *conn) place() {
 		}
 	}
 	c.Record.Trace = policy.Place(&in)
+}
+
+// Field implements router.Fields.
+func (c *conn) Field(name string) ([]byte, bool) {
+	for i := range c.req.fields {
+		if f := &c.req.fields[i]; syntax.Is(f.name.of(c.in), name) {
+			return f.value.of(c.in), true
+		}
+	}
+	return nil, false
 }
 
 // minor is of the version that the client speaks, which may be another one than
@@ -130,7 +140,9 @@ func (c *conn) account() {
 func (c *conn) handle(ctx context.Context) bool {
 	stall, refusal := c.Route(&c.srv.deps, c.now)
 	if refusal != nil {
-		return c.reject(refusal.Status, refusal.Flags, refusal.Text)
+		return c.give(&ownAnswer{
+			status: refusal.Status, flags: refusal.Flags, text: refusal.Text, location: refusal.Location, asked: refusal.Asked,
+		})
 	}
 	if stall == 0 {
 		stall = c.srv.cfg.StreamIdleTimeout

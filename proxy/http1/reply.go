@@ -37,12 +37,26 @@ func (c *conn) reject(status int, flags exchange.Flags, text string) bool {
 }
 
 func (c *conn) send(status int, flags exchange.Flags, text, origin string) bool {
-	keep := c.body.done && c.req.persistent() && !c.srv.draining.Load() && flags&exchange.DownstreamProtocolError == 0
-	c.Record.Status, c.Record.Flags = status, c.Record.Flags|flags
-	if c.Record.Detail == "" {
-		c.Record.Detail = text
+	return c.give(&ownAnswer{status: status, flags: flags, text: text, origin: origin})
+}
+
+// ownAnswer is an answer of our own.
+type ownAnswer struct {
+	status   int
+	flags    exchange.Flags
+	text     string // what to say
+	origin   string // x-overhear-origin
+	location string // of a redirect, whose text is for the log
+	asked    bool   // text is the body, word for word
+}
+
+func (c *conn) give(r *ownAnswer) bool {
+	keep := c.body.done && c.req.persistent() && !c.srv.draining.Load() && r.flags&exchange.DownstreamProtocolError == 0
+	c.Record.Status, c.Record.Flags = r.status, c.Record.Flags|r.flags
+	if c.Record.Detail == "" && !r.asked {
+		c.Record.Detail = r.text
 	}
-	c.buildReply(status, text, origin, keep)
+	c.buildReply(r, keep)
 	c.answered = true
 	if _, err := c.out.send(c.nc, nil, nil); err != nil {
 		c.lost = true

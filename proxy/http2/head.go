@@ -43,6 +43,17 @@ type request struct {
 	timeout                         time.Duration // grpc-timeout, 0 without
 	proto, te, grpc, continues      bool
 	connect                         bool
+	dice                            uint32 // see exchange.Exchange
+}
+
+// Field implements router.Fields.
+func (r *request) Field(name string) ([]byte, bool) {
+	for i := range r.regular {
+		if r.regular[i].Name == name { // names are in lower case
+			return []byte(r.regular[i].Value), true
+		}
+	}
+	return nil, false
 }
 
 // parse reads what a whole header block says (RFC 9113, sections 8.2 and 8.3). Where

@@ -11,6 +11,7 @@ import (
 	"github.com/overhear-mesh/overhear/outlier"
 	"github.com/overhear-mesh/overhear/proxy/exchange"
 	"github.com/overhear-mesh/overhear/proxy/resilience"
+	"github.com/overhear-mesh/overhear/proxy/router"
 	"github.com/overhear-mesh/overhear/proxy/syntax"
 	"github.com/overhear-mesh/overhear/proxy/trace"
 	"github.com/overhear-mesh/overhear/proxy/upstream"
@@ -105,6 +106,7 @@ func (x *relay) open(b *batch, c *serverConn, r *request) {
 	x.fields = append(x.fields[:0], r.regular...)
 	x.req = *r
 	x.req.regular = x.fields
+	x.Fields, x.Dice = &x.req, r.dice
 	x.GRPC, x.HasBody = r.grpc, false
 	x.base, x.sent, x.granted, x.keep, x.whole = 0, 0, 0, true, false
 	x.answered, x.respEnd, x.hasTail = false, false, false
@@ -170,7 +172,7 @@ func (x *relay) begin(b *batch, end bool) {
 		}
 	}
 	if refusal != nil {
-		x.reply(b, refusal.Status, refusal.Flags, refusal.Text, "")
+		x.refuse(b, refusal)
 		return
 	}
 	x.attempt(b)
@@ -710,8 +712,16 @@ func (x *relay) replyFailed(b *batch, ending outlier.Ending) {
 
 // reply answers in place of an endpoint.
 func (x *relay) reply(b *batch, status int, flags exchange.Flags, text, origin string) {
-	x.Record.Flags |= flags
-	if x.Record.Detail == "" {
+	x.refuseFrom(b, &exchange.Refusal{Status: status, Flags: flags, Text: text}, origin)
+}
+
+// refuse answers as the rules want it.
+func (x *relay) refuse(b *batch, r *exchange.Refusal) { x.refuseFrom(b, r, "") }
+
+func (x *relay) refuseFrom(b *batch, r *exchange.Refusal, origin string) {
+	status, text := r.Status, r.Text
+	x.Record.Flags |= r.Flags
+	if x.Record.Detail == "" && !r.Asked {
 		x.Record.Detail = text
 	}
 	x.Headed = false // whatever an attempt has brought is not the answer
@@ -731,21 +741,33 @@ func (x *relay) reply(b *batch, status int, flags exchange.Flags, text, origin s
 		return
 	}
 	x.Record.Status = status
-	const who = "overhear: "
-	head := x.req.method == "HEAD"
-	x.conn.link.sendHead(b, &x.down, head, func(e *encoder) {
+	who, ending := "overhear: ", "\n"
+	switch {
+	case r.Location != "":
+		who, text, ending = "", "", ""
+	case r.Asked:
+		who, ending = "", ""
+	}
+	empty := x.req.method == "HEAD" || len(who)+len(text)+len(ending) == 0 || status == 204 || status == 304
+	x.conn.link.sendHead(b, &x.down, empty, func(e *encoder) {
 		e.status(status)
-		e.field("content-type", "text/plain; charset=utf-8")
-		e.number("content-length", int64(len(who)+len(text)+1))
+		if r.Location != "" {
+			e.literal("location", r.Location)
+		} else {
+			e.field("content-type", "text/plain; charset=utf-8")
+		}
+		if status != 204 {
+			e.number("content-length", int64(len(who)+len(text)+len(ending)))
+		}
 		e.literal("date", x.conn.srv.date(b.now))
 		x.encodeOrigin(e, origin)
 	})
-	if head {
+	if empty {
 		x.finish(b)
 		return
 	}
 	x.up.id = 0
-	x.resp = append(append(append(x.resp, who...), text...), '\n')
+	x.resp = append(append(append(x.resp, who...), text...), ending...)
 	x.pushAnswer(b)
 }
 
@@ -828,12 +850,26 @@ func (x *relay) still() outlier.Ending {
 // encodeRequest writes the head for the endpoint.
 func (x *relay) encodeRequest(e *encoder) {
 	r, c := &x.req, x.conn
+	var edit *router.FieldEdit
+	authority, path := r.authority, r.path
+	if route := x.Record.Route; route != nil { // nil inbound
+		edit = route.Request
+		if route.Host != "" {
+			authority = route.Host
+		}
+		if route.Rewrites() {
+			path = string(route.AppendPath(nil, x.Record.Path))
+		}
+	}
 	e.method(r.method)
 	e.scheme(r.scheme)
-	e.field(":authority", r.authority)
-	e.path(r.path, r.grpc)
+	e.field(":authority", authority)
+	e.path(path, r.grpc)
 	for i := range r.regular {
 		f := &r.regular[i]
+		if edit != nil && edit.Drops([]byte(f.Name)) {
+			continue
+		}
 		switch syntax.KindOf(f.Name) {
 		case syntax.HopByHop, syntax.Host, syntax.Origin:
 			continue
@@ -860,6 +896,7 @@ func (x *relay) encodeRequest(e *encoder) {
 	for _, f := range c.srv.deps.Trace.Fields() {
 		e.literalBytes(f.Name(), f.Append(e.value[:0], &x.Record.Trace, x.Span()))
 	}
+	encodePairs(e, edit)
 	if r.forwarded < 0 && c.from != "" {
 		e.field("x-forwarded-for", c.from)
 	}
@@ -898,14 +935,22 @@ func encodeTail(e *encoder, fields []hpack.HeaderField) {
 // encodeResponse writes a head for the client.
 func (x *relay) encodeResponse(e *encoder, r *response, now time.Duration) {
 	e.status(r.status)
+	var edit *router.FieldEdit
+	if r.status >= 200 && x.Record.Route != nil {
+		edit = x.Record.Route.Response
+	}
 	for i := range r.regular {
 		f := &r.regular[i]
+		if edit != nil && edit.Drops([]byte(f.Name)) {
+			continue
+		}
 		switch syntax.KindOf(f.Name) {
 		case syntax.HopByHop, syntax.Origin:
 			continue
 		}
 		e.put(*f)
 	}
+	encodePairs(e, edit)
 	if r.status < 200 {
 		return
 	}
@@ -914,6 +959,13 @@ func (x *relay) encodeResponse(e *encoder, r *response, now time.Duration) {
 	}
 	if x.conn.srv.via != "" {
 		e.field("via", x.conn.srv.via)
+	}
+}
+
+// encodePairs writes the fields that an edit adds.
+func encodePairs(e *encoder, edit *router.FieldEdit) {
+	for _, p := range edit.Writes() {
+		e.literal(p.Name, p.Value)
 	}
 }
 

@@ -63,7 +63,13 @@ type backend struct {
 // speaks is a backend of the other implementation.
 func speaks(h http.HandlerFunc) func(net.Conn, int) {
 	return func(c net.Conn, _ int) {
-		(&xhttp2.Server{}).ServeConn(c, &xhttp2.ServeConnOpts{Handler: h})
+		// Configured, the server has a pool of channels of its own; the package's
+		// would carry them from one bubble to another.
+		srv := &xhttp2.Server{}
+		if err := xhttp2.ConfigureServer(&http.Server{}, srv); err != nil {
+			panic(err)
+		}
+		srv.ServeConn(c, &xhttp2.ServeConnOpts{Handler: h})
 	}
 }
 

@@ -2,6 +2,7 @@ package http2
 
 import (
 	"context"
+	"math/rand/v2"
 	"net"
 	"sync"
 	"sync/atomic"
@@ -10,6 +11,7 @@ import (
 	"golang.org/x/net/http2/hpack"
 
 	"github.com/overhear-mesh/overhear/proxy/exchange"
+	"github.com/overhear-mesh/overhear/proxy/router"
 	"github.com/overhear-mesh/overhear/proxy/wheel"
 )
 
@@ -201,7 +203,9 @@ func (c *serverConn) outdated(r *request) bool {
 	if in := c.srv.deps.Inbound; in != nil {
 		return !in.Endpoint.Multiplexed()
 	}
-	route := c.srv.deps.Router().Match([]byte(r.authority), []byte(r.method), []byte(r.path))
+	r.dice = rand.Uint32()
+	q := router.Request{Host: []byte(r.authority), Method: []byte(r.method), Path: []byte(r.path), GRPC: r.grpc, Fields: r}
+	route := c.srv.deps.Router().Match(&q, r.dice)
 	return route != nil && route.Cluster != nil && !route.Cluster.Multiplexed()
 }
 

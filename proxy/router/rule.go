@@ -28,9 +28,36 @@ type Rule struct {
 	Regex string `yaml:"regex"`
 	// Methods lists the methods that the rule is for.
 	Methods []string `yaml:"methods"`
+	// Headers are conditions on header fields; of several of one name the first
+	// counts.
+	Headers []Text `yaml:"headers"`
+	// Query are conditions on query parameters, as they stand in the target.
+	Query []Text `yaml:"query"`
+	// GRPC asks for a request whose content type is gRPC's.
+	GRPC bool `yaml:"grpc"`
+
+	// Exactly one of Cluster, Clusters, Redirect and Respond says what becomes of
+	// requests.
 
 	// Cluster is where requests go.
 	Cluster string `yaml:"cluster"`
+	// Clusters share them by weight.
+	Clusters []Share `yaml:"clusters"`
+	// Redirect sends clients elsewhere.
+	Redirect *Redirect `yaml:"redirect"`
+	// Respond answers them here.
+	Respond *Respond `yaml:"respond"`
+
+	// Rewrite changes path and host for the endpoint.
+	Rewrite Rewrite `yaml:"rewrite"`
+	// RequestHeaders changes header fields for the endpoint, ResponseHeaders for the
+	// client.
+	RequestHeaders  Edit `yaml:"request_headers"`
+	ResponseHeaders Edit `yaml:"response_headers"`
+	// Hash is by what a cluster whose balancer hashes keeps requests together.
+	Hash []Hash `yaml:"hash"`
+	// RateLimit answers 429 beyond a rate, at this sidecar.
+	RateLimit *resilience.RateConfig `yaml:"rate_limit"`
 	// Timeout bounds a request from the end of its body to that of its answer, with all
 	// attempts; default 15s, 0 is none.
 	Timeout time.Duration `yaml:"timeout"`
@@ -54,8 +81,36 @@ func (r Rule) Validate() error {
 	wrong := func(field, format string, args ...any) {
 		errs = append(errs, strictyaml.Invalid(field, format, args...))
 	}
-	if r.Cluster == "" {
-		wrong("cluster", "missing: want the name of a cluster")
+	ways := 0
+	for _, given := range []bool{r.Cluster != "", len(r.Clusters) > 0, r.Redirect != nil, r.Respond != nil} {
+		if given {
+			ways++
+		}
+	}
+	if ways != 1 {
+		wrong("cluster", "missing: want one of cluster, clusters, redirect and respond")
+	}
+	for i, s := range r.Clusters {
+		if s.Cluster == "" {
+			wrong(fmt.Sprintf("clusters[%d].cluster", i), "missing: want the name of a cluster")
+		}
+		if s.Weight == 0 || s.Weight > maxWeight {
+			wrong(fmt.Sprintf("clusters[%d].weight", i), "%d: want 1 to %d", s.Weight, maxWeight)
+		}
+	}
+	all(r.Headers, "headers", wrong)
+	all(r.Query, "query", wrong)
+	if r.Redirect != nil {
+		r.Redirect.wrong("redirect", wrong)
+	}
+	if r.Respond != nil {
+		r.Respond.wrong("respond", wrong)
+	}
+	r.Rewrite.wrong("rewrite", &r, wrong)
+	r.RequestHeaders.wrong("request_headers", wrong)
+	r.ResponseHeaders.wrong("response_headers", wrong)
+	for i, h := range r.Hash {
+		h.wrong(fmt.Sprintf("hash[%d]", i), wrong)
 	}
 	for i, host := range r.Hosts {
 		if problem := wrongHost(host); problem != "" {
@@ -96,10 +151,28 @@ func (r Rule) Validate() error {
 	return errors.Join(errs...)
 }
 
+// maxWeight is the largest weight of a share.
+const maxWeight = 1 << 16
+
+// shares are the clusters of the rule; none if it answers itself.
+func (r Rule) shares() []Share {
+	if r.Cluster != "" {
+		return []Share{{Cluster: r.Cluster, Weight: 1}}
+	}
+	return r.Clusters
+}
+
 // name is what the rule is called in log and metrics.
 func (r Rule) name() string {
-	if r.Name != "" {
+	switch {
+	case r.Name != "":
 		return r.Name
+	case r.Redirect != nil:
+		return strings.TrimSpace("redirect " + r.Path + r.Prefix + r.Regex)
+	case r.Respond != nil:
+		return strings.TrimSpace("respond " + r.Path + r.Prefix + r.Regex)
+	case r.Cluster == "":
+		return strings.TrimSpace("split " + r.Path + r.Prefix + r.Regex)
 	}
 	return strings.TrimSpace(r.Cluster + " " + r.Path + r.Prefix + r.Regex) // one of the three at most
 }
@@ -118,14 +191,20 @@ func (r Rule) hosts() []string {
 
 // compile makes the part of the rule that Match evaluates. The rule is valid.
 func (r Rule) compile() entry {
-	e := entry{methods: r.Methods}
+	e := entry{methods: r.Methods, grpc: r.GRPC}
+	for _, h := range r.Headers {
+		e.headers = append(e.headers, h.compile(strings.ToLower(h.Name)))
+	}
+	for _, q := range r.Query {
+		e.query = append(e.query, q.compile(q.Name))
+	}
 	switch {
 	case r.Path != "":
 		e.kind, e.path = exactPath, []byte(r.Path)
 	case r.Prefix != "":
 		e.kind, e.path = prefixPath, []byte(r.Prefix)
 	case r.Regex != "":
-		e.kind, e.regex = regexPath, regexp.MustCompile("^(?:"+r.Regex+")$")
+		e.kind, e.regex = regexPath, whole(r.Regex)
 	}
 	return e
 }

@@ -2,8 +2,10 @@ package router
 
 import (
 	"bytes"
+	"cmp"
 	"fmt"
 	"iter"
+	"net/http"
 	"regexp"
 	"slices"
 	"strings"
@@ -30,6 +32,20 @@ type Route struct {
 	PerTryTimeout time.Duration
 	IdleTimeout   time.Duration
 	Retry         *resilience.RetryPolicy
+
+	// Redirect and Respond answer in place of a cluster; nil where there is one.
+	Redirect *Redirect
+	Respond  *Respond
+	// Host, if not empty, is the Host header that the endpoint gets.
+	Host string
+	// Request and Response change header fields; nil: none.
+	Request, Response *FieldEdit
+	// Rate bounds the rule's requests; nil: nothing does.
+	Rate *resilience.Rate
+
+	rewrite *change
+	matched int // bytes of the path that the rule's prefix or path has
+	hash    []Hash
 }
 
 // Table answers which route a request takes. It is immutable.
@@ -54,7 +70,12 @@ type entry struct {
 	path    []byte
 	regex   *regexp.Regexp
 	methods []string
-	route   *Route
+	headers []condition
+	query   []condition
+	grpc    bool
+	// routes are by share: most have one.
+	routes []*Route
+	upTo   []uint32 // the end of each one's share of all 32-bit words
 }
 
 type pathKind uint8
@@ -81,17 +102,26 @@ func New(rules []Rule, resolve func(name string) *cluster.Cluster, ids *IDs) (*T
 			name = fmt.Sprintf("%s#%d", name, names[name])
 		}
 		e := rule.compile()
-		e.route = &Route{
-			ID:            ids.of(name + "\x00" + rule.Cluster),
-			Name:          name,
-			Cluster:       resolve(rule.Cluster),
-			ClusterName:   rule.Cluster,
-			Timeout:       rule.Timeout,
-			PerTryTimeout: rule.PerTryTimeout,
-			IdleTimeout:   rule.IdleTimeout,
-			Retry:         &rule.Retry,
+		var rate *resilience.Rate // of the rule, whichever cluster a request goes to
+		if rule.RateLimit != nil {
+			rate = resilience.NewRate(*rule.RateLimit)
 		}
-		t.routes = append(t.routes, e.route)
+		shares := rule.shares()
+		if len(shares) == 0 {
+			shares = []Share{{Weight: 1}} // answered here
+		}
+		var total, sum uint64
+		for _, s := range shares {
+			total += uint64(s.Weight)
+		}
+		for _, s := range shares {
+			sum += uint64(s.Weight)
+			e.upTo = append(e.upTo, uint32(sum<<32/total-1))
+			route := rule.route(name, s.Cluster, resolve, ids)
+			route.Rate = rate
+			e.routes = append(e.routes, route)
+		}
+		t.routes = append(t.routes, e.routes...)
 		for _, host := range rule.hosts() {
 			if host == "*" {
 				t.any = append(t.any, e)
@@ -110,23 +140,64 @@ func New(rules []Rule, resolve func(name string) *cluster.Cluster, ids *IDs) (*T
 	return t, nil
 }
 
+// route is what becomes of the rule's requests for one of its clusters; "": none.
+func (r *Rule) route(name, to string, resolve func(string) *cluster.Cluster, ids *IDs) *Route {
+	route := &Route{
+		ID:            ids.of(name + "\x00" + to),
+		Name:          name,
+		ClusterName:   to,
+		Timeout:       r.Timeout,
+		PerTryTimeout: r.PerTryTimeout,
+		IdleTimeout:   r.IdleTimeout,
+		Retry:         &r.Retry,
+		Host:          r.Rewrite.Host,
+		Request:       r.RequestHeaders.compile(),
+		Response:      r.ResponseHeaders.compile(),
+		rewrite:       r.Rewrite.compile(r),
+		matched:       len(r.Path) + len(r.Prefix),
+	}
+	if to != "" {
+		route.Cluster = resolve(to)
+	}
+	if r.Redirect != nil {
+		redirect := *r.Redirect
+		redirect.Status = cmp.Or(redirect.Status, http.StatusMovedPermanently)
+		route.Redirect = &redirect
+	}
+	if r.Respond != nil {
+		route.Respond = &Respond{Status: r.Respond.Status, Body: r.Respond.text()}
+	}
+	for _, h := range r.Hash {
+		h.Header = strings.ToLower(h.Header)
+		route.hash = append(route.hash, h)
+	}
+	return route
+}
+
 // Routes are the routes in the order of their rules.
 func (t *Table) Routes() iter.Seq[*Route] { return slices.Values(t.routes) }
 
-// Match returns the route of a request, nil if there is none. host is the Host
-// header, path the request target in origin form; both as they came from the
-// wire.
-func (t *Table) Match(host, method, path []byte) *Route {
-	if i := bytes.IndexByte(path, '?'); i >= 0 {
-		path = path[:i]
-	}
-	entries := t.competing(host)
+// Match returns the route of a request, nil if there is none. dice are 32 random
+// bits, by which rules with several clusters choose.
+func (t *Table) Match(r *Request, dice uint32) *Route {
+	path, query, _ := bytes.Cut(r.Path, []byte{'?'})
+	entries := t.competing(r.Host)
 	for i := range entries {
-		if e := &entries[i]; e.holds(method, path) {
-			return e.route
+		if e := &entries[i]; e.holds(r, path, query) {
+			return e.pick(dice)
 		}
 	}
 	return nil
+}
+
+// pick chooses by share.
+func (e *entry) pick(dice uint32) *Route {
+	for i, end := range e.upTo {
+		if dice <= end {
+			return e.routes[i]
+		}
+	}
+	return e.routes[len(e.routes)-1]
 }
 
 // competing returns the rules that compete for a host.
@@ -158,10 +229,36 @@ func (t *Table) competing(host []byte) []entry {
 }
 
 // holds reports whether the rule's conditions hold, but for the host.
-func (e *entry) holds(method, path []byte) bool {
-	if len(e.methods) > 0 && !e.lists(method) {
+func (e *entry) holds(r *Request, path, query []byte) bool {
+	if len(e.methods) > 0 && !e.lists(r.Method) || e.grpc && !r.GRPC {
 		return false
 	}
+	return e.leads(path) && e.suits(r, query)
+}
+
+// suits reports whether the conditions on header and query hold.
+func (e *entry) suits(r *Request, query []byte) bool {
+	for i := range e.headers {
+		c := &e.headers[i]
+		var value []byte
+		ok := false
+		if r.Fields != nil {
+			value, ok = r.Fields.Field(c.name)
+		}
+		if !c.holds(value, ok) {
+			return false
+		}
+	}
+	for i := range e.query {
+		if c := &e.query[i]; !c.holds(parameter(query, c.name)) {
+			return false
+		}
+	}
+	return true
+}
+
+// leads reports whether the condition on the path holds.
+func (e *entry) leads(path []byte) bool {
 	switch e.kind {
 	case exactPath:
 		return bytes.Equal(path, e.path)

@@ -37,6 +37,10 @@ func table(t testing.TB, rules ...router.Rule) *router.Table {
 	return table
 }
 
+func request(host, method, path string) *router.Request {
+	return &router.Request{Host: []byte(host), Method: []byte(method), Path: []byte(path)}
+}
+
 func TestWhichRouteARequestTakes(t *testing.T) {
 	hosts := func(names ...string) func(*router.Rule) {
 		return func(r *router.Rule) { r.Hosts = names }
@@ -112,7 +116,7 @@ func TestWhichRouteARequestTakes(t *testing.T) {
 	for _, test := range tests {
 		t.Run(fmt.Sprintf("%.40s %s %s", test.host, test.method, test.path), func(t *testing.T) {
 			got := ""
-			if r := table(t, test.rules...).Match([]byte(test.host), []byte(test.method), []byte(test.path)); r != nil {
+			if r := table(t, test.rules...).Match(request(test.host, test.method, test.path), 0); r != nil {
 				got = r.Name
 			}
 			if got != test.want {
@@ -137,11 +141,11 @@ func TestARouteCarriesItsPolicy(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	got := table.Match([]byte("h"), []byte("GET"), []byte("/v1"))
+	got := table.Match(request("h", "GET", "/v1"), 0)
 	if got.Cluster != c || got.Name != "api /v1" || got.Timeout != 15*time.Second || got.PerTryTimeout != time.Second || got.Retry.MaxAttempts != 2 {
 		t.Errorf("got %+v, retry %+v; want the rule's policy", got, got.Retry)
 	}
-	if got := table.Match([]byte("h"), []byte("GET"), []byte("/")); got.Cluster != nil || got.ClusterName != "gone" {
+	if got := table.Match(request("h", "GET", "/"), 0); got.Cluster != nil || got.ClusterName != "gone" {
 		t.Errorf("got %+v; want a route to a cluster that is not there", got)
 	}
 }
@@ -252,7 +256,7 @@ func TestMatchAgreesWithAPlainOne(t *testing.T) {
 			host, method, path := pick(labels...), pick("GET", "POST"), pick(paths...)
 			want := plain(rules, host, method, path)
 			got := ""
-			if r := table.Match([]byte(host), []byte(method), []byte(path)); r != nil {
+			if r := table.Match(request(host, method, path), 0); r != nil {
 				got = r.Name
 				matched++
 			}
@@ -322,7 +326,7 @@ func FuzzMatch(f *testing.F) {
 	f.Add([]byte(":"), []byte("GET"), []byte("/y/"))
 	f.Fuzz(func(t *testing.T, host, method, path []byte) {
 		before := slices.Concat(host, method, path)
-		table.Match(host, method, path)
+		table.Match(&router.Request{Host: host, Method: method, Path: path}, 0)
 		if !slices.Equal(before, slices.Concat(host, method, path)) {
 			t.Error("matching changed the request")
 		}
@@ -333,7 +337,7 @@ func TestMatchDoesNotAllocate(t *testing.T) {
 	table := table(t, many(100)...)
 	host, method, path := []byte("Host99.Example.com:8080"), []byte("GET"), []byte("/v1/users?x=1")
 	allocs := testing.AllocsPerRun(100, func() {
-		if table.Match(host, method, path) == nil {
+		if table.Match(&router.Request{Host: host, Method: method, Path: path}, 0) == nil {
 			t.Fatal("no route")
 		}
 	})
@@ -358,7 +362,7 @@ func BenchmarkMatch(b *testing.B) {
 	table := table(b, many(100)...)
 	host, method, path := []byte("host99.example.com"), []byte("GET"), []byte("/v1/users?x=1")
 	for b.Loop() {
-		if table.Match(host, method, path) == nil {
+		if table.Match(&router.Request{Host: host, Method: method, Path: path}, 0) == nil {
 			b.Fatal("no route")
 		}
 	}
