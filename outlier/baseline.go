@@ -180,7 +180,7 @@ func (d *Detector) confFor(m *member, w float64, n int) conf {
 		steps: d.steps, h: h, ceiling: 2 * h,
 		p50: p.P50, p90: p.P90, p99: p.P99,
 		stall: d.cfg.OverdueMin, penalty: d.cfg.ConnPenalty,
-		sampleMask: d.latency.mask, shared: d.shared, runs: d.cfg.runs(),
+		sampleMask: d.latency.mask, shared: d.shared, runs: d.cfg.runs(), hashed: d.hashed,
 		overdue: d.overdue, overdueLate: d.overdueLate, slowRoutes: d.routes.slow, poison: d.routes.poison,
 	}
 	c.routeFails = d.routeFails(m.odds, c.steps.Fail)

@@ -49,7 +49,7 @@ type Endpoint struct {
 
 	slot   uint32        // the name under which failures enter the cluster's ring; immutable
 	broke  atomic.Uint32 // when a connection broke that was counted: ms + 1, 0 never
-	served atomic.Uint32 // routes that were answered lately, a bit for each, two routes may share one
+	served atomic.Uint32 // routes that were answered lately, where requests are hashed: a bit for each, two may share one
 	runs   atomic.Uint64 // failures in a row, see runsOf; 0 without a rule that asks
 	// Attempts on routes that are slow by nature await headers outside of the ring:
 	// so many began, so many are answered.
@@ -67,6 +67,7 @@ type conf struct {
 	stall    time.Duration // an answer later than this ends a stall
 	penalty  time.Duration // what a hard failure is booked as
 	runs     runs          // how long a run of failures must be to be told; all 0: nobody asks
+	hashed   bool          // keep Endpoint.served
 	overdue  time.Duration // D_over
 	// overdueLate is that of slowRoutes, the routes that are slow by nature, whose
 	// attempts stay out of the ring.
@@ -272,8 +273,11 @@ func (e *Endpoint) endOK(a *Attempt, o Outcome, latency time.Duration, deadlined
 	if c.runs != (runs{}) && e.runs.Load()&runsCounts != 0 {
 		e.runs.And(^runsCounts)
 	}
+	if c.hashed && e.served.Load()&servedBit(o.Route) == 0 {
+		e.served.Or(servedBit(o.Route))
+	}
 	if n&c.sampleMask == 0 {
-		c.shared.sample(e, o.Route, latency)
+		c.shared.sample(o.Route, latency)
 	}
 	if deadlined && latency >= c.stall {
 		c.shared.stall(o.Route, latency)
@@ -285,14 +289,11 @@ func (e *Endpoint) endOK(a *Attempt, o Outcome, latency time.Duration, deadlined
 }
 
 // sample notes one answer of many.
-func (s *shared) sample(e *Endpoint, route uint16, latency time.Duration) {
+func (s *shared) sample(route uint16, latency time.Duration) {
 	at, of := bucket(latency), &s.routes[routeSlot(route)]
 	s.latency[at].Add(1)
 	of.oks.Add(1)
 	of.latency[at/routeCoarse].Add(1)
-	if bit := servedBit(route); e.served.Load()&bit == 0 {
-		e.served.Or(bit)
-	}
 }
 
 // stall notes an answer that came very late.

@@ -395,6 +395,10 @@ func (d *Detector) withdraw(m *member, i int, now time.Duration) {
 	d.stale = true
 }
 
+// secondRoute is how many errors on other routes, a tenth of all at least, say that it
+// is not one route's fault.
+const secondRoute = 2
+
 // fewKeys is how many keys an endpoint needs before its errors can be compared with
 // those of others that serve other keys.
 const fewKeys = 10
@@ -405,21 +409,36 @@ const fewKeys = 10
 // neighbours are no measure at all. 0: nobody counts them.
 //
 // A test of each route within each endpoint would tell more; it is not made yet.
-func (d *Detector) SetHashed(hashed bool, keys int) { d.hashed, d.keys = hashed, keys }
+func (d *Detector) SetHashed(hashed bool, keys int) {
+	d.hashed, d.keys = hashed, keys
+	d.nextTick = min(d.nextTick, d.now) // the endpoints follow at the next Step
+}
 
-// oneRoute says that only one route's errors speak against a member that answers
-// others, and that a key may have sent them there.
+// oneRoute says that hardly more than one route's errors speak against a member that
+// answers others, and that a key may have sent them there. An error now and then on
+// another route is what every endpoint has.
 func (d *Detector) oneRoute(m *member) bool {
-	if !d.hashed || d.keys >= fewKeys || len(m.exc.routes) > 1 {
+	if !d.hashed || d.keys >= fewKeys {
 		return false
 	}
 	delta := m.now.Sub(m.exc.base)
-	if len(m.exc.routes) == 0 && delta.Server > 2 {
+	var most RouteCount
+	all := uint32(0)
+	for _, r := range m.exc.routes {
+		all += r.Failures
+		if r.Failures > most.Failures {
+			most = r
+		}
+	}
+	if all == 0 && delta.Server > 2 {
 		return false // the ring has lost which it was
 	}
+	if rest := all - most.Failures; rest >= secondRoute && rest*10 >= all {
+		return false
+	}
 	others := m.served | m.ep.served.Load()
-	for _, r := range m.exc.routes { // none, if the first failure is still on its way
-		others &^= servedBit(r.Route)
+	if all > 0 {
+		others &^= servedBit(most.Route)
 	}
 	return delta.Conn == 0 && delta.Timeout == 0 && others != 0
 }

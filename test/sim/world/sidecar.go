@@ -75,6 +75,7 @@ func newSidecar(o *overhear, index int) *sidecar {
 	cfg.Timeout = o.w.Timeout
 	s.detector, s.doubt = outlier.New(cfg, o.dice()), outlier.NewSelf()
 	s.detector.ShareSelf(s.doubt)
+	s.detector.SetHashed(o.balancer.Policy.Hashes(), 0) // as package cluster does: nobody counts the keys
 	s.reporter = newReporter(s)
 	return s
 }
