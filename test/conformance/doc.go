@@ -1,0 +1,16 @@
+// Package conformance runs what others have written to find out whether an
+// implementation of HTTP/2 or gRPC is one, against a sidecar on real sockets:
+//
+//   - h2spec, all sections, with endpoints of both versions of HTTP behind the
+//     sidecar;
+//   - gRPC's own interop client and server, all cases that need no credentials of a
+//     cloud, through an outbound and an inbound sidecar.
+//
+// One command runs it:
+//
+//	go test ./test/conformance
+//
+// h2spec is fetched once, by `go install` at a pinned version, into the user's cache
+// directory. Where that cannot be, its test is skipped, and says so; with
+// OVERHEAR_REQUIRE_CONFORMANCE=1, as CI sets it, that is a failure.
+package conformance
