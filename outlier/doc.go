@@ -69,6 +69,13 @@
 // same window, since the suspect's score left 0, of 1 s to 30 s: in one of another
 // length their good past would hide that they fail now as well.
 //
+// Too little of everything. Endpoints that are overloaded fail in bursts, now this
+// one, now that, and each that is taken out overloads the rest. Before the first
+// failure they queue: all answers together take three times their usual median or
+// more. Later all fail far more than they are used to, if one looks back ten or thirty
+// seconds. As long as either holds, only an endpoint that fails most of what it gets
+// may leave: what it still answers nobody else has room for ([Surroundings.Trouble]).
+//
 // The route's fault. A route that fails wherever it is served, such as a request that
 // every version of the program stumbles over, looks like its endpoint's fault where
 // chance or a hash sends more of it. Routes are compared with one another: a failure on
@@ -98,7 +105,8 @@
 // its late answers are no pauses.
 //
 // Slow. Two more of Page's tests watch the share of answers beyond the group's p90 and
-// p99. They lower the endpoint's weight and never eject.
+// p99. They lower the endpoint's weight, to what its neighbours' share is of its own,
+// and never eject. A group that is slow together keeps its balance.
 //
 // Idle. Without traffic, pings tell: a belief moves by each ([Belief]; Trinocular:
 // Quan, Heidemann, Pradkin 2013), and three net misses take the endpoint out. Pings

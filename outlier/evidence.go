@@ -32,6 +32,9 @@ func (d *Detector) Evidence(now time.Duration) []Evidence {
 		e.Relief = m.fleet.state() == Suspended && e.LastOK > m.fleet.at
 		if e.Excursion {
 			e.Routes = slices.Clone(m.exc.routes)
+		}
+		e.Slow = m.slow.news(now)
+		if e.Excursion || e.Slow {
 			e.History = d.history(m)
 		}
 		if m.Draining {
@@ -57,6 +60,9 @@ func (d *Detector) history(m *member) []Point {
 	if m.exc.open {
 		before, most = m.exc.since-1, most-1 // one of that very instant has its first failure
 	}
+	if m.slow.news(d.now) {
+		before = min(before, m.slow.since)
+	}
 	last, _ := d.snapshotAt(before)
 	var points []Point
 	for n := max(m.firstSnap, d.snapped-snapshots, last-most+1); n <= last; n++ {
@@ -65,7 +71,9 @@ func (d *Detector) history(m *member) []Point {
 		}
 	}
 	if m.exc.open {
-		points = append(points, Point{At: m.exc.since, N: m.exc.base.N - m.withheld, K: m.exc.base.K() - m.withheld})
+		p := PointAt(m.exc.since, m.exc.base)
+		p.N, p.K = p.N-m.withheld, p.K-m.withheld
+		points = append(points, p)
 	}
 	return points
 }
@@ -86,7 +94,9 @@ func (d *Detector) History(id string, at time.Duration) (Point, bool) {
 
 func (d *Detector) point(m *member, n int) Point {
 	c, held := m.snaps[n%snapshots], m.snapHeld[n%snapshots]
-	return Point{At: d.snapAt[n%snapshots], N: c.N - held, K: c.K() - held}
+	p := PointAt(d.snapAt[n%snapshots], c)
+	p.N, p.K = p.N-held, p.K-held
+	return p
 }
 
 // Summary sums the cluster up.
@@ -146,20 +156,28 @@ func (d *Detector) watchLatency(m *member, now time.Duration, r *Result) {
 		m.slow = slowness{}
 		return
 	}
+	if until := m.slow.weighed.Until; until != 0 && now >= until {
+		m.slow.weighed = Weight{}
+		d.stale = true
+	}
 	if m.now == m.before && !m.slow.alarmed {
 		return
 	}
-	changed := m.slow.step(d.cfg, m.now.Sub(m.before), now, func(since time.Duration) (own, others slowShares) {
+	often, tail := m.slow.often, m.slow.tail
+	changed := m.slow.step(d.cfg, m.now.Sub(m.before), now, func(since time.Duration) (own, others SlowShares) {
 		from, _ := d.snapshotAt(since)
 		often, tail := d.slowRatios(m.group, from)
 		mine90, mine99 := d.slowTallies(m, from)
-		return slowShares{mine90.Rate(), mine99.Rate()}, slowShares{often.Without(mine90), tail.Without(mine99)}
+		return SlowShares{mine90.Rate(), mine99.Rate()}, SlowShares{often.Without(mine90), tail.Without(mine99)}
 	})
-	d.active = d.active || m.slow.often > slowOften.Fail // more than one slow answer
+	d.active = d.active || m.slow.often > SlowOften.Fail // more than one slow answer
+	if m.judged() && m.slow.newsworthy(often, tail, now) {
+		r.Urgency = max(r.Urgency, UrgencySoft)
+	}
 	if !changed || m.Draining {
 		return
 	}
 	c := Change{ID: m.ID, From: m.record.state, To: m.record.state, Rule: RuleLatency, At: now, Explain: d.explain(m, RuleLatency, now)}
-	c.Explain.Weight = m.slow.share()
+	c.Explain.Weight = m.slow.share(now)
 	r.Changes = append(r.Changes, c)
 }

@@ -125,6 +125,30 @@ func (d *Detector) Share(id string, epoch uint64, weight float64, until time.Dur
 	d.stale = true
 }
 
+// SetWeight brings the weight that the fleet gives to an endpoint which is slow for
+// all callers, with its reason; it holds beside our own belief, whichever is lower,
+// until it lapses.
+func (d *Detector) SetWeight(id string, w Weight, reason string, now time.Duration) {
+	d.now = max(d.now, now)
+	m := d.byID[id]
+	if m == nil || d.cfg.Latency == LatencyOff {
+		return
+	}
+	was := 1.0
+	if d.now < m.slow.weighed.Until {
+		was = m.slow.weighed.Share
+	}
+	w.Share = Clamp(w.Share, rampStart, 1)
+	m.slow.weighed = w
+	d.stale = true
+	if w.Share != was {
+		d.pending = append(d.pending, Change{
+			ID: m.ID, From: m.record.state, To: m.record.state, Rule: RuleLatency, At: d.now, Fleet: true,
+			Explain: Explanation{Rule: RuleLatency, Reason: reason, Weight: w.Share},
+		})
+	}
+}
+
 // CentralGone says that the control plane cannot be reached: what it
 // suspended comes back after 2 s; what it took out is brought back by this
 // sidecar's own recovery after 60 s.

@@ -132,22 +132,31 @@ func (l *latencies) draw(s *shared, now time.Duration) (drawn bool) {
 		l.mask = 0
 	}
 	if l.total >= histEnough {
-		l.known = Percentiles{P50: l.quantile(0.5), P90: l.quantile(0.9), P99: l.quantile(0.99)}
+		l.known = PercentilesOf(l.window[:])
 		copy(l.p50s[1:], l.p50s[:])
 		l.p50s[0] = l.known.P50
 	}
 	return l.known != Percentiles{}
 }
 
-func (l *latencies) quantile(q float64) time.Duration {
-	return BucketUpper(quantileOf(l.window[:], q*l.total))
+// LatencyBuckets is how many buckets a latency histogram has: see [BucketUpper].
+const LatencyBuckets = histBuckets
+
+// PercentilesOf are those of a histogram with [LatencyBuckets] buckets.
+func PercentilesOf(counts []float64) Percentiles {
+	total := 0.0
+	for _, n := range counts {
+		total += n
+	}
+	at := func(q float64) time.Duration { return BucketUpper(quantileOf(counts, q*total)) }
+	return Percentiles{P50: at(0.5), P90: at(0.9), P99: at(0.99)}
 }
 
 // The two latency tests: more than a tenth slower than t90 = max(1.2 p90,
 // 2 p50), and more than a hundredth slower than t99 = 1.2 p99 of the group.
 var (
-	slowOften = Odds{0.1, 0.5}.Steps()
-	slowTail  = Odds{0.01, 0.05}.Steps()
+	SlowOften = Odds{0.1, 0.5}.Steps()
+	SlowTail  = Odds{0.01, 0.05}.Steps()
 )
 
 // slowWindow is the longest look back at how slow an endpoint is.
@@ -157,22 +166,22 @@ const slowWindow = 10 * time.Second
 // where they are slow.
 const slowAlike = 0.7
 
-// slowShares are the parts of an endpoint's answers that took longer than t90 and t99.
-type slowShares struct{ often, tail float64 }
+// SlowShares are the parts of an endpoint's answers that took longer than t90 and t99.
+type SlowShares struct{ Often, Tail float64 }
 
-// weight is what is left of an endpoint with these shares: that much less than its
+// Weight is what is left of an endpoint with these shares: that much less than its
 // neighbours', or than what is usual if theirs are smaller still. A group that has
 // become slow as a whole keeps its balance: to turn away from whoever of it was found
 // slow first would overload the rest, and then back.
-func (s slowShares) weight(others slowShares) float64 {
+func (s SlowShares) Weight(others SlowShares) float64 {
 	w := 1.0
-	if s.often > 0 {
-		w = min(w, Clamp(max(0.1, others.often)/s.often, 0.1, 1))
+	if s.Often > 0 {
+		w = min(w, Clamp(max(0.1, others.Often)/s.Often, 0.1, 1))
 	}
-	if s.tail > 0 {
-		w = min(w, Clamp(max(0.02, 2*others.tail)/s.tail, 0.25, 1))
+	if s.Tail > 0 {
+		w = min(w, Clamp(max(0.02, 2*others.Tail)/s.Tail, 0.25, 1))
 	}
-	if w > slowAlike && (others.often > 0.1 || others.tail > 0.01) {
+	if w > slowAlike && (others.Often > 0.1 || others.Tail > 0.01) {
 		return 1
 	}
 	return w
@@ -186,30 +195,70 @@ type slowness struct {
 	alarmed     bool
 	weight      float64 // 0 is taken as 1
 	moved       time.Duration
+	told        time.Duration // when the fleet was last to hear of it
+	weighed     Weight        // by the fleet
 }
 
-func (s *slowness) share() float64 {
-	if !s.alarmed {
-		return 1
+// Weight is what the fleet makes of an endpoint that is slow for all callers, until
+// it lapses.
+type Weight struct {
+	Share float64 // of its base weight
+	Until time.Duration
+}
+
+// newsworthy says whether the fleet should hear of the scores before and after a
+// Step: of each very slow answer where they are rare, since of many callers each may
+// have seen but one; and else of two, or of a few slow ones in a row.
+func (s *slowness) newsworthy(often, tail int64, now time.Duration) bool {
+	switch {
+	case s.tail >= slowTwice && tail < slowTwice, s.often >= slowOften && often < slowOften:
+	case s.tail > 0 && tail == 0 && now-s.told >= slowRare:
+	default:
+		return false
 	}
-	return s.weight
+	s.told = now
+	return true
+}
+
+const (
+	slowTwice = 3 * Nat         // two very slow answers, shortly one after the other
+	slowOften = 9 * Nat / 2     // three slow ones in a row
+	slowRare  = 5 * time.Second // how often one very slow answer is news
+	slowFresh = time.Second     // how long it is
+)
+
+// news says whether the endpoint is to be told of for its slowness.
+func (s *slowness) news(now time.Duration) bool {
+	return s.tail >= slowTwice || s.often >= slowOften || s.tail > 0 && now-s.told < slowFresh
+}
+
+// share is the weight that is left, by our own belief and the fleet's.
+func (s *slowness) share(now time.Duration) float64 {
+	share := 1.0
+	if s.alarmed {
+		share = s.weight
+	}
+	if now < s.weighed.Until {
+		share = min(share, s.weighed.Share)
+	}
+	return share
 }
 
 // step takes the change of the counters since the last Step; recent reads since an
 // instant what shares of its answers, and of its typical neighbour's, were slow and
 // very slow. It answers whether the alarm began or ended.
-func (s *slowness) step(c Config, delta Counts, now time.Duration, recent func(since time.Duration) (own, others slowShares)) (changed bool) {
+func (s *slowness) step(c Config, delta Counts, now time.Duration, recent func(since time.Duration) (own, others SlowShares)) (changed bool) {
 	oks := int64(delta.N - delta.K())
 	if s.often == 0 && s.tail == 0 {
 		s.since = now
 	}
 	ha, hb := milli(c.HA), milli(c.HB)
-	s.often = min(2*ha, slowOften.Cusum(s.often, oks, min(oks, int64(delta.N90))))
-	s.tail = min(2*hb, slowTail.Cusum(s.tail, oks, min(oks, int64(delta.N99))))
+	s.often = min(2*ha, SlowOften.Cusum(s.often, oks, min(oks, int64(delta.N90))))
+	s.tail = min(2*hb, SlowTail.Cusum(s.tail, oks, min(oks, int64(delta.N99))))
 	switch {
 	case s.often >= ha || s.tail >= hb:
 		own, others := recent(max(s.since, now-slowWindow))
-		weight := own.weight(others)
+		weight := own.Weight(others)
 		if weight == 1 && !s.alarmed {
 			return false // it is slow, and so are they all
 		}
@@ -220,7 +269,7 @@ func (s *slowness) step(c Config, delta Counts, now time.Duration, recent func(s
 		s.weight += 0.1 * (now - s.moved).Seconds()
 		s.moved = now
 		if s.weight >= 1 {
-			*s = slowness{}
+			*s = slowness{told: s.told, weighed: s.weighed}
 			changed = true
 		}
 	default:

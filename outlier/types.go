@@ -106,6 +106,14 @@ type Admission struct {
 type Point struct {
 	At   time.Duration
 	N, K uint32
+	// N90 and N99 are those of [Counts]; they are known only if Paced.
+	N90, N99 uint32
+	Paced    bool
+}
+
+// PointAt is the point of a reading.
+func PointAt(at time.Duration, c Counts) Point {
+	return Point{At: at, N: c.N, K: c.K(), N90: c.N90, N99: c.N99, Paced: true}
 }
 
 // Evidence is what this sidecar counted about one endpoint.
@@ -114,6 +122,9 @@ type Evidence struct {
 	Counts Counts
 	// Excursion says that the score is above 0.
 	Excursion bool
+	// Slow says that its answers have lately been slower than the group's usual ones,
+	// so that the fleet should hear of it.
+	Slow bool
 	// Overdue is how many attempts wait longer than D_over, the recently
 	// censored among them.
 	Overdue int

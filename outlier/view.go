@@ -18,7 +18,7 @@ func (d *Detector) View() []Admission {
 
 // plain says whether nothing keeps the member from its full share, now or later.
 func (m *member) plain() bool {
-	return m.record.state == In && m.fleet.state() == In && !m.slow.alarmed && !m.Draining
+	return m.record.state == In && m.fleet.state() == In && !m.slow.alarmed && m.slow.weighed == (Weight{}) && !m.Draining
 }
 
 // refresh computes the view and says whether it differs.
@@ -49,7 +49,7 @@ func (d *Detector) admit(m *member, now time.Duration) Admission {
 	case d.cfg.Mode == Shadow:
 		return a
 	}
-	a.Weight = m.slow.share()
+	a.Weight = m.slow.share(now)
 	a.avoid(d.localShare(m, now))
 	a.avoid(d.fleetShare(m, now))
 	return a

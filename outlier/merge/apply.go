@@ -79,6 +79,7 @@ func (t *Table) Apply(rep Report, now time.Duration) Applied {
 		case rep.Seq > u.told:
 			u.told, u.overdue = rep.Seq, max(c.Overdue, 0)
 			u.slower, u.slowerAt = c.Slower, rep.At
+			u.hearLatency(c.Latency)
 		default:
 			u.overdue = max(u.overdue, c.Overdue)
 			u.slower, u.slowerAt = max(u.slower, c.Slower), max(u.slowerAt, rep.At)
@@ -227,7 +228,7 @@ func (t *Table) stage(e *endpoint, c *cell, s staged) (urgent bool) {
 	}
 	// The one that lost is still an earlier reading of the same counters.
 	have.points = append(have.points, s.points...)
-	have.points = append(have.points, Point{At: s.at, N: s.counts.N, K: s.counts.K()})
+	have.points = append(have.points, outlier.PointAt(s.at, s.counts))
 	have.lastOK, have.okStart = max(have.lastOK, s.lastOK), max(have.okStart, s.okStart)
 	have.lastHard, have.hardFrom = max(have.lastHard, s.lastHard), max(have.hardFrom, s.hardFrom)
 	slices.SortFunc(have.points, comparePoints)
@@ -250,7 +251,8 @@ func (s *staged) compare(o *staged) int {
 }
 
 func comparePoints(a, b Point) int {
-	return cmp.Or(cmp.Compare(a.At, b.At), cmp.Compare(a.N, b.N), cmp.Compare(a.K, b.K))
+	return cmp.Or(cmp.Compare(a.At, b.At), cmp.Compare(a.N, b.N), cmp.Compare(a.K, b.K),
+		cmp.Compare(a.N90, b.N90), cmp.Compare(a.N99, b.N99))
 }
 
 func (t *Table) applyOwn(r *reporter, rep Report, in *OwnCell, now time.Duration, done *Applied) {
@@ -368,13 +370,13 @@ func (t *Table) ready(e *endpoint, s *staged) {
 	if c.fresh {
 		c.begin(t.slots[c.reporter], s, t.cfg.AttemptCeiling)
 	}
-	low := Point{At: c.at, N: c.counts.N, K: c.counts.K()}
+	low := outlier.PointAt(c.at, c.counts)
 	dn, dk := s.counts.N-low.N, s.counts.K()-low.K
 	s.points = slices.DeleteFunc(s.points, func(p Point) bool {
 		n, k := p.N-low.N, p.K-low.K
 		return p.At < low.At || p.At > s.at || n > dn || k > dk || k > n
 	})
-	s.points = append(s.points, Point{At: s.at, N: s.counts.N, K: s.counts.K()})
+	s.points = append(s.points, outlier.PointAt(s.at, s.counts))
 }
 
 // begin sets where the counters of a new cell start. A reporter that has been
@@ -419,7 +421,7 @@ func (t *Table) foldCell(e *endpoint, s *staged, now time.Duration) {
 	c := &e.cells[s.cell]
 	r := t.slots[c.reporter]
 	d := s.counts.Sub(c.counts)
-	from := Point{At: c.at, N: c.counts.N, K: c.counts.K()}
+	from := outlier.PointAt(c.at, c.counts)
 
 	e.pooled.add(d)
 	at := from
@@ -437,6 +439,8 @@ func (t *Table) foldCell(e *endpoint, s *staged, now time.Duration) {
 		z.n += int64(d.N)
 		z.row.count(e, s, from, d, zoneRow)
 	}
+
+	t.foldPace(e, s, from, d)
 
 	if d.N != d.K() && s.lastOK == never {
 		s.lastOK = s.at // successes whose time was not told: not later than this

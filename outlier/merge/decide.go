@@ -203,20 +203,39 @@ const slowerFor = 3 * time.Second
 func (t *Table) slower(e *endpoint, w *row, now time.Duration) float64 {
 	var said []float64
 	for i := range w.active {
-		x := &w.active[i]
-		r := t.slots[x.slot]
-		if x.k == x.fromK || r.domain.muted(now) {
-			continue
-		}
-		if u := r.services[e.Key.Service]; u != nil && u.slower > 0 && now-u.slowerAt <= slowerFor {
-			said = append(said, u.slower)
+		if x := &w.active[i]; x.k != x.fromK {
+			said = t.hearSlower(said, x.slot, e, now)
 		}
 	}
-	if len(said) == 0 {
+	return lowMedian(said)
+}
+
+// slowerOf is the same of those who find e slow.
+func (t *Table) slowerOf(entries map[int32]*paceEntry, e *endpoint, now time.Duration) float64 {
+	var said []float64
+	for slot, x := range entries {
+		if x.often.k != x.often.fromK {
+			said = t.hearSlower(said, slot, e, now)
+		}
+	}
+	return lowMedian(said)
+}
+
+func (t *Table) hearSlower(said []float64, slot int32, e *endpoint, now time.Duration) []float64 {
+	r := t.slots[slot]
+	if u := r.services[e.Key.Service]; u != nil && u.slower > 0 && now-u.slowerAt <= slowerFor && !r.domain.muted(now) {
+		said = append(said, u.slower)
+	}
+	return said
+}
+
+// lowMedian sorts in place; of an even number it is the lower of the middle two.
+func lowMedian(list []float64) float64 {
+	if len(list) == 0 {
 		return 0
 	}
-	slices.Sort(said)
-	return said[(len(said)-1)/2]
+	slices.Sort(list)
+	return list[(len(list)-1)/2]
 }
 
 // gather waits a moment if many others have a score as well.
@@ -371,7 +390,14 @@ func (t *Table) promote(e *endpoint, s Scope) Scope {
 // watch asks for quick reports when the statistic is on its way.
 func (t *Table) watch(e *endpoint, now time.Duration) {
 	w := &e.fast
-	if now < e.watched || !w.open || 4*w.last.t <= w.last.h || 4*(w.last.t+e.unheard(w, now)) <= w.last.h {
+	if w.open && 4*w.last.t > w.last.h && 4*(w.last.t+e.unheard(w, now)) > w.last.h {
+		t.watchFor(e, now)
+	}
+}
+
+// watchFor asks for quick reports of e for a while.
+func (t *Table) watchFor(e *endpoint, now time.Duration) {
+	if now < e.watched {
 		return
 	}
 	var ids []string

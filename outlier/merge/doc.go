@@ -61,6 +61,14 @@
 // in one push), the choice of scope (a fault of the endpoint is seen from
 // everywhere, a fault of the path from one zone), and the caps.
 //
+// # Latency
+//
+// Slow answers are answers, so that latency gives no verdict but a weight, for all
+// callers: see [Weight]. The two tests of package outlier run over what all reporters
+// have counted, again without the f loudest domains. Reporters tell of two very slow
+// answers in a row, or now and then of one; the table then asks the others. A group
+// that is slow as a whole keeps its weights.
+//
 // # Recovery
 //
 // No timer alone restores traffic. An ejected endpoint waits (the wait doubles

@@ -37,6 +37,7 @@ type endpoint struct {
 	overAt     time.Duration // newest sign of an OVERLOAD answer
 
 	fast, slow row
+	pace       pace
 	zones      []*zone // observer zones that were heard, by name
 
 	fleet   record
@@ -190,6 +191,7 @@ func (e *endpoint) dropCell(slot int32) {
 	}
 	e.fast.forget(e, fastRow, i, last)
 	e.slow.forget(e, slowRow, i, last)
+	delete(e.pace.entries, slot)
 	for _, z := range e.zones {
 		z.row.forget(e, zoneRow, i, last)
 	}

@@ -28,6 +28,9 @@ func (t *Table) explainBase(e *endpoint, r *record, now time.Duration) Explanati
 		}
 	}
 	slices.Sort(x.Muted)
+	if p := &e.pace; p.weight > 0 {
+		x.Findings = append(x.Findings, fmt.Sprintf("slow, so that its weight is %.2f: %s", p.weight, p.reason))
+	}
 	return x
 }
 

@@ -105,6 +105,9 @@ type ClusterTotals struct {
 	// Slower is how many times as long as usual the endpoints took to answer within the
 	// last two seconds, all together; 0: unknown.
 	Slower float64
+	// Latency is the cumulative histogram of sampled answers, by bucket; buckets that
+	// have not changed since the last report may be missing.
+	Latency []outlier.LatencyCount
 }
 
 // OwnCell is what the sidecar beside an endpoint knows first-hand of the

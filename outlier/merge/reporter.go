@@ -4,6 +4,8 @@ import (
 	"errors"
 	"fmt"
 	"time"
+
+	"github.com/overhear-mesh/overhear/outlier"
 )
 
 // reporter is an observer that has joined.
@@ -39,6 +41,10 @@ type use struct {
 	// at slowerAt; 0: unknown.
 	slower   float64
 	slowerAt time.Duration
+	// latency is the newest histogram, by bucket; counted says that there was one.
+	latency     []outlier.LatencyCount
+	counted     bool
+	latencyTold outlier.Percentiles // that were told to the reporter last
 }
 
 // domain is a fault domain: reporters that may all be wrong for one reason.

@@ -124,7 +124,7 @@ func (w *row) unread(now time.Duration) bool { return w.open && now-w.last.at >=
 // busy says whether e has something open that time alone may move. A row is moved
 // by news; what time takes from it, each second is often enough to see.
 func (e *endpoint) busy() bool {
-	if e.onItsWay || len(e.hot) > 0 || e.susp.active || len(e.susp.checks) > 0 || e.susp.confirmed != never || e.poll.waiting != nil ||
+	if e.onItsWay || e.pace.open || e.pace.weight > 0 || len(e.hot) > 0 || e.susp.active || len(e.susp.checks) > 0 || e.susp.confirmed != never || e.poll.waiting != nil ||
 		e.fleet.state != outlier.In || e.fleet.n > 0 || e.override != nil || e.overrideNews || e.restartedAt != never || e.newAt != never ||
 		len(e.idle.leases) > 0 || e.idle.asked != never || len(e.idle.told) > 0 || e.own.refused != never {
 		return true
@@ -152,6 +152,7 @@ func (t *Table) stepGroup(look []*endpoint, full bool, now time.Duration) {
 	t.suspectGroup(g, now)
 	t.decide(g, look, now)
 	for _, e := range look {
+		t.keepPace(e, now)
 		t.recover(e, now)
 		if full || len(e.idle.told) > 0 || e.idle.extra != nil || e.idle.asked != never {
 			t.idleStep(e, now)
@@ -165,6 +166,7 @@ func (t *Table) second(now time.Duration) {
 	for _, e := range t.endpoints {
 		e.series.advance(now)
 		e.measure(now)
+		e.measurePace()
 		for _, z := range e.zones {
 			z.rate += rateStep * (float64(z.n-z.seen) - z.rate)
 			z.seen = z.n
@@ -189,6 +191,7 @@ func (t *Table) second(now time.Duration) {
 	t.forgetSilent(now)
 	for _, name := range t.serviceNames() {
 		t.validate(t.services[name], now)
+		t.drawLatency(t.services[name], now)
 	}
 }
 

@@ -82,6 +82,7 @@ type service struct {
 	reporters []*reporter // by id
 	ping      pingPath
 	stalls    pauses
+	latency   *latencies // nil: nobody has told of any
 }
 
 func (t *Table) newService(name string) *service {

@@ -148,6 +148,24 @@ type Mute struct {
 	Reason   string
 }
 
+// Weight has reporters give an endpoint that is slow for all callers a part of its
+// weight, until it lapses; what they believe themselves may lower it further. 1 ends it.
+type Weight struct {
+	Key       Key
+	Reporters []string
+	Weight    float64
+	For       time.Duration
+	Reason    string
+}
+
+// Settings tells reporters what all of them together know of a service: how long its
+// answers take. It serves those who have seen too few to know.
+type Settings struct {
+	Service   string
+	Reporters []string
+	Latency   outlier.Percentiles
+}
+
 // EventKind is what an Event tells.
 type EventKind string
 
@@ -163,6 +181,7 @@ const (
 	EventReplaced     EventKind = "prober_replaced" // one sidecar alone spoke against an endpoint in probation
 	EventRestarted    EventKind = "endpoint_restarted"
 	EventPingPath     EventKind = "ping_path_invalid"
+	EventPace         EventKind = "pace" // an endpoint is slow for all callers, or no longer
 )
 
 // Event is news for people that changes no verdict.
@@ -185,8 +204,11 @@ type Result struct {
 	Leases  []PingLease
 	Shares  []Share
 	Mutes   []Mute
-	Events  []Event
-	Samples []Sample
+	Weights []Weight
+	// Settings of services whose latencies have changed.
+	Settings []Settings
+	Events   []Event
+	Samples  []Sample
 	// Next is when Step must run again at the latest.
 	Next time.Duration
 }

@@ -25,7 +25,7 @@ type temper uint8
 
 const (
 	calm    temper = iota
-	suspect        // a score above 0, or not in
+	suspect        // a score above 0, slow, or not in
 	hard           // a hard failure lately, an overdue attempt, or an answer that ends a suspension
 )
 
@@ -68,7 +68,7 @@ func (t *Told) look(e *outlier.Evidence, now time.Duration) temper {
 		}
 		t.news = now
 		return hard
-	case e.Excursion, e.State.Out():
+	case e.Excursion, e.Slow, e.State.Out():
 		return suspect
 	}
 	return calm

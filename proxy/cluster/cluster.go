@@ -91,6 +91,8 @@ type letter struct {
 	links   map[Link]bool
 	leases  map[string]vigil.Lease // by endpoint, like shares: no longer than the set
 	shares  map[string]share
+	weights map[string]weight
+	latency *outlier.Percentiles
 	applied []chan<- struct{} // to be closed when all that is in use
 }
 
@@ -215,6 +217,29 @@ func (c *Cluster) Share(id string, epoch uint64, weight float64, until time.Dura
 		}
 		l.shares[id] = share{epoch, weight, until}
 	})
+}
+
+// weight is what the fleet makes of a slow endpoint, and why.
+type weight struct {
+	outlier.Weight
+	reason string
+}
+
+// SetWeight gives an endpoint that is slow for all callers a part of its weight, beside
+// what this sidecar believes itself, until it lapses.
+func (c *Cluster) SetWeight(id string, w outlier.Weight, reason string) {
+	c.post(func(l *letter) {
+		if l.weights == nil {
+			l.weights = make(map[string]weight)
+		}
+		l.weights[id] = weight{w, reason}
+	})
+}
+
+// SetLatency says how long answers take in all sidecars' eyes: for while this one has
+// seen too few to know.
+func (c *Cluster) SetLatency(p outlier.Percentiles) {
+	c.post(func(l *letter) { l.latency = &p })
 }
 
 // Lease makes this sidecar one of the endpoint's pingers while no traffic tells

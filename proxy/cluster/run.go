@@ -222,6 +222,12 @@ func (l *loop) collect(now time.Duration) {
 	if news.update {
 		l.setMembers(news.specs, now)
 	}
+	if p := news.latency; p != nil {
+		l.detector.SetLatency(*p)
+	}
+	for id, w := range news.weights {
+		l.detector.SetWeight(id, w.Weight, w.reason, now)
+	}
 	for id, s := range news.shares {
 		if l.byID[id] != nil {
 			l.detector.Share(id, s.epoch, s.weight, s.until)

@@ -42,6 +42,16 @@ func (s source) Handle(o report.Orders) {
 	for _, sh := range o.Shares {
 		r.shareLocked(sh, now)
 	}
+	for _, w := range o.Weights {
+		if m := r.findLocked(w.Key.Service); m != nil {
+			m.SetWeight(w.Key.Instance, outlier.Weight{Share: w.Weight, Until: now + w.For}, w.Reason)
+		}
+	}
+	for _, s := range o.Settings {
+		if m := r.findLocked(s.Service); m != nil {
+			m.SetLatency(s.Latency)
+		}
+	}
 	if m := o.Mute; m != nil {
 		r.stats.mutes.Add(1)
 		r.deps.Log.LogAttrs(r.ctx, slog.LevelWarn, "the control plane sets this sidecar's evidence aside",

@@ -293,6 +293,16 @@ func (l *loop) order(r merge.Result) {
 	for _, p := range r.Shares {
 		to(p.Reporter, "share", func(s *report.Stream) { s.Share(p) })
 	}
+	for _, w := range r.Weights {
+		for _, reporter := range w.Reporters {
+			to(reporter, "weight", func(s *report.Stream) { s.Weight(w) })
+		}
+	}
+	for _, p := range r.Settings {
+		for _, reporter := range p.Reporters {
+			to(reporter, "settings", func(s *report.Stream) { s.Settings(p) })
+		}
+	}
 	for _, m := range r.Mutes {
 		to(m.Reporter, "mute", func(s *report.Stream) { s.Mute(m) })
 	}

@@ -29,6 +29,8 @@ const (
 	fullMessage = maxMessage / 2
 	// partSize is what one part takes on the wire at most, besides its names.
 	partSize = 256
+	// latencySize is what one bucket of a histogram takes at most.
+	latencySize = 12
 )
 
 // never is an instant before everything.
@@ -83,7 +85,11 @@ func decodeCounts(p *reportpb.Counts) outlier.Counts {
 }
 
 func encodePoint(p merge.Point) *reportpb.Point {
-	return &reportpb.Point{MonoMs: millis(p.At), N: p.N, K: p.K}
+	out := &reportpb.Point{MonoMs: millis(p.At), N: p.N, K: p.K}
+	if p.Paced {
+		out.N90, out.N99 = &p.N90, &p.N99
+	}
+	return out
 }
 
 // The enumerations of the wire are those of outlier, shifted by one where the wire
@@ -305,7 +311,7 @@ func (e *encoder) encodeReport(r *merge.Report) {
 		}
 	}
 	for _, c := range r.Clusters {
-		p := e.report(e.part(len(c.Service)), r)
+		p := e.report(e.part(len(c.Service)+latencySize*len(c.Latency)), r)
 		p.Clusters = append(p.Clusters, encodeTotals(c))
 	}
 }
@@ -367,8 +373,16 @@ func encodeCell(c *merge.Cell, ref uint32) *reportpb.EndpointReport {
 func encodeTotals(c merge.ClusterTotals) *reportpb.ClusterReport {
 	return &reportpb.ClusterReport{
 		Service: c.Service, N: c.N, K: c.K, OverdueMs: span(c.Overdue),
-		SlowerPercent: uint32(math.Round(100 * outlier.Clamp(c.Slower, 0, maxSlower))),
+		SlowerPercent: uint32(math.Round(100 * outlier.Clamp(c.Slower, 0, maxSlower))), Latency: encodeLatency(c.Latency),
 	}
+}
+
+func encodeLatency(counts []outlier.LatencyCount) []*reportpb.LatencyCount {
+	var list []*reportpb.LatencyCount
+	for _, c := range counts {
+		list = append(list, &reportpb.LatencyCount{Bucket: uint32(c.Bucket), Count: c.Count})
+	}
+	return list
 }
 
 func encodeOwn(o merge.OwnCell, now time.Duration) *reportpb.OwnReport {
@@ -425,6 +439,18 @@ func decodeOrders(p *reportpb.Down, n *names, now time.Duration) Orders {
 			})
 		}
 	}
+	for _, w := range p.GetWeights() {
+		weight := w.GetWeight()
+		if k, ok := n.key(w.GetRef()); ok && weight > 0 && weight <= 1 {
+			o.Weights = append(o.Weights, merge.Weight{Key: k, Weight: weight, For: unspan(w.GetForMs()), Reason: w.GetReason()})
+		}
+	}
+	for _, s := range p.GetSettings() {
+		l := outlier.Percentiles{P50: micros(s.GetP50Us()), P90: micros(s.GetP90Us()), P99: micros(s.GetP99Us())}
+		if l.P50 > 0 && l.P50 <= l.P90 && l.P90 <= l.P99 {
+			o.Settings = append(o.Settings, merge.Settings{Service: s.GetService(), Latency: l})
+		}
+	}
 	if m := p.GetMute(); m != nil {
 		o.Mute = &merge.Mute{Reason: m.GetReason()}
 		if m.GetForMs() > 0 {
@@ -432,6 +458,14 @@ func decodeOrders(p *reportpb.Down, n *names, now time.Duration) Orders {
 		}
 	}
 	return o
+}
+
+// micros reads a latency.
+func micros(us uint32) time.Duration { return time.Duration(us) * time.Microsecond }
+
+// inMicros puts one on the wire.
+func inMicros(d time.Duration) uint32 {
+	return uint32(min(max(0, d.Microseconds()), 1<<32-1))
 }
 
 // instant reads an instant of the wire; one that would turn over is never.

@@ -56,11 +56,11 @@ func everything() Message {
 					Key: api1, Counts: counts, Overdue: 2,
 					LastOK: ms(900), LastOKStart: ms(890), LastHard: ms(950), LastHardStart: ms(940),
 					State: outlier.Suspended, Witness: outlier.LevelTLS, Score: -1234,
-					History: []merge.Point{{At: ms(100), N: 1, K: 0}, {At: ms(200), N: 2, K: 1}, {At: ms(300), N: 3, K: 2}},
+					History: []merge.Point{{At: ms(100), N: 1, K: 0}, {At: ms(200), N: 2, K: 1, Paced: true}, {At: ms(300), N: 3, K: 2, N90: 1, N99: 1, Paced: true}},
 				},
 				{Key: db1, LastOK: never, LastOKStart: never, LastHard: never, LastHardStart: never, State: outlier.Draining},
 			},
-			Clusters: []merge.ClusterTotals{{Service: "api", N: 1 << 40, K: 17, Overdue: ms(750), Slower: 3.25}},
+			Clusters: []merge.ClusterTotals{{Service: "api", N: 1 << 40, K: 17, Overdue: ms(750), Slower: 3.25, Latency: []outlier.LatencyCount{{Bucket: 0, Count: 3}, {Bucket: 159, Count: 1}}}},
 			Own:      []merge.OwnCell{{Key: api1, N: 9, K: 3, Relayed: 2, Draining: true, LastOK: ms(80), Refused: ms(90), Started: ms(10)}},
 		},
 		Probes: []Probed{
@@ -417,7 +417,11 @@ func TestOrdersNameOnlyWhatTheStreamHasDeclared(t *testing.T) {
 		Leases:  []*reportpb.PingLease{{Lease: 7, Ref: 1, Ping: reportpb.Ping_PING_TCP, EveryMs: 10_000, PhaseMs: 3, TimeoutMs: 1000, ForMs: 60_000}, {Ref: 8}},
 		Watches: []*reportpb.Watch{{Ref: 1, ForMs: 2000}, {Ref: 8}},
 		Shares:  []*reportpb.Share{{Ref: 1, Epoch: 3, Weight: 0.5, TrickleMs: 1000, ForMs: 5000}, {Ref: 1, Weight: math.NaN()}, {Ref: 1, Weight: 7}, {Ref: 8}},
-		Mute:    &reportpb.Mute{Reason: "alone", ForMs: 60_000},
+		Weights: []*reportpb.Weight{{Ref: 1, Weight: 0.1, ForMs: 30_000, Reason: "slow"}, {Ref: 1, Weight: 0}, {Ref: 1, Weight: math.NaN()}, {Ref: 1, Weight: 2}, {Ref: 8, Weight: 0.1}},
+		Settings: []*reportpb.Settings{
+			{Service: "api", P50Us: 1000, P90Us: 2000, P99Us: 5000}, {Service: "db"}, {Service: "db", P50Us: 3, P90Us: 2, P99Us: 5},
+		},
+		Mute: &reportpb.Mute{Reason: "alone", ForMs: 60_000},
 	}, n, ms(1000))
 	want := Orders{
 		Probes:  []merge.ProbeOrder{{ID: 1, Key: api1, Level: outlier.LevelApp, Ping: merge.PingHTTP, Timeout: ms(250), Epoch: 3, Reason: "suspicion"}},
@@ -426,7 +430,11 @@ func TestOrdersNameOnlyWhatTheStreamHasDeclared(t *testing.T) {
 		Leases:  []merge.PingLease{{ID: 7, Key: api1, Kind: merge.PingTCP, Every: ms(10_000), Phase: ms(3), Timeout: ms(1000), Until: ms(61_000)}},
 		Watches: []merge.Watch{{Key: api1, For: ms(2000)}},
 		Shares:  []merge.Share{{Key: api1, Epoch: 3, Weight: 0.5, Trickle: ms(1000), For: ms(5000)}},
-		Mute:    &merge.Mute{Reason: "alone", Until: ms(61_000)},
+		Weights: []merge.Weight{{Key: api1, Weight: 0.1, For: ms(30_000), Reason: "slow"}},
+		Settings: []merge.Settings{
+			{Service: "api", Latency: outlier.Percentiles{P50: ms(1), P90: ms(2), P99: ms(5)}},
+		},
+		Mute: &merge.Mute{Reason: "alone", Until: ms(61_000)},
 	}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("orders (-want +got):\n%s", diff)

@@ -197,7 +197,7 @@ func (d *decoder) report(p *reportpb.Report, m moment) {
 		default:
 			r.Clusters = append(r.Clusters, merge.ClusterTotals{
 				Service: c.GetService(), N: c.GetN(), K: c.GetK(), Overdue: unspan(c.GetOverdueMs()),
-				Slower: min(float64(c.GetSlowerPercent())/100, maxSlower),
+				Slower: min(float64(c.GetSlowerPercent())/100, maxSlower), Latency: m.latency(c.GetLatency()),
 			})
 		}
 	}
@@ -209,6 +209,20 @@ func (d *decoder) report(p *reportpb.Report, m moment) {
 		}
 	}
 	m.out.report = r
+}
+
+// latency reads a histogram: each bucket once, in order.
+func (m moment) latency(list []*reportpb.LatencyCount) []outlier.LatencyCount {
+	var counts []outlier.LatencyCount
+	for _, c := range list {
+		bucket := int(c.GetBucket())
+		if bucket >= outlier.LatencyBuckets || len(counts) > 0 && bucket <= counts[len(counts)-1].Bucket {
+			m.out.refuse(BadCounts)
+			return nil
+		}
+		counts = append(counts, outlier.LatencyCount{Bucket: bucket, Count: c.GetCount()})
+	}
+	return counts
 }
 
 func (m moment) cell(k merge.Key, e *reportpb.EndpointReport) merge.Cell {
@@ -279,5 +293,8 @@ func whole(c outlier.Counts) bool {
 
 // point maps a point of the history.
 func (m moment) point(p *reportpb.Point) merge.Point {
-	return merge.Point{At: m.instant(p.GetMonoMs()), N: p.GetN(), K: p.GetK()}
+	return merge.Point{
+		At: m.instant(p.GetMonoMs()), N: p.GetN(), K: p.GetK(),
+		N90: p.GetN90(), N99: p.GetN99(), Paced: p != nil && p.N90 != nil && p.N99 != nil,
+	}
 }

@@ -68,7 +68,10 @@ type Orders struct {
 	Leases  []merge.PingLease
 	Watches []merge.Watch
 	Shares  []merge.Share
-	Mute    *merge.Mute
+	Weights []merge.Weight
+	// Settings of the sidecar's services.
+	Settings []merge.Settings
+	Mute     *merge.Mute
 }
 
 // Refusal is a reason for which something that a reporter said was set aside.

@@ -30,8 +30,11 @@ type outbox struct {
 	leases  map[uint64]*reportpb.PingLease // by id
 	watches map[uint32]*reportpb.Watch     // by ref, as the shares
 	shares  map[uint32]*reportpb.Share
-	mute    *reportpb.Mute
-	again   *reportpb.Reincarnate
+	weights map[uint32]*reportpb.Weight
+	// settings by service
+	settings map[string]*reportpb.Settings
+	mute     *reportpb.Mute
+	again    *reportpb.Reincarnate
 }
 
 // order is one thing to do once.
@@ -46,6 +49,7 @@ func newOutbox() *outbox {
 		wake: make(chan struct{}, 1),
 		refs: map[unique.Handle[merge.Key]]uint32{}, leases: map[uint64]*reportpb.PingLease{},
 		watches: map[uint32]*reportpb.Watch{}, shares: map[uint32]*reportpb.Share{},
+		weights: map[uint32]*reportpb.Weight{}, settings: map[string]*reportpb.Settings{},
 	}
 }
 
@@ -91,7 +95,7 @@ func (o *outbox) take() *reportpb.Down {
 	if o.first == nil && !o.greeted {
 		return nil
 	}
-	if o.first == nil && len(o.ring)+len(o.leases)+len(o.watches)+len(o.shares) == 0 && o.mute == nil && o.again == nil {
+	if o.first == nil && len(o.ring)+len(o.leases)+len(o.watches)+len(o.shares)+len(o.weights)+len(o.settings) == 0 && o.mute == nil && o.again == nil {
 		return nil
 	}
 	down := &reportpb.Down{Welcome: o.first, Mute: o.mute, Reincarnate: o.again}
@@ -110,6 +114,8 @@ func (o *outbox) take() *reportpb.Down {
 	room := fullDown
 	down.Shares = drain(o.shares, &room)
 	down.Watches = drain(o.watches, &room)
+	down.Weights = drain(o.weights, &room)
+	down.Settings = drain(o.settings, &room)
 	down.Leases = drain(o.leases, &room)
 	return down
 }
@@ -193,6 +199,22 @@ func (s *Stream) Share(sh merge.Share) {
 	s.to(sh.Key, func(ref uint32) {
 		s.outbox.shares[ref] = &reportpb.Share{
 			Ref: ref, Epoch: sh.Epoch, Weight: sh.Weight, TrickleMs: span(sh.Trickle), ForMs: span(sh.For),
+		}
+	})
+}
+
+// Weight gives an endpoint that is slow for all callers a part of its weight.
+func (s *Stream) Weight(w merge.Weight) {
+	s.to(w.Key, func(ref uint32) {
+		s.outbox.weights[ref] = &reportpb.Weight{Ref: ref, Weight: w.Weight, ForMs: span(w.For), Reason: w.Reason}
+	})
+}
+
+// Settings tells what all sidecars together know of a service.
+func (s *Stream) Settings(p merge.Settings) {
+	s.outbox.put(func() {
+		s.outbox.settings[p.Service] = &reportpb.Settings{
+			Service: p.Service, P50Us: inMicros(p.Latency.P50), P90Us: inMicros(p.Latency.P90), P99Us: inMicros(p.Latency.P99),
 		}
 	})
 }

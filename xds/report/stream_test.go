@@ -339,6 +339,8 @@ func TestEvidenceGoesUpAndOrdersComeDown(t *testing.T) {
 		st.Watch(merge.Watch{Key: api1, For: 2 * time.Second})
 		st.Share(merge.Share{Key: db1, Epoch: 4, Weight: 0.1, For: 5 * time.Second})
 		st.Share(merge.Share{Key: db1, Epoch: 4, Weight: 0.2, For: 5 * time.Second}) // the newest counts
+		st.Weight(merge.Weight{Key: api1, Weight: 0.1, For: 30 * time.Second, Reason: "slow"})
+		st.Settings(merge.Settings{Service: "api", Latency: outlier.Percentiles{P50: ms(1), P90: ms(2), P99: ms(5)}})
 		st.Mute(merge.Mute{Reason: "alone", Until: now + time.Minute})
 		synctest.Wait()
 		time.Sleep(ms(3)) // the longest way
@@ -352,6 +354,8 @@ func TestEvidenceGoesUpAndOrdersComeDown(t *testing.T) {
 			got.Leases = append(got.Leases, o.Leases...)
 			got.Watches = append(got.Watches, o.Watches...)
 			got.Shares = append(got.Shares, o.Shares...)
+			got.Weights = append(got.Weights, o.Weights...)
+			got.Settings = append(got.Settings, o.Settings...)
 			if o.Mute != nil {
 				got.Mute = o.Mute
 			}
@@ -366,7 +370,11 @@ func TestEvidenceGoesUpAndOrdersComeDown(t *testing.T) {
 			Leases:  []merge.PingLease{{ID: 13, Key: db1, Kind: merge.PingTCP, Every: 10 * time.Second, Timeout: time.Second}},
 			Watches: []merge.Watch{{Key: api1, For: 2 * time.Second}},
 			Shares:  []merge.Share{{Key: db1, Epoch: 4, Weight: 0.2, For: 5 * time.Second}},
-			Mute:    &merge.Mute{Reason: "alone"},
+			Weights: []merge.Weight{{Key: api1, Weight: 0.1, For: 30 * time.Second, Reason: "slow"}},
+			Settings: []merge.Settings{
+				{Service: "api", Latency: outlier.Percentiles{P50: ms(1), P90: ms(2), P99: ms(5)}},
+			},
+			Mute: &merge.Mute{Reason: "alone"},
 		}
 		mine := time.Since(w.epoch) - headStart + ms(1) // the sidecar's clock began with the world's
 		for _, at := range []struct {

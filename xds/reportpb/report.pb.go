@@ -1269,6 +1269,8 @@ type Point struct {
 	MonoMs        int64                  `protobuf:"varint,1,opt,name=mono_ms,json=monoMs,proto3" json:"mono_ms,omitempty"`
 	N             uint32                 `protobuf:"varint,2,opt,name=n,proto3" json:"n,omitempty"`
 	K             uint32                 `protobuf:"varint,3,opt,name=k,proto3" json:"k,omitempty"`
+	N90           *uint32                `protobuf:"varint,4,opt,name=n90,proto3,oneof" json:"n90,omitempty"`
+	N99           *uint32                `protobuf:"varint,5,opt,name=n99,proto3,oneof" json:"n99,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1320,6 +1322,20 @@ func (x *Point) GetN() uint32 {
 func (x *Point) GetK() uint32 {
 	if x != nil {
 		return x.K
+	}
+	return 0
+}
+
+func (x *Point) GetN90() uint32 {
+	if x != nil && x.N90 != nil {
+		return *x.N90
+	}
+	return 0
+}
+
+func (x *Point) GetN99() uint32 {
+	if x != nil && x.N99 != nil {
+		return *x.N99
 	}
 	return 0
 }
@@ -1772,15 +1788,14 @@ func (x *Down) GetWeights() []*Weight {
 	return nil
 }
 
-// Settings are what all sidecars together know of a service. What they hold lapses.
+// Settings are what all sidecars together know of a service.
 type Settings struct {
 	state   protoimpl.MessageState `protogen:"open.v1"`
 	Service string                 `protobuf:"bytes,1,opt,name=service,proto3" json:"service,omitempty"`
-	// How long answers take, from all endpoints to all callers; 0: unknown.
+	// How long answers take, from all endpoints to all callers.
 	P50Us         uint32 `protobuf:"varint,2,opt,name=p50_us,json=p50Us,proto3" json:"p50_us,omitempty"`
 	P90Us         uint32 `protobuf:"varint,3,opt,name=p90_us,json=p90Us,proto3" json:"p90_us,omitempty"`
 	P99Us         uint32 `protobuf:"varint,4,opt,name=p99_us,json=p99Us,proto3" json:"p99_us,omitempty"`
-	ForMs         uint32 `protobuf:"varint,5,opt,name=for_ms,json=forMs,proto3" json:"for_ms,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1839,13 +1854,6 @@ func (x *Settings) GetP90Us() uint32 {
 func (x *Settings) GetP99Us() uint32 {
 	if x != nil {
 		return x.P99Us
-	}
-	return 0
-}
-
-func (x *Settings) GetForMs() uint32 {
-	if x != nil {
-		return x.ForMs
 	}
 	return 0
 }
@@ -2533,11 +2541,15 @@ const file_report_proto_rawDesc = "" +
 	"\awitness\x18\t \x01(\x0e2\x19.overhear.report.v1.LevelR\awitness\x12\x14\n" +
 	"\x05score\x18\n" +
 	" \x01(\x12R\x05score\x123\n" +
-	"\ahistory\x18\v \x03(\v2\x19.overhear.report.v1.PointR\ahistory\"<\n" +
+	"\ahistory\x18\v \x03(\v2\x19.overhear.report.v1.PointR\ahistory\"z\n" +
 	"\x05Point\x12\x17\n" +
 	"\amono_ms\x18\x01 \x01(\x03R\x06monoMs\x12\f\n" +
 	"\x01n\x18\x02 \x01(\rR\x01n\x12\f\n" +
-	"\x01k\x18\x03 \x01(\rR\x01k\"\xf9\x01\n" +
+	"\x01k\x18\x03 \x01(\rR\x01k\x12\x15\n" +
+	"\x03n90\x18\x04 \x01(\rH\x00R\x03n90\x88\x01\x01\x12\x15\n" +
+	"\x03n99\x18\x05 \x01(\rH\x01R\x03n99\x88\x01\x01B\x06\n" +
+	"\x04_n90B\x06\n" +
+	"\x04_n99\"\xf9\x01\n" +
 	"\tOwnReport\x121\n" +
 	"\x03key\x18\x01 \x01(\v2\x1f.overhear.report.v1.EndpointKeyR\x03key\x12\f\n" +
 	"\x01n\x18\x02 \x01(\rR\x01n\x12\f\n" +
@@ -2579,13 +2591,12 @@ const file_report_proto_rawDesc = "" +
 	"\vreincarnate\x18\t \x01(\v2\x1f.overhear.report.v1.ReincarnateR\vreincarnate\x128\n" +
 	"\bsettings\x18\n" +
 	" \x03(\v2\x1c.overhear.report.v1.SettingsR\bsettings\x124\n" +
-	"\aweights\x18\v \x03(\v2\x1a.overhear.report.v1.WeightR\aweights\"\x80\x01\n" +
+	"\aweights\x18\v \x03(\v2\x1a.overhear.report.v1.WeightR\aweights\"i\n" +
 	"\bSettings\x12\x18\n" +
 	"\aservice\x18\x01 \x01(\tR\aservice\x12\x15\n" +
 	"\x06p50_us\x18\x02 \x01(\rR\x05p50Us\x12\x15\n" +
 	"\x06p90_us\x18\x03 \x01(\rR\x05p90Us\x12\x15\n" +
-	"\x06p99_us\x18\x04 \x01(\rR\x05p99Us\x12\x15\n" +
-	"\x06for_ms\x18\x05 \x01(\rR\x05forMs\"a\n" +
+	"\x06p99_us\x18\x04 \x01(\rR\x05p99Us\"a\n" +
 	"\x06Weight\x12\x10\n" +
 	"\x03ref\x18\x01 \x01(\rR\x03ref\x12\x16\n" +
 	"\x06weight\x18\x02 \x01(\x01R\x06weight\x12\x15\n" +
@@ -2783,6 +2794,7 @@ func file_report_proto_init() {
 	if File_report_proto != nil {
 		return
 	}
+	file_report_proto_msgTypes[12].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{

@@ -454,6 +454,16 @@ func (c *control) order(r merge.Result) {
 	for _, sh := range r.Shares {
 		to(sh.Reporter, func(s *sidecar) { s.reporter.lend(sh) })
 	}
+	for _, p := range r.Weights {
+		for _, id := range p.Reporters {
+			to(id, func(s *sidecar) { s.weigh(p) })
+		}
+	}
+	for _, p := range r.Settings {
+		for _, id := range p.Reporters {
+			to(id, func(s *sidecar) { s.detector.SetLatency(p.Latency) })
+		}
+	}
 	for _, m := range r.Mutes {
 		if m.Until > 0 {
 			c.w.Ledger.Muted()
@@ -463,6 +473,12 @@ func (c *control) order(r merge.Result) {
 			s.wake()
 		})
 	}
+}
+
+// weigh takes over what the fleet makes of a slow endpoint.
+func (s *sidecar) weigh(p merge.Weight) {
+	s.detector.SetWeight(p.Key.Instance, outlier.Weight{Share: p.Weight, Until: s.w.now + p.For}, p.Reason, s.w.now)
+	s.soon()
 }
 
 // ordered runs a probe for the fleet. It is answered in any case.
