@@ -22,6 +22,7 @@ type Self struct {
 	seconds [4]selfSecond // a ring: one is filled, one is closed, two are at rest
 	judged  atomic.Int64  // the last second that was judged
 	lhm     atomic.Int32
+	muted   atomic.Int64 // until when
 }
 
 type selfSecond struct{ active, turned, clusters, trouble atomic.Int32 }

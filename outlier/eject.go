@@ -16,6 +16,7 @@ const (
 	refusedCap      = "cap"         // enough are out already
 	refusedRoute    = "route"       // hashed requests of one route fail, those of others do not
 	refusedShare    = "share"       // one of the runs that are only told
+	refusedMuted    = "muted"       // the control plane has set our evidence aside
 	refusedDoubt    = "self-doubt"  // it may be our own fault that nothing answers
 )
 
@@ -39,6 +40,9 @@ func (d *Detector) ejectSuspects(now time.Duration, r *Result) {
 		m     *member
 		rule  Rule
 		score int64
+	}
+	if d.self.Muted(now) {
+		d.amnesty(now)
 	}
 	var suspects []suspect
 	least := max(1, milli(min(d.cfg.HLocalMin, d.cfg.HLocalMax))) // of all thresholds, which take a logarithm each
@@ -98,7 +102,11 @@ func b2i(b bool) int {
 func (d *Detector) judge(m *member, rule Rule, now time.Duration, r *Result) {
 	refusal := ""
 	explain := d.explain(m, rule, now)
-	if rule.asksGroup() {
+	switch {
+	case !rule.asksGroup():
+	case d.self.Muted(now):
+		refusal = refusedMuted
+	default:
 		refusal = d.guards(m, rule, now, r, &explain)
 	}
 	if refusal == "" {

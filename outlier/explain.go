@@ -74,7 +74,7 @@ type Run struct {
 
 // Check is one thing that a removal had to pass.
 type Check struct {
-	// Name is "self-doubt", "evidence", "group", "gather", "last", "small group" or
+	// Name is "self-doubt", "muted", "evidence", "group", "gather", "last", "small group" or
 	// "cap", "share", "route", and "shadow" where nothing is acted upon; [Change.Refused] has the same.
 	Name   string `json:"name"`
 	Pass   bool   `json:"pass"`
@@ -90,6 +90,10 @@ func (d *Detector) checks(m *member, rule Rule, refusal string, e *Explanation) 
 		return name != refusal
 	}
 	if rule == RuleStalled && !ask(refusedDoubt, "this sidecar distrusts itself %d of %d; from %d on it suspends nobody", e.LHM, lhmMax, doubtNoSuspend) {
+		return all
+	}
+	if refusal == refusedMuted {
+		ask(refusedMuted, "the control plane has set what this sidecar observes aside: it alone fails towards many endpoints")
 		return all
 	}
 	if refusal == refusedShare {

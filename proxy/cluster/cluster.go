@@ -253,6 +253,13 @@ func (c *Cluster) Lease(id string, lease vigil.Lease) {
 	})
 }
 
+// Mute says that the control plane sets aside until an instant what this sidecar, and
+// not this cluster alone, observes: see [outlier.Self.Mute].
+func (c *Cluster) Mute(until time.Duration) {
+	c.deps.Self.Mute(until)
+	c.Wake()
+}
+
 // SetLink says whether the control plane is heard over a link that this sidecar
 // is meant to have. Of a link that is never mentioned nothing is expected.
 func (c *Cluster) SetLink(link Link, up bool) {

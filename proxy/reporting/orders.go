@@ -53,10 +53,22 @@ func (s source) Handle(o report.Orders) {
 		}
 	}
 	if m := o.Mute; m != nil {
-		r.stats.mutes.Add(1)
-		r.deps.Log.LogAttrs(r.ctx, slog.LevelWarn, "the control plane sets this sidecar's evidence aside",
-			slog.String("reason", m.Reason), slog.Duration("for", max(0, m.Until-now)))
+		r.muteLocked(m, now)
 	}
+}
+
+// muteLocked sets aside what this sidecar observes, or ends that.
+func (r *Reporter) muteLocked(m *merge.Mute, now time.Duration) {
+	for _, c := range r.members {
+		c.Mute(m.Until)
+	}
+	if m.Until <= now {
+		r.deps.Log.LogAttrs(r.ctx, slog.LevelInfo, "the control plane hears this sidecar's evidence again")
+		return
+	}
+	r.stats.mutes.Add(1)
+	r.deps.Log.LogAttrs(r.ctx, slog.LevelWarn, "the control plane sets this sidecar's evidence aside: what merely fails keeps its traffic",
+		slog.String("reason", m.Reason), slog.Duration("for", m.Until-now))
 }
 
 // probeLocked starts a probe. It is answered in any case: nobody should wait for one

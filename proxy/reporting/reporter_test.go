@@ -38,11 +38,12 @@ type world struct {
 	sink     *sink
 	server   *grpc.Server
 	end      func() // ends the control plane
+	self     *outlier.Self
 }
 
 // newWorld has a cluster "api" with n endpoints, which accept connections.
 func newWorld(t *testing.T, n int) *world {
-	w := &world{t: t, net: pipenet.New(1), clock: clock.New(), sink: &sink{}}
+	w := &world{t: t, net: pipenet.New(1), clock: clock.New(), sink: &sink{}, self: outlier.NewSelf()}
 	w.serve()
 	host := w.net.Host(me)
 	cc, err := grpc.NewClient("passthrough:///"+controlPlane,
@@ -90,7 +91,7 @@ func (w *world) serve() {
 func (w *world) newCluster(name, service string, n int) *cluster.Cluster {
 	cfg := cluster.DefaultConfig()
 	cfg.Name, cfg.Service = name, service
-	c := cluster.New(cfg, cluster.Deps{Clock: w.clock, Dial: w.net.Host(me).Dial, Seed: 1})
+	c := cluster.New(cfg, cluster.Deps{Clock: w.clock, Dial: w.net.Host(me).Dial, Seed: 1, Self: w.self})
 	w.reporter.Add(c)
 	var specs []cluster.Spec
 	for i := range n {
@@ -737,6 +738,33 @@ func TestAnApplicationThatRefusesIsToldAtOnceAndAgain(t *testing.T) {
 		if c := got[len(got)-1]; !c.Draining {
 			t.Errorf("after Drain: got %+v; want it draining", c)
 		}
+	})
+}
+
+func TestAMuteReachesTheClustersAndEnds(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, 1)
+		settle()
+		muted := func(is bool) {
+			t.Helper()
+			synctest.Wait()
+			time.Sleep(5 * time.Millisecond)
+			if got := w.self.Muted(w.clock.Now()); got != is {
+				t.Errorf("muted: %v, want %v", got, is)
+			}
+		}
+		muted(false)
+		// The control plane's clock is an hour ahead.
+		w.sink.stream.Mute(merge.Mute{Reporter: "sidecar-1", Until: w.clock.Now() + time.Hour + time.Minute, Reason: "a test"})
+		muted(true)
+		time.Sleep(50 * time.Second)
+		muted(true)
+		time.Sleep(15 * time.Second)
+		muted(false)
+		w.sink.stream.Mute(merge.Mute{Reporter: "sidecar-1", Until: w.clock.Now() + time.Hour + time.Minute, Reason: "a test"})
+		muted(true)
+		w.sink.stream.Mute(merge.Mute{Reporter: "sidecar-1"})
+		muted(false)
 	})
 }
 
