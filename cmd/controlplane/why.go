@@ -163,8 +163,12 @@ func printEvidence(row func(name, format string, args ...any), x merge.Explanati
 	default:
 		row("Evidence", "no traffic speaks of it")
 	}
-	// Other rules count witnesses or pings; the score would only mislead.
-	if counted := x.Rule == "fast" || x.Rule == "slow" || x.Rule == "none"; counted && x.Threshold > 0 && c.N > 0 {
+	if x.Trial != nil {
+		printTrial(row, x)
+	}
+	// Other rules count witnesses or pings, and a test has a score of its own: this one
+	// would only mislead.
+	if counted := x.Rule == "fast" || x.Rule == "slow" || x.Rule == "none"; counted && x.Threshold > 0 && c.N > 0 && x.Reporters > 0 {
 		reached := "reached"
 		if x.T < x.Threshold {
 			reached = "not reached"
@@ -202,10 +206,38 @@ func printEvidence(row func(name, format string, args ...any), x merge.Explanati
 	}
 	for i, p := range x.Probes {
 		took := ""
+		if p.Result == "waiting" && !asking(x) {
+			p.Result = "not waited for"
+		}
 		if p.Took > 0 {
 			took = " after " + span(time.Duration(p.Took))
 		}
 		row(first(i, "Probes"), "%s%s at %s level: %s%s", p.Reporter, in(p.Zone), p.Level, p.Result, took)
+	}
+}
+
+// asking says whether answers to probes are waited for.
+func asking(x merge.Explanation) bool {
+	return x.State == "in" || x.State == "ramp" || x.State == "suspended" || x.State == "probing"
+}
+
+// printTrial writes how a test by real requests stands, or how it ended.
+func printTrial(row func(name, format string, args ...any), x merge.Explanation) {
+	trial := x.Trial
+	how := "goes on"
+	if x.State != "probation" {
+		how = "was failed"
+	}
+	row("Test", "%s: %s, %d failed (%s), score %.1f: in again at 0, out at %.0f", how, count(int(trial.Counts.N), "request"),
+		trial.Counts.K, kinds(trial.Counts), trial.Score, trial.Out)
+	row("", "as good as its group is up to %s failing, still bad %s", percent(trial.P0), percent(trial.P1))
+	for _, r := range trial.Reporters {
+		if r.N > 0 {
+			row("", "%s%s: %d of %d failed, score %.1f", r.Reporter, in(r.Zone), r.K, r.N, r.C)
+		}
+	}
+	if len(trial.Replaced) > 0 {
+		row("", "%s spoke against it alone: others try", strings.Join(trial.Replaced, ", "))
 	}
 }
 

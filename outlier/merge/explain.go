@@ -58,10 +58,44 @@ func (t *Table) explainRow(x *Explanation, w *row, now time.Duration) {
 			C: nats(entry.value(steps, t.observers[entry.slot].divisor, now)), Muted: r.domain.muted(now),
 		})
 	}
-	slices.SortFunc(all, func(a, b ReporterShare) int {
-		return cmp.Or(-cmp.Compare(a.C, b.C), cmp.Compare(a.Reporter, b.Reporter))
-	})
+	slices.SortFunc(all, compareShares)
 	x.Top = all[:min(len(all), topReporters)]
+}
+
+// explainTrial says how the test of a probation stands; nil if there is none.
+func (t *Table) explainTrial(e *endpoint, r *record, now time.Duration) *Trial {
+	tr := r.trial
+	if tr == nil || tr.bases == nil {
+		return nil
+	}
+	odds := e.group.trialOdds(r)
+	steps := odds.Steps()
+	x := &Trial{Score: nats(tr.score), Out: nats(outlier.ProbationOut), P0: odds.P0, P1: odds.P1}
+	for rep := range tr.bases {
+		if t.reporters[rep.ID] != rep || slices.Contains(tr.shut, rep.domain) {
+			continue
+		}
+		counts, told := tr.results[rep]
+		if !told {
+			counts = t.countsOf(e, rep).Sub(tr.bases[rep])
+		}
+		n, k, muted := int64(counts.N), int64(counts.K()), rep.domain.muted(now)
+		if !muted {
+			x.Counts.add(counts)
+		}
+		x.Reporters = append(x.Reporters, ReporterShare{
+			Reporter: rep.ID, Domain: rep.domain.name, Zone: rep.Zone, N: n, K: k, C: nats(steps.LLR(n, k)), Muted: muted,
+		})
+	}
+	slices.SortFunc(x.Reporters, compareShares)
+	for _, d := range tr.shut {
+		x.Replaced = append(x.Replaced, d.name)
+	}
+	return x
+}
+
+func compareShares(a, b ReporterShare) int {
+	return cmp.Or(-cmp.Compare(a.C, b.C), cmp.Compare(a.Reporter, b.Reporter))
 }
 
 // explainSuspicion adds who has bad news and what the probes said.
@@ -126,6 +160,9 @@ func (t *Table) Explain(k Key, now time.Duration) (Explanation, bool) {
 		x := r.explain
 		x.State, x.Epoch, x.N, x.Since, x.Override = r.state.String(), r.epoch, r.n, Span(now-r.since), e.override
 		x.Next, x.ETA = t.next(e, r, now)
+		if trial := t.explainTrial(e, r, now); trial != nil {
+			x.Trial = trial
+		}
 		return x, true
 	}
 	x := t.explainBase(e, r, now)

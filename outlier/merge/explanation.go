@@ -52,6 +52,9 @@ type Explanation struct {
 	W         float64         `json:"w,omitempty"`
 	Rate      float64         `json:"rate,omitempty"` // attempts per second on the endpoint
 
+	// Trial is the test on probation that goes on, or that was failed.
+	Trial *Trial `json:"trial,omitempty"`
+
 	Guards    []Guard       `json:"guards,omitempty"`
 	Witnesses []Witness     `json:"witnesses,omitempty"`
 	Probes    []ProbeAnswer `json:"probes,omitempty"`
@@ -94,6 +97,20 @@ type ReporterShare struct {
 	K        int64   `json:"k"`
 	C        float64 `json:"c"`
 	Muted    bool    `json:"muted,omitempty"`
+}
+
+// Trial is a test by real requests: a sequential probability ratio test between P1,
+// still bad, and P0, as good as its group.
+type Trial struct {
+	Counts Tally   `json:"counts"`
+	Score  float64 `json:"score"` // in again at 0
+	Out    float64 `json:"out"`   // out again at
+	P0     float64 `json:"p0"`
+	P1     float64 `json:"p1"`
+	// Reporters send the requests, those first that speak against the endpoint.
+	Reporters []ReporterShare `json:"reporters,omitempty"`
+	// Replaced are fault domains that alone spoke against it while others could try.
+	Replaced []string `json:"replaced,omitempty"`
 }
 
 // Guard is a check that a verdict had to pass, or something that holds one back.

@@ -150,3 +150,30 @@ func TestWhatHoldsAVerdictBackIsSaidAsData(t *testing.T) {
 		}
 	})
 }
+
+func TestATestOnProbationIsExplainedWhileItGoesOnAndWhenItIsFailed(t *testing.T) {
+	f := quickstart(t, 50)
+	f.run(12 * time.Second)
+	f.targets[2].fault = f.sometimes(0.5)
+	k := f.targets[2].Key
+	tested := func(enough func(*Explanation) bool) *Explanation {
+		var x Explanation
+		if !f.until(f.now+30*time.Second, func() bool { x, _ = f.table.Explain(k, f.now); return x.Trial != nil && enough(&x) }) {
+			t.Fatalf("it is not tested as wanted: %+v", x)
+		}
+		n, failed := int64(0), int64(0)
+		for _, r := range x.Trial.Reporters {
+			n += r.N
+			failed += r.K
+		}
+		if n != x.Trial.Counts.N || failed != x.Trial.Counts.K || x.Trial.P0 <= 0 || x.Trial.P1 <= x.Trial.P0 || x.Trial.Out != 8 {
+			t.Errorf("a test that does not add up: %+v", x.Trial)
+		}
+		return &x
+	}
+	tested(func(x *Explanation) bool { return x.State == "probation" && x.Trial.Counts.N > 0 })
+	x := tested(func(x *Explanation) bool { return x.State == "ejected" })
+	if x.Trial.Score < x.Trial.Out || x.Trial.Counts.Server == 0 || x.Counts != x.Trial.Counts || x.P1 != x.Trial.P1 {
+		t.Errorf("the test that it has failed: %+v, counts %+v", x.Trial, x.Counts)
+	}
+}

@@ -207,9 +207,9 @@ func (t *Table) probation(e *endpoint, r *record, now time.Duration) {
 			break
 		}
 		x := t.explainBase(e, r, now)
-		x.Counts = Tally{N: tr.n, K: tr.k}
-		x.Window = Span(now - tr.begun)
-		x.T, x.Threshold = float64(tr.score)/float64(nat), float64(outlier.ProbationOut)/float64(nat)
+		x.Trial = t.explainTrial(e, r, now)
+		x.Counts, x.Window = x.Trial.Counts, Span(now-tr.begun)
+		x.T, x.Threshold, x.P0, x.P1 = x.Trial.Score, x.Trial.Out, x.Trial.P0, x.Trial.P1
 		x.Reason = fmt.Sprintf("%d of %d test requests failed", tr.k, tr.n)
 		t.eject(e, r.scope, r.rule, x, now)
 		return
