@@ -47,7 +47,8 @@
 // likelihood ratio to the endpoint's score, each success subtracts one; End says when
 // the slow path should look. All the rest happens in [Detector.Step], which one
 // goroutine calls, each 100 ms or so while something is wrong, and whenever an End
-// asked for it.
+// asked for it: for one, with each failure until the score alarms, so that others hear
+// of it at once.
 //
 // # The rules
 //

@@ -141,8 +141,9 @@ type Evidence struct {
 	// than any answer; LevelNone if there is none. WitnessAt is its end.
 	Witness   Level
 	WitnessAt time.Duration
-	// History are up to three readings from before the excursion, oldest
-	// first, one second apart: where a merged row may begin.
+	// History are up to three readings from before the excursion, oldest first:
+	// whole seconds, and last the counts just before its first failure. A merged
+	// row may begin at any of them.
 	History []Point
 	// Score is s1 in milli-nats.
 	Score int64
