@@ -96,3 +96,13 @@ func TestWhatIsOneMoment(t *testing.T) {
 		}
 	}
 }
+
+// A probe has a connection of its own: that it is reset, too, is more news.
+func TestAProbeThatIsResetAfterABurstCounts(t *testing.T) {
+	w := newWorld(t, 4, 1)
+	w.breakAll("e01", 20, Outcome{Class: Conn})
+	w.d.Probed("e01", LevelApp, Reset, w.now+20*time.Millisecond, w.now+21*time.Millisecond)
+	if got := w.d.Endpoint("e01").Counts().Conn; got != 2 {
+		t.Errorf("%d failures, want the burst's and the probe's", got)
+	}
+}

@@ -176,6 +176,7 @@ func (d *Detector) countProbe(m *member, res ProbeResult, start, end time.Durati
 	if class == Ignore || m.Draining {
 		return
 	}
+	m.ep.broke.Store(0) // a connection of its own, whatever broke just before
 	a := m.ep.Start(start, false)
 	m.ep.End(&a, Outcome{Class: class, Now: end, Level: res.Level()})
 }
