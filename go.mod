@@ -8,6 +8,7 @@ require (
 	github.com/envoyproxy/go-control-plane/envoy v1.40.0 // Envoy's protos
 	github.com/goccy/go-yaml v1.19.2 // YAML with line and column of every node
 	github.com/google/go-cmp v0.7.0 // tests: diffs
+	github.com/pires/go-proxyproto v0.8.1 // PROXY headers
 	github.com/prometheus/client_golang v1.25.0 // metrics
 	github.com/rogpeppe/go-internal v1.16.0 // tests: testscript for the commands
 	github.com/sony/gobreaker/v2 v2.4.0 // cluster breakers

@@ -58,6 +58,7 @@ func (t *target) PickKeyed(key uint64, now time.Duration, tried *cluster.Tried) 
 	return t.Load().PickKeyed(key, now, tried)
 }
 func (t *target) Breaker() *resilience.Breaker { return t.Load().Breaker() }
+func (t *target) ProxyProtocol() int           { return t.Load().ProxyProtocol() }
 func (t *target) Limits() *resilience.Limits   { return t.Load().Limits() }
 
 // shut takes no new connections, lets those that are open finish, and cuts them
@@ -254,9 +255,21 @@ func (s *Sidecar) openOutbound(ctx context.Context, o config.Outbound, cfg confi
 			FirstByteTimeout: func() time.Duration { return d.target.Load().Config().Outlier.TCPFirstByteTimeout },
 		})
 	}
-	d.listener = listener.New(limit(o.MaxConnections), s.opts.Log, d.handler(o.Protocol, o.DetectTimeout))
+	d.listener = listener.New(limit(o.MaxConnections), s.opts.Log, s.proxied(o.ProxyProtocol, d.handler(o.Protocol, o.DetectTimeout)))
 	return d, nil
 }
+
+// proxied reads the PROXY headers of a listener that wants them.
+func (s *Sidecar) proxied(wants bool, next listener.Handler) listener.Handler {
+	if !wants {
+		return next
+	}
+	return listener.Proxied(proxyTimeout, s.opts.Log, next)
+}
+
+// proxyTimeout is how long a load balancer has for its PROXY header, as with
+// Envoy's listener filters.
+const proxyTimeout = 15 * time.Second
 
 // exchanges is what the HTTP engines of a door get.
 func (s *Sidecar) exchanges(d *door) exchange.Deps {
@@ -302,7 +315,7 @@ func (s *Sidecar) openInbound(ctx context.Context, in config.Inbound, cfg config
 	if in.Protocol == config.TCP || in.Protocol == config.Auto {
 		d.tcp = tcp.New(cfg.TCP, tcp.Deps{Clock: s.clock, Inbound: s.application(d, in, config.Same, stats, wake), Log: d.recorder})
 	}
-	d.listener = listener.New(limit(in.MaxConnections), s.opts.Log, d.handler(in.Protocol, in.DetectTimeout))
+	d.listener = listener.New(limit(in.MaxConnections), s.opts.Log, s.proxied(in.ProxyProtocol, d.handler(in.Protocol, in.DetectTimeout)))
 	return d, nil
 }
 

@@ -332,6 +332,9 @@ func (c *Cluster) Subscribe(fn func(Event)) {
 	c.subscribers = append(c.subscribers[:len(c.subscribers):len(c.subscribers)], fn)
 }
 
+// ProxyProtocol is the version of the PROXY header that its endpoints want; 0: none.
+func (c *Cluster) ProxyProtocol() int { return c.config.Load().ProxyProtocol }
+
 // Multiplexed reports whether its endpoints speak HTTP/2.
 func (c *Cluster) Multiplexed() bool { return c.config.Load().Protocol == HTTP2 }
 

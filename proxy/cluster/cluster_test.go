@@ -575,11 +575,11 @@ func TestSettingsChangeWhileItRuns(t *testing.T) {
 func TestConfigurationNamesWhatIsWrong(t *testing.T) {
 	var fields []string
 	cfg := cluster.DefaultConfig()
-	cfg.Protocol, cfg.ConnectTimeout, cfg.IdleTimeout, cfg.MaxIdle, cfg.MaxConns = 9, 0, -1, -1, -1
+	cfg.Protocol, cfg.ConnectTimeout, cfg.IdleTimeout, cfg.MaxIdle, cfg.MaxConns, cfg.ProxyProtocol = 9, 0, -1, -1, -1, 3
 	for _, err := range cfg.Validate().(interface{ Unwrap() []error }).Unwrap() {
 		fields = append(fields, err.(interface{ Field() string }).Field())
 	}
-	want := []string{"name", "protocol", "connect_timeout", "idle_timeout", "max_idle", "max_connections"}
+	want := []string{"name", "protocol", "proxy_protocol", "proxy_protocol", "connect_timeout", "idle_timeout", "max_idle", "max_connections"}
 	if diff := cmp.Diff(want, fields); diff != "" {
 		t.Errorf("fields (-want +got):\n%s", diff)
 	}

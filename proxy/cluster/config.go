@@ -66,6 +66,10 @@ type Config struct {
 	// MaxConns per endpoint; 0 is no limit. Default 4096.
 	MaxConns int `yaml:"max_connections"`
 
+	// ProxyProtocol begins each connection with a PROXY header of that version, 1 or
+	// 2, that names the client. For tcp. Default 0, none.
+	ProxyProtocol int `yaml:"proxy_protocol"`
+
 	Balancer balancer.Config          `yaml:"balancer"`
 	Outlier  outlier.Config           `yaml:"outlier"`
 	Ping     ping.Config              `yaml:"ping"`
@@ -96,6 +100,8 @@ func (c Config) Validate() error {
 	return errors.Join(
 		check(c.Name != "", "name", "want the name that routes use"),
 		check(int(c.Protocol) < len(protocols), "protocol", "want one of %s", strings.Join(protocols[:], ", ")),
+		check(c.ProxyProtocol >= 0 && c.ProxyProtocol <= 2, "proxy_protocol", "want 1, 2 or 0 for none, have %d", c.ProxyProtocol),
+		check(c.ProxyProtocol == 0 || c.Protocol == TCP, "proxy_protocol", "goes with protocol tcp: connections of HTTP are shared by clients"),
 		check(c.ConnectTimeout >= time.Millisecond && c.ConnectTimeout <= time.Minute, "connect_timeout", "want 1ms to 1m, have %s", c.ConnectTimeout),
 		check(c.IdleTimeout >= 0 && c.IdleTimeout <= time.Hour, "idle_timeout", "want 0 (never) to 1h, have %s", c.IdleTimeout),
 		check(c.MaxIdle >= 0, "max_idle", "want 0 or more, have %d", c.MaxIdle),

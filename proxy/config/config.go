@@ -159,6 +159,10 @@ type Outbound struct {
 	// Routes, first match wins; not for tcp. With auto, connections that speak no
 	// HTTP are closed, since they have nothing to match routes on.
 	Routes []router.Rule `yaml:"routes"`
+	// ProxyProtocol wants a PROXY header, version 1 or 2, at the beginning of each
+	// connection, and takes the client's address from it; a connection without one is
+	// closed. Default false.
+	ProxyProtocol bool `yaml:"proxy_protocol"`
 	// Limits of connections; 0 is none.
 	MaxConnections int `yaml:"max_connections"`
 }
@@ -182,7 +186,9 @@ type Inbound struct {
 	Service  string `yaml:"service"`
 	Instance string `yaml:"instance"`
 
-	MaxConnections int `yaml:"max_connections"`
+	// ProxyProtocol and MaxConnections as of Outbound.
+	ProxyProtocol  bool `yaml:"proxy_protocol"`
+	MaxConnections int  `yaml:"max_connections"`
 }
 
 // Cluster is a cluster that the file defines: the policy of a cluster with its

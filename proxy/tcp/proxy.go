@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/cespare/xxhash/v2"
+	"github.com/pires/go-proxyproto"
 
 	"github.com/overhear-mesh/overhear/outlier"
 	"github.com/overhear-mesh/overhear/proxy/clock"
@@ -22,6 +23,8 @@ type Cluster interface {
 	PickKeyed(key uint64, now time.Duration, tried *cluster.Tried) *upstream.Endpoint
 	Breaker() *resilience.Breaker
 	Limits() *resilience.Limits
+	// ProxyProtocol is the version of the PROXY header that endpoints want; 0: none.
+	ProxyProtocol() int
 }
 
 var _ Cluster = (*cluster.Cluster)(nil)
@@ -104,6 +107,7 @@ func (p *Proxy) ServeConn(ctx context.Context, client net.Conn) {
 }
 
 func (p *Proxy) serve(ctx context.Context, client net.Conn, r *Record) {
+	var header []byte // for the endpoint
 	if p.deps.Inbound == nil {
 		limit := &p.deps.Cluster.Limits().Connections
 		if !limit.Acquire() {
@@ -112,9 +116,13 @@ func (p *Proxy) serve(ctx context.Context, client net.Conn, r *Record) {
 			return
 		}
 		defer limit.Release()
+		if v := p.deps.Cluster.ProxyProtocol(); v > 0 {
+			h := proxyproto.HeaderProxyFromAddrs(byte(v), client.RemoteAddr(), client.LocalAddr())
+			header, _ = h.Format() // fails for versions that do not exist only
+		}
 	}
 	timeout := p.deps.FirstByteTimeout()
-	a, server := p.open(ctx, r, timeout > 0)
+	a, server := p.open(ctx, r, header, timeout > 0)
 	if server == nil {
 		reset(client)
 		return
@@ -137,9 +145,9 @@ func (p *Proxy) serve(ctx context.Context, client net.Conn, r *Record) {
 
 // open connects to an endpoint, asking the breaker first. It returns no
 // connection when it has given up, and has then ended every attempt.
-func (p *Proxy) open(ctx context.Context, r *Record, deadlined bool) (upstream.Attempt, *upstream.Conn) {
+func (p *Proxy) open(ctx context.Context, r *Record, header []byte, deadlined bool) (upstream.Attempt, *upstream.Conn) {
 	if p.deps.Inbound != nil {
-		a, server, _ := p.connect(ctx, p.deps.Inbound, r, deadlined)
+		a, server, _ := p.connect(ctx, p.deps.Inbound, r, nil, deadlined)
 		switch {
 		case server != nil:
 		case ctx.Err() != nil:
@@ -154,13 +162,13 @@ func (p *Proxy) open(ctx context.Context, r *Record, deadlined bool) (upstream.A
 		r.Flags |= UpstreamOverflow
 		return upstream.Attempt{}, nil
 	}
-	a, server, result := p.try(ctx, r, deadlined)
+	a, server, result := p.try(ctx, r, header, deadlined)
 	permit.Done(result, p.deps.Clock.Now())
 	return a, server
 }
 
 // try connects to one endpoint after the other, each of them once.
-func (p *Proxy) try(ctx context.Context, r *Record, deadlined bool) (upstream.Attempt, *upstream.Conn, resilience.Result) {
+func (p *Proxy) try(ctx context.Context, r *Record, header []byte, deadlined bool) (upstream.Attempt, *upstream.Conn, resilience.Result) {
 	var tried cluster.Tried
 	// A policy that hashes keeps the connections of one client host together.
 	host, _, _ := net.SplitHostPort(r.Client)
@@ -177,7 +185,7 @@ func (p *Proxy) try(ctx context.Context, r *Record, deadlined bool) (upstream.At
 			return upstream.Attempt{}, nil, result
 		}
 		tried.Add(e)
-		a, server, class := p.connect(ctx, e, r, deadlined)
+		a, server, class := p.connect(ctx, e, r, header, deadlined)
 		switch {
 		case server != nil:
 			return a, server, resilience.Reached
@@ -195,11 +203,16 @@ func (p *Proxy) try(ctx context.Context, r *Record, deadlined bool) (upstream.At
 }
 
 // connect makes one attempt. If it fails, the attempt has ended with class.
-func (p *Proxy) connect(ctx context.Context, e *upstream.Endpoint, r *Record, deadlined bool) (upstream.Attempt, *upstream.Conn, outlier.Class) {
+func (p *Proxy) connect(ctx context.Context, e *upstream.Endpoint, r *Record, header []byte, deadlined bool) (upstream.Attempt, *upstream.Conn, outlier.Class) {
 	now := p.deps.Clock.Now()
 	a := e.Begin(now, true) // connecting has a deadline, whatever follows
 	r.Attempts = append(r.Attempts, AttemptRecord{Endpoint: e.ID, Offset: now - r.Start})
 	server, err := e.Fresh(ctx)
+	if err == nil && len(header) > 0 {
+		// A new connection has room for it: the write waits for nobody. If it fails,
+		// so does the next one, and that is told.
+		_, _ = server.Write(header)
+	}
 	if err == nil {
 		r.Endpoint, r.Upstream = e.ID, e.Address
 		if !deadlined {

@@ -8,6 +8,7 @@ import (
 	"io"
 	"math/rand/v2"
 	"net"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -31,6 +32,7 @@ type fleet struct {
 	endpoints []*upstream.Endpoint
 	breaker   *resilience.Breaker
 	limits    *resilience.Limits
+	proxy     int // version of the PROXY header
 
 	mu   sync.Mutex
 	keys []uint64 // that were asked with
@@ -39,6 +41,7 @@ type fleet struct {
 func (f *fleet) Name() string                 { return "db" }
 func (f *fleet) Breaker() *resilience.Breaker { return f.breaker }
 func (f *fleet) Limits() *resilience.Limits   { return f.limits }
+func (f *fleet) ProxyProtocol() int           { return f.proxy }
 
 func (f *fleet) PickKeyed(key uint64, _ time.Duration, tried *cluster.Tried) *upstream.Endpoint {
 	f.mu.Lock()
@@ -284,6 +287,31 @@ func TestTheKeyOfAConnectionIsItsClientsHost(t *testing.T) {
 			t.Errorf("keys %x: want one for each client host, whatever its port and the try", k)
 		}
 	})
+}
+
+func TestTheEndpointIsToldWhoseConnectionItIs(t *testing.T) {
+	for version, want := range map[int]string{
+		1: "PROXY TCP4 10.0.0.9 10.0.0.1 ",
+		2: "\r\n\r\n\x00\r\nQUIT\n\x21\x11\x00\x0c\x0a\x00\x00\x09\x0a\x00\x00\x01",
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			b := newBed(t, 2) // nobody listens on 0
+			b.fleet.proxy = version
+			b.server(1, echo)
+			b.start()
+			c := b.dial()
+			say(c, "hello")
+			c.CloseWrite()
+			got, err := io.ReadAll(c)
+			if err != nil || !strings.HasPrefix(string(got), want) || !strings.HasSuffix(string(got), "hello") {
+				t.Errorf("version %d: the endpoint got %q, %v; want %q first and hello last", version, got, err, want)
+			}
+			if n := strings.Count(string(got), want[:5]); n != 1 {
+				t.Errorf("version %d: %d headers, want one", version, n)
+			}
+			b.record()
+		})
+	}
 }
 
 func TestAConnectionThatNobodyTakesIsReset(t *testing.T) {
