@@ -8,10 +8,6 @@ import (
 	"github.com/overhear-mesh/overhear/proxy/syntax"
 )
 
-// pseudoFields is how many pseudo-header fields a request may have, which do not
-// count among its fields.
-const pseudoFields = 5
-
 // maxMethod bounds a method, as in proxy/http1.
 const maxMethod = 24
 

@@ -113,7 +113,8 @@ type link struct {
 	dec         *hpack.Decoder
 	fields      []hpack.HeaderField
 	listSize    int
-	crumbs      int // fields of fields that are cookie crumbs beyond the first
+	crumbs      int // fields that are crumbs of a cookie, and
+	pseudo      int // pseudo-headers
 	over        *fault
 	block       []byte // of a header block that is continued
 	blockID     uint32
@@ -138,10 +139,11 @@ type link struct {
 	mu       sync.Mutex // guards what follows
 	out      []byte     // frames that wait to be written
 	spare    []byte
-	inflight int  // bytes that a goroutine is writing
-	writing  bool // somebody writes
-	closing  bool // and then closes the connection
-	closed   bool // the connection is of no use any more
+	inflight int           // bytes that a goroutine is writing
+	writing  bool          // somebody writes
+	closing  bool          // and then closes the connection
+	wrote    chan struct{} // closed when nobody writes any more; nil: nobody wants to know
+	closed   bool          // the connection is of no use any more
 	why      *loss
 	enc      encoder
 	streams  map[uint32]*stream
@@ -204,7 +206,7 @@ func newLink(cfg *Config, k clock.Clock, w *wheel.Wheel, nc net.Conn, r role, cl
 		}
 	}
 	l.dec = hpack.NewDecoder(tableSize, l.emit)
-	l.dec.SetMaxStringLength(int(cfg.MaxHead))
+	l.dec.SetMaxStringLength(2 * int(cfg.MaxHead))
 	l.enc.init()
 	l.sendWin, l.recvWin = initialWindow, cfg.connWindow()
 	l.peer.initial, l.peer.frameSize, l.peer.streams = initialWindow, maxFrame, manyStreams
@@ -315,6 +317,15 @@ func (l *link) violated(b *batch, f *fault) {
 // linger reads on for a moment what the peer has sent already: closing at once
 // would reset the connection, and the peer might never see why.
 func (l *link) linger() {
+	l.mu.Lock()
+	if l.writing {
+		l.wrote = make(chan struct{})
+	}
+	wrote := l.wrote
+	l.mu.Unlock()
+	if wrote != nil {
+		<-wrote // its deadline has been set
+	}
 	half, ok := l.nc.(interface{ CloseWrite() error })
 	if !ok || half.CloseWrite() != nil || l.nc.SetReadDeadline(time.Now().Add(lingerFor)) != nil {
 		return
@@ -730,10 +741,15 @@ func (l *link) finish(buf []byte) {
 	}
 }
 
-// written closes the connection, if the reader has left that to the writer.
+// written tells who waits for the end of writing, and closes the connection, if the
+// reader has left that to the writer.
 func (l *link) written() {
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	if l.wrote != nil {
+		close(l.wrote)
+		l.wrote = nil
+	}
 	if l.closing && !l.writing {
 		_ = l.nc.Close()
 	}

@@ -286,7 +286,7 @@ func (l *link) continuation(b *batch, flags uint8, id uint32, p []byte) *fault {
 	if l.blockID == 0 {
 		return errUnexpected
 	}
-	if l.blockFrames++; l.blockFrames > maxContinuations || len(l.block)+len(p) > int(l.cfg.MaxHead) {
+	if l.blockFrames++; l.blockFrames > maxContinuations || len(l.block)+len(p) > 2*int(l.cfg.MaxHead) {
 		return errBlockSize
 	}
 	l.block = append(l.block, p...)
@@ -305,13 +305,16 @@ func (l *link) continuation(b *batch, flags uint8, id uint32, p []byte) *fault {
 // decoded, since all that follow depend on it, but not kept.
 func (l *link) emit(f hpack.HeaderField) {
 	l.listSize += len(f.Name) + len(f.Value) + 32 // section 6.5.2
-	if f.Name == "cookie" {
+	switch {
+	case f.Name == "cookie":
 		l.crumbs++
+	case len(f.Name) > 0 && f.Name[0] == ':':
+		l.pseudo++
 	}
 	switch {
 	case l.listSize > int(l.cfg.MaxHead):
 		l.over = errTooLarge
-	case len(l.fields)-max(0, l.crumbs-1) >= l.cfg.MaxFields+pseudoFields:
+	case len(l.fields)+1-l.pseudo-max(0, l.crumbs-1) > l.cfg.MaxFields:
 		l.over = errTooMany
 	default:
 		l.fields = append(l.fields, f)
@@ -322,7 +325,7 @@ func (l *link) emit(f hpack.HeaderField) {
 
 // headerBlock decodes a whole header block and hands it to whom it is for.
 func (l *link) headerBlock(b *batch, id uint32, flags uint8, block []byte) *fault {
-	l.fields, l.listSize, l.crumbs = l.fields[:0], 0, 0
+	l.fields, l.listSize, l.crumbs, l.pseudo = l.fields[:0], 0, 0, 0
 	l.dec.SetEmitEnabled(true)
 	if _, err := l.dec.Write(block); err != nil {
 		return errHeaderBlock
