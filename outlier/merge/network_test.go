@@ -77,6 +77,60 @@ func TestReportsThatAreLateTwiceAndOutOfOrderTakeNobodyOut(t *testing.T) {
 	}
 }
 
+// The owner's clock is monotonic. Should it jump ahead, as one may while the machine
+// sleeps, nobody is out for it, and what fails afterwards is found. Should it go back,
+// time stands still until it is where it was: nobody is taken out, nor let in.
+func TestAClockOfTheOwnerThatJumpsTakesNobodyOut(t *testing.T) {
+	for name, jump := range map[string]time.Duration{
+		"ahead by two hours": 2 * time.Hour, "ahead by ten seconds": 10 * time.Second,
+		"back by two hours": -2 * time.Hour, "back by ten seconds": -10 * time.Second,
+	} {
+		ids, keys := numbered("r", 4), keysOf(5)
+		table := smallTable(t, ids, keys)
+		now, seq := 24*time.Hour, uint64(0)
+		counts := map[Key]outlier.Counts{}
+		var out []Change
+		run := func(d time.Duration, bad Key) {
+			for end := now + d; now < end; now += 50 * ms {
+				seq++
+				for _, k := range keys {
+					c := counts[k]
+					if c.N++; k == bad {
+						c.Server++
+					}
+					counts[k] = c
+				}
+				for _, id := range ids {
+					rep := Report{Reporter: id, Seq: seq, At: now, Received: now}
+					for _, k := range keys {
+						c := Cell{Key: k, Counts: counts[k], LastOK: now - ms, LastOKStart: now - 2*ms, LastHard: -1, LastHardStart: -1}
+						if k == bad {
+							c.LastOK, c.LastOKStart, c.Score = -1, -1, 1000
+						}
+						rep.Cells = append(rep.Cells, c)
+					}
+					table.Apply(rep, now)
+				}
+				for _, c := range table.Step(now).Changes {
+					if c.Refused == "" && c.To.Out() {
+						out = append(out, c)
+					}
+				}
+			}
+		}
+		run(20*time.Second, Key{})
+		now += jump
+		run(30*time.Second, Key{})
+		if len(out) > 0 {
+			t.Errorf("%s: %s", name, describe(out))
+		}
+		run(5*time.Second, keys[2])
+		if jump > 0 && (len(out) == 0 || out[0].Verdict.Key != keys[2]) {
+			t.Errorf("%s: an endpoint that fails every request afterwards is not found: %s", name, describe(out))
+		}
+	}
+}
+
 func TestFaultsAreFoundThoughReportsAreLateTwiceAndOutOfOrder(t *testing.T) {
 	for name, tc := range map[string]struct {
 		fault  effect
