@@ -90,11 +90,11 @@ func (r runs) list() [len(runKinds)]uint16 { return [...]uint16{r.any, r.gateway
 // ran looks for a run that is as long as asked: one that ejects, if there is one.
 // kind is its place in runKinds.
 func (d *Detector) ran(m *member) (kind int, found, enforced bool) {
-	asked := d.cfg.runs()
-	if asked == (runs{}) {
+	word := m.ep.runs.Load()
+	if word>>runsReached == 0 {
 		return 0, false, false
 	}
-	word := m.ep.runs.Load()
+	asked := d.cfg.runs()
 	enforce := [...]float64{d.cfg.RunAnyEnforced, d.cfg.RunGatewayEnforced, d.cfg.RunLocalEnforced}
 	for i, n := range asked.list() {
 		if n == 0 || word>>(runsReached+i)&1 == 0 {
