@@ -56,6 +56,7 @@ type row struct {
 	hard, hardStart time.Duration
 	failed          bool          // since the last reading
 	over            bool          // that was over the threshold
+	rested          time.Duration // when it was looked at last and not read; never: not since
 	others          float64       // w, as it was
 	othersAt        time.Duration // then
 }
@@ -95,11 +96,11 @@ type reading struct {
 }
 
 func (w *row) close(now time.Duration) {
-	w.open, w.cleared, w.active, w.classes, w.last = false, now, w.active[:0], Tally{}, reading{}
+	w.open, w.cleared, w.active, w.classes, w.last, w.rested = false, now, w.active[:0], Tally{}, reading{}, never
 }
 
 func (w *row) begin(since time.Duration) {
-	w.open, w.since, w.hard, w.hardStart, w.othersAt = true, since, never, never, never
+	w.open, w.since, w.hard, w.hardStart, w.othersAt, w.rested = true, since, never, never, never, never
 	w.gen++
 }
 
@@ -122,6 +123,11 @@ func (t *Table) open(e *endpoint, now time.Duration) {
 	}
 	if !failed {
 		return
+	}
+	t.closeRested(e, &e.fast, fastRow, nil, now)
+	t.closeRested(e, &e.slow, slowRow, nil, now)
+	for _, z := range e.zones {
+		t.closeRested(e, &z.row, zoneRow, z, now)
 	}
 	g := e.group
 	fast := outlier.FastOdds(g.baseline, g.service.policy.Outlier.Bounds()).Steps()
@@ -427,6 +433,7 @@ func (t *Table) judge(e *endpoint, w *row, k kind, zone *zone, now time.Duration
 		return false
 	}
 	if w.rests(e, now) {
+		w.rested = now
 		return w.over
 	}
 	recent := w.othersAt != never && now-w.othersAt < othersRecent
@@ -442,7 +449,7 @@ func (t *Table) judge(e *endpoint, w *row, k kind, zone *zone, now time.Duration
 		w.close(now)
 		return false
 	}
-	w.last, w.failed = read, false
+	w.last, w.failed, w.rested = read, false, never
 	w.over = read.t >= read.h && read.k >= leastFailures && read.domains > e.group.service.policy.LeaveOut
 	t.trace(e, w, k, zone)
 	return w.over
@@ -450,6 +457,19 @@ func (t *Table) judge(e *endpoint, w *row, k kind, zone *zone, now time.Duration
 
 // readAgain is how long a row is not read that cannot have come near its threshold.
 const readAgain = 500 * time.Millisecond
+
+// closeRested ends a row that good news had ended before this failure, though nobody
+// has looked: the failure begins another.
+func (t *Table) closeRested(e *endpoint, w *row, k kind, zone *zone, now time.Duration) {
+	if !w.open || w.rested == never {
+		return
+	}
+	then := w.rested
+	w.rested = never
+	if read := t.test(e, w, k, zone, now); read.t <= clearAt || read.sum <= 0 {
+		w.close(then)
+	}
+}
 
 // rests says whether what the row said a moment ago will do: nothing but failures
 // raises T, and where a verdict was just refused, none is wanted.
