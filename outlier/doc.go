@@ -84,7 +84,9 @@
 // set aside, with what it did in the last 10 s. An ejection that rested on it is
 // withdrawn, without a record. A cluster with one route has nothing to compare: there
 // the error rate of the group has to do. Where requests are hashed, errors on one route
-// say nothing of an endpoint that answers others ([Detector.SetHashed]).
+// say nothing of an endpoint that answers others ([Detector.SetHashed]); they are not
+// even reported before another route fails there as well, because those who add up what
+// many saw do not see routes.
 //
 // Down. A hard failure opens a suspicion: the endpoint is probed 20 and 120 ms later.
 // If both probes fail hard and nothing was answered in between, it is ejected; waiting
@@ -124,7 +126,9 @@
 //
 // Ourselves. When most endpoints of several clusters turn bad within one second, or our
 // own Step comes late, the fault is likely ours: thresholds rise, D_over grows, nobody
-// is suspended ([Self]; Lifeguard: Dadgar, Phillips, Currey 2017).
+// is suspended ([Self]; Lifeguard: Dadgar, Phillips, Currey 2017). A control plane to
+// which nobody else complains of what we complain of may say so ([Self.Mute]): then
+// errors alone take nobody out.
 //
 // # The balancer must not starve the detector
 //
