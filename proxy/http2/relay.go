@@ -243,7 +243,7 @@ func (x *relay) unwait() {
 
 // limited ends an attempt for which this sidecar has no room.
 func (x *relay) limited(b *batch) {
-	x.failed(b, outlier.EndLocalLimit, exchange.Failure{Ending: outlier.EndLocalLimit, Unprocessed: true})
+	x.failed(b, outlier.EndLocalLimit, exchange.Failure{Ending: outlier.EndLocalLimit, Replayable: x.keep, Unprocessed: true})
 }
 
 // onLink is called by a pool that has a connection for whoever held this ticket.
@@ -269,7 +269,7 @@ func (x *relay) onNoLink(b *batch, p *pool, ticket uint64, ending outlier.Ending
 	if charged {
 		ending = outlier.EndSharedConnection // one connection event is one failure
 	}
-	x.failed(b, ending, exchange.Failure{Ending: ending, Unprocessed: true})
+	x.failed(b, ending, exchange.Failure{Ending: ending, Replayable: x.keep, Unprocessed: true})
 	return true
 }
 
