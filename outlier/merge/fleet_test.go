@@ -41,6 +41,7 @@ type fleet struct {
 	stopped  bool // the table's owner is down
 	attempts int
 	tamper   func(Report) []Report // what the network makes of a report
+	reached  outlier.Level         // how deep probes go; LevelNone: as they should
 	patience time.Duration         // after which users leave; 0: they wait for the timeout
 }
 
@@ -631,9 +632,13 @@ func (c *caller) probe(o ProbeOrder) {
 			c.end(cell, outlier.Conn, start)
 		})
 	}
+	level := o.Level
+	if f.reached != outlier.LevelNone {
+		level = f.reached
+	}
 	f.at(start+took+f.delay, func() {
 		if !f.stopped {
-			f.table.Probed(o.ID, c.ID, o.Level, res, start, start+took, f.now)
+			f.table.Probed(o.ID, c.ID, level, res, start, start+took, f.now)
 			f.stepAt = f.now
 		}
 	})

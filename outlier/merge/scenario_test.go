@@ -741,3 +741,21 @@ func TestResetsAloneEjectNobody(t *testing.T) {
 		}
 	}
 }
+
+// Of a TCP service behind a sidecar no probe says more than that its connection is held.
+func TestAConnectionThatIsHeldContradictsARefusal(t *testing.T) {
+	f := newFleet(t, mesh{callers: 8, endpoints: 6, zones: twoZones, rate: 0, inbound: true, seed: 7})
+	f.reached = outlier.LevelConnect
+	f.run(5 * time.Second)
+	broken := f.callers[3]
+	broken.broken = true
+	broken.attempt(broken.cells[f.targets[2].Key])
+	f.run(200 * ms)
+	var kinds []EventKind
+	for _, e := range f.events {
+		kinds = append(kinds, e.Kind)
+	}
+	if !slices.Contains(kinds, EventSuspicion) || !slices.Contains(kinds, EventContradicted) {
+		t.Errorf("got %v\nwant a suspicion that the probes contradict", kinds)
+	}
+}

@@ -37,7 +37,7 @@ func (t *Table) witnesses(e *endpoint, now time.Duration) {
 		case x.probe.Hard() && x.probeEnd > good && x.probeEnd > x.lastHard && now-x.probeEnd <= witnessFor:
 			s.hard = append(s.hard, witness{r, x.probeEnd, x.probe.Level(), "probe"})
 		case x.lastHard > good && now-x.lastHard <= witnessFor:
-			s.hard = append(s.hard, witness{r, x.lastHard, e.depth(x.level), "traffic"})
+			s.hard = append(s.hard, witness{r, x.lastHard, max(x.level, outlier.LevelConnect), "traffic"})
 		case x.probe == outlier.TimedOut && x.probeEnd > good && now-x.probeEnd <= witnessFor:
 			s.stalled = append(s.stalled, witness{r, x.probeEnd, outlier.LevelApp, "probe"})
 		case (x.overdue > 0 || x.state == outlier.Suspended) && now-x.overdueAt <= witnessFor:
@@ -128,7 +128,9 @@ func (t *Table) choose(list []*reporter, k int, hash func(*reporter) uint64) []*
 	return chosen
 }
 
-// first finds the failure that everything else is compared with.
+// first finds the failure that everything else is compared with. Its level is what it
+// was seen at, also behind an inbound sidecar: probes go deeper there (see depth), and a
+// connection that the application's sidecar holds open for it contradicts a refusal.
 func (t *Table) first(e *endpoint, zone string) {
 	s := &e.susp
 	s.first, s.firstAt, s.level = nil, never, outlier.LevelConnect
@@ -146,7 +148,6 @@ func (t *Table) first(e *endpoint, zone string) {
 			break // overdue attempts matter only where nothing is hard
 		}
 	}
-	s.level = e.depth(s.level)
 }
 
 // contradiction finds a success that began after the failure: of real traffic, or
