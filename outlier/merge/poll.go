@@ -89,11 +89,9 @@ func (t *Table) speaks(e *endpoint, now time.Duration) func(*reporter) bool {
 // were any.
 func (t *Table) poll(e *endpoint, since, now time.Duration, want func(*reporter) bool) bool {
 	p := &e.poll
-	waiting := make(map[string]bool)
 	var ids []string
 	for _, r := range e.group.service.reporters {
 		if r.askable(t, now) && want(r) {
-			waiting[r.ID] = true
 			ids = append(ids, r.ID)
 		}
 	}
@@ -101,6 +99,10 @@ func (t *Table) poll(e *endpoint, since, now time.Duration, want func(*reporter)
 	if len(ids) == 0 {
 		p.done = now
 		return false
+	}
+	waiting := make(map[string]bool, len(ids))
+	for _, id := range ids {
+		waiting[id] = true
 	}
 	p.id, p.waiting, p.done = t.id(), waiting, never
 	t.out.Polls = append(t.out.Polls, Poll{ID: p.id, Key: e.Key, Reporters: ids, At: since})
