@@ -5,7 +5,8 @@
 //	go run ./test/sim -scenario 'crash*' -products all
 //	go run ./test/sim -soak 10000 -seeds 1001        how often what is well is taken out
 //	go run ./test/sim -svg /tmp/plots                plots
-//	go run ./test/sim -mesh Crash                    whole real sidecars and control plane instead
+//	go run ./test/sim -whole -scenario crash         whole real sidecars and control plane instead
+//	go run ./test/sim -mesh .                        the figures that are asserted of those
 //	go run ./test/sim -help
 package main
 
@@ -38,10 +39,12 @@ balancer.Set, tiers.Picker, the retry rules, and what decides when its sidecars 
 models of their documented rules, each with round robin (rr) and the power of two
 choices (p2c).
 
-With -mesh nothing is modelled but the network, the backends and the users: whole real
-sidecars and the real control plane run on an in-memory network. Go's virtual clock,
-testing/synctest, exists only within a test, so this mode runs "go test" on the package
-test/sim/mesh, whose tests are its scenarios.
+The second mode models nothing but the network, the backends and the users: whole real
+sidecars and the real control plane run on an in-memory network. -whole plays the
+scenarios so, a thousand times more slowly; -mesh runs the tests that assert figures of
+that mode, of which one holds both modes to the same story. Go's virtual clock,
+testing/synctest, exists only within a test, so both run "go test" on the package
+test/sim/mesh.
 
 Seeds 1 to 1000 are for tuning; seeds from 1001 on are held out: rules are frozen before
 they are looked at. -seeds tuning is 1-20, -seeds held-out is 1001-1020, and every report
@@ -68,7 +71,8 @@ func main() {
 type options struct {
 	scenario, file, products, seeds, svg, set string
 	mesh                                      string
-	json, smoke, list, sweep, story, long     bool
+	json, smoke, list, sweep, story           bool
+	long, whole                               bool
 	soak                                      float64
 	soakRates, soakBases                      string
 }
@@ -87,7 +91,8 @@ func run(args []string, out, errs io.Writer) error {
 	f.BoolVar(&o.smoke, "smoke", false, "a few scenarios, few seeds: shows that everything runs")
 	f.BoolVar(&o.sweep, "sweep", false, "false ejections against speed, while each product's threshold is swept")
 	f.BoolVar(&o.story, "story", false, "tell what overhear decided in the first scenario with the first seed, line by line")
-	f.StringVar(&o.mesh, "mesh", "", "run the scenarios of whole real meshes whose names match, such as Crash; '.' is all of them (about a minute)")
+	f.StringVar(&o.mesh, "mesh", "", "run those tests of whole real meshes whose names match, such as Crash; '.' is all of them (about a minute)")
+	f.BoolVar(&o.whole, "whole", false, "play the scenarios of -scenario with whole real meshes, as far as those can, with -seeds")
 	f.BoolVar(&o.long, "long", false, "with -mesh: five times as many runs of each scenario")
 	f.Float64Var(&o.soak, "soak", 0, "endpoint-hours in health, for each base rate, instead of scenarios")
 	f.StringVar(&o.soakBases, "soak-bases", "0%,0.1%,1%,3%,5%", "base error rates of -soak")
@@ -118,6 +123,8 @@ func run(args []string, out, errs io.Writer) error {
 	switch {
 	case o.list:
 		return list(out)
+	case o.whole:
+		return whole(o, seeds, out, errs)
 	case o.mesh != "":
 		return meshes(o, out, errs)
 	case o.soak > 0:
