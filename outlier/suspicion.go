@@ -2,7 +2,7 @@ package outlier
 
 import "time"
 
-// A hard failure opens a suspicion: two probes of our own, 20 and 120 ms
+// A hard failure opens a suspicion: two probes of our own, at most 20 and 120 ms
 // later. Both hard, with no answer in between: the endpoint is down, and no
 // more evidence is waited for. Waiting, not voting, is what makes this safe:
 // one reset connection, a listener that restarts and a full accept queue look
@@ -78,7 +78,7 @@ func (d *Detector) watchSuspicion(m *member, now time.Duration, r *Result) {
 	}
 	if fresh && !s.open && now >= s.shut {
 		s.open, s.at, s.level = true, end, Level(word&3)
-		s.due = [2]time.Duration{now + d.jitter(firstProbe), now + d.jitter(secondProbe)}
+		s.due = [2]time.Duration{now + d.upTo(firstProbe), now + d.upTo(secondProbe)}
 		s.expire = s.due[1] + d.probeTimeout() + probeGrace
 	}
 	if !s.open {
@@ -112,6 +112,11 @@ func (d *Detector) watchSuspicion(m *member, now time.Duration, r *Result) {
 
 // probeTimeout is how long a probe waits: no longer than an answer may take.
 func (d *Detector) probeTimeout() time.Duration { return min(d.cfg.ProbeTimeout, d.overdue) }
+
+// upTo is jitter that never makes it later: a crash is to be confirmed within 150 ms.
+func (d *Detector) upTo(t time.Duration) time.Duration {
+	return time.Duration(float64(t) * (1 - d.cfg.Jitter*d.rng.Float64()))
+}
 
 func (d *Detector) jitter(t time.Duration) time.Duration {
 	j := d.cfg.Jitter
