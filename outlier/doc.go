@@ -88,7 +88,7 @@
 // even reported before another route fails there as well, because those who add up what
 // many saw do not see routes.
 //
-// Down. A hard failure opens a suspicion: the endpoint is probed 20 and 120 ms later.
+// Down. A hard failure opens a suspicion: the endpoint is probed within 20 and 120 ms.
 // If both probes fail hard and nothing was answered in between, it is ejected; waiting
 // for statistics would only send it more requests. Any answer to an attempt that began
 // later than the failure ends the suspicion (SWIM: Das, Gupta, Motivala 2002). A good
