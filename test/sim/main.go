@@ -34,10 +34,9 @@ const heldOut = 1001
 
 const intro = `sim runs meshes in virtual time: users, a network, endpoints with faults, and a product
 between them. Overhear is simulated with its real rules: outlier.Detector, merge.Table,
-balancer.Set, tiers.Picker, the retry rules, and what decides when its sidecars report
-(cadence) and ping (vigil). The others are
-models of their documented rules, each with round robin (rr) and the power of two
-choices (p2c).
+tiers.Picker over balancer.Set, the retry rules, and what decides when its sidecars
+report (cadence) and ping (vigil). The others are models of their documented rules, each
+with round robin (rr) and the power of two choices (p2c).
 
 The second mode models nothing but the network, the backends and the users: whole real
 sidecars and the real control plane run on an in-memory network. -whole plays the

@@ -155,7 +155,7 @@ func dots(runs []Run, seeds string) string {
 			if math.IsInf(high, 0) {
 				text += " (some never)"
 			}
-			p.over(end+8, y+row/2+3, 12, ink, text)
+			p.over(end+8, y+row/2+3, 12, "start", ink, text)
 		}
 	}
 	for i, r := range runs {
@@ -181,6 +181,7 @@ func overSidecars(name string, runs []Run, seeds string) string {
 		}
 		y := float64(r.Figures["harm"].P50)
 		c.points = append(c.points, point{x: x, y: y})
+		slices.SortFunc(c.points, func(a, b point) int { return cmp.Compare(a.x, b.x) })
 		xs, ys = append(xs, x), append(ys, y)
 	}
 	c := chart{
@@ -200,7 +201,6 @@ func overSidecars(name string, runs []Run, seeds string) string {
 func sortedCurves(curves map[string]*curve) []*curve {
 	var all []*curve
 	for _, c := range curves {
-		slices.SortFunc(c.points, func(a, b point) int { return cmp.Or(cmp.Compare(a.x, b.x), cmp.Compare(a.y, b.y)) })
 		all = append(all, c)
 	}
 	slices.SortFunc(all, func(a, b *curve) int {

@@ -70,10 +70,11 @@ func (p *picture) text(x, y float64, anchor, fill, text string) {
 }
 
 // over writes on top of lines, with a halo that keeps it readable.
-func (p *picture) over(x, y, size float64, fill, text string) {
+func (p *picture) over(x, y, size float64, anchor, fill, text string) {
 	text = html.EscapeString(text)
-	fmt.Fprintf(p, `<text x="%.1f" y="%.1f" font-size="%.0f" fill="white" stroke="white" stroke-width="3" stroke-linejoin="round">%s</text>`+"\n", x, y, size, text)
-	fmt.Fprintf(p, `<text x="%.1f" y="%.1f" font-size="%.0f" fill="%s">%s</text>`+"\n", x, y, size, fill, text)
+	for _, style := range []string{`fill="white" stroke="white" stroke-width="3" stroke-linejoin="round"`, `fill="` + fill + `"`} {
+		fmt.Fprintf(p, `<text x="%.1f" y="%.1f" font-size="%.0f" text-anchor="%s" %s>%s</text>`+"\n", x, y, size, anchor, style, text)
+	}
 }
 
 // upright writes along the vertical axis.
@@ -327,8 +328,15 @@ func (c *chart) svg() string {
 				p.line(x+3, y+11, x, y+15, stroke{color: l.color, width: 1.4})
 			}
 			p.mark(x, y, l)
-			if q.label != "" {
-				p.over(x+7, y-5, 10, l.color, q.label)
+			switch {
+			case q.label == "":
+			case q.bound && math.IsInf(q.x, 0): // many lie on each other there
+			case q.bound:
+				p.over(x, y+27, 10, "middle", l.color, q.label)
+			case math.IsInf(q.x, 0):
+				p.over(x-7, y-5, 10, "end", l.color, q.label)
+			default:
+				p.over(x+7, y-5, 10, "start", l.color, q.label)
 			}
 		}
 	}

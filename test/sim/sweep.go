@@ -27,18 +27,19 @@ type Swept struct {
 	Found     float64 `json:"found"`
 }
 
+// threshold is one threshold of a product.
+type threshold struct {
+	name  string
+	value any
+	maker world.Maker
+}
+
 // swept are the thresholds of each product: from nervous to patient.
-func swept() []struct {
-	threshold string
-	maker     world.Maker
-} {
-	type entry = struct {
-		threshold string
-		maker     world.Maker
-	}
-	var all []entry
-	for _, interval := range []time.Duration{time.Hour, 10 * time.Hour, 100 * time.Hour, 722 * time.Hour, 8766 * time.Hour} {
-		all = append(all, entry{fmt.Sprintf("false_ejection_interval %v", interval), world.Overhear("overhear", world.Options{Policy: func(p *merge.Policy) {
+func swept() []threshold {
+	var all []threshold
+	for _, hours := range []int{1, 10, 100, 722, 8766} { // an hour to a year
+		interval := time.Duration(hours) * time.Hour
+		all = append(all, threshold{"false_ejection_interval", fmt.Sprint(hours, "h"), world.Overhear("overhear", world.Options{Policy: func(p *merge.Policy) {
 			p.Outlier.FalseEjectionInterval = interval
 			// The floors are of one month: they move with the interval, as thresholds do.
 			shift := math.Log(interval.Seconds() / 2.6e6)
@@ -50,32 +51,32 @@ func swept() []struct {
 	for _, n := range []int{2, 3, 5, 7, 10} {
 		cfg := rival.EnvoyTuned()
 		cfg.Consecutive5xx, cfg.StdevFactor, cfg.FailureThreshold = n, 0, 0
-		all = append(all, entry{fmt.Sprintf("consecutive_5xx %d", n), rival.Envoy("envoy consecutive", rival.RoundRobin, cfg)})
+		all = append(all, threshold{"consecutive_5xx", n, rival.Envoy("envoy consecutive", rival.RoundRobin, cfg)})
 	}
 	for _, percent := range []float64{5, 10, 20, 30, 50, 85} {
 		cfg := rival.EnvoyTuned()
 		cfg.Consecutive5xx, cfg.StdevFactor, cfg.FailureThreshold = 0, 0, percent
-		all = append(all, entry{fmt.Sprintf("failure_percentage_threshold %g", percent), rival.Envoy("envoy failure percentage", rival.RoundRobin, cfg)})
+		all = append(all, threshold{"failure_percentage_threshold", percent, rival.Envoy("envoy failure percentage", rival.RoundRobin, cfg)})
 	}
 	for _, factor := range []float64{1.0, 1.4, 1.9, 2.4, 2.9} {
 		cfg := rival.EnvoyTuned()
 		cfg.Consecutive5xx, cfg.StdevFactor, cfg.FailureThreshold = 0, factor, 0
-		all = append(all, entry{fmt.Sprintf("success_rate_stdev_factor %g", 1000*factor), rival.Envoy("envoy success rate", rival.RoundRobin, cfg)})
+		all = append(all, threshold{"success_rate_stdev_factor", 1000 * factor, rival.Envoy("envoy success rate", rival.RoundRobin, cfg)})
 	}
-	for _, threshold := range []float64{0.5, 0.7, 0.8, 0.9, 0.95} {
+	for _, rate := range []float64{0.95, 0.9, 0.8, 0.7, 0.5} {
 		cfg := rival.LinkerdDefault(true)
-		cfg.Threshold = threshold
-		all = append(all, entry{fmt.Sprintf("success-rate-threshold %g", threshold), rival.Linkerd("linkerd unified", rival.PeakEWMA, cfg)})
+		cfg.Threshold = rate
+		all = append(all, threshold{"success-rate-threshold", rate, rival.Linkerd("linkerd unified", rival.PeakEWMA, cfg)})
 	}
 	for _, n := range []int{2, 3, 5, 7} {
 		cfg := rival.LinkerdDefault(false)
 		cfg.MaxFailures = n
-		all = append(all, entry{fmt.Sprintf("max-failures %d", n), rival.Linkerd("linkerd consecutive", rival.PeakEWMA, cfg)})
+		all = append(all, threshold{"max-failures", n, rival.Linkerd("linkerd consecutive", rival.PeakEWMA, cfg)})
 	}
 	for _, n := range []int{2, 3, 5, 10} {
 		cfg := rival.HAProxyDefault()
 		cfg.ErrorLimit = n
-		all = append(all, entry{fmt.Sprintf("error-limit %d", n), rival.HAProxy("haproxy observe", rival.RoundRobin, cfg)})
+		all = append(all, threshold{"error-limit", n, rival.HAProxy("haproxy observe", rival.RoundRobin, cfg)})
 	}
 	return all
 }
@@ -100,7 +101,7 @@ func sweep(o options, seeds []uint64, out io.Writer) error {
 		count := int(health.Figures["false-outs"].Mean*float64(len(seeds)) + 0.5)
 		weight := month / float64(healthy.Callers) / hours
 		r := Swept{
-			Product: e.maker.Name, Model: e.maker.Model, Threshold: e.threshold, Count: count, Hours: hours,
+			Product: e.maker.Name, Model: e.maker.Model, Threshold: fmt.Sprint(e.name, " ", e.value), Count: count, Hours: hours,
 			False: float64(count) * weight, Upper: poissonUpper(count) * weight,
 			Harm: sick.Figures["harm"].P50, Off: Number(math.Inf(1)), Found: sick.Figures["found"].Mean,
 		}
@@ -109,8 +110,7 @@ func sweep(o options, seeds []uint64, out io.Writer) error {
 		}
 		results = append(results, r)
 		// What was not seen is drawn at the bound that its absence gives.
-		words := strings.Fields(e.threshold)
-		p := point{y: r.False, label: words[len(words)-1]}
+		p := point{y: r.False, label: fmt.Sprint(e.value)}
 		if count == 0 {
 			p.y, p.bound = r.Upper, true
 		}
@@ -166,7 +166,7 @@ func sweepPlots(o options, results []Swept, harm, speed map[string]*curve, s wor
 	}
 	small := []string{
 		fmt.Sprintf("One of 10 endpoints fails 30 %% of its requests. %s. Median over seeds %s (%s).", setting(&s, true), o.seeds, setName(seeds)),
-		fmt.Sprintf("False ejections: in health, for %.0f endpoint-hours each; with an arrow: none seen, and the upper 95 %% bound. Numbers at the points: the product's threshold. %s", results[0].Hours, modelled),
+		fmt.Sprintf("False ejections: in health, for %.0f endpoint-hours each; with an arrow: none seen, and the upper 95 %% bound. Numbers at the points: the product's threshold, from nervous to patient. All with round robin, but overhear and linkerd with their own P2C. %s", results[0].Hours, modelled),
 	}
 	for _, c := range []chart{
 		{title: "Thresholds swept: false ejections against harm", xName: "failed attempts on the faulty endpoint within 60 s, beyond the base rate", curves: sortedCurves(harm), x: newAxis(harms, 1)},

@@ -7,13 +7,15 @@
 //
 // [Overhear], the product of this repository, runs its real rules: one
 // [outlier.Detector] with its [outlier.Endpoint] counters for each caller, one
-// [merge.Table], the [balancer.Set] that picks, and the retry rules of package
-// resilience. Two things that its shells do are mirrored here, because shells own
-// goroutines: the cadence of reports (proxy/reporting) and what a cluster makes of
-// a view (proxy/cluster). Endpoints, users and the network are models: a latency
-// drawn from a log-normal distribution, a one-way delay with jitter, connections
-// that are counted and not carried. Whole sidecars over an in-memory network are
-// simulated by the package beside this one, a thousand times more slowly.
+// [merge.Table], the [tiers.Picker] that picks, the retry rules of package resilience,
+// what package cadence says of reports and package vigil of pings, and the map of
+// clocks of package report. Mirrored are the loops around all that, because those own
+// goroutines: when a cluster steps, how deep its probes reach (an HTTP ping's path is
+// always good here), and how the control plane publishes. Endpoints, users and the
+// network are models: a latency drawn from a log-normal distribution, a one-way delay
+// with jitter, connections that are counted and not carried. Whole sidecars over an
+// in-memory network are simulated by package mesh, a thousand times more slowly, and
+// a test there holds both to the same story.
 //
 // Everything that another product decides is a model of its rules: see package
 // rival.
