@@ -2,7 +2,9 @@ package merge
 
 import (
 	"errors"
+	"fmt"
 	"math"
+	"slices"
 	"testing"
 	"time"
 
@@ -193,6 +195,49 @@ func TestASelfDoubtingReporterCountsForLess(t *testing.T) {
 	w := &b.endpoints[Key{"api", "e0"}].fast.last
 	if want := 8 * w.odds.Steps().Fail / 4; w.t != want {
 		t.Errorf("T = %d with lhm 3, want a quarter: %d", w.t, want)
+	}
+}
+
+// Rows of zones are kept apart, whatever their generations: a reporter that goes takes
+// nothing out of the row of another zone.
+func TestAReporterThatGoesTakesItsOwnEvidenceOutOfTheRowsOfZones(t *testing.T) {
+	b := newBench(t, DefaultPolicy(), 6, 6, twoZones...)
+	e := b.endpoints[Key{"api", "e0"}]
+	now := 2 * time.Second
+	for i := range 6 {
+		b.report(fmt.Sprintf("r%d", i), "e0", outlier.Counts{N: 20, Server: 10}, now)
+	}
+	b.Step(now)
+	in := func(zone string) (ids []string) {
+		for _, z := range e.zones {
+			if z.name == zone {
+				for _, x := range z.row.active {
+					ids = append(ids, b.slots[x.slot].ID)
+				}
+			}
+		}
+		slices.Sort(ids)
+		return ids
+	}
+	east, west := twoZones[0], twoZones[1]
+	if diff := cmp.Diff([][]string{{"r0", "r2", "r4"}, {"r1", "r3", "r5"}}, [][]string{in(east), in(west)}); diff != "" {
+		t.Fatalf("rows of the zones (-want +got):\n%s", diff)
+	}
+	for _, tc := range []struct {
+		goes string
+		want [][]string
+	}{
+		{"r1", [][]string{{"r0", "r2", "r4"}, {"r3", "r5"}}},
+		{"r5", [][]string{{"r0", "r2", "r4"}, {"r3"}}},
+		{"r0", [][]string{{"r2", "r4"}, {"r3"}}},
+		{"r3", [][]string{{"r2", "r4"}, nil}},
+	} {
+		if err := b.Join(Reporter{ID: tc.goes, Incarnation: 1, Node: "elsewhere", Zone: east}, []string{"api"}, now); err != nil {
+			t.Fatal(err) // a new life forgets all of the old one
+		}
+		if diff := cmp.Diff(tc.want, [][]string{in(east), in(west)}); diff != "" {
+			t.Errorf("after %s (-want +got):\n%s", tc.goes, diff)
+		}
 	}
 }
 

@@ -244,20 +244,31 @@ func (w *row) base(s *staged, from Point) Point {
 	return from
 }
 
+// has says whether a cell is in the row. Rows of several zones count their generations
+// apart, so that the place of a cell in one may look like a place in another.
+func (w *row) has(e *endpoint, k kind, cell int32) bool {
+	x := e.cells[cell].x
+	if x == nil {
+		return false
+	}
+	at := x.place(k)
+	return at.gen == w.gen && int(at.index) < len(w.active) && w.active[at.index].cell == cell
+}
+
 // forget takes the cell at index i out of the row; the last cell of the endpoint
 // is about to take its place.
 func (w *row) forget(e *endpoint, k kind, i, last int32) {
 	if !w.open {
 		return
 	}
-	if x := e.cells[last].x; last != i && x != nil && x.place(k).gen == w.gen {
-		w.active[x.place(k).index].cell = i
+	moves, goes := last != i && w.has(e, k, last), w.has(e, k, i)
+	if moves {
+		w.active[e.cells[last].x.place(k).index].cell = i
 	}
-	x := e.cells[i].x
-	if x == nil || x.place(k).gen != w.gen {
+	if !goes {
 		return
 	}
-	at, end := x.place(k).index, len(w.active)-1
+	at, end := e.cells[i].x.place(k).index, len(w.active)-1
 	w.active[at] = w.active[end]
 	if moved := w.active[at].cell; int(at) != end {
 		if moved == i { // it was the endpoint's last cell and has just been renamed
