@@ -1,6 +1,7 @@
 package merge
 
 import (
+	"cmp"
 	"fmt"
 	"slices"
 	"time"
@@ -137,6 +138,8 @@ func (t *Table) suspectGroup(g *group, now time.Duration) {
 		}
 	}
 	g.storm = storm
+	// Where probes are short, hard failures come first, then what has waited longer.
+	slices.SortStableFunc(involved, func(a, b *endpoint) int { return a.susp.compare(&b.susp) })
 	for _, e := range involved {
 		t.question(e, !storm || sample[e] || len(e.susp.hard) == 0, now)
 	}
@@ -148,6 +151,18 @@ func (t *Table) suspectGroup(g *group, now time.Duration) {
 	if storm {
 		t.confirmByNeighbours(suspects, sample, now)
 	}
+}
+
+// compare orders suspicions by how soon somebody should be asked about them.
+func (s *suspicion) compare(o *suspicion) int {
+	oldest := func(list []witness) time.Duration {
+		at := forever
+		for _, w := range list {
+			at = min(at, w.at)
+		}
+		return at
+	}
+	return cmp.Or(cmp.Compare(oldest(s.hard), oldest(o.hard)), cmp.Compare(oldest(s.stalled), oldest(o.stalled)))
 }
 
 // sample takes of each zone the few suspects that stand for all of it.
