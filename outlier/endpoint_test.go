@@ -393,7 +393,10 @@ func TestTheRingKnowsWhatIsOverdue(t *testing.T) {
 }
 
 func TestManyGoroutinesCountTogether(t *testing.T) {
-	d := New(DefaultConfig(), rand.New(rand.NewPCG(1, 1)))
+	cfg := DefaultConfig()
+	cfg.RunAny = 3
+	d := New(cfg, rand.New(rand.NewPCG(1, 1)))
+	d.SetHashed(true, 0)
 	d.SetMembers([]Member{{ID: "a"}, {ID: "b"}, {ID: "c"}}, 0)
 	e := d.Endpoint("a")
 	const workers, each = 8, 2000
@@ -403,9 +406,10 @@ func TestManyGoroutinesCountTogether(t *testing.T) {
 		wg.Go(func() {
 			for i := range each {
 				now := time.Duration(i) * time.Millisecond
-				a := e.Start(now, true)
+				route := uint16(i % 5)
+				a := e.StartOn(route, now, true)
 				e.Headers(&a, now)
-				e.End(&a, Outcome{Class: classes[i%len(classes)], Now: now})
+				e.End(&a, Outcome{Class: classes[i%len(classes)], Now: now, Route: route, Level: Level(i % 4), Conn: uint32(i)})
 				e.Cost(now)
 			}
 		})
