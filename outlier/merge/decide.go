@@ -142,26 +142,38 @@ func (t *Table) rowCandidate(e *endpoint, now time.Duration) *candidate {
 	if now < e.refusal.until {
 		return nil
 	}
-	if !t.polled(e, c.row.since, now) {
+	// What all suffer is plain without a poll. That spares each sidecar of a group that
+	// is down ten questions a second for each endpoint.
+	if !t.ownFault(c, now) || !t.polled(e, c.row.since, now) {
 		return nil
 	}
+	c.guards = nil
 	c.guard("poll", true, "counts of all reporters heard are in")
 	return t.guards(c, now)
+}
+
+// ownFault says whether the evidence is good, and the fault the endpoint's rather than
+// everybody's.
+func (t *Table) ownFault(c *candidate, now time.Duration) bool {
+	e := c.e
+	if c.row.once() && !c.guard("moment", false, "most of its failures are connections that broke within %v", oneMoment) {
+		t.refuse(c, "moment", now)
+		return false
+	}
+	// The endpoint is read over the very window of its neighbours: a fault that has
+	// just hit all of them looks weaker there than in its row.
+	res := outlier.Guard(e.tally(window(c.row.since, now), now), t.surroundings(c, now), c.kind == slowRow)
+	if !c.guard("group", res.Pass, "%v", res) {
+		t.refuse(c, "group", now)
+		return false
+	}
+	return true
 }
 
 // guards applies what must hold before a soft verdict; nil if it does not.
 func (t *Table) guards(c *candidate, now time.Duration) *candidate {
 	e, g := c.e, c.e.group
-	if c.row.once() && !c.guard("moment", false, "most of its failures are connections that broke within %v", oneMoment) {
-		t.refuse(c, "moment", now)
-		return nil
-	}
-	// The endpoint is read over the very window of its neighbours: a fault that has
-	// just hit all of them looks weaker there than in its row.
-	res := outlier.Guard(e.tally(window(c.row.since, now), now), t.surroundings(c, now), c.kind == slowRow)
-	detail := res.String()
-	if !c.guard("group", res.Pass, "%s", detail) {
-		t.refuse(c, "group", now)
+	if !t.ownFault(c, now) {
 		return nil
 	}
 	if ok, detail := t.smallGroup(e, now); !ok {

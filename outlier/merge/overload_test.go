@@ -53,3 +53,20 @@ func TestAnEndpointThatFailsWhileAllQueueIsNotSingledOut(t *testing.T) {
 		}
 	}
 }
+
+func TestAGroupThatFailsTogetherIsNotPolled(t *testing.T) {
+	f := newFleet(t, mesh{callers: 10, endpoints: 10, zones: twoZones, rate: 50, base: 0.001, seed: 7})
+	f.run(12 * time.Second)
+	for _, e := range f.targets {
+		e.fault = f.sometimes(1)
+	}
+	f.run(2 * time.Second)
+	before := f.polls
+	f.run(10 * time.Second)
+	if n := f.polls - before; n > 20 {
+		t.Errorf("%d polls in 10 s, want next to none: that nobody answers is plain", n)
+	}
+	if !slices.ContainsFunc(f.changes, func(c Change) bool { return c.Refused == "group" }) {
+		t.Error("nobody was told that the group fails")
+	}
+}

@@ -51,6 +51,11 @@ const (
 	softBurst = 4
 	softKept  = 2           // tokens that are kept for endpoints that fail again
 	softGap   = time.Second // per token
+	// Each message takes a token, so that a sidecar sends no more than the control
+	// plane reads. A fault of one endpoint takes a dozen messages; a service that
+	// refuses everything would take sixty a second, for as long as it does.
+	messageBurst = 30
+	messageGap   = 55 * time.Millisecond
 	// lookGap is the least time between two looks at a cluster whose hard news last.
 	// Its steps say that they do, each look is a step, and so they would follow each
 	// other as fast as they can, with nothing to tell.
@@ -72,6 +77,7 @@ type Schedule struct {
 	everything bool          // the stream is new: tell all
 	soft       time.Duration // when soft news are told; 0: there are none
 	softFull   time.Duration // when all tokens for soft news are back
+	full       time.Duration // when all tokens for messages are back
 	watching   time.Duration // until when something is watched
 }
 
@@ -99,9 +105,11 @@ func (s *Schedule) Due(now time.Duration) bool {
 	return true
 }
 
-// Wake makes sure that a report is built at this time, and says whether that is sooner
+// Wake makes sure that a report is built at this time, or as soon after as the bound on
+// messages allows, and says whether that is sooner
 // than it would have been.
 func (s *Schedule) Wake(at time.Duration) bool {
+	at = max(at, s.full-(messageBurst-1)*messageGap) // when there is a token
 	if at >= s.next {
 		return false
 	}
@@ -170,6 +178,7 @@ type Turn struct {
 	Summary bool          // tell all that has changed
 	Soft    bool          // soft news may go
 	Tell    bool          // there is a reason to report
+	Answers bool          // orders are answered, whatever there is to report
 	next    time.Duration // when there may be another
 
 	cfg      *Config
@@ -225,6 +234,9 @@ func (t *Turn) Asked(c *Topic) { c.hot = c.hot || c.suspicious }
 func (s *Schedule) End(t *Turn) bool {
 	if t.Tell {
 		s.reported = t.Now
+	}
+	if t.Tell || t.Answers {
+		s.full = max(s.full, t.Now) + messageGap
 	}
 	if s.soft > 0 {
 		t.Again(s.soft)

@@ -45,3 +45,42 @@ func TestTotalsGoWithASummaryAndWhileTheGroupIsSlow(t *testing.T) {
 		}
 	}
 }
+
+func TestMessagesAreBoundedAndAFewGoAtOnce(t *testing.T) {
+	s := cadence.NewSchedule(cadence.DefaultConfig())
+	now := time.Minute
+	s.Begin("sidecar-1", now)
+	var sent []time.Duration
+	for end := now + 30*time.Second; now < end; now += time.Millisecond {
+		s.Wake(now) // there is an answer to give at every moment
+		if s.Due(now) {
+			turn := s.Turn(now)
+			turn.Answers = true
+			s.End(&turn)
+			sent = append(sent, now)
+		}
+	}
+	if first := sent[20] - sent[0]; first > 25*time.Millisecond {
+		t.Errorf("the first 20 messages took %v, want them at once", first)
+	}
+	if n := len(sent); n > 30*20 || n < 30*15 {
+		t.Errorf("%d messages in 30 s, want at most 20 a second, and not many less", n)
+	}
+}
+
+func TestALookWithoutAMessageTakesNoToken(t *testing.T) {
+	s := cadence.NewSchedule(cadence.DefaultConfig())
+	looks := 0
+	for now := time.Minute; now < time.Minute+time.Second; now += time.Millisecond {
+		s.Wake(now)
+		if s.Due(now) {
+			turn := s.Turn(now)
+			turn.Tell = false
+			s.End(&turn)
+			looks++
+		}
+	}
+	if looks < 900 {
+		t.Errorf("%d looks in 1000 ms, want one each", looks)
+	}
+}

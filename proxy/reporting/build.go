@@ -163,6 +163,7 @@ func (r *Reporter) close(p *plan) {
 		r.stats.reports.Add(1)
 		r.stats.cells.Add(uint64(len(p.report.Cells)))
 	}
+	p.Answers = len(p.message.Probes)+len(p.message.Polls)+len(p.message.Probations) > 0
 	r.stats.polls.Add(uint64(len(p.message.Polls)))
 	r.stats.probes.Add(uint64(len(p.message.Probes)))
 

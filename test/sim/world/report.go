@@ -163,7 +163,8 @@ func (r *reporter) build() {
 		r.seq++
 		m.polls[i].Seq = r.seq
 	}
-	if m.report != nil || len(m.probes)+len(m.polls)+len(m.probations) > 0 {
+	turn.Answers = len(m.probes)+len(m.polls)+len(m.probations) > 0
+	if turn.Tell || turn.Answers {
 		r.w.Ledger.Reported()
 		r.s.o.control.send(m)
 	}
