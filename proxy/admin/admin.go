@@ -104,6 +104,7 @@ type Endpoint struct {
 	Counts   outlier.Counts    `json:"counts"`
 	Central  *Verdict          `json:"central,omitempty"` // the control plane's verdict, if any
 	Change   *Change           `json:"last_change,omitempty"`
+	Refused  *Change           `json:"held_back,omitempty"` // the latest since then that was decided and not made
 }
 
 // Verdict is what the control plane believes of an endpoint.
@@ -120,9 +121,18 @@ type Change struct {
 	From   outlier.State       `json:"from"`
 	To     outlier.State       `json:"to"`
 	Rule   outlier.Rule        `json:"rule"`
-	Fleet  bool                `json:"fleet"`            // it is the control plane's
-	Shadow bool                `json:"shadow,omitempty"` // believed, not acted upon
+	Fleet  bool                `json:"fleet"`                  // it is the control plane's
+	Shadow bool                `json:"shadow,omitempty"`       // believed, not acted upon
+	By     string              `json:"held_back_by,omitempty"` // what kept it from being made
 	Why    outlier.Explanation `json:"why"`
+}
+
+// told is a change as it is shown; nil if there is none.
+func told(c outlier.Change) *Change {
+	if c.At == 0 {
+		return nil
+	}
+	return &Change{AtMS: ms(c.At), From: c.From, To: c.To, Rule: c.Rule, Fleet: c.Fleet, Shadow: c.Shadow, By: c.Refused, Why: c.Explain}
 }
 
 func describe(s Source) Clusters {
@@ -140,9 +150,7 @@ func describe(s Source) Clusters {
 			if v := e.Verdict; v.State != outlier.In || v.Epoch != 0 {
 				ep.Central = &Verdict{State: v.State, Epoch: v.Epoch, Rule: v.Rule, Reason: v.Reason}
 			}
-			if c := e.Change; c.At != 0 {
-				ep.Change = &Change{AtMS: ms(c.At), From: c.From, To: c.To, Rule: c.Rule, Fleet: c.Fleet, Shadow: c.Shadow, Why: c.Explain}
-			}
+			ep.Change, ep.Refused = told(e.Change), told(e.Refused)
 			shown.Endpoints = append(shown.Endpoints, ep)
 		}
 		out.Clusters = append(out.Clusters, shown)

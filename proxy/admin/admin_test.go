@@ -58,6 +58,10 @@ func clusters() []*cluster.Snapshot {
 				Spec:   cluster.Spec{ID: "api-1", Address: "10.0.0.1:80", Zone: "a", Weight: 1, Inbound: true},
 				Share:  1,
 				Counts: outlier.Counts{N: 100, Server: 2},
+				Refused: outlier.Change{
+					At: 3 * time.Second, To: outlier.Ejected, Rule: outlier.RuleFast, Refused: "cap",
+					Explain: outlier.Explanation{Checks: []outlier.Check{{Name: "cap", Detail: "3 of 6 are out, 3 may be"}}},
+				},
 			},
 			{
 				Spec: cluster.Spec{
@@ -214,6 +218,10 @@ func TestClustersAreDescribedInWords(t *testing.T) {
 	delete(change, "why")
 	if diff := cmp.Diff(map[string]any{"at_ms": 1500.0, "from": "in", "to": "suspended", "rule": "stalled", "fleet": false}, change); diff != "" {
 		t.Errorf("last change (-want +got):\n%s", diff)
+	}
+	refused, _ := api.Endpoints[0]["held_back"].(map[string]any)
+	if refused["held_back_by"] != "cap" || refused["to"] != "ejected" || refused["why"] == nil {
+		t.Errorf("held back: got %v, want an ejection, by the cap, and why", refused)
 	}
 }
 

@@ -61,6 +61,7 @@ type record struct {
 	hash     uint64         // of the ID
 	rank     uint64         // of the ID and this sidecar's name
 	change   outlier.Change // the latest
+	refused  outlier.Change // the latest since that was not made
 }
 
 // Run keeps the cluster's picker current until ctx ends, and returns nil when
@@ -319,7 +320,7 @@ func (l *loop) setMembers(specs []Spec, now time.Duration) {
 func (l *loop) connect(r, before *record) {
 	s := r.spec
 	if before != nil {
-		r.gate, r.change, r.endpoint = before.gate, before.change, before.endpoint
+		r.gate, r.change, r.refused, r.endpoint = before.gate, before.change, before.refused, before.endpoint
 		if e := r.endpoint; e.Address == s.Address && e.Zone == s.Zone && e.Priority == s.Priority && e.Inbound == s.Inbound {
 			return
 		}

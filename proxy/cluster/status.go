@@ -25,8 +25,10 @@ type EndpointStatus struct {
 	State outlier.State
 	// Share of its base weight that the endpoint gets; 0 if it is not picked.
 	Share float64
-	// Change is the latest change of belief; its At is 0 if there was none.
+	// Change is the latest change of belief, Refused the latest since then that was
+	// decided and not made; the At of one that is not there is 0.
 	Change   outlier.Change
+	Refused  outlier.Change
 	Counts   outlier.Counts
 	Inflight int
 	// Open and Idle connections.
@@ -50,7 +52,7 @@ func (l *loop) newStatus(p *picker, views []outlier.Admission) *status {
 	}
 	for i, r := range l.records {
 		s.endpoints = append(s.endpoints, EndpointStatus{
-			Spec: r.spec, State: views[i].State, Share: share[r.spec.ID], Change: r.change,
+			Spec: r.spec, State: views[i].State, Share: share[r.spec.ID], Change: r.change, Refused: r.refused,
 		})
 		s.live = append(s.live, r.endpoint)
 	}
@@ -76,8 +78,12 @@ func (c *Cluster) Snapshot() *Snapshot {
 // note remembers, counts and logs a change of belief.
 func (l *loop) note(change outlier.Change) {
 	l.c.metrics.changed(change)
-	if r := l.byID[change.ID]; r != nil && change.Refused == "" {
-		r.change = change
+	switch r := l.byID[change.ID]; {
+	case r == nil:
+	case change.Refused != "":
+		r.refused = change
+	default:
+		r.change, r.refused = change, outlier.Change{}
 	}
 	level, message := slog.LevelInfo, "endpoint "+change.To.String()
 	switch {
