@@ -24,7 +24,7 @@ func statusOf(ending outlier.Ending) (int, string) {
 		return 503, "too many connections"
 	case outlier.EndRefusedStream, outlier.EndGoAwayUnprocessed, outlier.EndEnhanceYourCalm:
 		return 503, "the endpoint did not take the request"
-	case outlier.EndPerTryTimeout, outlier.EndRouteTimeout, outlier.EndBodyIdle, outlier.EndPingFailed:
+	case outlier.EndPerTryTimeout, outlier.EndRouteTimeout, outlier.EndBodyIdle, outlier.EndPingFailed, outlier.EndPeerWait:
 		return 504, "the endpoint did not answer in time"
 	case outlier.EndClientNotReading:
 		return 408, "the request's body did not come in time"
@@ -45,7 +45,7 @@ func FlagsOf(ending outlier.Ending) Flags {
 		return UpstreamFailure
 	case outlier.EndLocalLimit:
 		return UpstreamOverflow
-	case outlier.EndPerTryTimeout, outlier.EndRouteTimeout, outlier.EndPingFailed:
+	case outlier.EndPerTryTimeout, outlier.EndRouteTimeout, outlier.EndPingFailed, outlier.EndPeerWait:
 		return UpstreamTimeout
 	case outlier.EndBodyIdle, outlier.EndClientNotReading:
 		return StreamIdle
@@ -66,7 +66,7 @@ func originOf(ending outlier.Ending) string {
 		return outlier.OriginRefused
 	case outlier.EndResetBeforeHeaders, outlier.EndKeepAliveRace, outlier.EndConnectionLost, outlier.EndSharedConnection:
 		return outlier.OriginReset
-	case outlier.EndConnectTimeout, outlier.EndPerTryTimeout, outlier.EndRouteTimeout, outlier.EndPingFailed:
+	case outlier.EndConnectTimeout, outlier.EndPerTryTimeout, outlier.EndRouteTimeout, outlier.EndPingFailed, outlier.EndPeerWait:
 		return outlier.OriginTimeout
 	}
 	return ""

@@ -7,6 +7,7 @@ import (
 	"net"
 	"net/http"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -240,10 +241,10 @@ func TestACutAnswer(t *testing.T) {
 func TestAClientThatLeaves(t *testing.T) {
 	for name, edit := range map[string]func(*options){"HTTP/2": nil, "HTTP/1.1": older} {
 		t.Run(name, func(t *testing.T) {
-			left := make(chan struct{})
+			var left atomic.Bool
 			hangs := func(w http.ResponseWriter, q *http.Request) {
 				<-q.Context().Done()
-				close(left)
+				left.Store(true)
 			}
 			backend := speaks(hangs)
 			if edit != nil {
@@ -256,7 +257,10 @@ func TestAClientThatLeaves(t *testing.T) {
 				if got := r.send(req); got.err == nil {
 					r.t.Error("got an answer")
 				}
-				<-left // the endpoint is told
+				synctest.Wait()
+				if !left.Load() {
+					r.t.Error("the endpoint is not told")
+				}
 				if line := r.last(); line.Flags != "DC" || line.Attempts[0] != "10.0.1.1 ignore" {
 					r.t.Errorf("log: got %s %v, want DC and ignore", line.Flags, line.Attempts)
 				}

@@ -26,9 +26,8 @@ const (
 	// reading is cut off here (CVE-2019-9512, 9514, 9515).
 	drownedAt = 4 << 20
 
-	// manyStreams is how many streams are taken to be allowed before the peer says
-	// so (RFC 9113, section 6.5.2, recommends no fewer), and how many may be on one
-	// connection to an endpoint before another one is opened beside it.
+	// manyStreams is how many streams may be on one connection to an endpoint before
+	// another one is opened beside it.
 	manyStreams = 100
 
 	// restAfter is how long a connection may be idle with its buffer.
@@ -161,6 +160,7 @@ type link struct {
 		frameSize int
 		streams   int64
 	}
+	settled    bool          // its settings have come
 	goingAway  bool          // GOAWAY has been received, or the last one sent
 	pinged     time.Duration // when a PING was sent that is not answered; Never: none
 	askedAt    time.Duration // when the last PING was sent
@@ -209,7 +209,7 @@ func newLink(cfg *Config, k clock.Clock, w *wheel.Wheel, nc net.Conn, r role, cl
 	l.dec.SetMaxStringLength(2 * int(cfg.MaxHead))
 	l.enc.init()
 	l.sendWin, l.recvWin = initialWindow, cfg.connWindow()
-	l.peer.initial, l.peer.frameSize, l.peer.streams = initialWindow, maxFrame, manyStreams
+	l.peer.initial, l.peer.frameSize, l.peer.streams = initialWindow, maxFrame, maxWindow
 	l.nextID, l.pinged, l.askedAt = 1, wheel.Never, -pingAgain
 	l.greeted = client
 	now := k.Now()
@@ -462,9 +462,11 @@ func (l *link) closeLocked(st *stream) bool {
 	return true
 }
 
-// acceptsLocked reports whether a stream may be opened.
+// acceptsLocked reports whether a stream may be opened. A peer that has not said how
+// many it takes is not sent any: a server that hangs, whose kernel takes connections,
+// then has seen nothing of the requests, and any of them may be tried elsewhere.
 func (l *link) acceptsLocked() bool {
-	return !l.closed && !l.goingAway && int64(l.active.Load())+l.reserved < l.peer.streams
+	return !l.closed && !l.goingAway && l.settled && int64(l.active.Load())+l.reserved < l.peer.streams
 }
 
 // expect is told that a final head has come, which promises so many bytes; -1: any

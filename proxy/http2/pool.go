@@ -135,12 +135,21 @@ func (p *pool) forget(t taker) {
 	p.waiters.Store(int32(len(p.queue)))
 }
 
-// dialLocked opens a connection, one at a time.
+// dialLocked opens a connection, one at a time: as long as one is on its way, or has not
+// heard from its peer, no other is opened.
 func (p *pool) dialLocked() {
-	if !p.dialing {
-		p.dialing = true
-		go p.dial()
+	if p.dialing || slices.ContainsFunc(p.links, (*link).young) {
+		return
 	}
+	p.dialing = true
+	go p.dial()
+}
+
+// young reports whether the peer has yet to say its settings.
+func (l *link) young() bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return !l.settled && !l.closed
 }
 
 // dial opens a connection, and then is its reader.
@@ -161,7 +170,6 @@ func (p *pool) dial() {
 	}
 	p.mu.Unlock()
 	l.start(b)
-	b.freed(p)
 	b.flush()
 	l.run()
 }

@@ -442,9 +442,7 @@ func (l *link) settings(b *batch, flags uint8, id uint32, p []byte) *fault {
 	first := !l.settingsIn
 	l.settingsIn = true
 	l.mu.Lock()
-	if first && l.client {
-		l.peer.streams = maxWindow // unless it says otherwise
-	}
+	l.settled = true
 	var f *fault
 	for ; len(p) > 0 && f == nil; p = p[6:] {
 		f = l.settingLocked(binary.BigEndian.Uint16(p), binary.BigEndian.Uint32(p[2:]))
