@@ -30,7 +30,7 @@ func (s source) Handle(o report.Orders) {
 	}
 	for _, p := range o.Polls {
 		r.polls[p.Key] = p
-		r.wakeLocked(0)
+		r.wakeLocked()
 	}
 	for _, w := range o.Watches {
 		r.watches[w.Key] = now + w.For
@@ -107,7 +107,7 @@ func (r *Reporter) resultLocked(p report.Probed) {
 		r.stats.overrun.Add(1)
 	}
 	r.results = append(r.results, p)
-	r.wakeLocked(0)
+	r.wakeLocked()
 }
 
 // leaseLocked makes this sidecar a pinger, or ends that.

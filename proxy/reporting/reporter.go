@@ -136,7 +136,7 @@ func (r *Reporter) Drain() {
 	r.drain.Store(true)
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.wakeLocked(0)
+	r.wakeLocked()
 }
 
 // Run reports until ctx ends, and returns nil when all that it started has ended. It
@@ -193,8 +193,8 @@ func (r *Reporter) tick(ctx context.Context) {
 	}
 }
 
-// wakeLocked makes sure that a report is built at this time.
-func (r *Reporter) wakeLocked(at time.Duration) { r.movedLocked(r.schedule.Wake(at)) }
+// wakeLocked has a report built at once.
+func (r *Reporter) wakeLocked() { r.movedLocked(r.schedule.Wake(0)) }
 
 // movedLocked has the timer set anew if the time of the next report is sooner.
 func (r *Reporter) movedLocked(sooner bool) {
@@ -274,7 +274,7 @@ func (r *Reporter) introduceLocked(m *member) {
 		r.link(m, r.connected)
 	}
 	if r.connected {
-		r.wakeLocked(0) // orders can name the new ones once they are told
+		r.wakeLocked() // orders can name the new ones once they are told
 	}
 }
 
@@ -358,7 +358,7 @@ func (s source) Link(up bool) {
 	if up {
 		// Clusters that came between Hello and now have named nothing yet, and what
 		// has no name cannot be spoken of.
-		r.wakeLocked(0)
+		r.wakeLocked()
 		r.deps.Log.Info("report stream heard")
 		return
 	}

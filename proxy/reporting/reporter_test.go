@@ -582,9 +582,9 @@ func TestEachFailureOfAWatchedEndpointIsReportedAtOnce(t *testing.T) {
 		settle()
 		w.sink.stream.Watch(merge.Watch{Key: key(0), For: 2 * time.Second})
 		start := time.Now()
-		class := outlier.OK
 		for i := range 400 {
-			if class = outlier.OK; i%10 == 5 && i < 200 { // each 100 ms, for 2 s
+			class := outlier.OK
+			if i%10 == 5 && i < 200 { // each 100 ms, for 2 s
 				class = outlier.Server
 			}
 			w.attempt("api-0", class)

@@ -82,10 +82,6 @@ func (p *picture) upright(x, y float64, text string) {
 	fmt.Fprintf(p, `<text x="%.1f" y="%.1f" text-anchor="middle" fill="%s" font-size="13" transform="rotate(-90 %.1f %.1f)">%s</text>`+"\n", x, y, ink, x, y, html.EscapeString(text))
 }
 
-func (p *picture) rect(x, y, w, h float64, fill string) {
-	fmt.Fprintf(p, `<rect x="%.1f" y="%.1f" width="%.1f" height="%.1f" fill="%s"/>`+"\n", x, y, w, h, fill)
-}
-
 func (p *picture) line(x1, y1, x2, y2 float64, s stroke) {
 	dash := ""
 	if s.dash != "" {

@@ -80,7 +80,7 @@ func TestWhatIsWrongIsNamedWithItsLine(t *testing.T) {
 		"at 0s endpoint 1: clock +5s":         "who is \"endpoint 1\"",
 		"at 0s caller 1: clock fast":          "clock +TIME",
 		"control maybe":                       "want yes or no",
-		"\n\nat 0s endpoint 1: overlaod 20%":  "story.txt:3: at: no such fault: \"overlaod\"",
+		"\n\nat 0s endpoint 1: overlode 20%":  "story.txt:3: at: no such fault: \"overlode\"",
 		"\nwant spede p50 <= 1":               "story.txt:2: want: no measure \"spede\"",
 		"\nreport-dealy 1s":                   "story.txt:2: no such setting: \"report-dealy\"",
 		"inbound perhaps":                     "want yes or no",
