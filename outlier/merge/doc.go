@@ -35,14 +35,24 @@
 // suspicion; up to three reporters of other zones and fault domains are ordered
 // to probe the endpoint now. If three of them (fewer where there are fewer) are
 // witnesses of the failure, and nobody's success began after it, the endpoint is
-// ejected at once. If only attempts hang, it is suspended. This is the indirect
-// probe of SWIM (Das, Gupta, Motivala 2002), started by real traffic. Probes
-// only confirm: a good probe clears nobody, because a gray failure answers
-// probes (Huang et al. 2017). Before it decides, the table asks those who have
-// said nothing: requests on connections that still stand may be answered although
-// new ones are refused, and that is a lost listener and no crash. A few endpoints of
-// the suspect's zone are probed as well, so that a zone that is down is found at
-// once and not one endpoint after the other, as traffic finds it.
+// ejected at once. This is the indirect probe of SWIM (Das, Gupta, Motivala 2002),
+// started by real traffic. Probes only confirm: a good probe clears nobody, because a
+// gray failure answers probes (Huang et al. 2017). Connections that were reset are no
+// crash until a new one has failed as well, and new ones that fail are none while old
+// ones are answered: the table asks those who have said nothing. A few endpoints of
+// the suspect's zone are probed as well, so that a zone that is down is found at once
+// and not one endpoint after the other, as traffic finds it. If a large part of a group
+// is suspected at once, a sample of each zone stands for the zone. Whoever is
+// contradicted is not heard about that endpoint for a second, and after three times in
+// a row for ten.
+//
+// If attempts only hang, at as many fault domains, and nobody has had an answer for a
+// moment, the endpoint is suspended. Three reporters go on trying it in turn, one
+// attempt per second in all; each that hangs renews the suspend, and the first that is
+// answered ends it. The table remembers the longest pause that ended by itself in the
+// last ten minutes and suspends for none that is not half as long again, up to 1.75 s:
+// a process that stands still to collect garbage is suspended once, and its like not
+// again.
 //
 // The statistical way counts. Per fault domain d, c_d is the log likelihood
 // ratio of its counts since the excursion began: failing at rate p1 against
@@ -78,18 +88,37 @@
 // answers in a row, or now and then of one; the table then asks the others. A group
 // that is slow as a whole keeps its weights.
 //
+// # Broken observers
+//
+// A fault domain that fails towards many endpoints of which nobody else complains is
+// muted: its evidence is set aside for a minute, and what it said meanwhile stays out
+// afterwards. It is told so and fails open: what merely fails from there keeps its
+// traffic. A reporter that distrusts itself counts for less.
+//
 // # Recovery
 //
-// No timer alone restores traffic. An ejected endpoint waits (the wait doubles
-// with each ejection on its record), is probed by three fault domains, then gets
-// a small share from chosen sidecars until a sequential probability ratio test
-// (Wald 1945) accepts or rejects it, then rises to its full share.
+// No timer alone restores traffic. An ejected endpoint waits (the wait doubles with
+// each ejection on its record, and a healthy minute takes one off), is probed by three
+// fault domains, then gets a small share from chosen sidecars until a sequential
+// probability ratio test (Wald 1945) accepts or rejects it, then rises to its full
+// share. The test looks for the fault that was found: for errors of 5 % it takes more
+// requests than for errors of 50 %. Until its first success the endpoint gets two
+// attempts a second from the whole fleet. A sidecar that alone speaks against it is
+// replaced. An answer ends the wait after a hard verdict, because what refused
+// connections is back when it takes them.
+//
+// An instance that is started again is tested at once, with nothing on its record,
+// unless it has been three times in five minutes. A new instance begins with the rise
+// to its full share. One that drains gets nothing new and is not judged.
 //
 // # Idle endpoints
 //
-// An endpoint that no traffic speaks of is pinged by three assigned reporters;
-// a belief in the manner of Trinocular (Quan, Heidemann, Pradkin 2013) decides.
-// As soon as traffic speaks the leases end.
+// An endpoint that no traffic speaks of for about ten seconds is pinged by three
+// assigned reporters in turn, once in 25 seconds in all, however many reporters there
+// are. After a miss the others ask again within a second; a belief in the manner of
+// Trinocular (Quan, Heidemann, Pradkin 2013) decides, at three misses more than answers
+// by two pingers. A refused ping is a hard failure like any other. As soon as traffic
+// speaks the leases end.
 //
 // # Use
 //
