@@ -83,6 +83,7 @@ type Exchange struct {
 	HasBody  bool          // something follows the request's head
 	Fields   router.Fields // of the request's head, for rules that ask; nil: none
 	Dice     uint32        // by which a rule with several clusters chooses
+	Matched  *router.Route // if the engine has looked already; nil: Route does
 	GRPC     bool          // the caller speaks gRPC
 
 	route    uint16
@@ -110,7 +111,7 @@ type Exchange struct {
 func (x *Exchange) Open(now time.Duration, client net.Addr, major, minor int, inbound bool) {
 	x.Cluster, x.Retry, x.route, x.Request, x.PerTry, x.BodyIdle = nil, nil, 0, 0, 0, 0
 	x.admitted, x.retrying, x.Reached, x.refused = false, false, false, false
-	x.HasBody, x.GRPC, x.Fields, x.keyed = false, false, nil, false
+	x.HasBody, x.GRPC, x.Fields, x.Matched, x.keyed = false, false, nil, nil, false
 	x.Dice = rand.Uint32()
 	x.Interim, x.Headed = 0, false
 	x.tried.Reset()
@@ -164,7 +165,10 @@ func (x *Exchange) Route(d *Deps, now time.Duration) (stall time.Duration, refus
 		return 0, nil
 	}
 	q := router.Request{Host: x.Record.Host, Method: x.Record.Method, Path: x.Record.Path, GRPC: x.GRPC, Fields: x.Fields}
-	route := d.Router().Match(&q, x.Dice)
+	route := x.Matched
+	if route == nil {
+		route = d.Router().Match(&q, x.Dice)
+	}
 	if route == nil {
 		return 0, noRoute
 	}

@@ -5,6 +5,7 @@ import (
 
 	"golang.org/x/net/http2/hpack"
 
+	"github.com/overhear-mesh/overhear/proxy/router"
 	"github.com/overhear-mesh/overhear/proxy/syntax"
 )
 
@@ -39,7 +40,7 @@ type request struct {
 	timeout                         time.Duration // grpc-timeout, 0 without
 	proto, te, grpc, continues      bool
 	connect                         bool
-	dice                            uint32 // see exchange.Exchange
+	route                           *router.Route // if it has been looked for
 }
 
 // Field implements router.Fields.

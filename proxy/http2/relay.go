@@ -106,7 +106,7 @@ func (x *relay) open(b *batch, c *serverConn, r *request) {
 	x.fields = append(x.fields[:0], r.regular...)
 	x.req = *r
 	x.req.regular = x.fields
-	x.Fields, x.Dice = &x.req, r.dice
+	x.Fields, x.Matched = &x.req, r.route
 	x.GRPC, x.HasBody = r.grpc, false
 	x.base, x.sent, x.granted, x.keep, x.whole = 0, 0, 0, true, false
 	x.answered, x.respEnd, x.hasTail = false, false, false

@@ -123,7 +123,8 @@ type serverConn struct {
 	client net.Addr
 	from   string // the client's IP address, for x-forwarded-for
 
-	req request // the reader's, of the head that is being read
+	req  request // the reader's, of the head that is being read, and
+	text []byte  // what is looked for in the table of routes
 
 	older sync.WaitGroup // goroutines that serve requests for older endpoints
 
@@ -195,7 +196,8 @@ func (c *serverConn) opened(b *batch, l *link, id uint32, fields []hpack.HeaderF
 	return nil
 }
 
-// outdated reports whether a request goes to endpoints that speak HTTP/1.1 only.
+// outdated looks for the route of a request, and reports whether it goes to endpoints
+// that speak HTTP/1.1 only.
 func (c *serverConn) outdated(r *request) bool {
 	if c.srv.older == nil || r.connect {
 		return false
@@ -203,10 +205,12 @@ func (c *serverConn) outdated(r *request) bool {
 	if in := c.srv.deps.Inbound; in != nil {
 		return !in.Endpoint.Multiplexed()
 	}
-	r.dice = rand.Uint32()
-	q := router.Request{Host: []byte(r.authority), Method: []byte(r.method), Path: []byte(r.path), GRPC: r.grpc, Fields: r}
-	route := c.srv.deps.Router().Match(&q, r.dice)
-	return route != nil && route.Cluster != nil && !route.Cluster.Multiplexed()
+	t := append(append(append(c.text[:0], r.authority...), r.method...), r.path...)
+	m, p := len(r.authority), len(r.authority)+len(r.method)
+	c.text = t
+	q := router.Request{Host: t[:m:m], Method: t[m:p:p], Path: t[p:], GRPC: r.grpc, Fields: r}
+	r.route = c.srv.deps.Router().Match(&q, rand.Uint32())
+	return r.route != nil && r.route.Cluster != nil && !r.route.Cluster.Multiplexed()
 }
 
 // freed implements role.
