@@ -19,6 +19,9 @@ const (
 	// unless an answer has come within toldRecent.
 	toldRate   = 8
 	toldRecent = 500 * time.Millisecond
+	// connectionKept is for how long after an answer a sidecar still has the connection
+	// on which it came: half of the default idle timeout.
+	connectionKept = 15 * time.Second
 )
 
 // oldConnectionsTold tells a crash from a listener that is gone. A crash resets
@@ -37,7 +40,7 @@ func (t *Table) oldConnectionsTold(e *endpoint, now time.Duration) bool {
 	again := s.listener != never && now-s.listener < listenerMemory
 	recent := again || e.lastOK >= now-toldRecent
 	switch {
-	case slices.ContainsFunc(s.hard, died), t.neighbourDown(e, now), e.rate < toldRate && !recent:
+	case slices.ContainsFunc(s.hard, died), t.lostWithListener(e, now), t.neighbourDown(e, now), e.rate < toldRate && !recent:
 		return true
 	case !s.active && (s.last == never || !recent):
 		return true // a storm, in which nobody was asked about this one
@@ -65,6 +68,23 @@ func (t *Table) oldConnectionsTold(e *endpoint, now time.Duration) bool {
 		return !t.poll(e, s.firstAt, now, t.speaks(e, now))
 	}
 	return true
+}
+
+// lostWithListener says whether two fault domains that had answers lately were refused
+// when they were asked to probe. A sidecar whose connections stand answers such a probe
+// with good news, so theirs are gone with the listener. One alone may have had none: a
+// server may close them when it likes.
+func (t *Table) lostWithListener(e *endpoint, now time.Duration) bool {
+	if e.Inbound {
+		return false // the sidecar there takes the connections, and its word is that of the probe
+	}
+	var lost []witness
+	for _, w := range e.susp.hard {
+		if i, ok := e.index[w.reporter.slot]; ok && w.kind == "probe" && e.cells[i].x.probe == outlier.Refused && e.cells[i].lastOK >= now-connectionKept {
+			lost = append(lost, w)
+		}
+	}
+	return t.domainsOf(e.susp.zone, lost) >= 2
 }
 
 // refusesAnew says whether somebody has failed to open a connection. That those which

@@ -67,29 +67,52 @@ func TestAFaultThatTwoRulesSeeAtOnceIsOneEjection(t *testing.T) {
 }
 
 func TestAListenerThatIsGoneIsNoCrashWhileOldConnectionsAnswer(t *testing.T) {
-	f := quickstart(t, 50)
-	f.run(12 * time.Second)
-	// One attempt in 50 needs a new connection.
-	f.targets[2].fault = func(*caller, time.Duration) effect {
-		if f.rng.Float64() < 0.02 {
-			return refuses
+	// Who has a connection that stands answers a probe with good news; one prober in
+	// five has none just now, and one who never called the endpoint has none at all.
+	for _, m := range []mesh{
+		{callers: 10, endpoints: 6, zones: twoZones, rate: 50, base: 0.001, seed: 7},
+		{callers: 2, bystanders: 4, endpoints: 6, zones: twoZones, rate: 50, base: 0.001, seed: 7},
+	} {
+		f := newFleet(t, m)
+		f.run(12 * time.Second)
+		// One attempt in 50 needs a new connection.
+		f.targets[2].fault = func(c *caller, _ time.Duration) effect {
+			switch {
+			case f.rng.Float64() < 0.02:
+				return refuses
+			case c.bystander || f.rng.Float64() < 0.2:
+				return effect{class: outlier.OK, probe: outlier.Refused}
+			}
+			return works
 		}
-		return effect{class: outlier.OK, probe: outlier.Refused}
+		f.run(10 * time.Second)
+		if v := f.verdicts(); len(v) != 0 {
+			t.Errorf("%d bystanders: got %s\nwant no verdict", m.bystanders, describe(v))
+		}
+		if len(f.orders) == 0 {
+			t.Errorf("%d bystanders: nobody was asked to probe", m.bystanders)
+		}
 	}
-	f.run(30 * time.Second)
-	if v := f.verdicts(); len(v) != 0 {
-		t.Errorf("got %s\nwant no verdict", describe(v))
+}
+
+// A crash resets the connections that stand, and so nobody has one to answer a probe
+// with: there is nothing to wait for.
+func TestACrashOfWhichOnlyRefusalsAreSeenIsFoundInARoundTrip(t *testing.T) {
+	f := newFleet(t, mesh{callers: 10, endpoints: 6, zones: twoZones, rate: 100, base: 0.001, seed: 7})
+	f.run(12 * time.Second)
+	f.targets[2].fault = always(refuses)
+	if !f.until(f.now+time.Second, func() bool { return len(f.orders) > 0 }) {
+		t.Fatal("nobody was asked to probe")
 	}
-	if len(f.orders) == 0 {
-		t.Error("nobody was asked to probe")
+	if took, ok := f.ejected(2, time.Second); !ok || took > 10*ms {
+		t.Errorf("found %v, %v after the probes were ordered; want within 10ms", ok, took)
 	}
 }
 
 func TestRefusalsThatAreToldAfterAContradictionAreNoVerdict(t *testing.T) {
 	f := newFleet(t, mesh{callers: 10, endpoints: 6, zones: twoZones, rate: 50, base: 0.001, seed: 7})
 	f.run(12 * time.Second)
-	works := effect{class: outlier.OK, probe: outlier.Refused} // the listener is gone
-	f.targets[2].fault = always(works)
+	f.targets[2].fault = always(works) // the listener is gone, and connections stand
 	refused := func(callers ...*caller) {
 		for _, c := range callers {
 			cell := c.cells[f.targets[2].Key]
