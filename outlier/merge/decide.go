@@ -22,6 +22,9 @@ const (
 	// guardedFor one that a guard has stopped.
 	fullFor    = time.Second
 	guardedFor = 100 * time.Millisecond
+	// pollGuarded is how long after a poll a guard may stop a verdict without another
+	// one: it would bring more successes, if anything.
+	pollGuarded = 5 * time.Second
 	// watchFor is how long reporters of an endpoint tell of each failure at once when
 	// its statistic is at a quarter of the threshold.
 	watchFor = 2 * time.Second
@@ -142,9 +145,12 @@ func (t *Table) rowCandidate(e *endpoint, now time.Duration) *candidate {
 	if now < e.refusal.until {
 		return nil
 	}
-	// What all suffer is plain without a poll. That spares each sidecar of a group that
-	// is down ten questions a second for each endpoint.
-	if !t.ownFault(c, now) || !t.polled(e, c.row.since, now) {
+	// What all suffer is plain for a while after a poll. That spares each sidecar of a
+	// group that is down ten questions a second for each endpoint.
+	if e.poll.done != never && now-e.poll.done <= pollGuarded && !t.ownFault(c, now) {
+		return nil
+	}
+	if !t.polled(e, c.row.since, now) {
 		return nil
 	}
 	c.guards = nil

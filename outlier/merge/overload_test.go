@@ -54,7 +54,7 @@ func TestAnEndpointThatFailsWhileAllQueueIsNotSingledOut(t *testing.T) {
 	}
 }
 
-func TestAGroupThatFailsTogetherIsNotPolled(t *testing.T) {
+func TestAGroupThatFailsTogetherIsHardlyPolled(t *testing.T) {
 	f := newFleet(t, mesh{callers: 10, endpoints: 10, zones: twoZones, rate: 50, base: 0.001, seed: 7})
 	f.run(12 * time.Second)
 	for _, e := range f.targets {
@@ -63,8 +63,8 @@ func TestAGroupThatFailsTogetherIsNotPolled(t *testing.T) {
 	f.run(2 * time.Second)
 	before := f.polls
 	f.run(10 * time.Second)
-	if n := f.polls - before; n > 20 {
-		t.Errorf("%d polls in 10 s, want next to none: that nobody answers is plain", n)
+	if n := f.polls - before; n > 40 {
+		t.Errorf("%d polls about ten endpoints in 10 s, want at most one each in 5 s and a few: that nobody answers is plain", n)
 	}
 	if !slices.ContainsFunc(f.changes, func(c Change) bool { return c.Refused == "group" }) {
 		t.Error("nobody was told that the group fails")
