@@ -1,8 +1,9 @@
-// Command throughput measures what a proxy costs: CPU time per HTTP/1.1 request
-// of a 1 KB answer over kept-alive connections, ours beside every other proxy
-// that it finds, in interleaved rounds of one run.
+// Command throughput measures what a proxy costs: CPU time per request of a 1 KB
+// answer over kept-alive connections, ours beside every other proxy that it finds, in
+// interleaved rounds of one run.
 //
-//	go run ./test/bench/throughput            # about a minute and a half
+//	go run ./test/bench/throughput            # HTTP/1.1; about a minute and a half
+//	go run ./test/bench/throughput -work all  # and HTTP/2, gRPC; four times as long
 //	go run ./test/bench/throughput -smoke     # seconds, for CI: does it run
 //
 // The proxy runs as a process of its own on one core; load generator and backend
@@ -39,6 +40,7 @@ func main() {
 		smoke       = flag.Bool("smoke", false, "one short round: shows that everything runs, judges nothing")
 		asJSON      = flag.Bool("json", false, "print JSON instead of the table")
 		only        = flag.String("product", "", "measure just this product besides overhear")
+		kind        = flag.String("work", "http1", "http1; http2 or grpc: 8 connections of 32 streams; grpc-wide: 64 of 1; all. All but http1 need h2load and nghttpd")
 	)
 	flag.Parse()
 	if *smoke {
@@ -46,29 +48,42 @@ func main() {
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
 	defer stop()
-	report, err := run(ctx, options{*rounds, *duration, *connections, *only})
-	if err != nil {
-		fmt.Fprintln(os.Stderr, "throughput:", err)
-		os.Exit(1)
+	known := false
+	for _, w := range works(*connections) {
+		if *kind != w.name && *kind != "all" {
+			continue
+		}
+		known = true
+		if err := one(ctx, options{*rounds, *duration, w, *only}, *asJSON); err != nil {
+			fmt.Fprintln(os.Stderr, "throughput:", err)
+			os.Exit(1)
+		}
 	}
-	if *asJSON {
-		enc := json.NewEncoder(os.Stdout)
-		enc.SetIndent("", "  ")
-		err = enc.Encode(report)
-	} else {
-		err = report.table(os.Stdout)
-	}
-	if err != nil {
-		fmt.Fprintln(os.Stderr, "throughput:", err)
-		os.Exit(1)
+	if !known {
+		fmt.Fprintf(os.Stderr, "throughput: -work %q: want http1, http2, grpc, grpc-wide or all\n", *kind)
+		os.Exit(2)
 	}
 }
 
+// one measures one work.
+func one(ctx context.Context, o options, asJSON bool) error {
+	report, err := run(ctx, o)
+	if err != nil {
+		return err
+	}
+	if asJSON {
+		enc := json.NewEncoder(os.Stdout)
+		enc.SetIndent("", "  ")
+		return enc.Encode(report)
+	}
+	return report.table(os.Stdout)
+}
+
 type options struct {
-	rounds      int
-	duration    time.Duration
-	connections int
-	only        string
+	rounds   int
+	duration time.Duration
+	work     work
+	only     string
 }
 
 func run(ctx context.Context, o options) (*report, error) {
@@ -86,7 +101,7 @@ func run(ctx context.Context, o options) (*report, error) {
 	}
 	defer os.RemoveAll(dir)
 
-	back, err := startBackend()
+	back, err := startServer(o.work, dir)
 	if err != nil {
 		return nil, err
 	}
@@ -100,10 +115,10 @@ func run(ctx context.Context, o options) (*report, error) {
 		}
 	}()
 	for _, product := range products() {
-		if o.only != "" && product.name != o.only && product.name != "overhear" {
+		if o.only != "" && product.name != o.only && product.name != "overhear" || !product.does(o.work) {
 			continue
 		}
-		p, err := product.start(ctx, filepath.Join(dir, product.name), back.address())
+		p, err := product.start(ctx, o.work, filepath.Join(dir, product.name), back.address())
 		switch {
 		case err != nil && product.name == "overhear":
 			return nil, fmt.Errorf("%s: %w", product.name, err)
@@ -118,7 +133,7 @@ func run(ctx context.Context, o options) (*report, error) {
 		order := slices.Clone(running)
 		rand.Shuffle(len(order), func(i, j int) { order[i], order[j] = order[j], order[i] })
 		for _, p := range order {
-			turn, err := measure(ctx, p, o)
+			turn, err := measure(ctx, p, o, dir)
 			if err != nil {
 				return nil, fmt.Errorf("round %d, %s: %w", round+1, p.name, err)
 			}
@@ -130,8 +145,8 @@ func run(ctx context.Context, o options) (*report, error) {
 
 // measure gives one product its turn: a short warm-up that is not counted, then
 // the load for the whole duration.
-func measure(ctx context.Context, p *process, o options) (turn, error) {
-	if _, err := load(ctx, p.address, o.connections, o.duration/5); err != nil {
+func measure(ctx context.Context, p *process, o options, dir string) (turn, error) {
+	if _, err := o.work.run(ctx, p.address, dir, o.duration/5); err != nil {
 		return turn{}, err
 	}
 	before, err := p.cpu()
@@ -139,7 +154,7 @@ func measure(ctx context.Context, p *process, o options) (turn, error) {
 		return turn{}, err
 	}
 	start := time.Now()
-	got, err := load(ctx, p.address, o.connections, o.duration)
+	got, err := o.work.run(ctx, p.address, dir, o.duration)
 	if err != nil {
 		return turn{}, err
 	}

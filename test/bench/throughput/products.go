@@ -32,7 +32,12 @@ type product struct {
 	find    func(dir string) (string, error)  // path of the program
 	args    func(config string) []string      // its arguments
 	version func(path string) (string, error) // what it says of itself
+	only1   bool                              // HTTP/1.1 only, and
+	only2   bool                              // HTTP/2 only
 }
+
+// does reports whether the product can be given the work.
+func (p product) does(w work) bool { return w.http2 && !p.only1 || !w.http2 && !p.only2 }
 
 // settings fill a configuration's template.
 type settings struct {
@@ -40,6 +45,7 @@ type settings struct {
 	Admin, AdminHost, AdminPort       string
 	Backend, BackendHost, BackendPort string
 	Dir                               string
+	HTTP2                             bool // on both sides
 }
 
 func products() []product {
@@ -85,9 +91,14 @@ func products() []product {
 			version: says("-v"),
 		},
 		{
-			name: "nginx", config: "nginx.conf", find: onPath("nginx"),
+			name: "nginx", config: "nginx.conf", find: onPath("nginx"), only1: true, // to servers
 			args:    func(config string) []string { return []string{"-c", config, "-e", "/dev/null"} },
 			version: says("-v"),
+		},
+		{
+			name: "nghttpx", config: "nghttpx.conf", find: onPath("nghttpx"), only2: true,
+			args:    func(config string) []string { return []string{"--conf=" + config} },
+			version: says("--version"),
 		},
 	}
 }
@@ -116,7 +127,7 @@ type process struct {
 	output                 *bytes.Buffer // likewise
 }
 
-func (p product) start(ctx context.Context, dir, backend string) (*process, error) {
+func (p product) start(ctx context.Context, w work, dir, backend string) (*process, error) {
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return nil, err
 	}
@@ -128,7 +139,7 @@ func (p product) start(ctx context.Context, dir, backend string) (*process, erro
 	if err != nil {
 		return nil, fmt.Errorf("asking for its version: %w", err)
 	}
-	s := settings{Dir: dir, Backend: backend}
+	s := settings{Dir: dir, Backend: backend, HTTP2: w.http2}
 	if s.Listen, err = freeAddress(); err != nil {
 		return nil, err
 	}
@@ -169,7 +180,7 @@ func (p product) start(ctx context.Context, dir, backend string) (*process, erro
 		defer close(run.ended)
 		run.err = run.command.Wait()
 	}()
-	if err := run.ready(ctx); err != nil {
+	if err := run.ready(ctx, w, dir); err != nil {
 		run.stop()
 		return nil, err
 	}
@@ -177,11 +188,11 @@ func (p product) start(ctx context.Context, dir, backend string) (*process, erro
 }
 
 // ready waits until one request is answered through the proxy.
-func (p *process) ready(ctx context.Context) error {
+func (p *process) ready(ctx context.Context, w work, dir string) error {
 	ctx, cancel := context.WithTimeout(ctx, 20*time.Second)
 	defer cancel()
 	for {
-		_, err := load(ctx, p.address, 1, 10*time.Millisecond)
+		_, err := w.run(ctx, p.address, dir, 10*time.Millisecond)
 		if err == nil {
 			return nil
 		}

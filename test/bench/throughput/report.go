@@ -10,7 +10,9 @@ import (
 )
 
 type report struct {
+	Work        string            `json:"work"`
 	Connections int               `json:"connections"`
+	Streams     int               `json:"streams"`
 	Cores       int               `json:"cores"`
 	Go          string            `json:"go"`
 	Versions    map[string]string `json:"versions"`
@@ -37,7 +39,7 @@ type spread struct {
 
 func newReport(o options) *report {
 	return &report{
-		Connections: o.connections, Cores: runtime.NumCPU(), Go: runtime.Version(),
+		Work: o.work.title, Connections: o.work.connections, Streams: o.work.streams, Cores: runtime.NumCPU(), Go: runtime.Version(),
 		Versions: map[string]string{}, Rounds: map[string][]turn{},
 	}
 }
@@ -90,8 +92,8 @@ func spreadOf(values []float64) spread {
 }
 
 func (r *report) table(w io.Writer) error {
-	fmt.Fprintf(w, "HTTP/1.1 GET, %d byte answers, %d connections, proxy on one of %d cores, %s, %d rounds interleaved\n\n",
-		bodySize, r.Connections, r.Cores, r.Go, len(r.Rounds["overhear"]))
+	fmt.Fprintf(w, "%s, %d byte answers, %d connections, %d at one time on each, proxy on one of %d cores, %s, %d rounds interleaved\n\n",
+		r.Work, bodySize, r.Connections, r.Streams, r.Cores, r.Go, len(r.Rounds["overhear"]))
 	tw := tabwriter.NewWriter(w, 0, 0, 2, ' ', tabwriter.AlignRight)
 	fmt.Fprintln(tw, "product\tCPU µs/request\tCPU to Envoy (min–max)\trequests/s\tp50 µs\tp99 µs\tversion\t")
 	for _, s := range r.Summary {
