@@ -19,7 +19,7 @@ require (
 	go.opentelemetry.io/otel/trace v1.47.0 // spans: ids
 	go.opentelemetry.io/proto/otlp v1.11.0 // tests: an OTLP receiver
 	go.uber.org/goleak v1.3.0 // tests: leaked goroutines
-	golang.org/x/net v0.60.0 // tests: nettest for the in-memory network
+	golang.org/x/net v0.60.0 // HPACK; in tests an oracle of HTTP/2, and nettest for the in-memory network
 	golang.org/x/sync v0.25.0 // errgroup
 	golang.org/x/sys v0.50.0 // socket options, poll, CPU affinity
 	google.golang.org/genproto/googleapis/rpc v0.0.0-20260928230214-8a89bd6388cc // error details of a NACK

@@ -4,7 +4,9 @@
 //   - h2spec, all sections, with endpoints of both versions of HTTP behind the
 //     sidecar;
 //   - gRPC's own interop client and server, all cases that need no credentials of a
-//     cloud, through an outbound and an inbound sidecar.
+//     cloud, through an outbound and an inbound sidecar;
+//   - a soak of requests with checksums, in all combinations of versions, while
+//     endpoints break connections off.
 //
 // One command runs it:
 //
