@@ -3,7 +3,6 @@ package proxy_test
 import (
 	"bufio"
 	"context"
-	"crypto/tls"
 	"fmt"
 	"io"
 	"net"
@@ -13,7 +12,6 @@ import (
 	"testing/synctest"
 	"time"
 
-	"golang.org/x/net/http2"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/credentials/insecure"
@@ -29,11 +27,46 @@ func (p *pod) modern(n int) {
 	p.t.Helper()
 	ip := fmt.Sprintf("10.0.1.%d", n)
 	p.accept(p.net.Host(ip), ":80", func(c net.Conn) {
-		(&http2.Server{}).ServeConn(c, &http2.ServeConnOpts{Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		serveHTTP2(c, func(w http.ResponseWriter, r *http.Request) {
 			fmt.Fprintf(w, "%s by %s", ip, r.Proto)
-		})})
+		})
 	})
 }
+
+// only2 is HTTP/2 without being asked.
+func only2() *http.Protocols {
+	p := new(http.Protocols)
+	p.SetUnencryptedHTTP2(true)
+	return p
+}
+
+// serveHTTP2 serves one connection to its end.
+func serveHTTP2(c net.Conn, h http.HandlerFunc) {
+	ln := &oneConn{c: c, done: make(chan struct{})}
+	srv := &http.Server{Handler: h, Protocols: only2(), ConnState: func(_ net.Conn, s http.ConnState) {
+		if s == http.StateClosed {
+			close(ln.done)
+		}
+	}}
+	_ = srv.Serve(ln)
+}
+
+// oneConn is a listener of one connection.
+type oneConn struct {
+	c    net.Conn
+	done chan struct{}
+}
+
+func (l *oneConn) Accept() (net.Conn, error) {
+	if c := l.c; c != nil {
+		l.c = nil
+		return c, nil
+	}
+	<-l.done
+	return nil, io.EOF
+}
+func (l *oneConn) Close() error   { return nil }
+func (l *oneConn) Addr() net.Addr { return &net.TCPAddr{} }
 
 // accept serves connections until the test ends.
 func (p *pod) accept(host *pipenet.Host, address string, serve func(net.Conn)) {
@@ -59,9 +92,7 @@ func (p *pod) accept(host *pipenet.Host, address string, serve func(net.Conn)) {
 
 // get2 asks over HTTP/2.
 func (p *pod) get2(port int) answer {
-	transport := &http2.Transport{AllowHTTP: true, DialTLSContext: func(ctx context.Context, network, address string, _ *tls.Config) (net.Conn, error) {
-		return p.host.Dial(ctx, network, address)
-	}}
+	transport := &http.Transport{Protocols: only2(), DialContext: p.host.Dial}
 	defer transport.CloseIdleConnections()
 	before := p.client
 	p.client = &http.Client{Transport: transport}

@@ -380,3 +380,40 @@ func TestAnIdleClientIsSentAway(t *testing.T) {
 		_, _ = io.Copy(io.Discard, a.Conn)
 	}, says("ok"))
 }
+
+// halfCloser is a connection whose end tells that one direction was closed.
+type halfCloser struct {
+	sink
+	half chan struct{}
+}
+
+func (h *halfCloser) CloseWrite() error { close(h.half); return nil }
+
+// Who ends a connection waits until the last words are written, whoever writes them.
+func TestTheLastWordsAreWaitedFor(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l := alone(t).link
+		nc := &halfCloser{half: make(chan struct{})}
+		l.nc = nc
+		l.mu.Lock()
+		l.writing = true // in flush, of another connection's reader
+		l.mu.Unlock()
+		go l.linger()
+		synctest.Wait()
+		select {
+		case <-nc.half:
+			t.Error("closed while somebody writes")
+		default:
+		}
+		l.mu.Lock()
+		l.writing = false
+		l.mu.Unlock()
+		l.flush()
+		synctest.Wait()
+		select {
+		case <-nc.half:
+		default:
+			t.Error("not closed although all has been written")
+		}
+	})
+}

@@ -17,33 +17,8 @@ func older(o *options) { o.cluster.Protocol = cluster.HTTP1 }
 
 // served is a backend of net/http.
 func served(h http.HandlerFunc) func(net.Conn, int) {
-	return func(c net.Conn, _ int) {
-		ln := &oneConn{c: c, done: make(chan struct{})}
-		srv := &http.Server{Handler: h}
-		srv.ConnState = func(_ net.Conn, s http.ConnState) {
-			if s == http.StateClosed || s == http.StateHijacked {
-				close(ln.done)
-			}
-		}
-		_ = srv.Serve(ln)
-	}
+	return func(c net.Conn, _ int) { serveOne(c, &http.Server{Handler: h}) }
 }
-
-type oneConn struct {
-	c    net.Conn
-	done chan struct{}
-}
-
-func (l *oneConn) Accept() (net.Conn, error) {
-	if c := l.c; c != nil {
-		l.c = nil
-		return c, nil
-	}
-	<-l.done
-	return nil, io.EOF
-}
-func (l *oneConn) Close() error   { return nil }
-func (l *oneConn) Addr() net.Addr { return &net.TCPAddr{} }
 
 func echo(w http.ResponseWriter, q *http.Request) {
 	body, _ := io.ReadAll(q.Body)

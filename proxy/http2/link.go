@@ -504,7 +504,7 @@ func (l *link) sendLocked(st *stream, p []byte, end bool) (n int, freed bool) {
 	for {
 		k := min(len(p)-n, l.peer.frameSize, int(min(st.sendWin, l.sendWin, int64(l.room()))))
 		last := end && k == len(p)-n
-		if k <= 0 && !(last && len(p) == n) {
+		if k <= 0 && (!last || len(p) > n) {
 			break
 		}
 		flags := uint8(0)
@@ -680,6 +680,7 @@ func (l *link) flush() {
 			l.keepLocked(buf)
 		}
 	}
+	l.writtenLocked()
 	l.mu.Unlock()
 }
 
@@ -715,7 +716,6 @@ func (l *link) try(buf []byte) (rest []byte, err error) {
 // peer reads.
 func (l *link) finish(buf []byte) {
 	b := batch{}
-	defer l.written()
 	for {
 		n, err := l.nc.Write(buf)
 		b.now = l.clock.Now()
@@ -724,12 +724,14 @@ func (l *link) finish(buf []byte) {
 		if err != nil {
 			l.writing, l.inflight = false, 0
 			l.shutLocked(causeEnd)
+			l.writtenLocked()
 			l.mu.Unlock()
 			return
 		}
 		l.keepLocked(buf)
 		if len(l.out) == 0 {
 			l.writing = false
+			l.writtenLocked()
 			l.mu.Unlock()
 			l.resume(&b)
 			b.flush()
@@ -743,16 +745,17 @@ func (l *link) finish(buf []byte) {
 	}
 }
 
-// written tells who waits for the end of writing, and closes the connection, if the
-// reader has left that to the writer.
-func (l *link) written() {
-	l.mu.Lock()
-	defer l.mu.Unlock()
+// writtenLocked tells who waits for the end of writing, and closes the connection, if
+// the reader has left that to the writer.
+func (l *link) writtenLocked() {
+	if l.writing {
+		return
+	}
 	if l.wrote != nil {
 		close(l.wrote)
 		l.wrote = nil
 	}
-	if l.closing && !l.writing {
+	if l.closing {
 		_ = l.nc.Close()
 	}
 }

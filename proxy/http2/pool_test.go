@@ -29,20 +29,20 @@ func (r *rig) many(n int) map[int]int {
 }
 
 // watched counts connections and the requests that are under way at one time.
-type watched struct{ conns, now, most atomic.Int64 }
+type watched struct{ conns, most atomic.Int64 }
 
-func (w *watched) serve(streams uint32, hold time.Duration) func(net.Conn, int) {
+func (w *watched) serve(streams int, hold time.Duration) func(net.Conn, int) {
 	return func(c net.Conn, _ int) {
 		w.conns.Add(1)
 		var here atomic.Int64
-		(&xhttp2.Server{MaxConcurrentStreams: streams}).ServeConn(c, &xhttp2.ServeConnOpts{Handler: http.HandlerFunc(func(rw http.ResponseWriter, _ *http.Request) {
+		speaksWith(func(rw http.ResponseWriter, _ *http.Request) {
 			n := here.Add(1)
 			for most := w.most.Load(); n > most && !w.most.CompareAndSwap(most, n); most = w.most.Load() {
 			}
 			time.Sleep(hold)
 			here.Add(-1)
 			_, _ = io.WriteString(rw, "ok")
-		})})
+		}, streams)(c, 0)
 	}
 }
 

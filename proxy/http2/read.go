@@ -4,7 +4,6 @@ import (
 	"encoding/binary"
 	"maps"
 	"slices"
-	"time"
 
 	"golang.org/x/net/http2/hpack"
 
@@ -583,9 +582,4 @@ func (l *link) window(b *batch, id uint32, p []byte) *fault {
 		sender.onRoom(b, st, id)
 	}
 	return l.pointless(b)
-}
-
-// age is for how long the link has said nothing.
-func (l *link) age(now time.Duration) time.Duration {
-	return now - time.Duration(l.heard.Load())
 }

@@ -54,12 +54,11 @@ type relay struct {
 	ticket  uint64 // tells its places in queues apart, also over its reuse
 	pending bool   // counted in the limit on waiting requests
 
-	stall      time.Duration // how long it may stand still; 0: for ever
-	moved      time.Duration // when anything of a body or head last came
-	requestAt  time.Duration // when its time is up; wheel.Never
-	tryAt      time.Duration // and the attempt's
-	resumeAt   time.Duration // when the next attempt begins, in a pause
-	freshAgain bool          // that attempt needs a fresh connection
+	stall     time.Duration // how long it may stand still; 0: for ever
+	moved     time.Duration // when anything of a body or head last came
+	requestAt time.Duration // when its time is up; wheel.Never
+	tryAt     time.Duration // and the attempt's
+	resumeAt  time.Duration // when the next attempt begins, in a pause
 
 	dead  bool // it is over
 	freed bool // and given back
@@ -165,7 +164,7 @@ func (x *relay) begin(b *batch, end bool) {
 	if end {
 		x.complete(b)
 	}
-	x.arm(b)
+	x.arm()
 	if refusal == nil {
 		if x.Endpoint = x.Pick(d, b.now, false); x.Endpoint == nil {
 			refusal = exchange.NoEndpoint
@@ -193,7 +192,7 @@ func (x *relay) complete(b *batch) {
 }
 
 // arm sees to it that visit is called in time.
-func (x *relay) arm(b *batch) {
+func (x *relay) arm() {
 	at := min(x.requestAt, x.tryAt, x.resumeAt)
 	if x.stall > 0 {
 		at = min(at, x.moved+x.stall)
@@ -210,7 +209,7 @@ func (x *relay) attempt(b *batch) {
 	x.tryAt, x.resumeAt = wheel.Never, wheel.Never
 	if x.whole && x.PerTry > 0 {
 		x.tryAt = b.now + x.PerTry
-		x.arm(b)
+		x.arm()
 	}
 	poolOf(x.conn.srv.client, x.Endpoint).take(b, x)
 }
@@ -371,7 +370,7 @@ func (x *relay) onHeaders(b *batch, st *stream, id uint32, fields []hpack.Header
 		}
 		x.trailers = slices.Clone(fields)
 		x.complete(b)
-		x.arm(b)
+		x.arm()
 		x.pushBody(b)
 	case x.Headed:
 		x.tail(b, fields)
@@ -410,7 +409,7 @@ func (x *relay) head(b *batch, fields []hpack.HeaderField, end bool) {
 	x.Attempt.Headers(b.now)
 	x.tryAt = wheel.Never
 	if r.status >= 500 || x.Answer.Origin != "" {
-		if x.again(b, end) {
+		if x.again(b) {
 			return
 		}
 	}
@@ -426,7 +425,7 @@ func (x *relay) head(b *batch, fields []hpack.HeaderField, end bool) {
 }
 
 // again makes another attempt in place of an answer that is worth one.
-func (x *relay) again(b *batch, end bool) bool {
+func (x *relay) again(b *batch) bool {
 	next, decision := x.Again(&x.conn.srv.deps, b.now, exchange.Failure{Ending: outlier.EndComplete, Answered: true, Replayable: x.keep})
 	if next == nil {
 		return false
@@ -443,7 +442,7 @@ func (x *relay) next(b *batch, ep *upstream.Endpoint, decision resilience.Decisi
 	if decision == resilience.AskBudget {
 		if wait := x.Backoff(); wait > 0 {
 			x.resumeAt = b.now + wait
-			x.arm(b)
+			x.arm()
 			return
 		}
 	}
@@ -490,7 +489,7 @@ func (x *relay) onData(b *batch, st *stream, id uint32, p []byte, end bool) {
 		x.body = append(x.body, p...)
 		if end {
 			x.complete(b)
-			x.arm(b)
+			x.arm()
 		}
 		x.pushBody(b)
 		return

@@ -2,20 +2,16 @@ package http2
 
 import (
 	"context"
-	"crypto/tls"
 	"fmt"
 	"io"
 	"net"
 	"net/http"
-	"runtime"
 	"slices"
 	"strings"
 	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
-
-	xhttp2 "golang.org/x/net/http2"
 
 	"github.com/overhear-mesh/overhear/outlier"
 	"github.com/overhear-mesh/overhear/proxy/clock"
@@ -62,17 +58,49 @@ type backend struct {
 }
 
 // speaks is a backend of the other implementation.
-func speaks(h http.HandlerFunc) func(net.Conn, int) {
+func speaks(h http.HandlerFunc) func(net.Conn, int) { return speaksWith(h, 0) }
+
+// speaksWith allows so many streams; 0 is its default.
+func speaksWith(h http.HandlerFunc, streams int) func(net.Conn, int) {
 	return func(c net.Conn, _ int) {
-		// Configured, the server has a pool of channels of its own; the package's
-		// would carry them from one bubble to another.
-		srv := &xhttp2.Server{}
-		if err := xhttp2.ConfigureServer(&http.Server{}, srv); err != nil {
-			panic(err)
-		}
-		srv.ServeConn(c, &xhttp2.ServeConnOpts{Handler: h})
+		serveOne(c, &http.Server{Handler: h, Protocols: only2(), HTTP2: &http.HTTP2Config{MaxConcurrentStreams: streams}})
 	}
 }
+
+// only2 is HTTP/2 without being asked.
+func only2() *http.Protocols {
+	p := new(http.Protocols)
+	p.SetUnencryptedHTTP2(true)
+	return p
+}
+
+// serveOne serves one connection to its end.
+func serveOne(c net.Conn, srv *http.Server) {
+	ln := &oneConn{c: c, done: make(chan struct{})}
+	srv.ConnState = func(_ net.Conn, s http.ConnState) {
+		if s == http.StateClosed || s == http.StateHijacked {
+			close(ln.done)
+		}
+	}
+	_ = srv.Serve(ln)
+}
+
+// oneConn is a listener of one connection.
+type oneConn struct {
+	c    net.Conn
+	done chan struct{}
+}
+
+func (l *oneConn) Accept() (net.Conn, error) {
+	if c := l.c; c != nil {
+		l.c = nil
+		return c, nil
+	}
+	<-l.done
+	return nil, io.EOF
+}
+func (l *oneConn) Close() error   { return nil }
+func (l *oneConn) Addr() net.Addr { return &net.TCPAddr{} }
 
 // says is a backend that gives the same answer to each request.
 func says(text string) func(net.Conn, int) {
@@ -86,10 +114,6 @@ func says(text string) func(net.Conn, int) {
 // end: a goroutine that is left fails the test.
 func inRig(t *testing.T, edit func(*options), body func(*rig), behaviours ...func(net.Conn, int)) {
 	t.Helper()
-	// golang.org/x/net/http2 keeps channels in a sync.Pool, and those of one bubble
-	// must not be met in the next.
-	runtime.GC()
-	runtime.GC()
 	synctest.Test(t, func(t *testing.T) {
 		r := &rig{t: t, net: pipenet.New(1), clock: clock.New()}
 		o := options{cfg: DefaultConfig(), cluster: cluster.DefaultConfig(), rule: router.DefaultRule()}
@@ -143,10 +167,10 @@ func inRig(t *testing.T, edit func(*options), body func(*rig), behaviours ...fun
 }
 
 // transport is the other implementation's client.
-func (r *rig) transport() *xhttp2.Transport {
-	return &xhttp2.Transport{
-		AllowHTTP: true,
-		DialTLSContext: func(ctx context.Context, _, _ string, _ *tls.Config) (net.Conn, error) {
+func (r *rig) transport() *http.Transport {
+	return &http.Transport{
+		Protocols: only2(),
+		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
 			return r.net.Host("10.0.0.9").Dial(ctx, "tcp", "10.0.0.1:80")
 		},
 	}

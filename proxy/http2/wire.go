@@ -2,6 +2,7 @@ package http2
 
 import (
 	"context"
+	"errors"
 	"io"
 	"net"
 	"os"
@@ -283,7 +284,6 @@ type lend struct {
 	wire
 	pool     *pool
 	link     *link
-	ticket   uint64
 	answer   chan *upstream.ConnectError // of Open; nil: there is a link
 	answered bool                        // the head of an answer has been written
 	toHead   bool                        // the request is HEAD
@@ -523,7 +523,7 @@ func (s *lend) onReset(_ *batch, _ *stream, id uint32, c code) {
 	if !s.mine(id) {
 		return
 	}
-	if c == codeNo && s.readErr == io.EOF {
+	if c == codeNo && errors.Is(s.readErr, io.EOF) {
 		s.stopped = io.ErrClosedPipe // the answer is complete, and the rest of the request unwanted
 		s.wake.Broadcast()
 		return

@@ -10,7 +10,7 @@ import (
 	"testing"
 	"time"
 
-	_ "google.golang.org/grpc/interop" // so that the modules of the programs are in go.sum
+	_ "google.golang.org/grpc/interop"
 )
 
 // cases are those of gRPC's interop client

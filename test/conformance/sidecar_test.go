@@ -3,6 +3,7 @@ package conformance
 import (
 	"context"
 	"io"
+	"log"
 	"net"
 	"net/http"
 	"os"
@@ -10,8 +11,6 @@ import (
 	"path/filepath"
 	"testing"
 	"time"
-
-	"golang.org/x/net/http2"
 
 	"github.com/overhear-mesh/overhear/proxy"
 	"github.com/overhear-mesh/overhear/proxy/config"
@@ -96,52 +95,27 @@ func port(t *testing.T, s *proxy.Sidecar, name string) string {
 	return port
 }
 
-// listen serves connections on loopback until the test ends.
-func listen(t *testing.T, serve func(net.Conn)) string {
-	t.Helper()
-	ln, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { ln.Close() })
-	go func() {
-		for {
-			c, err := ln.Accept()
-			if err != nil {
-				return
-			}
-			go func() {
-				defer c.Close()
-				serve(c)
-			}()
-		}
-	}()
-	return ln.Addr().String()
-}
-
 // kilobyte answers with so much, once it has read the request.
 func kilobyte(w http.ResponseWriter, r *http.Request) {
 	if _, err := io.Copy(io.Discard, r.Body); err != nil {
 		return
 	}
-	w.Write(make([]byte, 1024))
+	_, _ = w.Write(make([]byte, 1024))
 }
 
 // modern is a backend that speaks HTTP/2, older one that does not.
-func modern(t *testing.T) string {
-	return listen(t, func(c net.Conn) {
-		(&http2.Server{}).ServeConn(c, &http2.ServeConnOpts{Handler: http.HandlerFunc(kilobyte)})
-	})
-}
+func modern(t *testing.T) string { return backend(t, only2()) }
 
-func older(t *testing.T) string {
+func older(t *testing.T) string { return backend(t, nil) }
+
+func backend(t *testing.T, protocols *http.Protocols) string {
 	t.Helper()
 	ln, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
-	srv := &http.Server{Handler: http.HandlerFunc(kilobyte)}
-	t.Cleanup(func() { srv.Close() })
-	go srv.Serve(ln)
+	srv := &http.Server{Handler: http.HandlerFunc(kilobyte), Protocols: protocols, ErrorLog: log.New(io.Discard, "", 0)}
+	t.Cleanup(func() { _ = srv.Close() })
+	go func() { _ = srv.Serve(ln) }()
 	return ln.Addr().String()
 }

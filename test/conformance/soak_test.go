@@ -4,7 +4,7 @@ import (
 	"bytes"
 	"context"
 	"crypto/sha256"
-	"crypto/tls"
+	"errors"
 	"fmt"
 	"io"
 	"math/rand/v2"
@@ -16,8 +16,6 @@ import (
 	"sync/atomic"
 	"testing"
 	"time"
-
-	"golang.org/x/net/http2"
 )
 
 // soakFor is how long each combination of versions is kept busy.
@@ -40,11 +38,11 @@ func TestSoak(t *testing.T) {
 		n, _ := seen.LoadOrStore(r.Header.Get("Id"), new(atomic.Int64))
 		n.(*atomic.Int64).Add(1)
 		w.Header().Set("Id", r.Header.Get("Id"))
-		w.Write(body)
+		_, _ = w.Write(body)
 	})
 	modern, older := newFlaky(t), newFlaky(t)
-	modern.serve = func(c net.Conn) { (&http2.Server{}).ServeConn(c, &http2.ServeConnOpts{Handler: handler}) }
-	older.serve = func(c net.Conn) { serveOne(c, handler) }
+	modern.serve = func(c net.Conn) { serveOne(c, &http.Server{Handler: handler, Protocols: only2()}) }
+	older.serve = func(c net.Conn) { serveOne(c, &http.Server{Handler: handler}) }
 	before := runtime.NumGoroutine()
 	s := sidecar(t, fmt.Sprintf(`
 outbound:
@@ -70,19 +68,18 @@ clusters:
 			})
 			var good, failed atomic.Int64
 			for range 4 {
-				client := &http.Client{Transport: &http.Transport{MaxIdleConnsPerHost: 16}}
+				transport := &http.Transport{MaxIdleConnsPerHost: 16}
 				if strings.HasPrefix(name, "new") {
-					client.Transport = &http2.Transport{AllowHTTP: true, DialTLSContext: func(ctx context.Context, network, address string, _ *tls.Config) (net.Conn, error) {
-						return new(net.Dialer).DialContext(ctx, network, address)
-					}}
+					transport.Protocols = only2()
 				}
+				client := &http.Client{Transport: transport}
 				for range 8 {
 					wg.Go(func() {
 						for ctx.Err() == nil {
 							switch err := ask(client, "127.0.0.1:"+port(t, s, name)); {
 							case err == nil:
 								good.Add(1)
-							case err != errFailed: //nolint:errorlint // it is not wrapped
+							case !errors.Is(err, errFailed):
 								t.Error(err)
 								return
 							default:
@@ -117,7 +114,7 @@ clusters:
 	t.Errorf("%d goroutines are left of a sidecar that began with %d", runtime.NumGoroutine(), before)
 }
 
-var errFailed = fmt.Errorf("no answer")
+var errFailed = errors.New("no answer")
 
 // ask makes one request; an error other than errFailed says that something is wrong.
 func ask(client *http.Client, address string) error {
@@ -144,9 +141,9 @@ func ask(client *http.Client, address string) error {
 	defer res.Body.Close()
 	got, err := io.ReadAll(res.Body)
 	switch {
-	case res.StatusCode == 503 || res.StatusCode == 502, err != nil:
+	case res.StatusCode == http.StatusServiceUnavailable || res.StatusCode == http.StatusBadGateway, err != nil:
 		return errFailed
-	case res.StatusCode != 200:
+	case res.StatusCode != http.StatusOK:
 		return fmt.Errorf("%s: got %d", id, res.StatusCode)
 	case res.Header.Get("Id") != id:
 		return fmt.Errorf("%s: got the answer to %s", id, res.Header.Get("Id"))
@@ -218,14 +215,21 @@ func (f *flaky) stop() {
 	}
 }
 
-// serveOne has net/http serve one connection to its end.
-func serveOne(c net.Conn, h http.Handler) {
+// only2 is HTTP/2 without being asked.
+func only2() *http.Protocols {
+	p := new(http.Protocols)
+	p.SetUnencryptedHTTP2(true)
+	return p
+}
+
+// serveOne serves one connection to its end.
+func serveOne(c net.Conn, srv *http.Server) {
 	l := &once{conn: c, ended: make(chan struct{})}
-	srv := &http.Server{Handler: h, ConnState: func(_ net.Conn, s http.ConnState) {
+	srv.ConnState = func(_ net.Conn, s http.ConnState) {
 		if s == http.StateClosed {
 			close(l.ended)
 		}
-	}}
+	}
 	_ = srv.Serve(l)
 }
 

@@ -110,7 +110,7 @@ func (w work) run(ctx context.Context, address, dir string, d time.Duration) (tu
 		return load(ctx, address, w.connections, d)
 	}
 	log := filepath.Join(dir, "h2load.log")
-	defer os.Remove(log)
+	defer func() { _ = os.Remove(log) }() // it is in a folder that goes anyway
 	// A number of requests instead of a duration: h2load breaks off what is under way
 	// at the end of a duration, which would look like failures.
 	n := max(2000, w.requests(d))
