@@ -198,12 +198,9 @@ func (br *bridge) encode(e *encoder) {
 }
 
 // tail implements translator.
-func (br *bridge) tail(b *batch) bool {
-	if !br.tailOf(b) {
-		br.st.link.send(b, &br.st, nil, true)
-	}
+func (br *bridge) tail(b *batch) {
+	br.tailOf(b)
 	br.done()
-	return true
 }
 
 // done notes that the answer is complete. When the client has sent all of the request

@@ -1,0 +1,230 @@
+package http2
+
+import (
+	"strconv"
+	"time"
+
+	"github.com/overhear-mesh/overhear/outlier"
+	"github.com/overhear-mesh/overhear/proxy/exchange"
+)
+
+// ending is what the loss means for an attempt, and what for the question whether it
+// is repeated. The first to ask is charged.
+func (l *loss) ending(headed bool) (ending, retry outlier.Ending) {
+	switch l.cause {
+	case causeFault:
+		ending = outlier.EndBadFraming
+	case causePing:
+		ending = outlier.EndPingFailed
+	case causeStopped:
+		return outlier.EndLocalLimit, outlier.EndLocalLimit
+	case causeGoAway:
+		ending = outlier.EndGoAwayError
+	case causeCalm:
+		ending = outlier.EndEnhanceYourCalm
+	default:
+		switch {
+		case l.clean:
+			return outlier.EndGoAwayUnprocessed, outlier.EndGoAwayUnprocessed
+		case headed:
+			ending = outlier.EndBodyCut
+		case l.race:
+			return outlier.EndKeepAliveRace, outlier.EndKeepAliveRace
+		default:
+			ending = outlier.EndConnectionLost
+		}
+	}
+	retry = ending
+	switch {
+	case l.clean:
+		retry = outlier.EndGoAwayUnprocessed
+	case ending == outlier.EndConnectionLost:
+		retry = outlier.EndResetBeforeHeaders // nobody knows what was processed
+	}
+	if l.charged {
+		ending = outlier.EndSharedConnection
+	}
+	l.charged = true
+	return ending, retry
+}
+
+// badAnswer ends an attempt whose answer is malformed.
+func (x *relay) badAnswer(b *batch, f *fault) {
+	x.conn.srv.deps.Metrics.BadAnswers.Add(1)
+	x.Record.Detail = f.text
+	x.dropUp(b, codeProtocol)
+	x.failed(b, outlier.EndBadFraming, exchange.Failure{Ending: outlier.EndBadFraming, Replayable: x.keep})
+}
+
+// blame ends a request that is malformed.
+func (x *relay) blame(b *batch, f *fault) {
+	x.conn.srv.deps.Metrics.Malformed.Add(1)
+	x.Record.Detail = f.text
+	x.conn.link.reset(b, &x.down, f.code)
+	x.abort(b, outlier.EndClientAbort, exchange.DownstreamProtocolError)
+}
+
+// failed ends an attempt that did not bring a whole answer.
+func (x *relay) failed(b *batch, ending outlier.Ending, f exchange.Failure) {
+	x.end(b, ending)
+	x.dropUp(b, codeCancel)
+	if x.answered {
+		x.cut(b, ending)
+		return
+	}
+	if next, decision := x.Again(&x.conn.srv.deps, b.now, f); next != nil {
+		x.next(b, next, decision)
+		return
+	}
+	x.replyFailed(b, ending)
+}
+
+// cut ends an exchange in the middle of the answer, in a way that cannot be taken
+// for its end.
+func (x *relay) cut(b *batch, ending outlier.Ending) {
+	x.Record.Flags |= exchange.FlagsOf(ending)
+	x.conn.link.reset(b, &x.down, codeInternal)
+	x.finish(b)
+}
+
+// expire ends a request whose time is up.
+func (x *relay) expire(b *batch, ending outlier.Ending) {
+	x.end(b, ending)
+	x.dropUp(b, codeCancel)
+	if x.answered {
+		x.cut(b, ending)
+		return
+	}
+	x.replyFailed(b, ending)
+}
+
+// abort ends an exchange that nobody waits for any more.
+func (x *relay) abort(b *batch, ending outlier.Ending, flags exchange.Flags) {
+	x.Record.Flags |= flags
+	x.end(b, ending)
+	x.finish(b)
+}
+
+// end tells what came of the attempt, if it has not been told.
+func (x *relay) end(b *batch, ending outlier.Ending) {
+	x.unwait()
+	if x.Attempt.Ended() {
+		return
+	}
+	var hash uint32
+	if x.up.id != 0 {
+		hash = x.up.link.hash
+	}
+	x.End(&x.conn.srv.deps, b.now, ending, x.owed(b.now), hash)
+}
+
+// owed is for how long the endpoint has owed something: an answer, or the rest of
+// one. While the client still has to send, nothing is due.
+func (x *relay) owed(now time.Duration) time.Duration {
+	switch {
+	case x.Headed && len(x.resp) > 0:
+		return 0 // it is the client that stands still
+	case x.Headed:
+		return max(0, now-x.moved)
+	case x.whole:
+		return now - x.Begun
+	}
+	return 0
+}
+
+// dropUp ends the attempt's stream.
+func (x *relay) dropUp(b *batch, c code) {
+	if x.up.id == 0 {
+		return
+	}
+	x.up.link.reset(b, &x.up, c)
+	x.up.id = 0
+}
+
+// replyFailed answers for an attempt that did not.
+func (x *relay) replyFailed(b *batch, ending outlier.Ending) {
+	flags := exchange.FlagsOf(ending)
+	if len(x.Record.Attempts) > 1 {
+		flags |= exchange.RetriesExhausted
+	}
+	status, text, origin := x.Failed(&x.conn.srv.deps, ending)
+	x.reply(b, status, flags, text, origin)
+}
+
+// reply answers in place of an endpoint.
+func (x *relay) reply(b *batch, status int, flags exchange.Flags, text, origin string) {
+	x.refuseFrom(b, &exchange.Refusal{Status: status, Flags: flags, Text: text}, origin)
+}
+
+// refuse answers as the rules want it.
+func (x *relay) refuse(b *batch, r *exchange.Refusal) { x.refuseFrom(b, r, "") }
+
+func (x *relay) refuseFrom(b *batch, r *exchange.Refusal, origin string) {
+	status, text := r.Status, r.Text
+	x.Record.Flags |= r.Flags
+	if x.Record.Detail == "" && !r.Asked {
+		x.Record.Detail = text
+	}
+	x.Headed = false // whatever an attempt has brought is not the answer
+	x.answered, x.respEnd, x.hasTail = true, true, false
+	x.resp = x.resp[:0]
+	if x.GRPC {
+		code := exchange.GRPCStatus(status)
+		x.Record.Status, x.Record.GRPCStatus = 200, code
+		x.conn.link.sendHead(b, &x.down, true, func(e *encoder) {
+			e.status(200)
+			e.field("content-type", "application/grpc")
+			e.field("grpc-status", strconv.Itoa(code))
+			e.field("grpc-message", "overhear: "+text)
+			x.encodeOrigin(e, origin)
+		})
+		x.finish(b)
+		return
+	}
+	x.Record.Status = status
+	who, ending := "overhear: ", "\n"
+	switch {
+	case r.Location != "":
+		who, text, ending = "", "", ""
+	case r.Asked:
+		who, ending = "", ""
+	}
+	empty := x.req.method == "HEAD" || len(who)+len(text)+len(ending) == 0 || status == 204 || status == 304
+	x.conn.link.sendHead(b, &x.down, empty, func(e *encoder) {
+		e.status(status)
+		if r.Location != "" {
+			e.literal("location", r.Location)
+		} else {
+			e.field("content-type", "text/plain; charset=utf-8")
+		}
+		if status != 204 {
+			e.number("content-length", int64(len(who)+len(text)+len(ending)))
+		}
+		e.literal("date", x.conn.srv.date(b.now))
+		x.encodeOrigin(e, origin)
+	})
+	if empty {
+		x.finish(b)
+		return
+	}
+	x.up.id = 0
+	x.resp = append(append(append(x.resp, who...), text...), ending...)
+	x.pushAnswer(b)
+}
+
+// finish is the end of the exchange, whatever its course.
+func (x *relay) finish(b *batch) {
+	if x.dead {
+		return
+	}
+	x.dead = true
+	x.unwait()
+	x.end(b, outlier.EndLocalLimit) // unless it has ended, which it should have
+	x.dropUp(b, codeCancel)
+	// An answer that is complete before the request asks for no more of it (RFC 9113,
+	// section 8.1).
+	x.conn.link.reset(b, &x.down, codeNo)
+	x.down.id = 0
+	x.Leave(b.now)
+	x.Account(&x.conn.srv.deps, b.now)
+}
