@@ -181,6 +181,9 @@ func TestAnInstanceThatKeepsRestartingKeepsItsRecord(t *testing.T) {
 	if n := f.table.Status(f.now)[0].Endpoints[2].N; n == 0 {
 		t.Error("nothing on its record after many restarts")
 	}
+	if got := f.state(2); got != outlier.Ejected {
+		t.Errorf("restarted for the third time, and %s at once, want that it waits", got)
+	}
 }
 
 func TestANewInstanceStartsAtTheRampAndInheritsNothing(t *testing.T) {

@@ -317,9 +317,10 @@ func (t *Table) restarted(e *endpoint, now time.Duration) {
 		e.susp.shutUntil, e.susp.doubted, e.susp.confirmed = never, nil, never
 	}
 	for _, r := range e.records() {
-		if !often {
-			r.n, r.fault = 0, 0
+		if often {
+			continue
 		}
+		r.n, r.fault = 0, 0
 		switch {
 		case r.state != outlier.Ejected && r.state != outlier.Probing, e.leaving(), r.rule == outlier.RuleManual:
 		case r.rule == outlier.RuleIdle:
