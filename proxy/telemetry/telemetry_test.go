@@ -233,3 +233,38 @@ overhear_control_plane_connected{stream="report"} 0
 		t.Errorf("%d duration histograms, error %v, want 1", n, err)
 	}
 }
+
+func TestALineSaysWhichVersionAndWhatGRPCCameTo(t *testing.T) {
+	for _, tt := range []struct {
+		edit      func(*exchange.Record)
+		protocol  string
+		status    float64
+		hasStatus bool
+	}{
+		{func(r *exchange.Record) { r.Major, r.Minor = 1, 0 }, "HTTP/1.0", 0, false},
+		{func(r *exchange.Record) { r.Major, r.Minor, r.GRPCStatus = 2, 0, -1 }, "HTTP/2", 0, false},
+		{func(r *exchange.Record) { r.Major, r.GRPC, r.GRPCStatus = 2, true, 14 }, "HTTP/2", 14, true},
+		{func(r *exchange.Record) { r.Major, r.GRPC, r.GRPCStatus = 2, true, -1 }, "HTTP/2", 0, false},
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			var out bytes.Buffer
+			log := telemetry.NewAccessLog(&out, clock.New())
+			line := record()
+			tt.edit(line)
+			telemetry.NewRecorder("web", false, log, nil).Log(line)
+			ctx, cancel := context.WithCancel(t.Context())
+			cancel()
+			if err := log.Run(ctx); err != nil {
+				t.Fatal(err)
+			}
+			var got map[string]any
+			if err := json.Unmarshal(out.Bytes(), &got); err != nil {
+				t.Fatal(err)
+			}
+			status, has := got["grpc_status"]
+			if got["protocol"] != tt.protocol || has != tt.hasStatus || has && status != tt.status {
+				t.Errorf("got %v, grpc_status %v; want %s, %v", got["protocol"], status, tt.protocol, tt.status)
+			}
+		})
+	}
+}
