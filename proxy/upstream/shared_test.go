@@ -12,9 +12,11 @@ import (
 // told notes what a Shared is told.
 type told struct{ calls []string }
 
-func (s *told) Expire(now, timeout time.Duration) { s.calls = append(s.calls, (now + timeout).String()) }
-func (s *told) CloseIdle()                        { s.calls = append(s.calls, "close idle") }
-func (s *told) Retire()                           { s.calls = append(s.calls, "retire") }
+func (s *told) Expire(now, timeout time.Duration) {
+	s.calls = append(s.calls, (now + timeout).String())
+}
+func (s *told) CloseIdle() { s.calls = append(s.calls, "close idle") }
+func (s *told) Retire()    { s.calls = append(s.calls, "retire") }
 
 func TestWhatIsKeptOfAnEndpointGoesItsWay(t *testing.T) {
 	opts := upstream.DefaultOptions()
