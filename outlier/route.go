@@ -358,15 +358,16 @@ type charges struct {
 	routes                 []RouteCount
 }
 
-// fallWithout says that they would not have sufficed without a route's failures.
+// fallWithout drops a route's failures, and says that the rest would not have sufficed.
 func (c *charges) fallWithout(i int) bool {
-	for _, r := range c.routes {
+	c.routes = slices.DeleteFunc(c.routes, func(r RouteCount) bool {
 		if routeSlot(r.Route) != i {
-			continue
+			return false
 		}
 		c.score -= int64(r.Failures) * c.step
 		c.failures -= int(r.Failures)
-	}
+		return true
+	})
 	if c.run > 0 {
 		return c.failures < c.run
 	}

@@ -242,6 +242,22 @@ func TestWhatHashedErrorsOfOneRouteSayIsNotReportedBeforeAnotherFails(t *testing
 	}
 }
 
+// A route that is poison, then well, then poison again excuses its failures once.
+func TestARouteExcusesItsFailuresOnce(t *testing.T) {
+	c := &charges{
+		score: 12000, threshold: 10000, step: 1000, failures: 12,
+		routes: []RouteCount{{Route: 7, Failures: 2}, {Route: 8, Failures: 10}},
+	}
+	for range 3 {
+		if c.fallWithout(7) {
+			t.Fatalf("2 of 12 failures were the route's, and without them the score is %d of %d", c.score, c.threshold)
+		}
+	}
+	if !c.fallWithout(8) {
+		t.Error("without both routes nothing is left, and it stands")
+	}
+}
+
 func TestWithFewKeysNeighboursAreNoMeasure(t *testing.T) {
 	w := newWorld(t, 10, 1)
 	for _, tt := range []struct {
