@@ -75,7 +75,7 @@ func (br *bridge) give(b *batch, id uint32, r *request, end bool) {
 	br.req = *r
 	br.req.regular = nil
 	br.busy, br.read, br.all, br.gone = true, false, end, false
-	br.sent, br.end, br.rest, br.stopped, br.readErr, br.credit = false, false, nil, nil, nil, 0
+	br.sent, br.end, br.rest, br.stopped, br.readErr = false, false, nil, nil, nil
 	cfg := &br.conn.srv.cfg
 	br.script.Begin(http1.Config{MaxHead: cfg.MaxHead, MaxFields: cfg.MaxFields}, true, r.method)
 	l.mu.Lock()
@@ -234,7 +234,8 @@ func (br *bridge) onHeaders(b *batch, st *stream, id uint32, fields []hpack.Head
 	br.heardAll()
 }
 
-// lose tells the server that its client has left.
+// lose tells the server that its client has left. What is in text is not read any
+// more; Close answers for it.
 func (br *bridge) lose() {
 	br.gone = true
 	br.text, br.at = br.text[:0], 0

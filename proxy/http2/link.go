@@ -45,7 +45,8 @@ var longAgo = time.Unix(1, 0)
 // reader's again when the call returns.
 type party interface {
 	onHeaders(b *batch, st *stream, id uint32, fields []hpack.HeaderField, end bool)
-	onData(b *batch, st *stream, id uint32, p []byte, end bool)
+	// onData reports whether it has taken the data, and answers for its being used.
+	onData(b *batch, st *stream, id uint32, p []byte, end bool) bool
 	onReset(b *batch, st *stream, id uint32, c code)
 	// onRoom says that the stream may send more than it could the last time.
 	onRoom(b *batch, st *stream, id uint32)

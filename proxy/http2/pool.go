@@ -119,6 +119,13 @@ func (p *pool) best() *link {
 	return best
 }
 
+// promising reports whether streams may be opened one day.
+func (l *link) promising() bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return !l.closed && !l.goingAway
+}
+
 func (p *pool) enqueue(w waiter) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -157,7 +164,14 @@ func (p *pool) dial() {
 	conn, err := p.ep.Fresh(p.ctx)
 	b := &batch{now: p.client.clock.Now()}
 	if err != nil {
-		p.failed(b, err)
+		ending := outlier.EndUnreachable
+		if e, ok := errors.AsType[*upstream.ConnectError](err); ok {
+			ending = e.Ending
+		}
+		p.mu.Lock()
+		p.dialing = false
+		p.mu.Unlock()
+		p.failed(b, ending)
 		b.flush()
 		return
 	}
@@ -176,15 +190,10 @@ func (p *pool) dial() {
 
 // failed tells those who wait that no connection has come about, unless there is
 // another one to wait for.
-func (p *pool) failed(b *batch, err error) {
-	ending := outlier.EndUnreachable
-	if e, ok := errors.AsType[*upstream.ConnectError](err); ok {
-		ending = e.Ending
-	}
+func (p *pool) failed(b *batch, ending outlier.Ending) {
 	p.mu.Lock()
-	p.dialing = false
 	var queue []waiter
-	if !slices.ContainsFunc(p.links, func(l *link) bool { return l.active.Load() > 0 }) || p.retired {
+	if p.retired || !slices.ContainsFunc(p.links, (*link).promising) {
 		queue = p.queue
 		p.queue = nil
 		p.waiters.Store(0)
@@ -284,19 +293,36 @@ func (c clientRole) opened(*batch, *link, uint32, []hpack.HeaderField, *fault, b
 func (c clientRole) freed(b *batch, l *link) {
 	l.mu.Lock()
 	over := l.active.Load() == 0 && l.goingAway && !l.closed
-	closed := l.closed
+	closed, settled, why := l.closed, l.settled, l.why
 	if over {
 		l.shutLocked(causeStopped)
 	}
 	l.mu.Unlock()
 	if closed {
 		c.p.drop(l)
+		if !settled {
+			c.p.failed(b, why.handshake())
+		}
 	} else if l.active.Load() == 0 && c.p.gone() {
 		l.leave(b)
 	}
 	if c.p.waiters.Load() > 0 {
 		b.freed(c.p)
 	}
+}
+
+// handshake is what it means that a connection ended before its peer had said its
+// settings. Nothing has been sent that must not be sent again.
+func (l *loss) handshake() outlier.Ending {
+	switch l.cause {
+	case causeFault:
+		return outlier.EndBadFraming // it may speak another protocol
+	case causePing:
+		return outlier.EndPeerWait
+	case causeStopped:
+		return outlier.EndLocalLimit
+	}
+	return outlier.EndResetBeforeHeaders
 }
 
 func (p *pool) gone() bool {

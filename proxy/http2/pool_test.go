@@ -322,3 +322,95 @@ func TestAWindowThatChangesMidway(t *testing.T) {
 		read(10)
 	}, says(strings.Repeat("x", 1000)))
 }
+
+// A client that leaves in the middle takes nothing with it: what it did not read is
+// granted anew, or the connection to the endpoint would come to a standstill.
+func TestAbortedAnswersDoNotUseUpTheConnection(t *testing.T) {
+	inRig(t, func(o *options) { o.cfg.MaxStreams = 1 }, func(r *rig) { // whose windows are small
+		for range 300 {
+			a := r.attacker(xhttp2.Setting{ID: xhttp2.SettingInitialWindowSize, Val: 0})
+			_ = a.open(1, true, a.head("GET"))
+			if got := a.until(verdict); got != "HEADERS 1 200" {
+				r.t.Fatal(got)
+			}
+			time.Sleep(10 * time.Millisecond)
+			_ = a.WriteRSTStream(1, xhttp2.ErrCodeCancel)
+			synctest.Wait()
+			a.Close()
+		}
+		if got := r.get(); len(got.body) != 1<<20 {
+			r.t.Errorf("got %d bytes, %v", len(got.body), got.err)
+		}
+	}, says(strings.Repeat("x", 1<<20)))
+}
+
+// The same the other way: what an endpoint did not take of a request.
+func TestRefusedBodiesDoNotUseUpTheConnection(t *testing.T) {
+	for name, edit := range map[string]func(*options){"HTTP/2": nil, "HTTP/1.1": older} {
+		t.Run(name, func(t *testing.T) {
+			backend := misbehaves(t, func(a *raw) {
+				a.each(func(f *xhttp2.MetaHeadersFrame) {
+					time.Sleep(100 * time.Millisecond)
+					a.answer(f.StreamID)
+				})
+			}, xhttp2.Setting{ID: xhttp2.SettingInitialWindowSize, Val: 0})
+			if edit != nil {
+				backend = func(c net.Conn, _ int) {
+					_, _ = c.Read(make([]byte, 4096))
+					time.Sleep(100 * time.Millisecond)
+					_, _ = io.WriteString(c, "HTTP/1.1 200 OK\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")
+				}
+			}
+			inRig(t, func(o *options) {
+				o.cfg.MaxStreams = 1
+				if edit != nil {
+					edit(o)
+				}
+			}, func(r *rig) {
+				a := r.attacker()
+				window := int(r.server.cfg.connWindow())
+				for id := uint32(1); id < 2*400; id += 2 {
+					_ = a.open(id, false, a.head("POST"))
+					for range 3 {
+						if window -= 16 << 10; window < 0 {
+							r.t.Fatalf("no window is left at stream %d", id)
+						}
+						_ = a.WriteData(id, false, make([]byte, 16<<10))
+					}
+					for done := false; !done; {
+						f, err := a.ReadFrame()
+						if err != nil {
+							r.t.Fatal(err)
+						}
+						switch f := f.(type) {
+						case *xhttp2.RSTStreamFrame:
+							done = true
+						case *xhttp2.WindowUpdateFrame:
+							if f.StreamID == 0 {
+								window += int(f.Increment)
+							}
+						}
+					}
+				}
+			}, backend)
+		})
+	}
+}
+
+// An endpoint that speaks something else is left for another one at once.
+func TestAnEndpointThatSpeaksAnotherProtocol(t *testing.T) {
+	var conns atomic.Int64
+	inRig(t, nil, func(r *rig) {
+		r.check(r.do("POST", "/", "x"), 502, "*", "UPE", "10.0.1.1 server")
+		if n := conns.Load(); n != 1 {
+			r.t.Errorf("connected %d times, want once", n)
+		}
+	}, func(c net.Conn, _ int) {
+		conns.Add(1)
+		_, _ = io.WriteString(c, "HTTP/1.1 400 Bad Request\r\n\r\n")
+		_, _ = io.Copy(io.Discard, c)
+	})
+	inRig(t, nil, func(r *rig) {
+		r.check(r.first("POST", "x"), 200, "ok", "-", "10.0.1.1 conn", "10.0.1.2 ok")
+	}, func(c net.Conn, _ int) { c.Close() }, says("ok"))
+}

@@ -246,7 +246,9 @@ func (l *link) data(b *batch, flags uint8, id uint32, p []byte) *fault {
 	if len(p) == 0 && !end {
 		return l.pointless(b)
 	}
-	party.onData(b, st, id, p, end)
+	if !party.onData(b, st, id, p, end) {
+		l.used(b, nil, 0, len(p))
+	}
 	if freed {
 		l.role.freed(b, l)
 	}

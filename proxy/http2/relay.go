@@ -453,11 +453,11 @@ func (x *relay) tail(b *batch, fields []hpack.HeaderField) {
 	x.pushAnswer(b)
 }
 
-func (x *relay) onData(b *batch, st *stream, id uint32, p []byte, end bool) {
+func (x *relay) onData(b *batch, st *stream, id uint32, p []byte, end bool) bool {
 	x.mu.Lock()
 	defer x.unlock()
 	if !x.mine(st, id) {
-		return
+		return false
 	}
 	x.moved = b.now
 	if st == &x.down {
@@ -468,27 +468,28 @@ func (x *relay) onData(b *batch, st *stream, id uint32, p []byte, end bool) {
 			x.arm()
 		}
 		x.pushBody(b)
-		return
+		return true
 	}
 	if !x.Headed {
 		x.badAnswer(b, errNoHead)
-		return
+		return false
 	}
 	if end {
 		x.respEnd = true
 		x.end(b, outlier.EndComplete)
 	}
-	if len(x.resp) == 0 {
+	if len(x.resp) == 0 { // as a rule the client reads, and nothing need be kept
 		n := x.conn.link.send(b, &x.down, p, end)
 		x.passed(b, n)
 		if p = p[n:]; len(p) == 0 {
 			if end {
 				x.finish(b)
 			}
-			return
+			return true
 		}
 	}
 	x.resp = append(x.resp, p...)
+	return true
 }
 
 func (x *relay) onRoom(b *batch, st *stream, id uint32) {

@@ -137,6 +137,9 @@ func (x *relay) dropUp(b *batch, c code) {
 	if x.up.id == 0 {
 		return
 	}
+	// What the client will not get has been used up all the same.
+	x.up.link.used(b, &x.up, x.up.id, len(x.resp))
+	x.resp = x.resp[:0]
 	x.up.link.reset(b, &x.up, c)
 	x.up.id = 0
 }
@@ -221,6 +224,9 @@ func (x *relay) finish(b *batch) {
 	x.unwait()
 	x.end(b, outlier.EndLocalLimit) // unless it has ended, which it should have
 	x.dropUp(b, codeCancel)
+	if n := x.base + int64(len(x.body)) - x.granted; n > 0 {
+		x.conn.link.used(b, nil, 0, int(n))
+	}
 	// An answer that is complete before the request asks for no more of it (RFC 9113,
 	// section 8.1).
 	x.conn.link.reset(b, &x.down, codeNo)

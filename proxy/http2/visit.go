@@ -20,10 +20,13 @@ func (l *link) visitSelf(b *batch) time.Duration {
 	now := b.now
 	next := wheel.Never
 	if since := time.Duration(l.partial.Load()); since != wheel.Never {
-		if due := since + l.cfg.HeadTimeout; now >= due {
-			l.shut(causeFault)
-		} else {
+		switch due := since + l.cfg.HeadTimeout; {
+		case now < due:
 			next = min(next, due)
+		case l.client:
+			l.shut(causePing) // it is there, and says nothing
+		default:
+			l.shut(causeFault)
 		}
 	}
 	heard, active := time.Duration(l.heard.Load()), l.active.Load() > 0

@@ -250,15 +250,17 @@ func appendField(b []byte, name, value string) []byte {
 // mine reports whether news of a stream is still news.
 func (w *wire) mine(id uint32) bool { return w.st.id == id && id != 0 && !w.closed }
 
-func (w *wire) onData(_ *batch, _ *stream, id uint32, p []byte, end bool) {
+func (w *wire) onData(_ *batch, _ *stream, id uint32, p []byte, end bool) bool {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	if w.mine(id) {
-		w.hear(p, end)
-		if end {
-			w.turn.heardAll()
-		}
+	if !w.mine(id) {
+		return false
 	}
+	w.hear(p, end)
+	if end {
+		w.turn.heardAll()
+	}
+	return true
 }
 
 func (w *wire) onRoom(*batch, *stream, uint32) {
