@@ -75,6 +75,7 @@ type route struct {
 	failed            seconds
 	soft              map[uint32]*seconds // SERVER and TIMEOUT failures, by the endpoint's slot
 	newest            time.Duration       // of these
+	well              time.Duration       // since when it is poison no more; 0: it never was
 
 	// A test of its own, of "mostly fails" against "seldom fails", finds out since when.
 	score  int64
@@ -120,6 +121,11 @@ func (s *seconds) last(now time.Duration, count int64) (sum int64) {
 		sum += int64(s.n[(s.now+routeSeconds-i)%routeSeconds])
 	}
 	return sum
+}
+
+// since is the sum from the second of an instant on, ten seconds at most.
+func (s *seconds) since(at, now time.Duration) int64 {
+	return s.last(now, min(routeSeconds, int64(now/time.Second)-int64(at/time.Second)+1))
 }
 
 // routeFailed notes a failure that the hot path has told of.
@@ -248,8 +254,11 @@ func (d *Detector) judgeRoutes(now time.Duration) {
 			t := long.of[i]
 			r.news = append(r.news, RouteChange{Route: x.id, Poison: is, N: t.N, K: t.K, At: now})
 		}
-		if is && !was {
+		switch {
+		case is && !was:
 			d.poisoned(i, x, now)
+		case was && !is:
+			x.well = now
 		}
 	}
 }
@@ -315,11 +324,29 @@ func (x *mix) slow(i int) bool {
 func (d *Detector) poisoned(i int, x *route, now time.Duration) {
 	for slot, s := range x.soft {
 		if m := d.bySlot[slot]; m != nil {
-			d.setAside(m, i, uint32(s.last(now, routeSeconds)))
+			d.takeBackRoute(m, i, s, x.well, now)
 		}
 	}
 	for _, m := range d.members {
 		d.withdraw(m, i, now)
+	}
+}
+
+// takeBackRoute sets aside what a route did to a member in the last 10 s, but not what
+// already was when the route was poison before; well is when that ended.
+func (d *Detector) takeBackRoute(m *member, i int, s *seconds, well, now time.Duration) {
+	n := s.since(well, now)
+	d.setAside(m, i, uint32(n))
+	// Each reading of before learns of its part: else that excuses what came later.
+	earlier := func(at time.Duration) uint32 { return uint32(max(0, n-s.since(at, now))) }
+	for snap := max(m.firstSnap, d.snapped-snapshots); snap < d.snapped; snap++ {
+		m.snaps[snap%snapshots].Route += earlier(d.snapAt[snap%snapshots])
+	}
+	if m.exc.open {
+		m.exc.base.Route += earlier(m.exc.since)
+	}
+	if m.record.state == Probation {
+		m.record.trial.Route += earlier(m.record.trialAt)
 	}
 }
 

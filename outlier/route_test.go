@@ -258,6 +258,74 @@ func TestARouteExcusesItsFailuresOnce(t *testing.T) {
 	}
 }
 
+// What a poison route did before counts neither for nor against what came later.
+func TestWhatIsTakenBackExcusesNothingThatCameLater(t *testing.T) {
+	for _, trial := range []bool{false, true} {
+		w := newWorld(t, 10, 1)
+		w.run(20 * second)
+		m := w.d.byID["e01"]
+		send := func(n int, class Class, route uint16) {
+			for range n {
+				a := m.ep.Start(w.now, true)
+				m.ep.End(&a, Outcome{Class: class, Now: w.now, Conn: uint32(w.now), Route: route})
+				w.runFor(5 * time.Millisecond)
+				w.wake(w.now)
+				w.runFor(0)
+			}
+		}
+		for range 3 {
+			send(3, Server, 7)
+			send(100, OK, 0)
+			w.run((w.now/second + 1) * second)
+		}
+		if m.exc.open || m.record.state != In {
+			t.Fatalf("%v\n%s", m.exc, w.story())
+		}
+		want, later := Tally{N: 3, K: 3}, 3
+		if trial {
+			m.becomes(Probation, RuleFast, w.now)
+			m.record.trial, m.record.trialAt = m.ep.Counts(), w.now
+			send(10, OK, 0)
+			want, later = Tally{N: 1, K: 1}, 1 // as many as it survives
+		}
+		from := w.d.snapped - 1
+		send(1, Server, 7)
+		send(later, Server, 1)
+		w.d.poisoned(7, w.d.routes.get(7), w.now)
+		if got := m.now.Sub(m.exc.base).Tally(); got != want {
+			t.Errorf("the excursion has %+v, want %+v", got, want)
+		}
+		if got := w.d.since(m, from).K; got != want.K {
+			t.Errorf("in the last second %d failed, want %d", got, want.K)
+		}
+		if got := m.now.Sub(m.record.trial).Tally().K; trial && got != want.K {
+			t.Errorf("in the trial %d failed, want %d", got, want.K)
+		}
+	}
+}
+
+// What was set aside when a route was poison before is not set aside again.
+func TestARouteThatIsPoisonAgainTakesNothingBackTwice(t *testing.T) {
+	w := newWorld(t, 10, 1)
+	w.run(20 * second)
+	m, x := w.d.byID["e01"], w.d.routes.get(7)
+	send := func() {
+		a := m.ep.Start(w.now, true)
+		m.ep.End(&a, Outcome{Class: Server, Now: w.now, Route: 7})
+		w.runFor(second)
+	}
+	send()
+	w.d.poisoned(7, x, w.now)
+	w.runFor(second)
+	x.well = w.now
+	w.runFor(second)
+	send()
+	w.d.poisoned(7, x, w.now)
+	if m.aside != 2 {
+		t.Errorf("%d of 2 failures set aside", m.aside)
+	}
+}
+
 func TestWithFewKeysNeighboursAreNoMeasure(t *testing.T) {
 	w := newWorld(t, 10, 1)
 	for _, tt := range []struct {
