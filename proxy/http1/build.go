@@ -156,7 +156,7 @@ func (c *conn) buildResponse(keep, chunked bool) {
 	if !r.dated {
 		b = c.appendDate(b)
 	}
-	b = c.appendVia(b, 1, r.minor)
+	b = c.appendVia(b, c.spoken(), r.minor)
 	c.out.head = c.appendPersistence(b, keep)
 }
 
@@ -238,6 +238,14 @@ func appendLength(b []byte, n int64) []byte {
 	b = append(b, "content-length: "...)
 	b = strconv.AppendInt(b, n, 10)
 	return append(b, crlf...)
+}
+
+// spoken is the major version in which the endpoint has answered.
+func (c *conn) spoken() int {
+	if c.srv.deps.Streams != nil && c.Endpoint.Multiplexed() {
+		return 2
+	}
+	return 1
 }
 
 // appendVia writes in which version the message came.

@@ -91,8 +91,8 @@ func TestAnOlderClientsRequestGoesThere(t *testing.T) {
 		for range 3 {
 			got := r.old(c, "POST", "/x?y=1", "hello")
 			r.check(got, 201, "POST /x?y=1 api hello  1.1 overhear ", "-", "10.0.1.1 ok")
-			if got.Header.Get("A") != "b" || got.Trailer.Get("T") != "u" {
-				t.Errorf("got header %v, trailer %v", got.Header, got.Trailer)
+			if got.Header.Get("A") != "b" || got.Trailer.Get("T") != "u" || got.Status != "201 Created" || got.Header.Get("Via") != "2 overhear" {
+				t.Errorf("got %s, header %v, trailer %v", got.Status, got.Header, got.Trailer)
 			}
 		}
 		r.check(r.old(c, "GET", "/", ""), 201, "GET / api   1.1 overhear ", "-", "10.0.1.1 ok")
