@@ -191,7 +191,7 @@ func (s *lend) onHeaders(b *batch, _ *stream, id uint32, fields []hpack.HeaderFi
 	s.text = append(s.text, "HTTP/1.1 "...)
 	s.text = append(s.text, fields[0].Value...)
 	s.text = append(append(append(s.text, ' '), http.StatusText(r.status)...), "\r\n"...) // some clients want a reason
-	tail := r.grpc // trailers are to come, and need chunks
+	tail := r.grpc                                                                        // trailers are to come, and need chunks
 	for i := range r.regular {
 		switch f := &r.regular[i]; f.Name {
 		case "content-length", "proxy-authenticate", "proxy-authorization":
