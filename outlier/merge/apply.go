@@ -424,9 +424,12 @@ func (t *Table) foldCell(e *endpoint, s *staged, now time.Duration) {
 	from := outlier.PointAt(c.at, c.counts)
 
 	e.pooled.add(d)
-	at := from
+	at, muted := from, r.domain.muted(now)
 	for _, p := range s.points {
 		if n, k := p.N-at.N, p.K-at.K; n <= d.N && k <= d.K() && k <= n {
+			if muted {
+				k = 0 // its failures are its own, the load that it makes is not
+			}
 			e.series.add(at.At, p.At, float64(n), float64(k))
 			at = p
 		}

@@ -690,6 +690,27 @@ func TestABrokenCallerDoesNotBlindTheFleetToACrash(t *testing.T) {
 	}
 }
 
+// What a muted caller says of everybody makes no group look as if it were in trouble,
+// in which only what fails nearly everything may leave.
+func TestAMutedCallerDoesNotBlindTheFleetToErrors(t *testing.T) {
+	f := quickstart(t, 50)
+	f.run(20 * time.Second)
+	for i, target := range f.targets {
+		half := f.sometimes(0.5)
+		target.fault = func(c *caller, now time.Duration) effect {
+			if c == f.callers[1] || i == 2 && now > 30*time.Second {
+				return half(c, now)
+			}
+			return works
+		}
+	}
+	f.run(10 * time.Second)
+	begin := f.now
+	if _, ok := f.ejected(2, 10*time.Second); !ok || f.now-begin > time.Second {
+		t.Errorf("half of the requests fail, and after %v got %s\nwant a verdict within 1s", f.now-begin, describe(f.verdicts()))
+	}
+}
+
 // Sidecars that send nothing to a service can be asked for probes, and a probe that
 // failed counts as an attempt. That makes them no users who could test the endpoint
 // with real requests.
