@@ -137,9 +137,9 @@ clusters:
 			}
 		}
 		p.accept(p.net.Host("10.0.1.3"), ":80", func(c net.Conn) {
-			io.WriteString(c, "220 hello\r\n")
+			_, _ = io.WriteString(c, "220 hello\r\n")
 			line, _ := bufio.NewReader(c).ReadString('\n')
-			io.WriteString(c, "250 "+line)
+			_, _ = io.WriteString(c, "250 "+line)
 		})
 		c, err := p.host.Dial(p.t.Context(), "tcp", "127.0.0.1:1007")
 		if err != nil {
@@ -149,7 +149,7 @@ clusters:
 		if line, err := br.ReadString('\n'); line != "220 hello\r\n" {
 			p.t.Errorf("server that speaks first: got %q, %v", line, err)
 		}
-		io.WriteString(c, "EHLO me\r\n")
+		_, _ = io.WriteString(c, "EHLO me\r\n")
 		if line, err := br.ReadString('\n'); line != "250 EHLO me\r\n" {
 			p.t.Errorf("opaque connection: got %q, %v", line, err)
 		}

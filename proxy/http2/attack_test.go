@@ -316,26 +316,26 @@ func TestAStuckStreamHoldsUpNoOther(t *testing.T) {
 			r.t.Errorf("got %d bytes, %v; want 1 MiB", len(got.body), got.err)
 		}
 	}, speaks(func(w http.ResponseWriter, _ *http.Request) {
-		w.Write(make([]byte, 1<<20))
+		_, _ = w.Write(make([]byte, 1<<20))
 	}))
 }
 
 func TestAHeadThatDoesNotCome(t *testing.T) {
 	for name, begin := range map[string]func(c net.Conn){
 		"no preface":     func(net.Conn) {},
-		"half a preface": func(c net.Conn) { io.WriteString(c, xhttp2.ClientPreface[:9]) },
-		"no SETTINGS":    func(c net.Conn) { io.WriteString(c, xhttp2.ClientPreface) },
+		"half a preface": func(c net.Conn) { _, _ = io.WriteString(c, xhttp2.ClientPreface[:9]) },
+		"no SETTINGS":    func(c net.Conn) { _, _ = io.WriteString(c, xhttp2.ClientPreface) },
 		"half a header block": func(c net.Conn) {
-			io.WriteString(c, xhttp2.ClientPreface)
+			_, _ = io.WriteString(c, xhttp2.ClientPreface)
 			a := newRaw(t, c)
 			_ = a.WriteSettings()
 			_ = a.WriteHeaders(xhttp2.HeadersFrameParam{StreamID: 1, BlockFragment: a.head("GET")})
 		},
 		"half a frame": func(c net.Conn) {
-			io.WriteString(c, xhttp2.ClientPreface)
+			_, _ = io.WriteString(c, xhttp2.ClientPreface)
 			a := newRaw(t, c)
 			_ = a.WriteSettings()
-			c.Write([]byte{0, 0, 100, 1})
+			_, _ = c.Write([]byte{0, 0, 100, 1})
 		},
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -2,6 +2,7 @@ package http2
 
 import (
 	"bufio"
+	"errors"
 	"io"
 	"net"
 	"net/http"
@@ -24,8 +25,8 @@ func echo(w http.ResponseWriter, q *http.Request) {
 	body, _ := io.ReadAll(q.Body)
 	w.Header().Set("A", "b")
 	w.Header().Set("Trailer", "T")
-	w.WriteHeader(201)
-	io.WriteString(w, strings.Join([]string{q.Method, q.URL.String(), q.Host, string(body), q.Header.Get("X-Forwarded-For"), q.Header.Get("Via"), q.Header.Get("Cookie")}, " "))
+	w.WriteHeader(http.StatusCreated)
+	_, _ = io.WriteString(w, strings.Join([]string{q.Method, q.URL.String(), q.Host, string(body), q.Header.Get("X-Forwarded-For"), q.Header.Get("Via"), q.Header.Get("Cookie")}, " "))
 	w.Header().Set("T", "u")
 }
 
@@ -71,10 +72,9 @@ func (r *rig) old(rw *bufio.ReadWriter, method, path, body string) reply {
 		r.t.Fatal(err)
 	}
 	go func() {
-		if err := req.Write(rw.Writer); err != nil {
+		if err := errors.Join(req.Write(rw.Writer), rw.Flush()); err != nil {
 			r.t.Error(err)
 		}
-		rw.Flush()
 	}()
 	resp, err := http.ReadResponse(rw.Reader, req)
 	if err != nil {

@@ -101,7 +101,7 @@ func TestALostConnectionIsOneFailure(t *testing.T) {
 			go func() { done <- r.do("POST", "/", "body") }()
 		}
 		for range cap(done) {
-			if got := <-done; got.StatusCode != 503 {
+			if got := <-done; got.StatusCode != http.StatusServiceUnavailable {
 				r.t.Errorf("got %d, want 503", got.StatusCode)
 			}
 		}
@@ -128,7 +128,7 @@ func TestARefusedConnectionIsTriedElsewhereAndOneFailure(t *testing.T) {
 			go func() { done <- r.do("POST", "/", "body") }()
 		}
 		for range cap(done) {
-			if got := <-done; got.StatusCode != 200 {
+			if got := <-done; got.StatusCode != http.StatusOK {
 				r.t.Errorf("got %d, want 200", got.StatusCode)
 			}
 		}
@@ -253,7 +253,7 @@ func TestAClientThatLeaves(t *testing.T) {
 			inRig(t, edit, func(r *rig) {
 				ctx, cancel := context.WithTimeout(r.t.Context(), 200*time.Millisecond)
 				defer cancel()
-				req, _ := http.NewRequestWithContext(ctx, "GET", "http://api/", nil)
+				req, _ := http.NewRequestWithContext(ctx, http.MethodGet, "http://api/", nil)
 				if got := r.send(req); got.err == nil {
 					r.t.Error("got an answer")
 				}
@@ -273,7 +273,7 @@ func TestAnEarlyAnswerEndsTheRequest(t *testing.T) {
 	for name, edit := range map[string]func(*options){"HTTP/2": nil, "HTTP/1.1": older} {
 		t.Run(name, func(t *testing.T) {
 			early := func(w http.ResponseWriter, _ *http.Request) {
-				w.WriteHeader(413)
+				w.WriteHeader(http.StatusRequestEntityTooLarge)
 				_, _ = io.WriteString(w, "no")
 			}
 			backend := speaks(early)

@@ -16,7 +16,7 @@ import (
 // call makes a gRPC call as far as HTTP knows it, and returns what came with grpc-status.
 func (r *rig) call(more ...string) (reply, string) {
 	r.t.Helper()
-	req, err := http.NewRequestWithContext(r.t.Context(), "POST", "http://api/greeter/hello", strings.NewReader("\x00\x00\x00\x00\x00"))
+	req, err := http.NewRequestWithContext(r.t.Context(), http.MethodPost, "http://api/greeter/hello", strings.NewReader("\x00\x00\x00\x00\x00"))
 	if err != nil {
 		r.t.Fatal(err)
 	}
@@ -105,7 +105,7 @@ func TestOurOwnProblemsInGRPC(t *testing.T) {
 				start := r.clock.Now()
 				got, status := r.call(tt.more...)
 				took := r.clock.Now() - start
-				if status != tt.status || got.StatusCode != 200 || !strings.HasPrefix(got.Header.Get("Grpc-Message"), "overhear: ") {
+				if status != tt.status || got.StatusCode != http.StatusOK || !strings.HasPrefix(got.Header.Get("Grpc-Message"), "overhear: ") {
 					r.t.Errorf("got %d, grpc-status %q, message %q; want 200 and %q", got.StatusCode, status, got.Header.Get("Grpc-Message"), tt.status)
 				}
 				if line := r.last(); line.Flags != tt.flags {
@@ -145,7 +145,7 @@ func TestAnInboundSidecarSaysWhatItsApplicationDid(t *testing.T) {
 		} {
 			inRig(t, v.edit, func(r *rig) {
 				tt.before(r)
-				if got := r.do("POST", "/", "x"); got.StatusCode != 503 || got.Header.Get("X-Overhear-Origin") != tt.origin {
+				if got := r.do("POST", "/", "x"); got.StatusCode != http.StatusServiceUnavailable || got.Header.Get("X-Overhear-Origin") != tt.origin {
 					r.t.Errorf("HTTP: got %d %q, want 503 %q", got.StatusCode, got.Header.Get("X-Overhear-Origin"), tt.origin)
 				}
 				if got, status := r.call(); status != "14" || got.Header.Get("X-Overhear-Origin") != tt.origin {

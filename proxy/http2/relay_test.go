@@ -18,15 +18,15 @@ func TestARequestGoesThere(t *testing.T) {
 			}
 		}
 		line := r.last()
-		if line.Method != "POST" || line.Host != "api" || line.Path != "/x?y=1" || line.Major != 2 || line.Received != 5 || len(line.ID) != 36 {
+		if line.Method != http.MethodPost || line.Host != "api" || line.Path != "/x?y=1" || line.Major != 2 || line.Received != 5 || len(line.ID) != 36 {
 			t.Errorf("got %+v", line)
 		}
 	}, speaks(func(w http.ResponseWriter, q *http.Request) {
 		body, _ := io.ReadAll(q.Body)
 		w.Header().Set("A", "b")
 		w.Header().Set("Trailer", "T")
-		w.WriteHeader(201)
-		io.WriteString(w, strings.Join([]string{q.Method, q.URL.String(), q.Host, string(body), q.Header.Get("X-Forwarded-For"), q.Header.Get("Via")}, " "))
+		w.WriteHeader(http.StatusCreated)
+		_, _ = io.WriteString(w, strings.Join([]string{q.Method, q.URL.String(), q.Host, string(body), q.Header.Get("X-Forwarded-For"), q.Header.Get("Via")}, " "))
 		w.Header().Set("T", "u")
 	}))
 }
@@ -40,7 +40,7 @@ func TestLargeBodiesGoBothWays(t *testing.T) {
 		}
 	}, speaks(func(w http.ResponseWriter, q *http.Request) {
 		var buf bytes.Buffer
-		io.Copy(&buf, q.Body)
-		w.Write(buf.Bytes())
+		_, _ = io.Copy(&buf, q.Body)
+		_, _ = w.Write(buf.Bytes())
 	}))
 }
