@@ -67,32 +67,39 @@ func TestFloods(t *testing.T) {
 		{"WINDOW_UPDATE", "GOAWAY ENHANCE_YOUR_CALM", func(a *raw, _ uint32) error { return a.WriteWindowUpdate(0, 1) }, 3 * nuisanceBurst},
 		{"frames of no known type", "GOAWAY ENHANCE_YOUR_CALM", func(a *raw, i uint32) error { return a.WriteRawFrame(0x77, 0, i, nil) }, 3 * nuisanceBurst},
 	} {
-		t.Run(tt.name, func(t *testing.T) {
-			var asked atomic.Int64
-			inRig(t, nil, func(r *rig) {
-				a := r.attacker()
-				verdict := make(chan string, 1)
-				go func() { verdict <- a.until(isGoAway) }()
-				written := 0
-				for i := range tt.fill {
-					if tt.flood(a, uint32(i)) != nil {
-						break
+		for version, edit := range map[string]func(*options){"HTTP/2": nil, "HTTP/1.1": older} {
+			t.Run(tt.name+", before endpoints of "+version, func(t *testing.T) {
+				var asked atomic.Int64
+				counts := func(w http.ResponseWriter, q *http.Request) {
+					asked.Add(1)
+					_, _ = io.Copy(io.Discard, q.Body)
+					_, _ = io.WriteString(w, "ok")
+				}
+				backend := speaks(counts)
+				if edit != nil {
+					backend = served(counts)
+				}
+				inRig(t, edit, func(r *rig) {
+					a := r.attacker()
+					verdict := make(chan string, 1)
+					go func() { verdict <- a.until(isGoAway) }()
+					written := 0
+					for i := range tt.fill {
+						if tt.flood(a, uint32(i)) != nil {
+							break
+						}
+						written++
 					}
-					written++
-				}
-				if got := <-verdict; got != tt.want {
-					r.t.Errorf("after %d: got %s, want %s", written, got, tt.want)
-				}
-				if n := asked.Load(); n > resetBurst+1 {
-					r.t.Errorf("the endpoint was asked %d times, want at most %d", n, resetBurst+1)
-				}
-				r.check(r.get(), 200, "ok", "-", "10.0.1.1 ok")
-			}, speaks(func(w http.ResponseWriter, q *http.Request) {
-				asked.Add(1)
-				_, _ = io.Copy(io.Discard, q.Body)
-				_, _ = io.WriteString(w, "ok")
-			}))
-		})
+					if got := <-verdict; got != tt.want {
+						r.t.Errorf("after %d: got %s, want %s", written, got, tt.want)
+					}
+					if n := asked.Load(); n > resetBurst+1 {
+						r.t.Errorf("the endpoint was asked %d times, want at most %d", n, resetBurst+1)
+					}
+					r.check(r.get(), 200, "ok", "-", "10.0.1.1 ok")
+				}, backend)
+			})
+		}
 	}
 }
 

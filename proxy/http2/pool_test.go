@@ -414,3 +414,26 @@ func TestAnEndpointThatSpeaksAnotherProtocol(t *testing.T) {
 		r.check(r.first("POST", "x"), 200, "ok", "-", "10.0.1.1 conn", "10.0.1.2 ok")
 	}, func(c net.Conn, _ int) { c.Close() }, says("ok"))
 }
+
+// Idle connections are cheap: they lie there without their buffers.
+func TestAnIdleConnectionGivesItsBufferBack(t *testing.T) {
+	inRig(t, nil, func(r *rig) {
+		for range 2 {
+			r.check(r.get(), 200, "ok", "-", "10.0.1.1 ok")
+			time.Sleep(3 * restAfter)
+			synctest.Wait()
+			links := poolOf(r.server.client, r.cluster.Pick(r.clock.Now(), nil)).links
+			for c := range r.server.conns {
+				links = append(links, c.link)
+			}
+			if len(links) != 2 {
+				r.t.Fatalf("%d connections, want the client's and the endpoint's", len(links))
+			}
+			for _, l := range links {
+				if l.resting.Load() != rested {
+					r.t.Errorf("client's end %v: it has its buffer still", !l.client)
+				}
+			}
+		}
+	}, says("ok"))
+}
