@@ -101,13 +101,12 @@ func b2i(b bool) int {
 // judge puts one suspect through the guards and the caps.
 func (d *Detector) judge(m *member, rule Rule, now time.Duration, r *Result) {
 	refusal := ""
-	explain := d.explain(m, rule, now)
 	switch {
 	case !rule.asksGroup():
 	case d.self.Muted(now):
 		refusal = refusedMuted
 	default:
-		refusal = d.guards(m, rule, now, r, &explain)
+		refusal = d.guards(m, rule, now, r)
 	}
 	if refusal == "" {
 		refusal = d.allow(m, rule, now, r)
@@ -116,20 +115,22 @@ func (d *Detector) judge(m *member, rule Rule, now time.Duration, r *Result) {
 		d.refuse(m, Ejected, rule, refusal, now, r)
 		return
 	}
+	explain := d.explain(m, rule, now)
 	explain.Checks = d.checks(m, rule, "", &explain)
 	d.eject(m, rule, explain, now, r)
 }
 
 // guards ask whether the evidence is good and whether it is this endpoint's
 // fault rather than everybody's.
-func (d *Detector) guards(m *member, rule Rule, now time.Duration, r *Result, explain *Explanation) string {
+func (d *Detector) guards(m *member, rule Rule, now time.Duration, r *Result) string {
 	if rule == RuleFast && !m.evident() {
 		return refusedEvidence
 	}
 	if d.oneRoute(m) {
 		return refusedRoute
 	}
-	if explain.Guard != nil && !explain.Guard.Pass {
+	from := d.window(m, now)
+	if !Guard(d.since(m, from), d.surroundings(m, from, now), false).Pass {
 		return refusedGroup
 	}
 	if d.gathering(m, now, r) {

@@ -1,6 +1,8 @@
 package outlier
 
 import (
+	"fmt"
+	"math/rand/v2"
 	"strings"
 	"testing"
 	"time"
@@ -117,5 +119,45 @@ func TestASlowGroupKeepsItsBalance(t *testing.T) {
 		if c.Rule == RuleLatency && c.Explain.Weight < slowAlike {
 			t.Errorf("%v %s: weight %.2f, want nobody's to fall much while all are slow", c.At, c.ID, c.Explain.Weight)
 		}
+	}
+}
+
+// Of a large group that is down everybody is a suspect at each Step: it must not cost
+// the square of their number.
+func BenchmarkStepOfAGroupThatIsDown(b *testing.B) {
+	for _, n := range []int{250, 1000, 4000} {
+		b.Run(fmt.Sprint(n), func(b *testing.B) {
+			d := New(DefaultConfig(), rand.New(rand.NewPCG(1, 2)))
+			members := make([]Member, 0, n)
+			for i := range n {
+				members = append(members, Member{ID: fmt.Sprintf("e%05d", i)})
+			}
+			d.SetMembers(members, 0)
+			now := second
+			all := func(class Class) {
+				now += 25 * time.Millisecond
+				for i, m := range d.members {
+					a := m.ep.Start(now, true)
+					m.ep.End(&a, Outcome{Class: class, Now: now, Conn: uint32(i) + uint32(millis(now))})
+				}
+			}
+			for i := range 440 {
+				class := OK
+				if i >= 400 {
+					class = Server
+				}
+				all(class)
+				d.Step(now)
+			}
+			for b.Loop() {
+				b.StopTimer()
+				all(Server)
+				b.StartTimer()
+				d.Step(now)
+			}
+			if d.members[0].record.state != In {
+				b.Fatal("somebody was ejected: the guard was not asked for long")
+			}
+		})
 	}
 }
