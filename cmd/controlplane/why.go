@@ -281,6 +281,9 @@ func printScores(row func(name, format string, args ...any), why controlplane.Wh
 		outcome := "so far"
 		if !t.Verdict.IsZero() {
 			outcome = "to the VERDICT at " + clock(t.Verdict, why.Now)
+			if why.Explain.State == outlier.In.String() || why.Explain.Rule != t.Rule.String() {
+				outcome = fmt.Sprintf("to an earlier VERDICT at %s, %s ago", clock(t.Verdict, why.Now), span(why.Now.Sub(t.Verdict)))
+			}
 		}
 		row(first(i, "Over time"), "%s, %s %s", what, span(end.At.Sub(begin.At)), outcome)
 		for _, line := range plot(t.Points) {
