@@ -172,7 +172,10 @@ func (t traces) of(k merge.Key, wall func(time.Duration) time.Time) []Trace {
 	if e == nil {
 		return nil
 	}
-	rows := slices.Clone(e.rows)
+	// Where all reporters are of one zone, its row is the fleet's with a lower threshold.
+	rows := slices.DeleteFunc(slices.Clone(e.rows), func(z *trace) bool {
+		return z.scope != merge.Fleet && slices.ContainsFunc(e.rows, func(t *trace) bool { return t.scope == merge.Fleet && sameScore(t, z) })
+	})
 	height := func(t *trace) float64 { p := t.points[len(t.points)-1]; return p.T / p.Threshold }
 	slices.SortStableFunc(rows, func(a, b *trace) int { return -cmp.Compare(height(a), height(b)) })
 	if e.judged != nil {
@@ -190,4 +193,10 @@ func (t traces) of(k merge.Key, wall func(time.Duration) time.Time) []Trace {
 		all = append(all, one)
 	}
 	return all
+}
+
+// sameScore says whether two traces of one rule end with the same score.
+func sameScore(a, b *trace) bool {
+	x, y := a.points[len(a.points)-1], b.points[len(b.points)-1]
+	return a.rule == b.rule && x.At == y.At && x.T == y.T && x.Sum == y.Sum
 }

@@ -101,6 +101,22 @@ func TestANewExcursionBeginsANewTrace(t *testing.T) {
 	}
 }
 
+func TestAZoneThatSaysWhatTheFleetSaysIsNotDrawnAgain(t *testing.T) {
+	all := traces{}
+	fleet := score(traced1, time.Hour, time.Hour+time.Second, 5)
+	same, other := fleet, score(traced1, time.Hour, time.Hour+time.Second, 4)
+	same.Scope, same.Threshold = "a", 11
+	other.Scope = "b"
+	all.note([]merge.Sample{fleet, same, other})
+	var scopes []merge.Scope
+	for _, one := range all.of(traced1, wall) {
+		scopes = append(scopes, one.Scope)
+	}
+	if diff := cmp.Diff([]merge.Scope{merge.Fleet, "b"}, scopes); diff != "" {
+		t.Errorf("traces of these scopes (-want +got):\n%s", diff)
+	}
+}
+
 func TestTracesAreBounded(t *testing.T) {
 	all := traces{}
 	out := merge.Key{Service: "api", Instance: "out"}
