@@ -316,7 +316,7 @@ func (t *Table) next(e *endpoint, r *record, now time.Duration) (string, Span) {
 		return "answers of other sidecars", until(e.susp.deadline)
 	case e.gatherAt != never && now < e.gatherAt:
 		return "judged together with its neighbours", until(e.gatherAt)
-	case t.doubtful(e):
+	case e.fast.open && e.fast.last.h > 0: // there is evidence, and it is shown
 		return "judged again with each report that speaks of it", 0
 	case r.n > 0:
 		return "one ejection less on its record", until(r.forgave + forgive)

@@ -50,6 +50,20 @@ func wantText(t *testing.T, got string, parts ...string) {
 	}
 }
 
+func TestEvidenceThatDoesNotSufficeYetIsJudgedAgain(t *testing.T) {
+	b := newBench(t, DefaultPolicy(), 6, 6)
+	b.report("r0", "e1", server(1), 2*time.Second)
+	b.report("r1", "e1", server(1), 2*time.Second)
+	b.Step(2 * time.Second)
+	x, ok := b.Explain(Key{"api", "e1"}, 2*time.Second)
+	if !ok || x.Counts.K != 2 || x.T >= x.Threshold {
+		t.Fatalf("got %+v, want two failures that do not suffice", x)
+	}
+	if want := "judged again with each report that speaks of it"; x.Next != want {
+		t.Errorf("next is %q, want %q", x.Next, want)
+	}
+}
+
 func TestWhatHoldsAVerdictBackIsSaidAsData(t *testing.T) {
 	t.Run("one fault domain alone", func(t *testing.T) {
 		b := newBench(t, DefaultPolicy(), 6, 6)
