@@ -108,6 +108,9 @@ func run(args []string, out, errs io.Writer) error {
 	if f.NArg() > 0 {
 		return fmt.Errorf("what is %q? see -help", f.Arg(0))
 	}
+	if err := o.check(f); err != nil {
+		return err
+	}
 	if o.smoke {
 		o.scenario, o.products, o.seeds = "crash-unsafe,errors-50,hang-impatient,zone-three", "overhear,envoy-tuned,none", "1-2"
 	}
@@ -154,6 +157,47 @@ func run(args []string, out, errs io.Writer) error {
 	bounds(out, runs, setName(seeds))
 	attempts, speed := elapsed(runs, took)
 	fmt.Fprintf(out, "\n%d runs on seeds %s (%s); %.3g attempts in %.1f s: %.2g a second and core\n", len(runs)*len(seeds), o.seeds, setName(seeds), float64(attempts), took.Seconds(), speed)
+	return nil
+}
+
+// check refuses what would be left out silently.
+func (o *options) check(f *flag.FlagSet) error {
+	given := map[string]bool{}
+	f.Visit(func(g *flag.Flag) { given[g.Name] = true })
+	mode := ""
+	for _, m := range []string{"list", "whole", "mesh", "soak", "sweep", "story", "smoke"} {
+		switch {
+		case !given[m]:
+		case mode != "":
+			return fmt.Errorf("-%s and -%s: want one of them", mode, m)
+		default:
+			mode = m
+		}
+	}
+	ignored := map[string][]string{
+		"list":  {"json", "svg"},
+		"whole": {"json", "svg", "products", "set", "file"},
+		"mesh":  {"json", "svg", "products", "set", "scenario", "file", "seeds"},
+		"story": {"json", "svg", "products"},
+		"soak":  {"svg", "scenario", "file"},
+		"sweep": {"scenario", "file", "products", "set"},
+		"smoke": {"scenario", "file", "products", "seeds"},
+		"":      {"long", "soak-bases", "soak-rates"},
+	}
+	for _, name := range ignored[mode] {
+		switch {
+		case given[name] && mode == "":
+			return fmt.Errorf("-%s: for -mesh or -soak only", name)
+		case given[name]:
+			return fmt.Errorf("-%s: there is none with -%s", name, mode)
+		}
+	}
+	switch {
+	case given["file"] && given["scenario"]:
+		return errors.New("-file and -scenario: want one of them")
+	case given["soak"] && !(o.soak > 0):
+		return fmt.Errorf("-soak: want endpoint-hours above 0, have %v", o.soak)
+	}
 	return nil
 }
 
@@ -243,12 +287,12 @@ func parseSeeds(text string) ([]uint64, error) {
 	low, high, ranged := strings.Cut(text, "-")
 	a, err := strconv.ParseUint(low, 10, 32)
 	if err != nil {
-		return nil, fmt.Errorf("-seeds: %w", err)
+		return nil, fmt.Errorf("-seeds: want tuning, held-out, a number or a range such as 1-20, have %q", text)
 	}
 	b := a + 19
 	if ranged {
 		if b, err = strconv.ParseUint(high, 10, 32); err != nil {
-			return nil, fmt.Errorf("-seeds: %w", err)
+			return nil, fmt.Errorf("-seeds: want tuning, held-out, a number or a range such as 1-20, have %q", text)
 		}
 	}
 	if b < a || b-a >= 100_000 {

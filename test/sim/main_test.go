@@ -115,6 +115,24 @@ func TestWhatDoesNotExistIsSaid(t *testing.T) {
 	}
 }
 
+func TestFlagsThatWouldBeLeftOutAreRefused(t *testing.T) {
+	for args, want := range map[string]string{
+		"-soak -1":                     "-soak: want endpoint-hours above 0, have -1",
+		"-soak 1 -scenario crash":      "-scenario: there is none with -soak",
+		"-story -json -scenario crash": "-json: there is none with -story",
+		"-whole -file mine.txt":        "-file: there is none with -whole",
+		"-mesh Crash -story":           "-mesh and -story: want one of them",
+		"-file x.txt -scenario crash":  "-file and -scenario: want one of them",
+		"-long -scenario crash":        "-long: for -mesh or -soak only",
+		"-seeds few -scenario crash":   "-seeds: want tuning, held-out, a number or a range such as 1-20, have \"few\"",
+	} {
+		var out, errs bytes.Buffer
+		if err := run(strings.Fields(args), &out, &errs); err == nil || err.Error() != want {
+			t.Errorf("sim %s: got %v, want %s", args, err, want)
+		}
+	}
+}
+
 func TestAFileOfOnesOwnIsRun(t *testing.T) {
 	file := filepath.Join(t.TempDir(), "mine.txt")
 	if err := os.WriteFile(file, []byte("about mine\ncallers 3\nwarmup 5s\nlength 5s\nat 0s endpoint 1: crash\n"), 0o644); err != nil {

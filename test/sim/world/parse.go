@@ -117,7 +117,7 @@ func Parse(name, text string) (Scenario, error) {
 			p.check(s.Set(fields[0], strings.TrimSpace(strings.TrimPrefix(strings.TrimSpace(line), fields[0]))))
 		}
 	}
-	if err := s.validate(); err != nil {
+	if err := s.validate(); err != nil && p.errs == nil { // what was not understood is said once
 		p.errs = append(p.errs, fmt.Errorf("%s.txt: %w", name, err))
 	}
 	if p.errs == nil {
@@ -317,7 +317,7 @@ func (p *parser) want(fields []string) {
 		p.check(fmt.Errorf("want: no measure %q; there are %s", w.Measure, strings.Join(MeasureNames(), ", ")))
 		return
 	case !slices.Contains([]string{"p50", "p95", "max", "mean"}, w.Stat):
-		p.check(fmt.Errorf("want: no statistic %q", w.Stat))
+		p.check(fmt.Errorf("want: no statistic %q; there are p50, p95, max and mean", w.Stat))
 		return
 	case !w.Below && fields[2] != ">=":
 		p.check(fmt.Errorf("want: %q is neither <= nor >=", fields[2]))
@@ -365,6 +365,10 @@ func (p *parser) step(line string) {
 	at, err := span(fields[1])
 	if err != nil {
 		p.check(fmt.Errorf("at: %w", err))
+		return
+	}
+	if at >= p.s.Length {
+		p.check(fmt.Errorf("at: %v never comes: the scenario ends at %v (length)", at, p.s.Length))
 		return
 	}
 	step := Step{At: at}
@@ -469,7 +473,7 @@ func parseFault(words []string) (Fault, error) {
 	}
 	i := slices.Index(faultNames[:], words[0])
 	if i < 0 || FaultKind(i) >= Clock {
-		return f, fmt.Errorf("no such fault: %q", words[0])
+		return f, fmt.Errorf("no such fault: %q; there are %s and flap", words[0], strings.Join(faultNames[:Clock], ", "))
 	}
 	f.Kind = FaultKind(i)
 	words = words[1:]
@@ -523,7 +527,7 @@ func (s *Scenario) callers(who string) ([]int, error) {
 	kind, which, _ := strings.Cut(who, " ")
 	switch kind {
 	case "all":
-		return pick(s.Callers, func(int) bool { return which == "" })
+		return pick(who, s.Callers, func(int) bool { return which == "" })
 	case "caller", "callers":
 		return list(which, s.Callers)
 	case "zone":
@@ -531,13 +535,13 @@ func (s *Scenario) callers(who string) ([]int, error) {
 		if err != nil {
 			return nil, err
 		}
-		return pick(s.Callers, func(i int) bool { return s.Zone(i) == zone })
+		return pick(who, s.Callers, func(i int) bool { return s.Zone(i) == zone })
 	case "node":
 		node, err := count(which, 0)
 		if err != nil {
 			return nil, err
 		}
-		return pick(s.Callers, func(i int) bool { return s.Node(i) == node })
+		return pick(who, s.Callers, func(i int) bool { return s.Node(i) == node })
 	}
 	return nil, fmt.Errorf("who is %q? want all, caller N, node N or zone N", who)
 }
@@ -546,7 +550,7 @@ func (s *Scenario) endpoints(who string) ([]int, error) {
 	kind, which, _ := strings.Cut(who, " ")
 	switch kind {
 	case "all":
-		return pick(s.Endpoints, func(int) bool { return which == "" })
+		return pick(who, s.Endpoints, func(int) bool { return which == "" })
 	case "endpoint", "endpoints":
 		return list(which, s.Endpoints)
 	case "zone":
@@ -554,12 +558,12 @@ func (s *Scenario) endpoints(who string) ([]int, error) {
 		if err != nil {
 			return nil, err
 		}
-		return pick(s.Endpoints, func(i int) bool { return s.Zone(i) == zone })
+		return pick(who, s.Endpoints, func(i int) bool { return s.Zone(i) == zone })
 	}
 	return nil, fmt.Errorf("who is %q? want all, endpoint N or zone N", who)
 }
 
-func pick(n int, of func(int) bool) ([]int, error) {
+func pick(who string, n int, of func(int) bool) ([]int, error) {
 	var all []int
 	for i := range n {
 		if of(i) {
@@ -567,7 +571,7 @@ func pick(n int, of func(int) bool) ([]int, error) {
 		}
 	}
 	if len(all) == 0 {
-		return nil, errors.New("there is nobody of that kind")
+		return nil, fmt.Errorf("%q: there is nobody of that kind", who)
 	}
 	return all, nil
 }

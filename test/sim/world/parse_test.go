@@ -1,6 +1,7 @@
 package world
 
 import (
+	"fmt"
 	"strings"
 	"testing"
 	"time"
@@ -60,16 +61,17 @@ func TestWhatIsWrongIsNamedWithItsLine(t *testing.T) {
 		"colour red":                          "no such setting",
 		"base 3":                              "want a share like 20%",
 		"at 0s endpoint 30: crash":            "there are 0 to 9",
-		"at 0s endpoint 1: explode":           "no such fault",
+		"at 0s endpoint 1: explode":           "there are heal, crash,",
 		"at 0s endpoint 1 crash":              "at TIME ENDPOINTS: FAULT",
 		"at soon endpoint 1: crash":           "want a time",
-		"at 0s zone 7: crash":                 "nobody of that kind",
+		"at 0s zone 7: crash":                 "\"zone 7\": there is nobody of that kind",
+		"at 30s endpoint 1: crash":            "30s never comes: the scenario ends at 30s",
 		"at 0s caller 1 -> all: crash":        "no fault of a way",
 		"at 0s control: sideways":             "not \"sideways\"",
 		"at 0s endpoint 1: pause 2s every 1s": "never ends",
 		"at 0s endpoint 1: flap 0 0 crash":    "too fast",
 		"want speed p50 <= 1s":                "no measure",
-		"want off p51 <= 1s":                  "no statistic",
+		"want off p51 <= 1s":                  "no statistic \"p51\"; there are p50",
 		"vary rate 1 x":                       "vary: rate",
 		"rate 0":                              "must be above 0",
 		"callers 100000\nendpoints 100000":    "too many",
@@ -91,6 +93,13 @@ func TestWhatIsWrongIsNamedWithItsLine(t *testing.T) {
 		if err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%q: got %v\nwant an error with %q", text, err, want)
 		}
+	}
+}
+
+func TestAValueThatIsNotUnderstoodIsSaidOnce(t *testing.T) {
+	_, err := Parse("story", "rate 5 6")
+	if got, want := fmt.Sprint(err), `story.txt:1: rate: want a number from 0 to 1e+06, have "5 6"`; got != want {
+		t.Errorf("got %q, want %q", got, want)
 	}
 }
 
