@@ -233,6 +233,11 @@ func (e *endpoint) zone(name string) *zone {
 	return e.zones[i]
 }
 
+// dropZone forgets a zone that nobody observes from any more, but no verdict.
+func (e *endpoint) dropZone(name string) {
+	e.zones = slices.DeleteFunc(e.zones, func(z *zone) bool { return z.name == name && z.rec.state == outlier.In && z.rec.n == 0 })
+}
+
 // record gives the standing of the endpoint in a scope.
 func (e *endpoint) record(s Scope) *record {
 	if s == Fleet {

@@ -195,3 +195,35 @@ func TestTheStatisticEqualsThatOfADumbSum(t *testing.T) {
 		}
 	}
 }
+
+// Zones are what reporters say they are, and cost a test each.
+func TestAZoneThatNobodyObservesFromIsForgotten(t *testing.T) {
+	keys := keysOf(4)
+	table := smallTable(t, nil, keys)
+	e := table.endpoints[keys[0]]
+	tell := func(i int) {
+		r := Reporter{ID: "wanderer", Incarnation: uint64(i), Principal: "p", Node: "n", Zone: fmt.Sprint("zone-", i)}
+		now := time.Duration(i) * time.Second
+		if err := table.Join(r, []string{keys[0].Service}, now); err != nil {
+			t.Fatal(err)
+		}
+		for seq := range uint64(2) {
+			now += 100 * ms
+			table.Apply(Report{Reporter: r.ID, Incarnation: r.Incarnation, Seq: seq + 1, At: now, Received: now, Cells: []Cell{{
+				Key: keys[0], Counts: outlier.Counts{N: 9 + uint32(seq), Server: 5 + uint32(seq)}, LastOK: -1, LastOKStart: -1, LastHard: -1, LastHardStart: -1, Score: 1,
+			}}}, now)
+			table.Step(now)
+		}
+	}
+	for i := range 20 {
+		tell(i + 1)
+		if n := len(e.zones); n != 1 {
+			t.Fatalf("after %d zones %d are kept", i+1, n)
+		}
+	}
+	e.zones[0].rec.state = outlier.Ejected
+	tell(21)
+	if n := len(e.zones); n != 2 || !e.out("zone-20") {
+		t.Errorf("%d zones are kept, want the new one, and the one with a verdict", n)
+	}
+}

@@ -104,6 +104,7 @@ func (t *Table) Join(spec Reporter, services []string, now time.Duration) error 
 		t.slots[r.slot] = r
 		t.reporters[spec.ID] = r
 		r.domain = t.joinDomain(spec.Domain())
+		t.observed[spec.Zone]++
 	}
 	r.Reporter = spec
 	r.LHM = min(max(r.LHM, 0), 7)
@@ -171,8 +172,16 @@ func (t *Table) dropReporter(r *reporter) {
 			delete(t.orders, oid)
 		}
 	}
+	t.observed[r.Zone]--
+	last := t.observed[r.Zone] == 0
+	if last {
+		delete(t.observed, r.Zone)
+	}
 	for _, e := range t.endpoints {
 		e.dropCell(r.slot)
+		if last {
+			e.dropZone(r.Zone)
+		}
 	}
 	delete(t.reporters, r.ID)
 	r.domain.reporters--

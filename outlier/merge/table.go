@@ -29,6 +29,7 @@ type Table struct {
 	domains   map[string]*domain
 	stamp     uint64 // of the newest count of domains
 	zones     names
+	observed  map[string]int // how many reporters each zone has
 
 	// What rows are added up with: by slot, and by domain.index.
 	observers   []observer
@@ -65,6 +66,7 @@ func NewTable(cfg Config, seed uint64) *Table {
 		endpoints: make(map[Key]*endpoint),
 		reporters: make(map[string]*reporter),
 		domains:   make(map[string]*domain),
+		observed:  make(map[string]int),
 		orders:    make(map[OrderID]*order),
 		restored:  make(map[Key][]Verdict),
 		zones:     names{"": 0},
