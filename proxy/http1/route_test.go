@@ -43,7 +43,7 @@ func TestARedirectIsAnsweredHere(t *testing.T) {
 		c := r.dial()
 		for range 2 { // the connection stays
 			res := c.do("GET /a?b HTTP/1.1\r\nHost: h:80\r\n\r\n")
-			if res.StatusCode != 308 || res.Header.Get("location") != "https://h:80/a?b" || res.body != "" {
+			if res.StatusCode != http.StatusPermanentRedirect || res.Header.Get("location") != "https://h:80/a?b" || res.body != "" {
 				t.Errorf("got %d to %s with %q, want 308 to https://h:80/a?b", res.StatusCode, res.Header.Get("location"), res.body)
 			}
 		}

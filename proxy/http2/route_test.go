@@ -145,7 +145,7 @@ func TestRequestsOfOneKeyStayTogether(t *testing.T) {
 		for _, user := range []string{"a", "b", "c", "d", "e", "f", "g", "h"} {
 			own := map[string]bool{}
 			for range 5 {
-				own[text(t, r.askWith("/", "X-User", user))] = true
+				own[text(t, r.askWith("/", "X-User", user))] = true //nolint:bodyclose // text closes it
 			}
 			if len(own) != 1 {
 				t.Errorf("the requests of %s went to %v, want one endpoint", user, own)
