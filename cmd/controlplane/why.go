@@ -99,7 +99,7 @@ func printWhy(w io.Writer, why controlplane.Why) error {
 	p.table(func(line func(string, ...any)) {
 		row := func(name, format string, args ...any) { line("%s\t%s", name, fmt.Sprintf(format, args...)) }
 		printPlace(row, why)
-		printEvidence(row, x)
+		printEvidence(row, why)
 		printScores(row, why)
 		printGuards(row, x)
 		for i, finding := range x.Findings {
@@ -153,13 +153,19 @@ func printPlace(row func(name, format string, args ...any), why controlplane.Why
 
 // printEvidence writes what was seen, by whom, and how it compares with what
 // would have been enough.
-func printEvidence(row func(name, format string, args ...any), x merge.Explanation) {
+func printEvidence(row func(name, format string, args ...any), why controlplane.Why) {
+	x := why.Explain
 	c := x.Counts
 	switch {
 	case c.N > 0:
 		row("Evidence", "%s in %s: %d failed (%s)", count(int(c.N), "attempt"), span(time.Duration(x.Window)), c.K, kinds(c))
 	case x.Rate > 0:
-		row("Evidence", "nothing against it: %s, all is as usual", rate(x.Rate))
+		// Not "all is well": where all fail alike, nothing speaks against one of them.
+		against := "nothing against it"
+		if len(x.Witnesses) > 0 {
+			against = "its answers say nothing against it"
+		}
+		row("Evidence", "%s: %s, %s of them fail lately, %s in its group", against, rate(x.Rate), percent(why.Endpoint.ErrorRate), percent(x.Pg))
 	default:
 		row("Evidence", "no traffic speaks of it")
 	}
