@@ -138,3 +138,39 @@ func TestWhatWasSaidDuringAMuteStaysOut(t *testing.T) {
 		t.Errorf("%d against it after the mute, want 0", got)
 	}
 }
+
+// Not even when it ends just as domains are looked at that should be muted.
+func TestWhatWasSaidDuringAMuteDoesNotMuteAgain(t *testing.T) {
+	f := quickstart(t, 50)
+	f.run(12 * time.Second)
+	r := f.table.reporters[f.callers[1].ID]
+	accuse := func() {
+		for _, target := range f.targets {
+			e := f.table.endpoints[target.Key]
+			e.fast.close(f.now)
+			e.fast.begin(f.now - time.Second)
+			e.fast.active = append(e.fast.active, entry{cell: e.index[r.slot], slot: r.slot, n: 50, k: 50, changed: f.now})
+			e.fast.last.h, e.fast.last.odds, e.fast.last.at = 12*nat, outlier.Odds{P0: 0.02, P1: 0.2}, f.now
+		}
+	}
+	accuse()
+	f.table.second(f.now)
+	if !r.domain.muted(f.now) {
+		t.Fatal("not muted")
+	}
+	f.now = r.domain.mutedUntil
+	for _, o := range f.table.reporters {
+		o.heard = f.now
+	}
+	accuse()
+	for _, e := range f.table.endpoints {
+		for i := range e.cells {
+			e.cells[i].changed = f.now
+		}
+	}
+	f.table.weigh(r, f.now) // as its next report does
+	f.table.Step(f.now)
+	if r.domain.muted(f.now) {
+		t.Error("muted again for what it said meanwhile")
+	}
+}

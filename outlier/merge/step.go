@@ -37,11 +37,11 @@ func (t *Table) Step(now time.Duration) Result {
 	for _, e := range t.touched {
 		t.fold(e, now)
 	}
+	t.unmute(now)
 	if now >= t.nextSecond {
 		t.second(now)
 		t.nextSecond = now - now%time.Second + time.Second
 	}
-	t.unmute(now)
 
 	news := t.touched
 	t.touched = nil
