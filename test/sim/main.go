@@ -221,36 +221,44 @@ func setName(seeds []uint64) string {
 }
 
 func pickScenarios(o options) ([]world.Scenario, error) {
+	set, err := settings(o.set)
+	if err != nil {
+		return nil, err
+	}
 	files, patterns := scenarioFiles(o)
 	if files == nil {
 		text, err := os.ReadFile(o.file)
 		if err != nil {
 			return nil, err
 		}
-		list, err := world.Variants(strings.TrimSuffix(filepath.Base(o.file), ".txt"), string(text)+settings(o.set))
-		return list, err
+		return world.Variants(strings.TrimSuffix(filepath.Base(o.file), ".txt"), string(text), set...)
 	}
-	list, err := variants(files, patterns)
+	list, err := variants(files, patterns, set)
 	if err != nil {
 		return nil, err
 	}
 	if len(list) == 0 {
 		return nil, fmt.Errorf("no scenario is called %q; see -list", o.scenario)
 	}
-	if o.set != "" {
-		for i := range list {
-			for _, line := range strings.Split(o.set, ",") {
-				key, value, _ := strings.Cut(strings.TrimSpace(line), " ")
-				if err := list[i].Set(key, strings.TrimSpace(value)); err != nil {
-					return nil, fmt.Errorf("-set: %w", err)
-				}
-			}
-		}
-	}
 	return list, nil
 }
 
-func settings(set string) string { return "\n" + strings.ReplaceAll(set, ",", "\n") + "\n" }
+// settings are the lines of -set.
+func settings(text string) ([]string, error) {
+	var lines []string
+	for line := range strings.SplitSeq(text, ",") {
+		if line = strings.TrimSpace(line); line == "" {
+			continue
+		}
+		key, value, _ := strings.Cut(line, " ")
+		tried := world.Default()
+		if err := tried.Set(key, strings.TrimSpace(value)); err != nil {
+			return nil, fmt.Errorf("-set: %w", err)
+		}
+		lines = append(lines, line)
+	}
+	return lines, nil
+}
 
 func pickProducts(text string) ([]world.Maker, error) {
 	all := append([]world.Maker{world.Overhear("overhear", world.Options{}), world.Overhear("overhear-alone", world.Options{Alone: true})}, rival.All()...)

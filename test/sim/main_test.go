@@ -133,6 +133,16 @@ func TestFlagsThatWouldBeLeftOutAreRefused(t *testing.T) {
 	}
 }
 
+func TestASettingThatIsReplacedVariesNoMore(t *testing.T) {
+	got, err := pickScenarios(options{scenario: "crash", set: "rate 7, callers 4"})
+	if err != nil || len(got) != 1 || got[0].Name != "crash" || got[0].Rate != 7 || got[0].Callers != 4 {
+		t.Errorf("got %+v, %v, want one crash at 7/s", got, err)
+	}
+	if _, err = pickScenarios(options{scenario: "crash", set: "endpoints 2"}); err == nil || !strings.Contains(err.Error(), "there are 0 to 1") {
+		t.Errorf("a crash of an endpoint that is gone: got %v", err)
+	}
+}
+
 func TestAFileOfOnesOwnIsRun(t *testing.T) {
 	file := filepath.Join(t.TempDir(), "mine.txt")
 	if err := os.WriteFile(file, []byte("about mine\ncallers 3\nwarmup 5s\nlength 5s\nat 0s endpoint 1: crash\n"), 0o644); err != nil {

@@ -60,7 +60,7 @@ type Outcome struct {
 
 // variants reads the scenarios whose names match one of the patterns, each with all
 // that it varies.
-func variants(files fs.FS, patterns []string) ([]world.Scenario, error) {
+func variants(files fs.FS, patterns, set []string) ([]world.Scenario, error) {
 	names, err := fs.Glob(files, "*.txt")
 	if err != nil {
 		return nil, err
@@ -76,7 +76,7 @@ func variants(files fs.FS, patterns []string) ([]world.Scenario, error) {
 		if err != nil {
 			return nil, err
 		}
-		some, err := world.Variants(name, string(text))
+		some, err := world.Variants(name, string(text), set...)
 		if err != nil {
 			return nil, err
 		}

@@ -162,14 +162,19 @@ func Load(dir fs.FS) ([]Scenario, error) {
 }
 
 // Variants are the scenario with every combination of what it varies, each named
-// by its values. Steps that speak of who there is are read anew for each.
-func Variants(name, text string) ([]Scenario, error) {
+// by its values. Steps that speak of who there is are read anew for each. Lines of
+// set replace settings, and a setting that is replaced varies no more.
+func Variants(name, text string, set ...string) ([]Scenario, error) {
+	text = strings.Join(append([]string{text}, set...), "\n")
 	first, err := Parse(name, text)
 	if err != nil {
 		return nil, err
 	}
 	variants := []string{""}
 	for _, v := range first.Vary {
+		if slices.ContainsFunc(set, func(line string) bool { return strings.Fields(line)[0] == v.Key }) {
+			continue
+		}
 		var next []string
 		for _, have := range variants {
 			for _, value := range v.Values {
