@@ -22,6 +22,11 @@ const (
 	// guardedFor one that a guard has stopped.
 	fullFor    = time.Second
 	guardedFor = 100 * time.Millisecond
+	// heldFor is how long a verdict may have been refused because of how the others
+	// do, and still rest on what was seen from the beginning. Beyond, the endpoint may
+	// have become well long ago, with so much against it that it takes minutes of
+	// successes to make up for: it must be seen to fail again.
+	heldFor = time.Second
 	// pollGuarded is how long after a poll a guard may stop a verdict without another
 	// one: it would bring more successes, if anything.
 	pollGuarded = 5 * time.Second
@@ -83,6 +88,10 @@ func (t *Table) decide(g *group, look []*endpoint, now time.Duration) {
 		}
 		if ok, detail := g.mayLeave(c.e, c.scope, c.rule == outlier.RuleHard, now); !c.guard("cap", ok, "%s", detail) {
 			t.refuse(c, "cap", now)
+			continue
+		}
+		if c.row != nil && c.row.held != never && now-c.row.held >= heldFor {
+			c.e.closeRows(now)
 			continue
 		}
 		t.commit(c, now)
@@ -446,6 +455,9 @@ func (t *Table) refuse(c *candidate, why string, now time.Duration) {
 		c.e.refusal.until = now + fullFor
 	}
 	t.tell(c, why, now)
+	if why == "group" || why == "cap" {
+		c.e.hold(now)
+	}
 	if c.rule == outlier.RuleHard {
 		c.e.susp.confirmed, c.e.susp.storm = never, false
 		c.e.susp.shutUntil = now + shutFor
@@ -482,6 +494,20 @@ func (t *Table) commit(c *candidate, now time.Duration) {
 		return
 	}
 	t.eject(e, c.scope, c.rule, t.explainCandidate(c, now), now)
+}
+
+// hold notes that what the rows say was refused for the sake of the others.
+func (e *endpoint) hold(now time.Duration) {
+	note := func(w *row) {
+		if w.open && w.held == never {
+			w.held = now
+		}
+	}
+	note(&e.fast)
+	note(&e.slow)
+	for _, z := range e.zones {
+		note(&z.row)
+	}
 }
 
 // closeRows lets the evidence start from nothing.

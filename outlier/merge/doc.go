@@ -78,7 +78,9 @@
 // pass the group guard (if everybody fails alike, the
 // endpoint is not the cause), the gathering of neighbours (so that a zone leaves
 // in one push), the choice of scope (a fault of the endpoint is seen from
-// everywhere, a fault of the path from one zone), and the caps.
+// everywhere, a fault of the path from one zone), and the caps. What the group or a
+// cap has held back for a second must be seen anew once they let it: meanwhile the
+// endpoint may have become well.
 //
 // # Latency
 //

@@ -57,6 +57,7 @@ type row struct {
 	failed          bool          // since the last reading
 	over            bool          // that was over the threshold
 	rested          time.Duration // when it was looked at last and not read; never: not since
+	held            time.Duration // when its verdict was first refused for the sake of others; never: it was not
 	others          float64       // w, as it was
 	othersAt        time.Duration // then
 }
@@ -100,7 +101,7 @@ func (w *row) close(now time.Duration) {
 }
 
 func (w *row) begin(since time.Duration) {
-	w.open, w.since, w.hard, w.hardStart, w.othersAt, w.rested = true, since, never, never, never, never
+	w.open, w.since, w.hard, w.hardStart, w.othersAt, w.rested, w.held = true, since, never, never, never, never, never
 	w.gen++
 }
 

@@ -803,3 +803,28 @@ func TestAConnectionThatIsHeldContradictsARefusal(t *testing.T) {
 		t.Errorf("got %v\nwant a suspicion that the probes contradict", kinds)
 	}
 }
+
+// TestWhatWasHeldBackForLongMustBeShownAgain: of six that fail only five may be out.
+// The sixth is well again, like them, when there is room for its verdict.
+func TestWhatWasHeldBackForLongMustBeShownAgain(t *testing.T) {
+	f := newFleet(t, mesh{callers: 10, endpoints: 10, rate: 50, seed: 3})
+	f.run(20 * time.Second)
+	for _, e := range f.targets[:6] {
+		e.fault = always(errs)
+		f.run(3 * time.Second)
+	}
+	f.run(20 * time.Second)
+	if held := f.targets[5].view[Fleet].State; held != outlier.In {
+		t.Fatalf("the sixth is %v, want in: there is no room", held)
+	}
+	for _, e := range f.targets {
+		e.fault = always(works)
+	}
+	healed := f.now + 2*time.Second // a verdict on its way then is right
+	f.run(3 * time.Minute)
+	for _, ch := range f.changes {
+		if ch.At > healed && ch.From == outlier.In && ch.To == outlier.Ejected && ch.Refused == "" {
+			t.Errorf("%v after the end of the fault: %s", ch.At-healed, describe([]Change{ch}))
+		}
+	}
+}
