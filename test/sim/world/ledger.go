@@ -110,12 +110,13 @@ func (l *Ledger) note(s Step) {
 		}
 		return
 	}
-	// A fault of all of them is nobody's in particular.
+	// A fault of all of them is nobody's in particular; but what is dead is dead,
+	// whoever else is.
 	one := len(s.To) < n
 	for _, e := range s.To {
 		c := &l.culprits[e]
 		switch {
-		case s.Fault.Kind.bad() && one:
+		case s.Fault.Kind.bad() && one, s.Fault.Kind == Crash:
 			c.bad, c.ever, c.since = true, true, now
 		case s.Fault.Kind == Slow && one:
 			c.since = now
