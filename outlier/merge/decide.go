@@ -180,6 +180,10 @@ func (t *Table) ownFault(c *candidate, now time.Duration) bool {
 	res := outlier.Guard(e.tally(window(c.row.since, now), now), t.surroundings(c, now), c.kind == slowRow)
 	if !c.guard("group", res.Pass, "%v", res) {
 		t.refuse(c, "group", now)
+		if g := e.group; g.toldFails == never || now-g.toldFails >= tellFails {
+			g.toldFails = now
+			t.event(EventGroup, e, "", fmt.Sprintf("nobody is ejected for what all suffer: %v", res), now)
+		}
 		return false
 	}
 	return true
@@ -464,6 +468,9 @@ func (t *Table) refuse(c *candidate, why string, now time.Duration) {
 		t.endRound(c.e)
 	}
 }
+
+// tellFails is how often it is told, at most, that a whole group fails.
+const tellFails = time.Minute
 
 // tellAgain is how long the same refusal is not repeated.
 const tellAgain = 10 * time.Second

@@ -828,3 +828,25 @@ func TestWhatWasHeldBackForLongMustBeShownAgain(t *testing.T) {
 		}
 	}
 }
+
+func TestThatAllFailIsToldOnceAMinute(t *testing.T) {
+	f := newFleet(t, mesh{callers: 10, endpoints: 10, rate: 50, seed: 5})
+	f.run(20 * time.Second)
+	for _, e := range f.targets {
+		e.fault = always(errs)
+	}
+	begin := f.now
+	f.run(90 * time.Second)
+	var told []time.Duration
+	for _, e := range f.events {
+		if e.Kind == EventGroup {
+			told = append(told, e.At-begin)
+		}
+	}
+	if len(told) != 2 || told[0] > 2*time.Second {
+		t.Errorf("told after %v, want at once and a minute later", told)
+	}
+	if v := f.verdicts(outlier.Ejected); len(v) != 0 {
+		t.Errorf("ejected: %s", describe(v))
+	}
+}

@@ -121,6 +121,7 @@ type group struct {
 	baseline  outlier.Baseline
 	usual     outlier.Usual // of baseline.Pg
 	storm     bool          // a large part of it was suspected at the last Step
+	toldFails time.Duration // when it was told that all of it fails; never: not yet
 
 	// Error rates since the beginning of each half second, as far as this Step has
 	// needed them.
@@ -132,7 +133,7 @@ func (s *service) group(priority uint32) *group {
 	i, found := slices.BinarySearchFunc(s.groups, priority, func(g *group, p uint32) int { return cmp.Compare(g.priority, p) })
 	if !found {
 		s.groups = slices.Insert(s.groups, i, &group{
-			service: s, priority: priority, windows: make(map[int64]outlier.Ratios), baseline: outlier.Baseline{Pg: outlier.FirstErrorRate},
+			service: s, priority: priority, windows: make(map[int64]outlier.Ratios), baseline: outlier.Baseline{Pg: outlier.FirstErrorRate}, toldFails: never,
 		})
 	}
 	return s.groups[i]

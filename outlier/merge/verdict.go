@@ -181,7 +181,8 @@ const (
 	EventReplaced     EventKind = "prober_replaced" // one sidecar alone spoke against an endpoint in probation
 	EventRestarted    EventKind = "endpoint_restarted"
 	EventPingPath     EventKind = "ping_path_invalid"
-	EventPace         EventKind = "pace" // an endpoint is slow for all callers, or no longer
+	EventGroup        EventKind = "group_fails" // so many fail alike that none is ejected for it
+	EventPace         EventKind = "pace"        // an endpoint is slow for all callers, or no longer
 )
 
 // Event is news for people that changes no verdict.
