@@ -10,6 +10,8 @@ import (
 	"strings"
 
 	"github.com/cespare/xxhash/v2"
+
+	"github.com/overhear-mesh/overhear/proxy/syntax"
 )
 
 // Share is a cluster with its part of a rule's requests.
@@ -90,8 +92,8 @@ func (e Edit) wrong(field string, wrong func(field, format string, args ...any))
 	}{{field + ".set", e.Set}, {field + ".add", e.Add}} {
 		for name, value := range m.fields {
 			check(m.at+"."+name, name)
-			if strings.ContainsFunc(value, notValue) {
-				wrong(m.at+"."+name, "%q: want printable characters", value)
+			if strings.ContainsFunc(value, notValue) || strings.Trim(value, " \t") != value {
+				wrong(m.at+"."+name, "%q: want printable characters, and no white space around them", value)
 			}
 		}
 	}
@@ -171,8 +173,8 @@ func (r Redirect) wrong(field string, wrong func(field, format string, args ...a
 			wrong(field+"."+p.name, "%q: want a path", p.value)
 		}
 	}
-	if strings.ContainsFunc(r.Host, notVisible) {
-		wrong(field+".host", "%q: want a host", r.Host)
+	if r.Host != "" && !syntax.ValidHost([]byte(r.Host)) {
+		wrong(field+".host", "%q: want a host, with or without a port", r.Host)
 	}
 }
 
@@ -180,7 +182,7 @@ func notVisible(r rune) bool { return r <= ' ' || r >= 0x7f }
 
 func (r Rewrite) wrong(field string, rule *Rule, wrong func(field, format string, args ...any)) {
 	if r.Prefix != "" {
-		if r.Prefix[0] != '/' || strings.ContainsFunc(r.Prefix, notVisible) {
+		if r.Prefix[0] != '/' || !syntax.All(r.Prefix, syntax.Target) {
 			wrong(field+".prefix", "%q: want a path", r.Prefix)
 		}
 		if rule.Prefix == "" && rule.Path == "" {
@@ -193,11 +195,11 @@ func (r Rewrite) wrong(field string, rule *Rule, wrong func(field, format string
 	if _, err := regexp.Compile(r.Regex); err != nil {
 		wrong(field+".regex", "%v", err)
 	}
-	if strings.ContainsFunc(r.Substitution, notVisible) {
+	if !syntax.All(r.Substitution, syntax.Target) {
 		wrong(field+".substitution", "%q: want characters that a path may have", r.Substitution)
 	}
-	if strings.ContainsFunc(r.Host, notVisible) {
-		wrong(field+".host", "%q: want a host", r.Host)
+	if r.Host != "" && !syntax.ValidHost([]byte(r.Host)) {
+		wrong(field+".host", "%q: want a host, with or without a port", r.Host)
 	}
 }
 
@@ -257,7 +259,15 @@ func (r *Route) AppendPath(b, path []byte) []byte {
 		return append(joined(b, c.into, path[min(c.cut, len(path)):]), path[min(c.cut, len(path)):]...)
 	}
 	path, query, found := bytes.Cut(path, []byte{'?'})
-	b = append(b, c.regex.ReplaceAll(path, c.with)...)
+	asked := c.regex.ReplaceAll(path, c.with)
+	if string(path) == "*" {
+		asked = path // of OPTIONS: a form of its own
+	} else if len(asked) == 0 || asked[0] != '/' {
+		// What is left may be anything that the client wrote. It must stay a path: as
+		// http://other/ it would name another host.
+		b = append(b, '/')
+	}
+	b = append(b, asked...)
 	if found {
 		b = append(append(b, '?'), query...)
 	}

@@ -129,6 +129,11 @@ func TestWhatAnEndpointIsAskedFor(t *testing.T) {
 		{func(r *router.Rule) { r.Path, r.Rewrite.Prefix = "/old", "/new" }, "/old?x", "/new?x"},
 		{func(r *router.Rule) { r.Rewrite.Regex, r.Rewrite.Substitution = `^/u/([^/]+)/(.*)$`, `/\2/of/\1` }, "/u/ann/mail?x=/u/", "/mail/of/ann?x=/u/"},
 		{func(r *router.Rule) { r.Rewrite.Regex, r.Rewrite.Substitution = `b+`, `$1` }, "/abba", "/a$1a"},
+		// What the client wrote must not become a target of another form.
+		{func(r *router.Rule) { r.Rewrite.Regex, r.Rewrite.Substitution = `^/api(.*)$`, `\1` }, "/apihttp://inner/x", "/http://inner/x"},
+		{func(r *router.Rule) { r.Rewrite.Regex, r.Rewrite.Substitution = `^/api/(.*)$`, `\1` }, "/api/users?x", "/users?x"},
+		{func(r *router.Rule) { r.Rewrite.Regex, r.Rewrite.Substitution = `^/api(.*)$`, `\1` }, "/api?x", "/?x"},
+		{func(r *router.Rule) { r.Rewrite.Regex, r.Rewrite.Substitution = `^/api(.*)$`, `\1` }, "/api*", "/*"},
 		{nil, "/as/it/is?x", "/as/it/is?x"},
 	} {
 		t.Run(tt.path, func(t *testing.T) {
@@ -237,6 +242,12 @@ func TestWrongActionsNameTheField(t *testing.T) {
 		{func(r *router.Rule) { r.RequestHeaders.Set = map[string]string{"Content-Length": "1"} }, "request_headers.set.Content-Length: Content-Length is not for a rule to change"},
 		{func(r *router.Rule) { r.RequestHeaders.Remove = []string{"x:y"} }, `request_headers.remove[0]: "x:y": want the name of a header field`},
 		{func(r *router.Rule) { r.ResponseHeaders.Add = map[string]string{"x": "a\r\nb: c"} }, "response_headers.add.x: "},
+		{func(r *router.Rule) { r.ResponseHeaders.Set = map[string]string{"x": "a "} }, "response_headers.set.x: "},
+		{func(r *router.Rule) { r.Rewrite.Host = "a/b" }, `rewrite.host: "a/b": want a host`},
+		{func(r *router.Rule) { r.Cluster, r.Redirect = "", &router.Redirect{Host: "http://a"} }, `redirect.host: "http://a": want a host`},
+		{func(r *router.Rule) { r.Prefix, r.Rewrite.Prefix = "/a", "/b#c" }, `rewrite.prefix: "/b#c": want a path`},
+		{func(r *router.Rule) { r.Regex = `\Qa` }, "regex: "},
+		{func(r *router.Rule) { r.Headers = []router.Text{{Name: "a", Regex: `\Qa`}} }, "headers[0].regex: "},
 		{func(r *router.Rule) { r.Hash = []router.Hash{{}} }, "hash[0]: want one of header, cookie, query and source"},
 	} {
 		r := rule("r", tt.edit)

@@ -53,7 +53,7 @@ func (c Text) wrong(field string, wrong func(field, format string, args ...any))
 	if given != 1 {
 		wrong(field, "want one of exact, prefix, suffix, contains, regex and present")
 	}
-	if _, err := regexp.Compile(c.Regex); err != nil {
+	if _, err := compileWhole(c.Regex); err != nil {
 		wrong(field+".regex", "%v", err)
 	}
 }
@@ -88,7 +88,22 @@ func (c Text) compile(name string) condition {
 }
 
 // whole is a regular expression that must match all of its subject.
-func whole(expr string) *regexp.Regexp { return regexp.MustCompile("^(?:" + expr + ")$") }
+func whole(expr string) *regexp.Regexp {
+	r, err := compileWhole(expr)
+	if err != nil {
+		panic(err) // Validate has compiled it
+	}
+	return r
+}
+
+// compileWhole may fail although expr alone is right: \Q without \E quotes all that
+// follows.
+func compileWhole(expr string) (*regexp.Regexp, error) {
+	if _, err := regexp.Compile(expr); err != nil {
+		return nil, err // in the user's words
+	}
+	return regexp.Compile("^(?:" + expr + ")$")
+}
 
 func (c *condition) holds(value []byte, ok bool) bool {
 	return (ok && (c.test == nil || c.test(value))) == c.wants

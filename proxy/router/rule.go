@@ -3,7 +3,6 @@ package router
 import (
 	"errors"
 	"fmt"
-	"regexp"
 	"strings"
 	"time"
 
@@ -134,7 +133,7 @@ func (r Rule) Validate() error {
 			wrong(p.name, "%q: want a leading /", p.value)
 		}
 	}
-	if _, err := regexp.Compile(r.Regex); err != nil {
+	if _, err := compileWhole(r.Regex); err != nil {
 		wrong("regex", "%v", err)
 	}
 	for _, d := range []struct {
