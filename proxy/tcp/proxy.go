@@ -117,8 +117,7 @@ func (p *Proxy) serve(ctx context.Context, client net.Conn, r *Record) {
 		}
 		defer limit.Release()
 		if v := p.deps.Cluster.ProxyProtocol(); v > 0 {
-			h := proxyproto.HeaderProxyFromAddrs(byte(v), client.RemoteAddr(), client.LocalAddr())
-			header, _ = h.Format() // fails for versions that do not exist only
+			header = announce(byte(v), client.RemoteAddr(), client.LocalAddr())
 		}
 	}
 	timeout := p.deps.FirstByteTimeout()
@@ -141,6 +140,25 @@ func (p *Proxy) serve(ctx context.Context, client net.Conn, r *Record) {
 	r.Flags |= s.flags
 	last := &r.Attempts[len(r.Attempts)-1]
 	last.Ending, last.Class = s.ending, s.class
+}
+
+// announce is the PROXY header for a client's connection. There always is one: the
+// endpoint would take the client's own first bytes for it.
+func announce(version byte, client, own net.Addr) []byte {
+	h := proxyproto.HeaderProxyFromAddrs(version, client, own)
+	b, err := h.Format()
+	if err != nil {
+		// A header has one family of addresses, and a load balancer before this proxy may
+		// have named a client of another one.
+		if to, ok := own.(*net.TCPAddr); ok && h.TransportProtocol == proxyproto.TCPv4 {
+			h.DestinationAddr = &net.TCPAddr{IP: net.IPv4zero, Port: to.Port}
+			b, err = h.Format()
+		}
+	}
+	if err != nil {
+		b, _ = (&proxyproto.Header{Version: version, Command: proxyproto.LOCAL}).Format() // of nobody
+	}
+	return b
 }
 
 // open connects to an endpoint, asking the breaker first. It returns no

@@ -1,6 +1,7 @@
 package tcp_test
 
 import (
+	"bufio"
 	"cmp"
 	"context"
 	"errors"
@@ -313,6 +314,51 @@ func TestTheEndpointIsToldWhoseConnectionItIs(t *testing.T) {
 		})
 	}
 }
+
+// named is a connection whose peer a PROXY header has named.
+type named struct {
+	net.Conn
+	from net.Addr
+}
+
+func (n named) RemoteAddr() net.Addr { return n.from }
+
+// TestTheEndpointIsToldInAnyFamily: else the first bytes of the client would be taken
+// for what the proxy says.
+func TestTheEndpointIsToldInAnyFamily(t *testing.T) {
+	for _, client := range []net.Addr{
+		&net.TCPAddr{IP: net.ParseIP("2001:db8::1"), Port: 7},
+		&net.TCPAddr{IP: net.ParseIP("192.0.2.1"), Port: 7},
+	} {
+		for _, own := range []string{"10.0.0.1", "fd00::1"} {
+			for version, want := range map[int]string{1: "PROXY TCP", 2: "\r\n\r\n\x00\r\nQUIT\n\x21"} {
+				synctest.Test(t, func(t *testing.T) {
+					b := newBed(t, 1)
+					b.fleet.proxy = version
+					b.server(0, echo)
+					p := tcp.New(b.config, tcp.Deps{Clock: b.clock, Cluster: b.fleet, Log: b})
+					c, far := net.Pipe()
+					go p.ServeConn(t.Context(), at{named{far, client}, &net.TCPAddr{IP: net.ParseIP(own), Port: 80}})
+					go say(c, "PROXY TCP4 6.6.6.6 6.6.6.6 1 1\r\n")
+					got, err := bufio.NewReader(c).Peek(len(want) + 20)
+					if !strings.HasPrefix(string(got), want) || strings.Contains(string(got[:len(want)+8]), "6.6") {
+						t.Errorf("version %d of %v at %s: the endpoint got %q first, %v; want a header", version, client, own, got, err)
+					}
+					c.Close()
+					b.record()
+				})
+			}
+		}
+	}
+}
+
+// at is a connection with an address of its own.
+type at struct {
+	named
+	local net.Addr
+}
+
+func (a at) LocalAddr() net.Addr { return a.local }
 
 func TestAConnectionThatNobodyTakesIsReset(t *testing.T) {
 	tests := []struct {
