@@ -1,6 +1,10 @@
 package exchange
 
-import "github.com/overhear-mesh/overhear/outlier"
+import (
+	"strings"
+
+	"github.com/overhear-mesh/overhear/outlier"
+)
 
 // Failed is the answer to a request whose last attempt did not bring one.
 func (x *Exchange) Failed(d *Deps, ending outlier.Ending) (status int, text, origin string) {
@@ -120,4 +124,23 @@ func GRPCStatus(status int) int {
 		return GRPCUnavailable
 	}
 	return GRPCUnknown
+}
+
+// GRPCMessage is a text of ours as grpc-message has it: percent-encoded where it is not
+// printable ASCII
+// (https://github.com/grpc/grpc/blob/master/doc/PROTOCOL-HTTP2.md#responses). The text
+// of a rule may have line feeds, which would end the field.
+func GRPCMessage(text string) string {
+	const prefix, digits = "overhear: ", "0123456789ABCDEF"
+	special := func(c byte) bool { return c < ' ' || c > '~' || c == '%' }
+	var b strings.Builder
+	b.WriteString(prefix)
+	for i := range len(text) {
+		if c := text[i]; special(c) {
+			b.Write([]byte{'%', digits[c>>4], digits[c&15]})
+		} else {
+			b.WriteByte(c)
+		}
+	}
+	return b.String()
 }

@@ -340,6 +340,11 @@ func (c *conn) buildReply(r *ownAnswer, keep bool) {
 	b = strconv.AppendInt(b, int64(r.status), 10)
 	b = append(append(append(b, ' '), syntax.StatusText(r.status)...), crlf...)
 	b = c.appendDate(b)
+	var edit *router.FieldEdit
+	if r.asked || r.location != "" {
+		edit = c.Record.Route.Response
+		b = appendPairs(b, edit)
+	}
 	if r.location != "" {
 		b = append(append(append(b, "location: "...), r.location...), crlf...)
 		c.out.head = c.appendPersistence(appendLength(b, 0), keep)
@@ -349,7 +354,9 @@ func (c *conn) buildReply(r *ownAnswer, keep bool) {
 	if r.asked {
 		who, end = "", ""
 	}
-	b = append(b, "content-type: text/plain; charset=utf-8\r\n"...)
+	if !edit.Drops([]byte("content-type")) {
+		b = append(b, "content-type: text/plain; charset=utf-8\r\n"...)
+	}
 	if r.origin != "" {
 		b = append(append(append(b, syntax.OriginField+": "...), r.origin...), crlf...)
 	}
@@ -372,7 +379,7 @@ func (c *conn) buildGRPC(status int, text, origin string, keep bool) {
 	b = c.appendDate(b)
 	b = append(b, "content-type: application/grpc\r\ngrpc-status: "...)
 	b = strconv.AppendInt(b, int64(code), 10)
-	b = append(append(append(b, "\r\ngrpc-message: overhear: "...), text...), crlf...)
+	b = append(append(append(b, "\r\ngrpc-message: "...), exchange.GRPCMessage(text)...), crlf...)
 	if origin != "" {
 		b = append(append(append(b, syntax.OriginField+": "...), origin...), crlf...)
 	}

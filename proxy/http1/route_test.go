@@ -69,6 +69,43 @@ func TestADirectResponseIsWhatTheRuleSays(t *testing.T) {
 	}
 }
 
+// TestADirectResponseToGRPCIsOneMessage: the text of a rule may have several lines.
+func TestADirectResponseToGRPCIsOneMessage(t *testing.T) {
+	edit := func(o *options) {
+		o.rule.Cluster, o.rule.Respond = "", &router.Respond{Status: 503, Body: "one\r\n\r\nHTTP/1.1 200 OK\nx: 100 %\n"}
+	}
+	inRig(t, edit, func(r *rig) {
+		c := r.dial()
+		for range 2 {
+			res := c.do("POST /s/m HTTP/1.1\r\nHost: a\r\nContent-Type: application/grpc\r\nContent-Length: 0\r\n\r\n")
+			want := "overhear: one%0D%0A%0D%0AHTTP/1.1 200 OK%0Ax: 100 %25%0A"
+			if got := res.Header.Get("grpc-message"); got != want || res.Header["X"] != nil || res.body != "" {
+				t.Errorf("got message %q, fields %v and body %q; want %q", got, res.Header, res.body, want)
+			}
+		}
+	}, say(ok))
+}
+
+// TestARuleChangesWhatItAnswersItself: also the fields of its own answers.
+func TestARuleChangesWhatItAnswersItself(t *testing.T) {
+	for _, answer := range []func(*router.Rule){
+		func(r *router.Rule) { r.Respond = &router.Respond{Status: 200, Body: "{}"} },
+		func(r *router.Rule) { r.Redirect = &router.Redirect{Scheme: "https"} },
+	} {
+		edit := func(o *options) {
+			o.rule.Cluster = ""
+			o.rule.ResponseHeaders.Set = map[string]string{"Content-Type": "application/json", "x-a": "b"}
+			answer(&o.rule)
+		}
+		inRig(t, edit, func(r *rig) {
+			res := r.dial().do(get)
+			if got := res.Header["Content-Type"]; len(got) != 1 || got[0] != "application/json" || res.Header.Get("x-a") != "b" {
+				t.Errorf("got %v, want content-type: application/json and x-a: b", res.Header)
+			}
+		}, say(ok))
+	}
+}
+
 func TestRulesSeeHeaderFields(t *testing.T) {
 	edit := func(o *options) {
 		o.rule.Headers = []router.Text{{Name: "X-Beta", Exact: "1"}}

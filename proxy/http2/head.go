@@ -43,14 +43,21 @@ type request struct {
 	route                           *router.Route // if it has been looked for
 }
 
-// Field implements router.Fields.
-func (r *request) Field(name string) ([]byte, bool) {
+// Field implements router.Fields. Crumbs of a cookie are one field (RFC 9113, section
+// 8.2.3).
+func (r *request) Field(name string) (value []byte, ok bool) {
 	for i := range r.regular {
-		if r.regular[i].Name == name { // names are in lower case
-			return []byte(r.regular[i].Value), true
+		switch f := &r.regular[i]; {
+		case f.Name != name: // names are in lower case
+		case name != "cookie":
+			return []byte(f.Value), true
+		case ok:
+			value = append(append(value, "; "...), f.Value...)
+		default:
+			value, ok = []byte(f.Value), true
 		}
 	}
-	return nil, false
+	return value, ok
 }
 
 // parse reads what a whole header block says (RFC 9113, sections 8.2 and 8.3). Where

@@ -6,6 +6,7 @@ import (
 
 	"github.com/overhear-mesh/overhear/outlier"
 	"github.com/overhear-mesh/overhear/proxy/exchange"
+	"github.com/overhear-mesh/overhear/proxy/router"
 )
 
 // ending is what the loss means for an attempt, and what for the question whether it
@@ -178,7 +179,7 @@ func (x *relay) refuseFrom(b *batch, r *exchange.Refusal, origin string) {
 			e.status(200)
 			e.field("content-type", "application/grpc")
 			e.field("grpc-status", strconv.Itoa(code))
-			e.field("grpc-message", "overhear: "+text)
+			e.literal("grpc-message", exchange.GRPCMessage(text))
 			x.encodeOrigin(e, origin)
 		})
 		x.finish(b)
@@ -195,9 +196,14 @@ func (x *relay) refuseFrom(b *batch, r *exchange.Refusal, origin string) {
 	empty := x.req.method == "HEAD" || len(who)+len(text)+len(ending) == 0 || status == 204 || status == 304
 	x.conn.link.sendHead(b, &x.down, empty, func(e *encoder) {
 		e.status(status)
+		var edit *router.FieldEdit
+		if r.Asked || r.Location != "" {
+			edit = x.Record.Route.Response
+			encodePairs(e, edit)
+		}
 		if r.Location != "" {
 			e.literal("location", r.Location)
-		} else {
+		} else if !edit.Drops([]byte("content-type")) {
 			e.field("content-type", "text/plain; charset=utf-8")
 		}
 		if status != 204 {

@@ -108,6 +108,50 @@ func TestWhatARuleAnswersItself(t *testing.T) {
 	}
 }
 
+// TestADirectResponseToGRPCIsOneMessage: the text of a rule may have several lines.
+func TestADirectResponseToGRPCIsOneMessage(t *testing.T) {
+	edit := func(o *options) {
+		o.rule.Cluster, o.rule.Respond = "", &router.Respond{Status: 503, Body: "one\r\n100 %\n"}
+	}
+	inRig(t, edit, func(r *rig) {
+		res := r.askWith("/s/m", "Content-Type", "application/grpc")
+		text(t, res)
+		if got, want := res.Header.Get("grpc-message"), "overhear: one%0D%0A100 %25%0A"; got != want {
+			t.Errorf("got message %q, want %q", got, want)
+		}
+	}, says("x"))
+}
+
+// TestARuleChangesWhatItAnswersItself: also the fields of its own answers.
+func TestARuleChangesWhatItAnswersItself(t *testing.T) {
+	edit := func(o *options) {
+		o.rule.Cluster, o.rule.Respond = "", &router.Respond{Status: 200, Body: "{}"}
+		o.rule.ResponseHeaders.Set = map[string]string{"Content-Type": "application/json", "x-a": "b"}
+	}
+	inRig(t, edit, func(r *rig) {
+		res := r.askWith("/")
+		text(t, res)
+		if got := res.Header["Content-Type"]; len(got) != 1 || got[0] != "application/json" || res.Header.Get("x-a") != "b" {
+			t.Errorf("got %v, want content-type: application/json and x-a: b", res.Header)
+		}
+	}, says("x"))
+}
+
+// TestCrumbsAreOneCookie: a client may send each pair by itself (RFC 9113, section
+// 8.2.3), and conditions and keys see what HTTP/1.1 would have had.
+func TestCrumbsAreOneCookie(t *testing.T) {
+	edit := func(o *options) { o.rule.Headers = []router.Text{{Name: "cookie", Exact: "a=1; user=ann; b=2"}} }
+	inRig(t, edit, func(r *rig) {
+		a := r.attacker()
+		if err := a.open(1, true, a.head("GET", "cookie", "a=1", "x", "y", "cookie", "user=ann", "cookie", "b=2")); err != nil {
+			t.Fatal(err)
+		}
+		if got := a.until(verdict); got != "HEADERS 1 200" {
+			t.Errorf("got %s, want HEADERS 1 200", got)
+		}
+	}, says("x"))
+}
+
 func TestRulesSeeHeaderFields(t *testing.T) {
 	edit := func(o *options) { o.rule.Headers = []router.Text{{Name: "X-Beta", Exact: "1"}} }
 	inRig(t, edit, func(r *rig) {
