@@ -33,9 +33,14 @@ func (c *conn) buildRequest() {
 	if route != nil {
 		edit = route.Request
 	}
-	if route != nil && route.Host != "" {
+	switch {
+	case route != nil && route.Host != "":
 		b = append(b, route.Host...)
-	} else {
+	case r.authority.len() == 0 && c.Endpoint.Multiplexed():
+		// HTTP/1.0 may name no host. To an endpoint of HTTP/1.1 that is an empty one
+		// (RFC 9112, section 3.2), which HTTP/2 has not.
+		b = append(b, c.Endpoint.Address...)
+	default:
 		b = append(b, r.authority.of(buf)...)
 	}
 	b = append(b, crlf...)

@@ -103,3 +103,22 @@ func TestAnOlderClientsRequestGoesThere(t *testing.T) {
 		}
 	}, speaks(echo))
 }
+
+// TestAnOlderClientMayNameNoHost: HTTP/1.0 knows none, and HTTP/2 forbids an empty one.
+func TestAnOlderClientMayNameNoHost(t *testing.T) {
+	inRig(t, nil, func(r *rig) {
+		c := r.front()
+		go func() {
+			_, _ = c.WriteString("GET /x HTTP/1.0\r\n\r\n")
+			_ = c.Flush()
+		}()
+		res, err := http.ReadResponse(c.Reader, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		res.Body.Close()
+		if res.StatusCode != http.StatusOK {
+			t.Errorf("got %d, want 200; %+v", res.StatusCode, r.last())
+		}
+	}, says("ok"))
+}
