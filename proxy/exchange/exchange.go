@@ -94,6 +94,7 @@ type Exchange struct {
 	retrying bool // counted in the limit on retries
 	Reached  bool // some endpoint took a connection
 	refused  bool // some endpoint did not
+	replays  int  // attempts that repeated one on the same endpoint, over a fresh connection
 	tried    cluster.Tried
 
 	// Of the attempt under way.
@@ -110,7 +111,7 @@ type Exchange struct {
 // Open begins an exchange and its record.
 func (x *Exchange) Open(now time.Duration, client net.Addr, major, minor int, inbound bool) {
 	x.Cluster, x.Retry, x.route, x.Request, x.PerTry, x.BodyIdle = nil, nil, 0, 0, 0, 0
-	x.admitted, x.retrying, x.Reached, x.refused = false, false, false, false
+	x.admitted, x.retrying, x.Reached, x.refused, x.replays = false, false, false, false, 0
 	x.HasBody, x.GRPC, x.Fields, x.Matched, x.keyed = false, false, nil, nil, false
 	x.Dice = rand.Uint32()
 	x.Interim, x.Headed = 0, false
@@ -343,7 +344,8 @@ func (x *Exchange) Again(d *Deps, now time.Duration, f Failure) (*upstream.Endpo
 		Answered:   x.Interim > 0,
 		Replayable: f.Replayable,
 		Safe:       x.repeatable(f.Ending),
-		Attempts:   len(x.Record.Attempts),
+		// That the server had closed an idle connection costs no try.
+		Attempts: len(x.Record.Attempts) - x.replays,
 	}
 	if f.Answered {
 		failure.Status = x.Answer.Status
@@ -362,10 +364,12 @@ func (x *Exchange) Again(d *Deps, now time.Duration, f Failure) (*upstream.Endpo
 	case decision == resilience.GiveUp, f.Over:
 		return nil, decision
 	case decision == resilience.RetryFresh:
+		x.replays++
 		return x.Endpoint, decision
 	}
 	next := x.Pick(d, now, decision == resilience.Retry)
 	if next == nil && decision == resilience.Retry && x.Reused && !f.Answered {
+		x.replays++
 		return x.Endpoint, resilience.RetryFresh // there is nobody else, and a fresh connection may do better
 	}
 	if decision == resilience.AskBudget && next != nil && !x.mayRetry(now) {

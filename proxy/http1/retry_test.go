@@ -6,6 +6,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -140,6 +141,44 @@ func TestAStaleConnectionIsReplacedByAFreshOne(t *testing.T) {
 			}
 		}, race)
 	}
+}
+
+// TestReplacingAStaleConnectionCostsNoTry: the server ends its idle connections and
+// its listener as the request comes, and the route allows two tries.
+func TestReplacingAStaleConnectionCostsNoTry(t *testing.T) {
+	var going func()        // ends the first server's listener
+	var leaving atomic.Bool // it leaves with the next request
+	leaves := func(c net.Conn, _ int) {
+		br := bufio.NewReader(c)
+		for i := 0; ; i++ {
+			if _, err := http.ReadRequest(br); err != nil {
+				return
+			}
+			if i > 0 && leaving.Load() {
+				going()
+				return
+			}
+			_, _ = io.WriteString(c, ok)
+		}
+	}
+	inRig(t, func(o *options) { o.rule.Retry.MaxAttempts = 2 }, func(r *rig) {
+		going = func() { r.backends[0].ln.Close() }
+		c, met := r.dial(), false
+		for range 20 {
+			c.do(get)
+		}
+		time.Sleep(2 * time.Second)
+		leaving.Store(true)
+		for range 20 {
+			if got := c.do(get); got.StatusCode != http.StatusOK {
+				t.Fatalf("got %d %q, want 200; %+v", got.StatusCode, got.body, r.last())
+			}
+			met = met || len(r.last().Attempts) == 3
+		}
+		if !met {
+			t.Error("no request met the server that leaves")
+		}
+	}, leaves, say(ok))
 }
 
 func TestAConnectionThatDiedWhileIdleCostsNothing(t *testing.T) {
