@@ -250,8 +250,11 @@ func rpc(r *exchange.Record) string {
 }
 
 // text is what a client sent as a string that OTLP takes: one field that is not
-// UTF-8 would lose the whole batch.
-func text(b []byte) string { return strings.ToValidUTF8(string(b), "\uFFFD") }
+// UTF-8 would lose the whole batch, and long ones would fill the queue's memory.
+func text(b []byte) string { return strings.ToValidUTF8(string(b[:min(len(b), maxText)]), "\uFFFD") }
+
+// maxText is how much of a field that a client chose goes into a span.
+const maxText = 1024
 
 // request are the attributes that the spans of a request share.
 func request(r *exchange.Record) []attribute.KeyValue {
