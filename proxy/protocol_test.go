@@ -236,8 +236,10 @@ clusters:
 		for err == nil {
 			_, err = stream.Recv()
 		}
-		if status.Code(err) != codes.DeadlineExceeded {
-			p.t.Errorf("after its deadline: got %v, want DEADLINE_EXCEEDED", err)
+		// Client and sidecars have the same deadline: whoever is first ends the stream,
+		// the sidecars by a reset, since an answer has begun.
+		if code := status.Code(err); code != codes.DeadlineExceeded && code != codes.Internal {
+			p.t.Errorf("after its deadline: got %v, want DEADLINE_EXCEEDED, or INTERNAL by a reset", err)
 		}
 		synctest.Wait()
 	})

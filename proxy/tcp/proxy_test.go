@@ -691,6 +691,7 @@ func TestAnApplicationWithoutAListenerLives(t *testing.T) {
 		}
 		old := dial()
 		server := <-accepted
+		synctest.Wait() // the sidecar has it, too
 		ln.Close()
 
 		wantReset(t, dial())
