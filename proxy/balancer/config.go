@@ -41,13 +41,7 @@ func (p Policy) MarshalText() ([]byte, error) { return []byte(p.String()), nil }
 
 // UnmarshalText reads a policy from a configuration file.
 func (p *Policy) UnmarshalText(text []byte) error {
-	for i, name := range policies {
-		if string(text) == name {
-			*p = Policy(i)
-			return nil
-		}
-	}
-	return fmt.Errorf("want one of %s", strings.Join(policies[:], ", "))
+	return strictyaml.SetName(p, policies[:], text)
 }
 
 // Config is how a cluster balances.

@@ -39,13 +39,7 @@ func (p Protocol) MarshalText() ([]byte, error) { return []byte(p.String()), nil
 
 // UnmarshalText reads a protocol from a configuration file.
 func (p *Protocol) UnmarshalText(text []byte) error {
-	for i, name := range protocols {
-		if string(text) == name {
-			*p = Protocol(i)
-			return nil
-		}
-	}
-	return fmt.Errorf("want one of %s", strings.Join(protocols[:], ", "))
+	return strictyaml.SetName(p, protocols[:], text)
 }
 
 // Config is the policy of one cluster.

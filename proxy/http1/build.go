@@ -8,9 +8,6 @@ import (
 	"github.com/overhear-mesh/overhear/proxy/syntax"
 )
 
-// syntax.OriginField tells an outbound sidecar what its peer's application did. It is
-// never shown to an application.
-
 const (
 	crlf      = "\r\n"
 	lastChunk = "0\r\n\r\n"

@@ -34,13 +34,7 @@ func (k Kind) MarshalText() ([]byte, error) { return []byte(k.String()), nil }
 
 // UnmarshalText reads a kind from a configuration file.
 func (k *Kind) UnmarshalText(text []byte) error {
-	for i, name := range kinds {
-		if string(text) == name {
-			*k = Kind(i)
-			return nil
-		}
-	}
-	return fmt.Errorf("want one of %s", strings.Join(kinds[:], ", "))
+	return strictyaml.SetName(k, kinds[:], text)
 }
 
 // Config is how a cluster's endpoints are pinged when no traffic tells of them.

@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"slices"
-	"strings"
 	"time"
 
 	"github.com/overhear-mesh/overhear/internal/strictyaml"
@@ -45,12 +44,7 @@ func (c Condition) MarshalText() ([]byte, error) { return []byte(c.String()), ni
 
 // UnmarshalText reads a condition from a configuration file.
 func (c *Condition) UnmarshalText(text []byte) error {
-	i := slices.Index(conditions[:], string(text))
-	if i < 0 {
-		return fmt.Errorf("want one of %s", strings.Join(conditions[:], ", "))
-	}
-	*c = Condition(i)
-	return nil
+	return strictyaml.SetName(c, conditions[:], text)
 }
 
 // RetryPolicy says which failed attempts of a request are repeated. A failure

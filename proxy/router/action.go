@@ -362,7 +362,7 @@ func cookie(fields Fields, name string) (value []byte, ok bool) {
 	return nil, false
 }
 
-// StatusText is the body of an answer that says nothing else.
+// text is the body: that of the status, if the rule has none.
 func (r Respond) text() string {
 	if r.Body != "" {
 		return r.Body

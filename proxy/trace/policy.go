@@ -7,6 +7,8 @@ import (
 	"math/rand/v2"
 	"slices"
 	"strings"
+
+	"github.com/overhear-mesh/overhear/internal/strictyaml"
 )
 
 // Format is a way to write a context into headers.
@@ -34,13 +36,7 @@ func (f Format) MarshalText() ([]byte, error) { return []byte(f.String()), nil }
 
 // UnmarshalText reads a format from a configuration file.
 func (f *Format) UnmarshalText(text []byte) error {
-	for i, name := range formats {
-		if string(text) == name {
-			*f = Format(i)
-			return nil
-		}
-	}
-	return fmt.Errorf("want one of %s", strings.Join(formats[:], ", "))
+	return strictyaml.SetName(f, formats[:], text)
 }
 
 // Incoming are the fields of a request that speak of a trace; nil where there is

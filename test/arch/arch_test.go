@@ -68,7 +68,7 @@ var mayImport = map[string][]string{
 	"outlier/merge":       {"outlier"},
 	"proxy/cadence":       {"outlier", "outlier/merge"},
 	"proxy/clock":         {},
-	"proxy/trace":         {},
+	"proxy/trace":         {"internal/strictyaml"},
 	"proxy/balancer":      {"outlier", "internal/strictyaml"},
 	"proxy/ping":          {"outlier", "internal/strictyaml", "proxy/upstream"},
 	"proxy/tiers":         {"outlier", "proxy/balancer"},
