@@ -42,6 +42,7 @@ type direction struct {
 	src, dst net.Conn
 	spliced  bool         // the kernel can move data from src to dst
 	first    func()       // called before the first bytes are passed on; may be nil
+	began    atomic.Bool  // src has sent something, whether dst has taken it or not
 	moved    atomic.Int64 // bytes that dst has taken
 	bulk     int64        // of those, bytes that the kernel has moved
 	small    [smallBuffer]byte
@@ -103,6 +104,7 @@ func (d *direction) pass(b []byte) error {
 		d.first()
 		d.first = nil
 	}
+	d.began.Store(true) // before dst can react to it
 	n, err := d.dst.Write(b)
 	d.moved.Add(int64(n))
 	return err

@@ -128,7 +128,7 @@ func (s *session) silent() outlier.Ending {
 	switch {
 	case s.halfway:
 		return outlier.EndClientAbort
-	case s.up.moved.Load() > 0:
+	case s.up.began.Load():
 		return outlier.EndPeerClosedSilent
 	}
 	return outlier.EndPeerClosedUntouched
@@ -145,7 +145,7 @@ func (s *session) decide(ending outlier.Ending, firstByte bool) {
 	result := outlier.TCPResult{
 		Ending:     ending,
 		FirstByte:  firstByte,
-		ClientSent: s.up.moved.Load() > 0,
+		ClientSent: s.up.began.Load(),
 		Age:        now - s.attempt.Started(),
 	}
 	s.ending, s.class = ending, outlier.ClassifyTCP(result)
