@@ -164,12 +164,13 @@ func TestReplacingAStaleConnectionCostsNoTry(t *testing.T) {
 	inRig(t, func(o *options) { o.rule.Retry.MaxAttempts = 2 }, func(r *rig) {
 		going = func() { r.backends[0].ln.Close() }
 		c, met := r.dial(), false
-		for range 20 {
+		used := func() bool { return r.last().Attempts[0] == "10.0.1.1 ok" }
+		for c.do(get); !used(); { // the picker may well prefer the other one
 			c.do(get)
 		}
 		time.Sleep(2 * time.Second)
 		leaving.Store(true)
-		for range 20 {
+		for n := 0; n < 5000 && !met; n++ {
 			if got := c.do(get); got.StatusCode != http.StatusOK {
 				t.Fatalf("got %d %q, want 200; %+v", got.StatusCode, got.body, r.last())
 			}

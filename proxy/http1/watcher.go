@@ -1,6 +1,11 @@
 package http1
 
-import "github.com/overhear-mesh/overhear/proxy/wheel"
+import (
+	"errors"
+	"os"
+
+	"github.com/overhear-mesh/overhear/proxy/wheel"
+)
 
 // watcher notices that a client leaves while it waits for an answer, by reading
 // on. What it reads is the beginning of the next request.
@@ -27,13 +32,15 @@ func (c *conn) startWatch() {
 func (c *conn) runWatch(room []byte, done chan struct{}) {
 	defer close(done)
 	n, err := c.nc.Read(room)
-	if c.watched = n; n > 0 || err == nil {
+	if c.watched = n; n > 0 || err == nil || errors.Is(err, os.ErrDeadlineExceeded) {
+		// By a deadline somebody of ours ends the read, who may have been heard
+		// already: to call that the client's leaving would cut off the answer.
 		return
 	}
 	c.guard.mu.Lock()
 	defer c.guard.mu.Unlock()
 	if !c.unwatching {
-		c.guard.interruptLocked(byClient) // without effect if it was an interruption that ended the read
+		c.guard.interruptLocked(byClient)
 	}
 }
 
