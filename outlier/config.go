@@ -29,7 +29,9 @@ const (
 // Config is the policy of one cluster. Scores are nats; shares are fractions
 // (0.5 is 50 %).
 type Config struct {
-	// Mode is enforce (default) or shadow.
+	// Mode is enforce (default) or shadow. In shadow mode everything is decided, told
+	// and explained, but nobody's share is changed, also not by what was decided before;
+	// an operator's orders hold all the same.
 	Mode Mode `yaml:"mode"`
 	// FalseEjectionInterval is the mean time that a healthy endpoint may go
 	// between two false alarms of one test: default 2.6e6 s, a month. It sets

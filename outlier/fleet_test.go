@@ -357,6 +357,19 @@ func TestShadowDecidesButDoesNotAct(t *testing.T) {
 	}
 }
 
+func TestInShadowModeTheFleetsVerdictCountsOnlyWhereAnOperatorGaveIt(t *testing.T) {
+	w := newWorld(t, 6, 1, func(c *Config) { c.Mode = Shadow })
+	w.load(300, 100*second)
+	w.run(5 * second)
+	for rule, want := range map[Rule]State{RuleFast: In, RuleHard: In, RuleManual: Ejected} {
+		w.d.Fleet("e02", Verdict{State: Ejected, Rule: rule, Epoch: uint64(w.now)}, w.now)
+		w.run(w.now + second)
+		if a := w.admitted("e02"); a.State != want || a.Weight != map[State]float64{In: 1}[want] {
+			t.Errorf("ejected by the fleet, %s: admitted as %+v, want %s", rule, a, want)
+		}
+	}
+}
+
 func TestPrioritiesAreJudgedApart(t *testing.T) {
 	w := newWorld(t, 6, 1)
 	for i := range w.members {

@@ -47,6 +47,9 @@ func (d *Detector) admit(m *member, now time.Duration) Admission {
 	case m.Draining:
 		return Admission{ID: m.ID, State: Draining}
 	case d.cfg.Mode == Shadow:
+		if m.fleet.verdict.Rule == RuleManual { // an operator's order is no part of the policy that is tried
+			a.avoid(d.fleetShare(m, now))
+		}
 		return a
 	}
 	a.Weight = m.slow.share(now)

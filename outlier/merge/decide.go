@@ -494,7 +494,7 @@ func (t *Table) tell(c *candidate, why string, now time.Duration) {
 // commit ejects.
 func (t *Table) commit(c *candidate, now time.Duration) {
 	e := c.e
-	if e.group.service.policy.Outlier.Mode == outlier.Shadow {
+	if e.shadowed() {
 		c.guard("shadow", false, "the policy is only tried: it keeps its traffic")
 		t.refuse(c, "shadow", now)
 		e.closeRows(now)

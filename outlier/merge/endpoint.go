@@ -285,6 +285,10 @@ func (e *endpoint) judgeable() bool {
 // its failures count for nothing, and it is not one of the group.
 func (e *endpoint) leaving() bool { return e.Draining || e.own.draining }
 
+// shadowed says whether the policy is only tried: then nothing but an operator's order
+// takes anything from the endpoint, not even a verdict that stood when that began.
+func (e *endpoint) shadowed() bool { return e.group.service.policy.Outlier.Mode == outlier.Shadow }
+
 func (e *endpoint) pinned() bool { return e.override != nil && e.override.Kind == OverridePin }
 
 // seriesWidth and seriesLen give 32 s of history in half seconds: group guards

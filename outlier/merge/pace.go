@@ -313,7 +313,7 @@ func (t *Table) setWeight(e *endpoint, weight float64, reason string, now time.D
 // sendWeight tells all who call e.
 func (t *Table) sendWeight(e *endpoint, weight float64, now time.Duration) {
 	e.pace.told = now
-	if e.group.service.policy.Outlier.Mode == outlier.Shadow {
+	if e.shadowed() {
 		return
 	}
 	w := Weight{Key: e.Key, Weight: weight, For: paceFor, Reason: e.pace.reason}

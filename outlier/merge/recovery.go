@@ -150,6 +150,11 @@ func (t *Table) recoverRecord(e *endpoint, r *record, now time.Duration) {
 	if e.leaving() || e.override != nil && e.override.Kind == OverrideEject {
 		return
 	}
+	if e.shadowed() && r.state != outlier.In && r.state != outlier.Draining {
+		t.endTrial(r)
+		t.set(e, r, outlier.In, r.rule, "the service is in shadow mode, where only an operator takes share from an endpoint", now)
+		return
+	}
 	switch r.state {
 	case outlier.Draining:
 		t.set(e, r, outlier.In, outlier.RuleNone, "it stays after all", now)
@@ -298,7 +303,7 @@ func (t *Table) ramp(e *endpoint, r *record, from float64, reason string, now ti
 // appeared lets a new instance rise to its share like one that comes back.
 func (t *Table) appeared(e *endpoint, now time.Duration) {
 	e.newAt = never
-	if e.fleet.state == outlier.In && !e.leaving() {
+	if e.fleet.state == outlier.In && !e.leaving() && !e.shadowed() {
 		t.ramp(e, &e.fleet, rampFrom, "new instance", now)
 	}
 }

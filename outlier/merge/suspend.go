@@ -45,7 +45,7 @@ func (t *Table) suspend(e *endpoint, s Scope, now time.Duration) {
 		e.susp.shutUntil = now + shutFor
 		return
 	}
-	if e.group.service.policy.Outlier.Mode == outlier.Shadow {
+	if e.shadowed() {
 		t.refuse(c, "shadow", now)
 		e.susp.shutUntil = now + shutFor
 		return
