@@ -94,7 +94,7 @@ func (d *door) numbers() telemetry.Listener {
 
 // outboundKey is what makes an outbound listener the same over a reload.
 func outboundKey(o config.Outbound) string {
-	return fmt.Sprintf("outbound %s %s %s %s %d", o.Name, o.Protocol, o.DetectTimeout, o.Address, o.MaxConnections)
+	return fmt.Sprintf("outbound %s %s %s %s %d %t %v", o.Name, o.Protocol, o.DetectTimeout, o.Address, o.MaxConnections, o.ProxyProtocol, o.Upgrades)
 }
 
 // inboundKey is the same for an inbound one, none of which can change.
@@ -161,7 +161,7 @@ func (s *Sidecar) openLocked(ctx context.Context, cfg config.Config) (next map[s
 			return nil
 		}
 		if other := s.holder(address); other != "" {
-			return fmt.Errorf("address: %s is in use by the running listener %q: as long as the address is the same, name, protocol and max_connections must be as well", address, other)
+			return fmt.Errorf("address: %s is in use by the running listener %q: as long as the address is the same, nothing but cluster and routes can change", address, other)
 		}
 		d, err := open()
 		if err == nil {
@@ -244,7 +244,7 @@ func (s *Sidecar) openOutbound(ctx context.Context, o config.Outbound, cfg confi
 		return nil, err
 	}
 	if o.Protocol != config.TCP {
-		deps := s.exchanges(d)
+		deps := s.exchanges(d, o.Upgrades)
 		deps.Router = d.table.Load
 		d.http1 = http1.NewServer(cfg.HTTP1, deps)
 		d.http2 = http2.NewServer(cfg.HTTP2, deps, s.streams, d.http1)
@@ -272,8 +272,8 @@ func (s *Sidecar) proxied(wants bool, next listener.Handler) listener.Handler {
 const proxyTimeout = 15 * time.Second
 
 // exchanges is what the HTTP engines of a door get.
-func (s *Sidecar) exchanges(d *door) exchange.Deps {
-	return exchange.Deps{Clock: s.clock, Log: d.recorder, Metrics: &d.metrics, Trace: s.tracing, Streams: s.streams}
+func (s *Sidecar) exchanges(d *door, u exchange.Upgrades) exchange.Deps {
+	return exchange.Deps{Clock: s.clock, Log: d.recorder, Metrics: &d.metrics, Trace: s.tracing, Streams: s.streams, Upgrades: u}
 }
 
 // handler is what a door does with a connection.
@@ -304,7 +304,7 @@ func (s *Sidecar) openInbound(ctx context.Context, in config.Inbound, cfg config
 			if in.ApplicationProtocol != config.Same {
 				version = in.ApplicationProtocol
 			}
-			deps := s.exchanges(d)
+			deps := s.exchanges(d, in.Upgrades)
 			deps.Inbound = &exchange.InboundTarget{Endpoint: s.application(d, in, version, stats, wake)}
 			return deps
 		}

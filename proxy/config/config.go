@@ -13,6 +13,7 @@ import (
 
 	"github.com/overhear-mesh/overhear/internal/strictyaml"
 	"github.com/overhear-mesh/overhear/proxy/cluster"
+	"github.com/overhear-mesh/overhear/proxy/exchange"
 	"github.com/overhear-mesh/overhear/proxy/http1"
 	"github.com/overhear-mesh/overhear/proxy/http2"
 	"github.com/overhear-mesh/overhear/proxy/router"
@@ -165,6 +166,9 @@ type Outbound struct {
 	ProxyProtocol bool `yaml:"proxy_protocol"`
 	// Limits of connections; 0 is none.
 	MaxConnections int `yaml:"max_connections"`
+	// Upgrades are what clients may change to from HTTP, and how long such a tunnel may
+	// be silent.
+	Upgrades exchange.Upgrades `yaml:",inline"`
 }
 
 // Inbound is a listener that carries requests of the mesh to the local
@@ -186,9 +190,10 @@ type Inbound struct {
 	Service  string `yaml:"service"`
 	Instance string `yaml:"instance"`
 
-	// ProxyProtocol and MaxConnections as of Outbound.
-	ProxyProtocol  bool `yaml:"proxy_protocol"`
-	MaxConnections int  `yaml:"max_connections"`
+	// ProxyProtocol, MaxConnections and Upgrades as of Outbound.
+	ProxyProtocol  bool              `yaml:"proxy_protocol"`
+	MaxConnections int               `yaml:"max_connections"`
+	Upgrades       exchange.Upgrades `yaml:",inline"`
 }
 
 // Cluster is a cluster that the file defines: the policy of a cluster with its
@@ -378,9 +383,9 @@ func defaults(value any) {
 	case *Endpoint:
 		v.Weight = 1
 	case *Outbound:
-		v.DetectTimeout = detectTimeout
+		v.DetectTimeout, v.Upgrades = detectTimeout, exchange.DefaultUpgrades()
 	case *Inbound:
-		v.DetectTimeout = detectTimeout
+		v.DetectTimeout, v.Upgrades = detectTimeout, exchange.DefaultUpgrades()
 	case *router.Rule:
 		*v = router.DefaultRule()
 	case *router.Share:
@@ -606,7 +611,7 @@ func (o Outbound) Validate() error {
 	case o.Protocol == TCP && len(o.Routes) > 0:
 		errs = append(errs, strictyaml.Invalid("routes", "tcp has nothing to match routes on: want cluster"))
 	}
-	errs = append(errs, checkDetection(o.Protocol, o.DetectTimeout))
+	errs = append(errs, checkDetection(o.Protocol, o.DetectTimeout), o.Upgrades.Validate())
 	if o.MaxConnections < 0 {
 		errs = append(errs, strictyaml.Invalid("max_connections", "is %d: want 0 (no limit) or more", o.MaxConnections))
 	}
@@ -630,7 +635,7 @@ func (in Inbound) Validate() error {
 	if in.Address != "" && in.Address == in.Application {
 		errs = append(errs, strictyaml.Invalid("application", "is the listener itself: want the port of the application"))
 	}
-	errs = append(errs, checkDetection(in.Protocol, in.DetectTimeout))
+	errs = append(errs, checkDetection(in.Protocol, in.DetectTimeout), in.Upgrades.Validate())
 	if in.Protocol == TCP && in.ApplicationProtocol != Same {
 		errs = append(errs, strictyaml.Invalid("application_protocol", "is %s: tcp carries whatever comes unread", in.ApplicationProtocol))
 	}

@@ -30,6 +30,8 @@ type Deps struct {
 	Inbound *InboundTarget
 	// Trace places requests in traces; nil lets their headers pass.
 	Trace *trace.Policy
+	// Upgrades are what clients may change to; the zero value is nothing.
+	Upgrades Upgrades
 	// Streams opens what an engine for one request on a connection uses in place of a
 	// connection to an endpoint that speaks HTTP/2; nil: no endpoint does.
 	Streams Streams
