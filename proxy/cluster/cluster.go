@@ -168,6 +168,13 @@ func (c *Cluster) PickKeyed(key uint64, now time.Duration, tried *Tried) *upstre
 	return p.endpoint(p.PickKeyed(key, rand.Uint64(), now, seen))
 }
 
+// Panicking reports whether requests go to endpoints that are believed to be ill, since
+// there are not enough others.
+func (c *Cluster) Panicking() bool {
+	p := c.picker.Load()
+	return p != nil && p.Panicking()
+}
+
 // dial is the Dial of all connections of the cluster. It notices when this
 // machine is at fault: out of descriptors, of ports, of memory.
 func (c *Cluster) dial(ctx context.Context, network, address string) (net.Conn, error) {

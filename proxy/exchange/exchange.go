@@ -98,17 +98,28 @@ type Exchange struct {
 	refused  bool // some endpoint did not
 	replays  int  // attempts that repeated one on the same endpoint, over a fresh connection
 	tried    cluster.Tried
+	Interim  int // interim responses so far, of all attempts
 
-	// Of the attempt under way.
+	// Try is the attempt under way, Hedge the one beside it, if it runs.
+	Try
+	Hedge Try
+}
+
+// Try is one attempt and what it has brought so far.
+type Try struct {
 	Attempt  upstream.Attempt
 	Begun    time.Duration
 	Endpoint *upstream.Endpoint
 	Reused   bool // its connection has carried others
 	Sent     bool // bytes of the request have been written to it
-	Interim  int  // interim responses so far, of all attempts
 	Headed   bool // it has brought a final head, which is Answer
 	Answer   Answer
+
+	place int // of its record in Record.Attempts
 }
+
+// Runs reports whether the attempt is under way.
+func (t *Try) Runs() bool { return !t.Attempt.Ended() }
 
 // Open begins an exchange and its record.
 func (x *Exchange) Open(now time.Duration, client net.Addr, major, minor int, inbound bool) {
@@ -116,7 +127,7 @@ func (x *Exchange) Open(now time.Duration, client net.Addr, major, minor int, in
 	x.admitted, x.retrying, x.Reached, x.refused, x.replays = false, false, false, false, 0
 	x.HasBody, x.GRPC, x.Fields, x.Matched, x.keyed = false, false, nil, nil, false
 	x.Dice = rand.Uint32()
-	x.Interim, x.Headed = 0, false
+	x.Interim, x.Try, x.Hedge = 0, Try{}, Try{}
 	x.tried.Reset()
 	x.Record = Record{
 		Start: now, Client: client, Inbound: inbound, Major: major, Minor: minor,
@@ -133,7 +144,7 @@ func (x *Exchange) NewID() []byte {
 func (x *Exchange) ID() []byte { return x.id[:] }
 
 // Span is the span of the attempt under way.
-func (x *Exchange) Span() trace.SpanID { return x.Record.Trace.Child(len(x.Record.Attempts) - 1) }
+func (x *Exchange) Span() trace.SpanID { return x.Record.Trace.Child(x.Try.place) }
 
 // Refusal is an answer in place of an endpoint's.
 type Refusal struct {
@@ -243,11 +254,12 @@ func (x *Exchange) Account(d *Deps, now time.Duration) {
 	m.Status[min(x.Record.Status/100, 5)].Add(1)
 	if n := len(x.Record.Attempts); n > 1 {
 		m.Retries.Add(uint64(n - 1))
+		x.countHedges(m)
 	}
 	if d.Log == nil {
 		return
 	}
-	x.Record.Duration = now - x.Record.Start
+	x.Record.Duration, x.Record.Final = now-x.Record.Start, x.Try.place
 	x.Record.GRPC = x.GRPC || x.Headed && x.Answer.GRPC
 	if x.Headed && x.Answer.GRPCSeen {
 		x.Record.GRPCStatus = x.Answer.GRPCStatus
@@ -264,55 +276,67 @@ func (x *Exchange) Pick(d *Deps, now time.Duration, untried bool) *upstream.Endp
 		}
 		return in.Endpoint
 	}
-	var ep *upstream.Endpoint
-	if x.keyed {
-		ep = x.Cluster.PickKeyed(x.key, now, &x.tried)
-	} else {
-		ep = x.Cluster.Pick(now, &x.tried)
-	}
+	ep := x.pick(now, &x.tried)
 	if ep != nil && untried && x.tried.Has(ep) {
 		return nil
 	}
 	return ep
 }
 
+func (x *Exchange) pick(now time.Duration, tried *cluster.Tried) *upstream.Endpoint {
+	if x.keyed {
+		return x.Cluster.PickKeyed(x.key, now, tried)
+	}
+	return x.Cluster.Pick(now, tried)
+}
+
 // Begin starts an attempt on x.Endpoint. deadlined says that somebody will give up
 // on it one day.
 func (x *Exchange) Begin(now time.Duration, deadlined bool) {
-	x.tried.Add(x.Endpoint)
-	x.Begun, x.Sent, x.Headed, x.Reused = now, false, false, false
-	x.Attempt = x.Endpoint.BeginOn(x.route, now, deadlined)
-	n := len(x.Record.Attempts)
-	if n == len(x.attempts) {
-		n-- // the newest wins
-	}
-	x.Record.Attempts = append(x.Record.Attempts[:n], AttemptRecord{Endpoint: x.Endpoint, Offset: now - x.Record.Start})
+	x.Try = Try{Endpoint: x.Endpoint}
+	x.begin(&x.Try, now, deadlined)
 }
 
-// End tells what came of the attempt, once: later calls do nothing. owed is for how
-// long the endpoint has owed something, conn the hash of its connection; 0: none.
-func (x *Exchange) End(d *Deps, now time.Duration, ending outlier.Ending, owed time.Duration, conn uint32) {
-	if x.Attempt.Ended() {
+func (x *Exchange) begin(t *Try, now time.Duration, deadlined bool) {
+	x.tried.Add(t.Endpoint)
+	t.Begun, t.Attempt = now, t.Endpoint.BeginOn(x.route, now, deadlined)
+	t.place = min(len(x.Record.Attempts), len(x.attempts)-1) // the newest wins
+	x.Record.Attempts = append(x.Record.Attempts[:t.place], AttemptRecord{Endpoint: t.Endpoint, Offset: now - x.Record.Start})
+}
+
+// Ended is how an attempt ended.
+type Ended struct {
+	Ending outlier.Ending
+	Owed   time.Duration // for how long the endpoint had owed something
+	Conn   uint32        // the hash of its connection; 0: none
+}
+
+// End tells what came of the attempt, once: later calls do nothing.
+func (x *Exchange) End(d *Deps, now time.Duration, e Ended) { x.end(&x.Try, d, now, e) }
+
+func (x *Exchange) end(t *Try, d *Deps, now time.Duration, e Ended) {
+	if !t.Runs() {
 		return
 	}
-	result := outlier.HTTPResult{Ending: ending, HeadersSeen: x.Headed, Age: owed}
+	ending := e.Ending
+	result := outlier.HTTPResult{Ending: ending, HeadersSeen: t.Headed, Age: e.Owed}
 	if x.Cluster != nil {
-		result.Overdue = x.Endpoint.Stats.Overdue(x.route)
+		result.Overdue = t.Endpoint.Stats.Overdue(x.route)
 	} else if in := d.Inbound; in != nil && in.Overdue != nil {
 		result.Overdue = in.Overdue()
 	}
 	switch ending {
 	case outlier.EndPerTryTimeout:
-		result.ShortDeadline = x.PerTry > 0 && x.PerTry < x.Endpoint.Stats.Median()
+		result.ShortDeadline = x.PerTry > 0 && x.PerTry < t.Endpoint.Stats.Median()
 	case outlier.EndRouteTimeout:
-		result.ShortDeadline = x.Request > 0 && x.Request < x.Endpoint.Stats.Median()
+		result.ShortDeadline = x.Request > 0 && x.Request < t.Endpoint.Stats.Median()
 	}
-	outcome := outlier.Outcome{Now: now, Route: x.route, Conn: conn}
-	if x.Headed {
-		a := &x.Answer
+	outcome := outlier.Outcome{Now: now, Route: x.route, Conn: e.Conn}
+	if t.Headed {
+		a := &t.Answer
 		result.Status, result.RetryAfter, result.Origin = a.Status, a.RetryAfter, a.Origin
 		result.GRPC, result.GRPCStatusSeen, result.GRPCStatus, result.Pushback = a.GRPC, a.GRPCSeen, a.GRPCStatus, a.Pushback
-		result.BodyStalled = owed
+		result.BodyStalled = e.Owed
 		outcome.RetryAfter = a.Wait
 	}
 	switch ending {
@@ -320,10 +344,10 @@ func (x *Exchange) End(d *Deps, now time.Duration, ending outlier.Ending, owed t
 		x.refused = true
 	}
 	outcome.Class, outcome.Level, outcome.Gateway = outlier.ClassifyHTTP(result), result.Level(), result.Gateway()
-	x.Attempt.End(outcome)
+	t.Attempt.End(outcome)
 
-	r := &x.Record.Attempts[len(x.Record.Attempts)-1]
-	r.Duration, r.Ending, r.Class, r.Status, r.Reused = now-x.Begun, ending, outcome.Class, result.Status, x.Reused
+	r := &x.Record.Attempts[t.place]
+	r.Duration, r.Ending, r.Class, r.Status, r.Reused = now-t.Begun, ending, outcome.Class, result.Status, t.Reused
 }
 
 // Failure is what Again must know beside the exchange itself.
@@ -341,26 +365,12 @@ type Failure struct {
 // Again decides whether an attempt is followed by another one, and on which
 // endpoint; nil is none.
 func (x *Exchange) Again(d *Deps, now time.Duration, f Failure) (*upstream.Endpoint, resilience.Decision) {
-	failure := resilience.Failure{
-		Ending:     f.Ending,
-		Answered:   x.Interim > 0,
-		Replayable: f.Replayable,
-		Safe:       x.repeatable(f.Ending),
-		// That the server had closed an idle connection costs no try.
-		Attempts: len(x.Record.Attempts) - x.replays,
-	}
+	failure := resilience.Failure{Ending: f.Ending, Unprocessed: f.Unprocessed || !x.Sent}
 	if f.Answered {
-		failure.Status = x.Answer.Status
-		switch x.Answer.Origin {
-		case outlier.OriginRefused:
-			failure.Unprocessed = true
-		case outlier.OriginReset:
-			// The sidecar there stands between, but the news is the same.
-			failure.Ending = outlier.EndResetBeforeHeaders
-		}
-	} else {
-		failure.Unprocessed = f.Unprocessed || !x.Sent
+		failure = x.Try.failure()
 	}
+	failure.Answered, failure.Replayable = x.Interim > 0, f.Replayable
+	failure.Safe, failure.Attempts = x.repeatable(f.Ending), x.tries()
 	decision := x.Retry.Decide(failure)
 	switch {
 	case decision == resilience.GiveUp, f.Over:
@@ -380,17 +390,45 @@ func (x *Exchange) Again(d *Deps, now time.Duration, f Failure) (*upstream.Endpo
 	return next, decision
 }
 
+// failure is what an answer is to a policy, if it is none that the client should get.
+func (t *Try) failure() resilience.Failure {
+	f := resilience.Failure{Ending: outlier.EndComplete, Status: t.Answer.Status}
+	switch t.Answer.Origin {
+	case outlier.OriginRefused:
+		f.Unprocessed = true
+	case outlier.OriginReset:
+		// The sidecar there stands between, but the news is the same.
+		f.Ending = outlier.EndResetBeforeHeaders
+	}
+	return f
+}
+
+// tries is how many attempts count against the policy's most. That a server had
+// closed an idle connection costs none.
+func (x *Exchange) tries() int { return len(x.Record.Attempts) - x.replays }
+
 // repeatable says whether the request may be repeated although it may have been
 // processed. After a reset only what is safe and has no body is: that a server
 // does its work twice is harmless only where it does none. The race with the
 // close of an idle connection is one that the protocol itself asks to repeat
 // (RFC 9112, section 9.3.1), for all idempotent methods.
 func (x *Exchange) repeatable(ending outlier.Ending) bool {
+	race := ending == outlier.EndKeepAliveRace
+	if x.safe() {
+		return race || !x.HasBody
+	}
+	switch string(x.Record.Method) {
+	case "PUT", "DELETE":
+		return race
+	}
+	return false
+}
+
+// safe says that the method changes nothing (RFC 9110, section 9.2.1).
+func (x *Exchange) safe() bool {
 	switch string(x.Record.Method) {
 	case "GET", "HEAD", "OPTIONS", "TRACE":
-		return ending == outlier.EndKeepAliveRace || !x.HasBody
-	case "PUT", "DELETE":
-		return ending == outlier.EndKeepAliveRace
+		return true
 	}
 	return false
 }
@@ -418,8 +456,8 @@ func (x *Exchange) Backoff() time.Duration { return x.Retry.Backoff(len(x.Record
 
 // Believe is what an inbound sidecar says of its application, by the value of
 // x-overhear-origin. From anybody else the field is noise.
-func (x *Exchange) Believe(value []byte) string {
-	if !x.Endpoint.Inbound || len(value) == 0 {
+func (t *Try) Believe(value []byte) string {
+	if !t.Endpoint.Inbound || len(value) == 0 {
 		return ""
 	}
 	switch string(value) {

@@ -9,6 +9,8 @@ type Metrics struct {
 	Requests    atomic.Uint64    // begun; those that were refused as malformed included
 	Status      [6]atomic.Uint64 // answers to clients by the first digit of the status; 0: no answer
 	Retries     atomic.Uint64    // attempts beyond a request's first
+	Hedges      atomic.Uint64    // those of them that began while another was overdue
+	HedgesWon   atomic.Uint64    // and brought the answer
 	Malformed   atomic.Uint64    // requests that were refused
 	BadAnswers  atomic.Uint64    // responses that were refused
 	Pumps       atomic.Uint64    // request bodies that needed a goroutine

@@ -45,8 +45,10 @@ type Record struct {
 	// Trace is the request's place in a trace; the zero Context if there are none
 	// here. The n-th attempt is its n-th child.
 	Trace trace.Context
-	// Attempts in order; the last of them answered, if one did.
+	// Attempts in the order in which they began. Attempts[Final], if there are any,
+	// brought the answer, or was the last to fail.
 	Attempts []AttemptRecord
+	Final    int
 }
 
 // AttemptRecord is one try on one endpoint.
@@ -58,6 +60,7 @@ type AttemptRecord struct {
 	Class    outlier.Class
 	Status   int  // of the response, 0 without
 	Reused   bool // a connection that had carried other requests
+	Hedge    bool // began while another one was overdue
 }
 
 // Flags are Envoy's response flags, those that the engines can raise.

@@ -46,7 +46,7 @@ func (c *conn) endAttempt(ending outlier.Ending) {
 	if c.up != nil {
 		hash = c.up.Hash()
 	}
-	c.End(&c.srv.deps, c.now, ending, c.owed(), hash)
+	c.End(&c.srv.deps, c.now, exchange.Ended{Ending: ending, Owed: c.owed(), Conn: hash})
 }
 
 // owed is for how long the endpoint has owed something: an answer, or the rest of

@@ -116,7 +116,7 @@ func (x *relay) end(b *batch, ending outlier.Ending) {
 	if x.up.id != 0 {
 		hash = x.up.link.hash
 	}
-	x.End(&x.conn.srv.deps, b.now, ending, x.owed(b.now), hash)
+	x.End(&x.conn.srv.deps, b.now, exchange.Ended{Ending: ending, Owed: x.owed(b.now), Conn: hash})
 }
 
 // owed is for how long the endpoint has owed something: an answer, or the rest of

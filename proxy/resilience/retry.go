@@ -58,9 +58,13 @@ type RetryPolicy struct {
 	On []Condition `yaml:"on"`
 	// Statuses are those of retriable-status-codes.
 	Statuses []int `yaml:"statuses"`
-	// AnyMethod repeats by On whatever the method is: for routes whose owner
-	// knows that a repetition does no harm. Default off.
+	// AnyMethod repeats by On, and hedges, whatever the method is: for routes whose
+	// owner knows that a repetition does no harm. Default off.
 	AnyMethod bool `yaml:"any_method"`
+	// HedgeOnOverdue makes a second attempt, on another endpoint, beside one that is
+	// overdue to the detector: first come, first served. It takes from the budget. The
+	// method must be safe as well, or AnyMethod be set; default true.
+	HedgeOnOverdue bool `yaml:"hedge_on_overdue"`
 	// BackoffBase and BackoffMax bound the wait before a retry that takes from
 	// the budget; default 25ms and 250ms. Retries on another endpoint after
 	// nothing was processed do not wait.
@@ -72,10 +76,11 @@ type RetryPolicy struct {
 // processed, and after a reset what is safe.
 func DefaultRetryPolicy() RetryPolicy {
 	return RetryPolicy{
-		MaxAttempts: 4,
-		On:          []Condition{Reset},
-		BackoffBase: 25 * time.Millisecond,
-		BackoffMax:  250 * time.Millisecond,
+		MaxAttempts:    4,
+		On:             []Condition{Reset},
+		HedgeOnOverdue: true,
+		BackoffBase:    25 * time.Millisecond,
+		BackoffMax:     250 * time.Millisecond,
 	}
 }
 

@@ -177,9 +177,9 @@ func (l *AccessLog) http(listener string, r *exchange.Record) {
 		o.text("route", r.Route.Name)
 		o.text("cluster", r.Route.ClusterName)
 	}
-	if n := len(r.Attempts); n > 0 {
-		o.text("endpoint", r.Attempts[n-1].Endpoint.ID)
-		o.text("upstream", r.Attempts[n-1].Endpoint.Address)
+	if len(r.Attempts) > 0 {
+		o.text("endpoint", r.Attempts[r.Final].Endpoint.ID)
+		o.text("upstream", r.Attempts[r.Final].Endpoint.Address)
 		o.key("attempts")
 		o.openList()
 		for i := range r.Attempts {
@@ -192,6 +192,9 @@ func (l *AccessLog) http(listener string, r *exchange.Record) {
 			o.text("ending", a.Ending.String())
 			if a.Status != 0 {
 				o.number("status", int64(a.Status))
+			}
+			if a.Hedge {
+				o.flag("hedge")
 			}
 			o.close()
 		}

@@ -61,6 +61,7 @@ var (
 	accepted     = desc("downstream_connections_total", "Connections that were accepted.", "listener", "direction")
 	active       = desc("downstream_connections", "Connections that are open.", "listener", "direction")
 	retries      = desc("retries_total", "Attempts beyond a request's first.", "listener")
+	hedges       = desc("hedges_total", "Attempts that began while another of their request was overdue, by what became of them.", "listener", "result")
 	malformed    = desc("malformed_requests_total", "Requests that were refused for their form.", "listener", "direction")
 	badAnswers   = desc("malformed_responses_total", "Responses that were refused for their form.", "listener", "direction")
 	tcpBytes     = desc("tcp_bytes_total", "Bytes of connections that have ended.", "listener", "direction", "from")
@@ -165,6 +166,9 @@ func (e emitter) listener(l Listener) {
 		e.counter(badAnswers, m.BadAnswers.Load(), name, way)
 		if !r.inbound {
 			e.counter(retries, m.Retries.Load(), name)
+			won := m.HedgesWon.Load()
+			e.counter(hedges, won, name, "won")
+			e.counter(hedges, max(won, m.Hedges.Load())-won, name, "lost")
 		}
 		for _, route := range *r.routes.Load() {
 			for status := range route.status {

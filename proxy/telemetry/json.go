@@ -64,6 +64,12 @@ func (o *object) number(name string, value int64) {
 	o.buf = strconv.AppendInt(o.buf, value, 10)
 }
 
+// flag writes that something is so.
+func (o *object) flag(name string) {
+	o.key(name)
+	o.buf = append(o.buf, "true"...)
+}
+
 // millis writes a duration in milliseconds, to the microsecond.
 func (o *object) millis(name string, d time.Duration) {
 	o.key(name)

@@ -188,6 +188,9 @@ func (s *Spans) client(ctx context.Context, r *exchange.Record, i int) {
 	if i > 0 {
 		attributes = append(attributes, semconv.HTTPRequestResendCount(i))
 	}
+	if a.Hedge {
+		attributes = append(attributes, attribute.Bool("overhear.hedge", true))
+	}
 	if a.Status != 0 {
 		attributes = append(attributes, semconv.HTTPResponseStatusCode(a.Status))
 	}
@@ -199,6 +202,7 @@ func (s *Spans) client(ctx context.Context, r *exchange.Record, i int) {
 	_, span := s.tracer.Start(ctx, name, oteltrace.WithSpanKind(oteltrace.SpanKindClient),
 		oteltrace.WithTimestamp(s.clock.Time(begun)), oteltrace.WithAttributes(attributes...))
 	switch {
+	case a.Ending == outlier.EndHedgeLoser: // another one was faster, which is no error
 	case a.Ending != outlier.EndComplete:
 		span.SetAttributes(semconv.ErrorTypeKey.String(a.Ending.String()))
 		span.SetStatus(otelcodes.Error, "")

@@ -40,6 +40,35 @@ func record() *exchange.Record {
 			{Endpoint: one, Duration: 200 * time.Microsecond, Ending: outlier.EndConnectRefused, Class: outlier.Conn},
 			{Endpoint: two, Offset: 200 * time.Microsecond, Duration: time.Millisecond, Ending: outlier.EndComplete, Class: outlier.OK, Status: 200},
 		},
+		Final: 1,
+	}
+}
+
+func TestALineSaysWhichOfTwoAttemptsWon(t *testing.T) {
+	for final, want := range []string{"api-1", "api-2"} {
+		synctest.Test(t, func(t *testing.T) {
+			var out bytes.Buffer
+			log := telemetry.NewAccessLog(&out, clock.New())
+			line := record()
+			line.Final = final
+			line.Attempts[1].Hedge = true
+			telemetry.NewRecorder("web", false, log, nil).Log(line)
+			ctx, cancel := context.WithCancel(t.Context())
+			cancel()
+			if err := log.Run(ctx); err != nil {
+				t.Fatal(err)
+			}
+			var got struct {
+				Endpoint string
+				Attempts []struct{ Hedge bool }
+			}
+			if err := json.Unmarshal(out.Bytes(), &got); err != nil {
+				t.Fatal(err)
+			}
+			if got.Endpoint != want || got.Attempts[0].Hedge || !got.Attempts[1].Hedge {
+				t.Errorf("got %+v, want %s, and the second attempt to be a hedge", got, want)
+			}
+		})
 	}
 }
 
@@ -177,7 +206,7 @@ func BenchmarkLine(b *testing.B) {
 	r, rec := telemetry.NewRecorder("web", false, log, nil), record()
 	rec.Path, rec.UserAgent = []byte("/api/v1/things?id=42"), []byte("Mozilla/5.0 (X11; Linux x86_64)")
 	rec.RequestID = []byte("01234567-89ab-cdef-0123-456789abcdef")
-	rec.Attempts = rec.Attempts[1:]
+	rec.Attempts, rec.Final = rec.Attempts[1:], 0
 	b.ReportAllocs()
 	for b.Loop() {
 		r.Log(rec)
@@ -196,6 +225,9 @@ func TestRequestsAreCountedByRouteStatusAndFlag(t *testing.T) {
 	r.Log(ok)
 	r.Log(failed)
 	var m exchange.Metrics
+	m.Retries.Store(4)
+	m.Hedges.Store(3)
+	m.HedgesWon.Store(2)
 	c := telemetry.NewCollector(telemetry.Source{
 		Version: "v1",
 		Listeners: func() []telemetry.Listener {
@@ -217,6 +249,13 @@ overhear_http_server_requests_total{cluster="api",direction="outbound",http_resp
 # TYPE overhear_response_flags_total counter
 overhear_response_flags_total{direction="outbound",flag="UH",listener="web"} 1
 overhear_response_flags_total{direction="outbound",flag="URX",listener="web"} 1
+# HELP overhear_retries_total Attempts beyond a request's first.
+# TYPE overhear_retries_total counter
+overhear_retries_total{listener="web"} 4
+# HELP overhear_hedges_total Attempts that began while another of their request was overdue, by what became of them.
+# TYPE overhear_hedges_total counter
+overhear_hedges_total{listener="web",result="lost"} 1
+overhear_hedges_total{listener="web",result="won"} 2
 # HELP overhear_config_reloads_total Reloads of the configuration.
 # TYPE overhear_config_reloads_total counter
 overhear_config_reloads_total{result="accepted"} 1
@@ -225,7 +264,7 @@ overhear_config_reloads_total{result="refused"} 2
 # TYPE overhear_control_plane_connected gauge
 overhear_control_plane_connected{stream="ads"} 1
 overhear_control_plane_connected{stream="report"} 0
-`), "overhear_http_server_requests_total", "overhear_response_flags_total", "overhear_config_reloads_total", "overhear_control_plane_connected")
+`), "overhear_http_server_requests_total", "overhear_response_flags_total", "overhear_retries_total", "overhear_hedges_total", "overhear_config_reloads_total", "overhear_control_plane_connected")
 	if err != nil {
 		t.Error(err)
 	}
