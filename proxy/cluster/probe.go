@@ -100,12 +100,18 @@ type query struct {
 // ask asks once.
 func (q query) ask(ctx context.Context, dial ping.Dial) (outlier.ProbeResult, outlier.Level) {
 	result := ping.Ping(ctx, dial, q.Target)
-	if result == outlier.Refused && q.holds != nil && q.holds.Stands(ctx) {
+	if result != outlier.Refused || q.holds == nil {
+		return result, q.level
+	}
+	switch stands := q.holds.Stands(ctx); {
+	case stands:
 		// The server lives: a crash would have reset what stands. The probe was to
 		// tell just that, so it succeeds, at the level of the refusal. There it
 		// contradicts those that others had, here and in the fleet; a suspicion that
 		// goes deeper, of a reset or of silence, it leaves as it is.
 		return outlier.ProbeOK, outlier.LevelConnect
+	case ctx.Err() != nil:
+		return outlier.NotRun, q.level // it was called off before that was known
 	}
 	return result, q.level
 }

@@ -133,6 +133,22 @@ func TestAnOldConnectionContradictsARefusedProbe(t *testing.T) {
 	}
 }
 
+func TestAProbeThatIsCalledOffWhileItLooksAtOldConnectionsFoundNothing(t *testing.T) {
+	inMesh(t, 3, nil, func(m *mesh) {
+		if class := m.attempt(m.endpoint(0), m.clock.Now()); class != outlier.OK {
+			t.Fatalf("the first attempt: %v, want %v", class, outlier.OK)
+		}
+		m.servers[0].deafen()
+		ctx, cancel := context.WithTimeout(m.t.Context(), 5*time.Millisecond) // refused after 1ms, known after 11ms
+		defer cancel()
+		m.cluster.Probe(ctx, "i-1", outlier.LevelConnect, time.Second)
+		time.Sleep(20 * time.Millisecond)
+		if n := m.status(0).Counts.Conn; n != 0 {
+			t.Errorf("%d failures are counted, want none: nobody knows what the old connection would have said", n)
+		}
+	})
+}
+
 func TestProbesAreBounded(t *testing.T) {
 	inMesh(t, 1, nil, func(m *mesh) {
 		order := func(n int) (run int) {
