@@ -38,25 +38,31 @@ func (t *Table) oldConnectionsTold(e *endpoint, now time.Duration) bool {
 		return w.kind == "own" || x != nil && x.diedAt >= now-witnessFor
 	}
 	again := s.listener != never && now-s.listener < listenerMemory
-	recent := again || e.lastOK >= now-toldRecent
+	rare := e.rate < toldRate && !again && e.lastOK < now-toldRecent
 	switch {
-	case slices.ContainsFunc(s.hard, died), t.lostWithListener(e, now), t.neighbourDown(e, now), e.rate < toldRate && !recent:
+	case slices.ContainsFunc(s.hard, died), t.lostWithListener(e, now), t.neighbourDown(e, now), s.active && rare:
 		return true
-	case !s.active && (s.last == never || !recent):
-		return true // a storm, in which nobody was asked about this one
-	case !s.active:
+	case !s.active && s.last != never && now < s.last+roundGap:
 		// The last round was contradicted a moment ago: the probes of those whose
 		// connections do not stand are late, and no news.
 		t.due(s.last + roundGap)
 		return false
-	case s.told == never:
-		wait := toldLongest
-		if again {
+	case s.told == never || !s.active && now >= s.told+witnessFor:
+		// Without a round, in a storm, nobody was asked for answers yet: that they are
+		// not told of means nothing.
+		began, wait := now, toldLongest
+		switch {
+		case rare:
+			wait = 0
+		case again:
 			wait = toldAgain
-		} else if e.rate > toldRate {
+		case e.rate > toldRate:
 			wait = min(wait, time.Duration(toldAnswers/e.rate*float64(time.Second)))
 		}
-		s.told, s.retold = s.last+wait, false
+		if s.active {
+			began = s.last
+		}
+		s.told, s.retold = began+wait, false
 		s.deadline = max(s.deadline, s.told+clockMargin+answerSlack)
 	}
 	if now < s.told {

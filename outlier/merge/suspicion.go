@@ -111,6 +111,7 @@ func (t *Table) suspectGroup(g *group, now time.Duration) {
 	var involved, suspects []*endpoint
 	for _, e := range g.endpoints {
 		s := &e.susp
+		s.agreed = false // until those who speak now have been counted
 		if len(s.checks) > 0 {
 			t.settleChecks(e, now)
 		}
@@ -410,7 +411,7 @@ func (t *Table) keepAnswers(e *endpoint) {
 // endRound withdraws what is still asked.
 func (t *Table) endRound(e *endpoint) {
 	t.cancel(e.susp.orders)
-	e.susp.active, e.susp.agreed, e.susp.orders = false, false, nil
+	e.susp.active, e.susp.agreed, e.susp.told, e.susp.orders = false, false, never, nil
 }
 
 // hardReady says whether the confirmed failures of a group may be acted upon: no
