@@ -144,7 +144,10 @@ func (x *Exchange) NewID() []byte {
 func (x *Exchange) ID() []byte { return x.id[:] }
 
 // Span is the span of the attempt under way.
-func (x *Exchange) Span() trace.SpanID { return x.Record.Trace.Child(x.Try.place) }
+func (x *Exchange) Span() trace.SpanID { return x.SpanOf(&x.Try) }
+
+// SpanOf is that of the attempt under way, or of its hedge.
+func (x *Exchange) SpanOf(t *Try) trace.SpanID { return x.Record.Trace.Child(t.place) }
 
 // Refusal is an answer in place of an endpoint's.
 type Refusal struct {
