@@ -14,6 +14,7 @@ import (
 	"github.com/overhear-mesh/overhear/proxy/clock"
 	"github.com/overhear-mesh/overhear/proxy/cluster"
 	"github.com/overhear-mesh/overhear/proxy/resilience"
+	"github.com/overhear-mesh/overhear/proxy/tunnel"
 	"github.com/overhear-mesh/overhear/proxy/upstream"
 )
 
@@ -112,7 +113,7 @@ func (p *Proxy) serve(ctx context.Context, client net.Conn, r *Record) {
 		limit := &p.deps.Cluster.Limits().Connections
 		if !limit.Acquire() {
 			r.Flags |= UpstreamOverflow
-			reset(client)
+			tunnel.Reset(client)
 			return
 		}
 		defer limit.Release()
@@ -123,20 +124,18 @@ func (p *Proxy) serve(ctx context.Context, client net.Conn, r *Record) {
 	timeout := p.deps.FirstByteTimeout()
 	a, server := p.open(ctx, r, header, timeout > 0)
 	if server == nil {
-		reset(client)
+		tunnel.Reset(client)
 		return
 	}
 	s := &session{
+		Tunnel:   tunnel.Tunnel{Client: client, Server: server, Idle: p.cfg.IdleTimeout, FirstByte: timeout},
 		clock:    p.deps.Clock,
-		idle:     p.cfg.IdleTimeout,
-		client:   client,
-		server:   server,
 		endpoint: a.Endpoint(),
 		attempt:  a,
 	}
-	s.carry(ctx, timeout)
-	r.Sent, r.Received = s.up.moved.Load(), s.down.moved.Load()
-	p.spliced.Add(s.up.bulk + s.down.bulk)
+	s.carry(ctx)
+	r.Sent, r.Received = s.Sent(), s.Received()
+	p.spliced.Add(s.Spliced())
 	r.Flags |= s.flags
 	last := &r.Attempts[len(r.Attempts)-1]
 	last.Ending, last.Class = s.ending, s.class
@@ -255,11 +254,4 @@ func (p *Proxy) connect(ctx context.Context, e *upstream.Endpoint, r *Record, he
 	outcome.Now = p.deps.Clock.Now()
 	a.End(outcome)
 	return upstream.Attempt{}, nil, last.Class
-}
-
-// reset closes a connection so that its peer does not take the end for an
-// orderly one.
-func reset(c net.Conn) {
-	setLingerZero(c)
-	_ = c.Close()
 }

@@ -43,6 +43,7 @@ var purposes = map[string]string{
 	"proxy/syntax":     "knows what all versions of HTTP write alike",
 	"proxy/tiers":      "offers what may be picked of a set of endpoints, first things first",
 	"proxy/telemetry":  "writes metrics, access log lines off the hot path",
+	"proxy/tunnel":     "moves bytes between two connections until both sides have ended",
 	"proxy/trace":      "places a request in a distributed trace",
 	"proxy/upstream":   "keeps connections to one endpoint, says how each attempt went",
 	"proxy/wheel":      "calls those whose time is up, coarsely",

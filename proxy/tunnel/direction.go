@@ -1,4 +1,4 @@
-package tcp
+package tunnel
 
 import (
 	"errors"
@@ -27,11 +27,11 @@ const (
 
 var largeBuffers = sync.Pool{New: func() any { return new([largeBuffer]byte) }}
 
-// end is how a direction came to its end.
-type end uint8
+// stop is how a direction came to its end.
+type stop uint8
 
 const (
-	endOfStream end = iota
+	endOfStream stop = iota
 	readFailed
 	writeFailed
 )
@@ -55,7 +55,7 @@ func (d *direction) connect(src, dst net.Conn, spliced bool) {
 }
 
 // copy moves bytes until src ends or one of them fails.
-func (d *direction) copy() (end, error) {
+func (d *direction) copy() (stop, error) {
 	buffer := d.small[:]
 	var large *[largeBuffer]byte
 	release := func() {
@@ -91,8 +91,8 @@ func (d *direction) copy() (end, error) {
 		if run >= bulkRun && d.spliced {
 			release()
 			buffer, run = d.small[:], 0
-			if end, over, err := d.splice(); over {
-				return end, err
+			if how, over, err := d.splice(); over {
+				return how, err
 			}
 		}
 	}
@@ -113,7 +113,7 @@ func (d *direction) pass(b []byte) error {
 // splice lets the kernel move data while it keeps coming (io.CopyN between two
 // TCP connections is splice(2) on Linux). It is over when the direction has
 // ended.
-func (d *direction) splice() (e end, over bool, err error) {
+func (d *direction) splice() (how stop, over bool, err error) {
 	for {
 		_ = d.src.SetReadDeadline(time.Now().Add(spliceWait))
 		n, err := io.CopyN(d.dst, d.src, spliceChunk)
