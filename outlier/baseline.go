@@ -22,8 +22,7 @@ func (d *Detector) tick(now time.Duration) {
 			m.served = m.ep.served.Swap(0)
 		}
 		m.second = m.now
-		m.snaps[d.snapped%snapshots] = m.now
-		m.snapHeld[d.snapped%snapshots] = m.withheld + m.held
+		m.keep(d.snapped)
 	}
 	d.snapAt[d.snapped%snapshots] = now
 	d.snapped++
@@ -164,9 +163,13 @@ func (d *Detector) reconfigure(m *member, w float64, n int) {
 	if old != nil {
 		c.since = old.since
 	}
-	if old == nil || *old != c {
-		m.ep.conf.Store(&c)
+	if old != nil && *old == c {
+		return
 	}
+	if d.conf == nil || *d.conf != c { // most members share theirs
+		d.conf = new(c)
+	}
+	m.ep.conf.Store(d.conf)
 }
 
 func (d *Detector) confFor(m *member, w float64, n int) conf {
@@ -265,6 +268,9 @@ func (d *Detector) noteStall(now time.Duration) {
 		return
 	}
 	d.shared.stalled.Store(false)
+	if d.stalls == nil {
+		d.stalls = make([]stall, stallMinutes)
+	}
 	minute := int64(now / time.Minute)
 	s := &d.stalls[minute%int64(len(d.stalls))]
 	if s.minute != minute {
@@ -272,7 +278,11 @@ func (d *Detector) noteStall(now time.Duration) {
 	}
 	longer := false
 	for i := range s.length {
-		if length := time.Duration(d.shared.routes[i].longest.Swap(0)); length > s.length[i] {
+		c := d.shared.routes[i].Load()
+		if c == nil {
+			continue
+		}
+		if length := time.Duration(c.longest.Swap(0)); length > s.length[i] {
 			s.length[i], longer = length, true
 		}
 	}
@@ -332,5 +342,6 @@ func (d *Detector) countsSince(m *member, snapshot int) Counts {
 	if snapshot < m.firstSnap { // wholeLife too
 		return m.now
 	}
-	return m.now.Sub(m.snaps[snapshot%snapshots])
+	before, _ := m.snap(snapshot)
+	return m.now.Sub(before)
 }

@@ -53,13 +53,14 @@ type Detector struct {
 	tallies []Tally                // room for those of a group
 	common  Odds                   // of the member looked at last
 	steps   Steps                  // of these
+	conf    *conf                  // handed out last
 
 	latency latencies
 	routes  routes
 	hashed  bool        // requests go where a key sends them
 	keys    int         // active ones per endpoint; 0: nobody counts
 	fleetP  Percentiles // the control plane's, until our own are known
-	stalls  [10]stall
+	stalls  []stall     // by minute; nil while there was none
 	overdue time.Duration
 	// overdueLate is the same for routes that are slow by nature.
 	overdueLate time.Duration
@@ -79,6 +80,9 @@ type stall struct {
 	minute int64
 	length [routeSlots]time.Duration
 }
+
+// stallMinutes is for how many minutes a stall is remembered.
+const stallMinutes = 10
 
 // New makes a detector without members. rng is its dice, for jitter alone.
 func New(cfg Config, rng *rand.Rand) *Detector {
@@ -275,7 +279,7 @@ func (d *Detector) look(now time.Duration, r *Result) {
 			r.Urgency = max(r.Urgency, UrgencyRising)
 		case s <= 0 && m.exc.open:
 			m.closeExcursion()
-			clear(m.refused[:])
+			clear(m.refused)
 		}
 	}
 	d.readFailures()
@@ -286,12 +290,16 @@ func (d *Detector) look(now time.Duration, r *Result) {
 // size came since the last Step, the oldest are lost.
 func (d *Detector) readFailures() {
 	head := d.shared.head.Load()
-	size := uint32(len(d.shared.failures))
+	if head == d.read {
+		return
+	}
+	ring := d.shared.ring.Load() // it is there before head moves
+	size := uint32(len(ring))
 	if head-d.read > size {
 		d.read = head - size
 	}
 	for ; d.read != head; d.read++ {
-		word := d.shared.failures[d.read%size].Swap(0)
+		word := ring[d.read%size].Swap(0)
 		if word == 0 {
 			continue // not written yet; lost
 		}

@@ -315,17 +315,20 @@ func (d *Detector) holdOff(ejections int) time.Duration {
 
 // refuse tells that a removal was wanted and did not happen; of one that stays
 // wanted for the same reason, again each 10 s.
-func (d *Detector) refuse(m *member, to State, rule Rule, refusal string, now time.Duration, r *Result) {
+func (d *Detector) refuse(m *member, to State, rule Rule, why string, now time.Duration, r *Result) {
 	d.active = true
-	told := &m.refused[rule] // several rules may want the same, and be refused in turn
-	if told.why == refusal && now-told.at < refusalGap {
+	told := m.refused[rule] // several rules may want the same, and be refused in turn
+	if told.why == why && now-told.at < refusalGap {
 		return
 	}
-	told.why, told.at = refusal, now
+	if m.refused == nil {
+		m.refused = make(map[Rule]refusal)
+	}
+	m.refused[rule] = refusal{why, now}
 	explain := d.explain(m, rule, now)
-	explain.Checks = d.checks(m, rule, refusal, &explain)
-	d.afterRefusal(m, refusal, &explain)
+	explain.Checks = d.checks(m, rule, why, &explain)
+	d.afterRefusal(m, why, &explain)
 	r.Changes = append(r.Changes, Change{
-		ID: m.ID, From: m.record.state, To: to, Rule: rule, At: now, Refused: refusal, Explain: explain,
+		ID: m.ID, From: m.record.state, To: to, Rule: rule, At: now, Refused: why, Explain: explain,
 	})
 }

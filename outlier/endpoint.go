@@ -80,13 +80,35 @@ type conf struct {
 	shared      *shared
 }
 
-// shared is what all endpoints of a cluster write into.
+// shared is what all endpoints of a cluster write into. What is behind a pointer is
+// made when first it is written: of the clusters of a large mesh few are called.
 type shared struct {
-	failures [256]atomic.Uint64 // the newest failures: see failureWord
-	head     atomic.Uint32      // how many were ever written
-	stalled  atomic.Bool        // some route has a stall to tell
-	latency  [histBuckets]atomic.Uint32
-	routes   [routeSlots]routeCounts
+	ring    atomic.Pointer[[ringFailures]atomic.Uint64] // the newest failures: see failureWord
+	head    atomic.Uint32                               // how many were ever written
+	stalled atomic.Bool                                 // some route has a stall to tell
+	latency atomic.Pointer[[histBuckets]atomic.Uint32]
+	routes  [routeSlots]atomic.Pointer[routeCounts]
+}
+
+// ringFailures is how many failures are kept from one Step to the next.
+const ringFailures = 256
+
+// made is what p points to, made by whoever asks first.
+func made[T any](p *atomic.Pointer[T]) *T {
+	if v := p.Load(); v != nil {
+		return v
+	}
+	p.CompareAndSwap(nil, new(T))
+	return p.Load()
+}
+
+// answers are how many answers a route's counters tell of, and how many of late ones.
+func (s *shared) answers(slot int) (oks, late uint32) {
+	c := s.routes[slot].Load()
+	if c == nil {
+		return 0, 0
+	}
+	return c.oks.Load(), c.late.Load()
 }
 
 // Attempt is one try on one endpoint. It lives in its caller's state; the
@@ -290,15 +312,15 @@ func (e *Endpoint) endOK(a *Attempt, o Outcome, latency time.Duration, deadlined
 
 // sample notes one answer of many.
 func (s *shared) sample(route uint16, latency time.Duration) {
-	at, of := bucket(latency), &s.routes[routeSlot(route)]
-	s.latency[at].Add(1)
+	at, of := bucket(latency), made(&s.routes[routeSlot(route)])
+	made(&s.latency)[at].Add(1)
 	of.oks.Add(1)
 	of.latency[at/routeCoarse].Add(1)
 }
 
 // stall notes an answer that came very late.
 func (s *shared) stall(route uint16, latency time.Duration) {
-	of := &s.routes[routeSlot(route)]
+	of := made(&s.routes[routeSlot(route)])
 	of.late.Add(1)
 	storeMax(&of.longest, int64(latency))
 	s.stalled.Store(true)
@@ -322,7 +344,7 @@ func (e *Endpoint) endFailure(a *Attempt, o Outcome, latency time.Duration) bool
 	c := e.conf.Load()
 	if i := routeSlot(o.Route); c.poison>>i&1 != 0 && o.Class != Conn {
 		e.ignored.Add(1)
-		c.shared.routes[i].aside.Add(1)
+		made(&c.shared.routes[i]).aside.Add(1)
 		c.shared.failed(failureWord(e.slot, o) | failureAside)
 		return e.watched.Load() != 0
 	}
@@ -362,8 +384,9 @@ func (e *Endpoint) endFailure(a *Attempt, o Outcome, latency time.Duration) bool
 
 // failed puts a failure into the ring: the newest win.
 func (s *shared) failed(word uint64) {
+	ring := made(&s.ring)
 	at := s.head.Add(1) - 1
-	s.failures[at%uint32(len(s.failures))].Store(word)
+	ring[at%ringFailures].Store(word)
 }
 
 // oneMoment is how far apart connections may break and still tell of one event.

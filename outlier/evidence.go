@@ -93,7 +93,7 @@ func (d *Detector) History(id string, at time.Duration) (Point, bool) {
 }
 
 func (d *Detector) point(m *member, n int) Point {
-	c, held := m.snaps[n%snapshots], m.snapHeld[n%snapshots]
+	c, held := m.snap(n)
 	p := PointAt(d.snapAt[n%snapshots], c)
 	p.N, p.K = p.N-held, p.K-held
 	return p
@@ -115,9 +115,11 @@ func (d *Detector) Summary(now time.Duration) Summary {
 	p := d.percentiles()
 	s.P50, s.P90, s.P99 = p.P50, p.P90, p.P99
 	s.Slower = d.latency.slower(d.shared)
-	for i := range d.shared.latency {
-		if n := d.shared.latency[i].Load(); n > 0 {
-			s.Latency = append(s.Latency, LatencyCount{Bucket: i, Count: n})
+	if counts := d.shared.latency.Load(); counts != nil {
+		for i := range counts {
+			if n := counts[i].Load(); n > 0 {
+				s.Latency = append(s.Latency, LatencyCount{Bucket: i, Count: n})
+			}
 		}
 	}
 	return s

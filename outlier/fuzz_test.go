@@ -238,7 +238,8 @@ func (z *fuzzed) check(t *testing.T, r Result, before map[string]bool) {
 		t.Fatalf("%d members, %d ids, %d slots", len(z.d.members), len(z.d.byID), len(z.d.bySlot))
 	}
 	for _, m := range z.d.members {
-		for _, c := range m.snaps {
+		for n := range snapshots {
+			c, _ := m.snap(n)
 			if in := m.now.Sub(c).Tally(); m.firstSnap < z.d.snapped-snapshots && (in.K < 0 || in.K > in.N) {
 				t.Fatalf("%s: %d failures in %d attempts of a window", m.ID, in.K, in.N)
 			}

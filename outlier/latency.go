@@ -2,6 +2,7 @@ package outlier
 
 import (
 	"math"
+	"sync/atomic"
 	"time"
 )
 
@@ -40,15 +41,19 @@ const (
 // from what the last 10 s added and half of what was there before, so that
 // they follow the day and survive a quiet while.
 type latencies struct {
-	seen   [histBuckets]uint32
-	window [histBuckets]float64
-	total  float64
-	mask   uint32 // of every mask+1 OKs one is sampled
-	drawn  time.Duration
-	known  Percentiles
+	total float64
+	mask  uint32 // of every mask+1 OKs one is sampled
+	drawn time.Duration
+	known Percentiles
+	p50s  [usualDraws]time.Duration // as drawn last, newest first; 0: not yet
+	*heard
+}
 
-	p50s    [usualDraws]time.Duration // as drawn last, newest first; 0: not yet
-	seconds [4][histBuckets]uint32    // seen at the last whole seconds, newest first
+// heard is what is remembered of the histogram; nil until there is one.
+type heard struct {
+	seen    [histBuckets]uint32
+	window  [histBuckets]float64
+	seconds [4][histBuckets]uint32 // seen at the last whole seconds, newest first
 }
 
 const (
@@ -60,10 +65,18 @@ const (
 
 // tick is what a whole second brings; it says whether percentiles were drawn.
 func (l *latencies) tick(s *shared, now time.Duration) (drawn bool) {
-	drawn = l.draw(s, now)
+	counts := s.latency.Load()
+	if counts == nil {
+		l.drawn = now
+		return false // nobody has answered yet
+	}
+	if l.heard == nil {
+		l.heard = new(heard)
+	}
+	drawn = l.draw(counts, now)
 	copy(l.seconds[1:], l.seconds[:])
-	for i := range s.latency {
-		l.seconds[0][i] = s.latency[i].Load()
+	for i := range counts {
+		l.seconds[0][i] = counts[i].Load()
 	}
 	return drawn
 }
@@ -83,11 +96,12 @@ func (l *latencies) slower(s *shared) float64 {
 	if usual == 0 {
 		return 0
 	}
+	all := s.latency.Load() // it is there: the median is known from it
 	for back := 1; back < len(l.seconds); back++ {
 		var counts [histBuckets]uint32
 		total := uint32(0)
-		for i := range s.latency {
-			counts[i] = s.latency[i].Load() - l.seconds[back][i]
+		for i := range all {
+			counts[i] = all[i].Load() - l.seconds[back][i]
 			total += counts[i]
 		}
 		if total < slowerFew || total < slowerEnough && back < len(l.seconds)-1 {
@@ -107,7 +121,7 @@ func (l *latencies) slower(s *shared) float64 {
 }
 
 // draw updates the percentiles if it is time: each second until they are known.
-func (l *latencies) draw(s *shared, now time.Duration) (drawn bool) {
+func (l *latencies) draw(counts *[histBuckets]atomic.Uint32, now time.Duration) (drawn bool) {
 	first := l.known == Percentiles{}
 	if !first && now-l.drawn < histEvery {
 		return false
@@ -116,7 +130,7 @@ func (l *latencies) draw(s *shared, now time.Duration) (drawn bool) {
 	l.drawn = now
 	l.total = 0
 	for i := range l.window {
-		count := s.latency[i].Load()
+		count := counts[i].Load()
 		if !first {
 			l.window[i] /= 2
 		}

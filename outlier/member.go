@@ -28,8 +28,7 @@ type member struct {
 	before    Counts // at the last Step
 	second    Counts // at the last whole second
 	started   uint32 // attempts ever begun, at the last Step
-	snaps     [snapshots]Counts
-	snapHeld  [snapshots]uint32
+	history   *history
 	firstSnap int // the first of Detector.snapped that this member has
 
 	held     uint32 // failures of this excursion that are not reported: see holdBack
@@ -54,7 +53,34 @@ type member struct {
 	idle    idleness
 	fleet   central
 
-	refused [RuleManual + 1]refusal // by rule, what was told last
+	refused map[Rule]refusal // what was told last
+}
+
+// history is what was read at whole seconds, by [Detector.snapped] modulo its length.
+type history struct {
+	counts [snapshots]Counts
+	held   [snapshots]uint32
+}
+
+// keep remembers what is read at a whole second. A member that nobody has called has
+// nothing to remember, and most of a large mesh is never called by this caller.
+func (m *member) keep(snapped int) {
+	if m.history == nil {
+		if m.now == (Counts{}) {
+			return
+		}
+		m.history = new(history)
+	}
+	m.history.counts[snapped%snapshots] = m.now
+	m.history.held[snapped%snapshots] = m.withheld + m.held
+}
+
+// snap is what was read then, and what of it was held back.
+func (m *member) snap(n int) (counts Counts, held uint32) {
+	if m.history == nil {
+		return Counts{}, 0
+	}
+	return m.history.counts[n%snapshots], m.history.held[n%snapshots]
 }
 
 // refusal is why a removal did not happen, and when that was told.
@@ -193,7 +219,7 @@ func (m *member) forget(now time.Duration) {
 	m.ep.score.Store(0)
 	m.ep.runs.Store(0)
 	m.closeExcursion()
-	clear(m.refused[:])
+	clear(m.refused)
 }
 
 // closeExcursion ends it. What was held back stays so: it is over.
@@ -216,7 +242,7 @@ func (m *member) alive() time.Duration { return max(m.answerEnd(), m.idle.pinged
 func (m *member) becomes(to State, rule Rule, now time.Duration) Change {
 	c := Change{ID: m.ID, From: m.record.state, To: to, Rule: rule, At: now}
 	m.record.state, m.record.rule, m.record.since = to, rule, now
-	clear(m.refused[:])
+	clear(m.refused)
 	m.watch()
 	return c
 }

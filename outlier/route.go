@@ -201,12 +201,11 @@ func (d *Detector) judgeRoutes(now time.Duration) {
 	r.judged = now
 	mask := d.latency.mask
 	for i := range r.of {
-		c := &d.shared.routes[i]
-		oks := c.oks.Load()
+		oks, late := d.shared.answers(i)
 		if oks == 0 && r.of[i] == nil {
 			continue
 		}
-		x, late := r.get(i), c.late.Load()
+		x := r.get(i)
 		answered := (oks - x.oksSeen) * (mask + 1)
 		x.oks.add(now, answered)
 		x.test(int64(answered))
@@ -216,7 +215,7 @@ func (d *Detector) judgeRoutes(now time.Duration) {
 		x.late.add(now, late-x.lateSeen)
 		x.oksSeen, x.lateSeen = oks, late
 	}
-	if now-r.newest > (routeSeconds+1)*time.Second && r.poison|r.slow == 0 && r.p0 == nil {
+	if (r.newest == 0 || now-r.newest > (routeSeconds+1)*time.Second) && r.poison|r.slow == 0 && r.p0 == nil {
 		return // all is well
 	}
 	recent, long := d.mix(routeRecent, now), d.mix(routeSeconds, now)
@@ -339,8 +338,10 @@ func (d *Detector) takeBackRoute(m *member, i int, s *seconds, well, now time.Du
 	d.setAside(m, i, uint32(n))
 	// Each reading of before learns of its part: else that excuses what came later.
 	earlier := func(at time.Duration) uint32 { return uint32(max(0, n-s.since(at, now))) }
-	for snap := max(m.firstSnap, d.snapped-snapshots); snap < d.snapped; snap++ {
-		m.snaps[snap%snapshots].Route += earlier(d.snapAt[snap%snapshots])
+	if h := m.history; h != nil {
+		for snap := max(m.firstSnap, d.snapped-snapshots); snap < d.snapped; snap++ {
+			h.counts[snap%snapshots].Route += earlier(d.snapAt[snap%snapshots])
+		}
 	}
 	if m.exc.open {
 		m.exc.base.Route += earlier(m.exc.since)
@@ -354,7 +355,7 @@ func (d *Detector) takeBackRoute(m *member, i int, s *seconds, well, now time.Du
 func (d *Detector) setAside(m *member, i int, n uint32) {
 	m.aside += n
 	m.now.Route = m.aside
-	d.shared.routes[i].aside.Add(n)
+	made(&d.shared.routes[i]).aside.Add(n)
 	of := func(c RouteCount) bool { return routeSlot(c.Route) == i }
 	m.ep.runs.Store(0) // which of a run they were nobody knows
 	at := slices.IndexFunc(m.exc.routes, of)
@@ -530,12 +531,13 @@ func (d *Detector) routeFails(o Odds, fail int64) *[routeSlots]int64 {
 // drawRoutes reads the routes' histograms, whenever the group's percentiles are drawn.
 func (d *Detector) drawRoutes() {
 	for i, x := range d.routes.of {
-		if x == nil {
+		c := d.shared.routes[i].Load()
+		if x == nil || c == nil {
 			continue
 		}
 		total := 0.0
 		for b := range x.latency {
-			count := d.shared.routes[i].latency[b].Load()
+			count := c.latency[b].Load()
 			x.latency[b] = x.latency[b]/2 + float64(count-x.latencySeen[b])
 			x.latencySeen[b] = count
 			total += x.latency[b]

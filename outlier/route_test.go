@@ -123,7 +123,7 @@ func TestWhatIsSetAsideIsNeitherAttemptNorFailure(t *testing.T) {
 	if got, want := e.Counts(), (Counts{N: 2, Conn: 1}); got != want {
 		t.Errorf("%+v, want %+v: a connection does not know its route", got, want)
 	}
-	if got := conf.shared.routes[7].aside.Load(); got != 2 {
+	if got := conf.shared.routes[7].Load().aside.Load(); got != 2 {
 		t.Errorf("%d set aside, want 2", got)
 	}
 	if e.Inflight() != 0 {

@@ -134,8 +134,8 @@ func (l *loop) holds(r *record, want ping.Want) *upstream.Endpoint {
 func (l *loop) state(r *record) outlier.State {
 	if s := l.c.status.Load(); s != nil {
 		for i := range s.endpoints {
-			if s.endpoints[i].ID == r.spec.ID {
-				return s.endpoints[i].State
+			if s.endpoints[i].spec.ID == r.spec.ID {
+				return s.endpoints[i].state
 			}
 		}
 	}

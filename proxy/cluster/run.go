@@ -55,13 +55,13 @@ type loop struct {
 
 // record is one endpoint.
 type record struct {
-	spec     Spec
+	spec     Spec // does not change
 	endpoint *upstream.Endpoint
 	gate     *balancer.Gate
-	hash     uint64         // of the ID
-	rank     uint64         // of the ID and this sidecar's name
-	change   outlier.Change // the latest
-	refused  outlier.Change // the latest since that was not made
+	hash     uint64          // of the ID
+	rank     uint64          // of the ID and this sidecar's name
+	change   *outlier.Change // the latest; nil: none
+	refused  *outlier.Change // the latest since that was not made
 }
 
 // Run keeps the cluster's picker current until ctx ends, and returns nil when

@@ -39,22 +39,29 @@ type EndpointStatus struct {
 type status struct {
 	protocol  Protocol
 	panicking bool
-	endpoints []EndpointStatus
-	live      []*upstream.Endpoint
+	endpoints []standing
+}
+
+// standing is what Run knows of one endpoint.
+type standing struct {
+	spec            *Spec
+	live            *upstream.Endpoint
+	state           outlier.State
+	share           float64
+	change, refused *outlier.Change // nil: none
 }
 
 // newStatus tells what p and the views that it was made of say.
 func (l *loop) newStatus(p *picker, views []outlier.Admission) *status {
-	s := &status{protocol: l.cfg.Protocol, panicking: p.Panicking()}
+	s := &status{protocol: l.cfg.Protocol, panicking: p.Panicking(), endpoints: make([]standing, len(l.records))}
 	share := make(map[string]float64, len(views))
 	for _, c := range p.First() {
 		share[c.Admission.ID] = c.Admission.Weight
 	}
 	for i, r := range l.records {
-		s.endpoints = append(s.endpoints, EndpointStatus{
-			Spec: r.spec, State: views[i].State, Share: share[r.spec.ID], Change: r.change, Refused: r.refused,
-		})
-		s.live = append(s.live, r.endpoint)
+		s.endpoints[i] = standing{
+			spec: &r.spec, live: r.endpoint, state: views[i].State, share: share[r.spec.ID], change: r.change, refused: r.refused,
+		}
 	}
 	return s
 }
@@ -66,11 +73,19 @@ func (c *Cluster) Snapshot() *Snapshot {
 		return nil
 	}
 	out := &Snapshot{Name: c.name, Protocol: s.protocol, Panic: s.panicking, Overdue: c.Overdue()}
-	out.Endpoints = append(out.Endpoints, s.endpoints...)
-	for i, e := range s.live {
+	out.Endpoints = make([]EndpointStatus, len(s.endpoints))
+	for i := range s.endpoints {
+		e := &s.endpoints[i]
 		o := &out.Endpoints[i]
-		o.Counts, o.Inflight = e.Stats.Counts(), e.Stats.Inflight()
-		o.Open, o.Idle = e.Open(), e.Idle()
+		o.Spec, o.State, o.Share = *e.spec, e.state, e.share
+		if e.change != nil {
+			o.Change = *e.change
+		}
+		if e.refused != nil {
+			o.Refused = *e.refused
+		}
+		o.Counts, o.Inflight = e.live.Stats.Counts(), e.live.Stats.Inflight()
+		o.Open, o.Idle = e.live.Open(), e.live.Idle()
 	}
 	return out
 }
@@ -81,9 +96,9 @@ func (l *loop) note(change outlier.Change) {
 	switch r := l.byID[change.ID]; {
 	case r == nil:
 	case change.Refused != "":
-		r.refused = change
+		r.refused = &change
 	default:
-		r.change, r.refused = change, outlier.Change{}
+		r.change, r.refused = &change, nil
 	}
 	level, message := slog.LevelInfo, "endpoint "+change.To.String()
 	switch {
