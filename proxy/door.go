@@ -208,9 +208,11 @@ func closeSockets(doors []*door) {
 
 // without returns the clusters of a whose names are not in b.
 func without(a, b []discovery.Static) []discovery.Static {
-	return slices.DeleteFunc(a, func(one discovery.Static) bool {
-		return slices.ContainsFunc(b, func(other discovery.Static) bool { return one.Config.Name == other.Config.Name })
-	})
+	names := make(map[string]bool, len(b))
+	for i := range b {
+		names[b[i].Config.Name] = true
+	}
+	return slices.DeleteFunc(a, func(one discovery.Static) bool { return names[one.Config.Name] })
 }
 
 // impatient notes the shortest time that any route gives a cluster: an attempt

@@ -11,6 +11,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 
 	"github.com/goccy/go-yaml"
 	"github.com/goccy/go-yaml/ast"
@@ -261,8 +262,10 @@ func (d *decoder) validate(v reflect.Value, path string) {
 	}
 	switch v.Kind() {
 	case reflect.Struct:
-		for name, field := range structFields(v) {
-			d.validate(field, join(path, name))
+		for _, f := range fieldsOf(v.Type()) {
+			if f.asked {
+				d.validate(v.FieldByIndex(f.index), join(path, f.name))
+			}
 		}
 	case reflect.Slice:
 		for i := range v.Len() {
@@ -316,25 +319,63 @@ func (d *decoder) where(field string) *token.Token {
 
 // structFields maps the YAML names of a struct to its fields.
 func structFields(v reflect.Value) map[string]reflect.Value {
-	fields := map[string]reflect.Value{}
-	for i := range v.NumField() {
-		f := v.Type().Field(i)
+	known := fieldsOf(v.Type())
+	fields := make(map[string]reflect.Value, len(known))
+	for _, f := range known {
+		fields[f.name] = v.FieldByIndex(f.index)
+	}
+	return fields
+}
+
+// field is one field of a struct type, by its YAML name.
+type field struct {
+	name  string
+	index []int // as FieldByIndex takes it
+	asked bool  // it, or something inside it, may have a Validate method
+}
+
+// fieldCache has the fields of the struct types that were met: a file with a thousand
+// clusters asks for those of one type a thousand times.
+var fieldCache sync.Map // of reflect.Type, []field
+
+func fieldsOf(t reflect.Type) []field {
+	if fields, ok := fieldCache.Load(t); ok {
+		return fields.([]field)
+	}
+	var fields []field
+	for i := range t.NumField() {
+		f := t.Field(i)
 		name, options, _ := strings.Cut(f.Tag.Get("yaml"), ",")
 		if !f.IsExported() || name == "-" {
 			continue
 		}
 		if options == "inline" {
-			for inner, value := range structFields(v.Field(i)) {
-				fields[inner] = value
+			for _, inner := range fieldsOf(f.Type) {
+				inner.index = append([]int{i}, inner.index...)
+				fields = append(fields, inner)
 			}
 			continue
 		}
 		if name == "" {
 			name = strings.ToLower(f.Name)
 		}
-		fields[name] = v.Field(i)
+		fields = append(fields, field{name, []int{i}, asked(f.Type)})
 	}
+	fieldCache.Store(t, fields)
 	return fields
+}
+
+var validator = reflect.TypeFor[interface{ Validate() error }]()
+
+// asked reports whether validate can find anything to ask in a value of the type.
+func asked(t reflect.Type) bool {
+	switch t.Kind() {
+	case reflect.Pointer, reflect.Interface, reflect.Struct, reflect.Map:
+		return true
+	case reflect.Slice:
+		return asked(t.Elem()) || reflect.PointerTo(t).Implements(validator)
+	}
+	return reflect.PointerTo(t).Implements(validator)
 }
 
 // deepCopy copies what decoding could write through: maps and pointers. Lists

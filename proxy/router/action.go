@@ -192,8 +192,10 @@ func (r Rewrite) wrong(field string, rule *Rule, wrong func(field, format string
 	if r.Regex != "" && r.Prefix != "" {
 		wrong(field+".regex", "only one of prefix and regex may be given")
 	}
-	if _, err := regexp.Compile(r.Regex); err != nil {
-		wrong(field+".regex", "%v", err)
+	if r.Regex != "" {
+		if _, err := regexp.Compile(r.Regex); err != nil {
+			wrong(field+".regex", "%v", err)
+		}
 	}
 	if !syntax.All(r.Substitution, syntax.Target) {
 		wrong(field+".substitution", "%q: want characters that a path may have", r.Substitution)

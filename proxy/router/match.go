@@ -53,8 +53,10 @@ func (c Text) wrong(field string, wrong func(field, format string, args ...any))
 	if given != 1 {
 		wrong(field, "want one of exact, prefix, suffix, contains, regex and present")
 	}
-	if _, err := compileWhole(c.Regex); err != nil {
-		wrong(field+".regex", "%v", err)
+	if c.Regex != "" {
+		if _, err := compileWhole(c.Regex); err != nil {
+			wrong(field+".regex", "%v", err)
+		}
 	}
 }
 
