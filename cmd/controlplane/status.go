@@ -10,6 +10,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/overhear-mesh/overhear/outlier"
+	"github.com/overhear-mesh/overhear/outlier/merge"
 	"github.com/overhear-mesh/overhear/xds/controlplane"
 )
 
@@ -20,9 +21,11 @@ func statusCommand(r *remote) *cobra.Command {
 		Short: "Show services, endpoints and what the fleet believes of them",
 		Long: `Show services, endpoints and what the fleet believes of them.
 
-RATE is the mean of about half a minute, of attempts of all sidecars together, and
-ERRORS the share that failed of some hundred attempts up to eleven seconds ago:
-sidecars tell at once of what fails, but only each ten seconds of what goes well.`,
+RATE is the mean of about half a minute, of attempts of all sidecars together. FAILED
+is how many of these failed in the newest ten seconds, and what share that is; of
+sidecars that see nothing fail, the usual attempts count as well, for they tell of
+them only each ten seconds. The usual error rate of a service is of the last half
+minute or hundred attempts of its better endpoints; a verdict measures by it.`,
 		Args: noArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
 			if err := r.check(); err != nil {
@@ -61,24 +64,51 @@ func printStatus(w io.Writer, st controlplane.Status) error {
 		}
 	}
 	for _, s := range st.Services {
-		p.printf("\n%s (%s), used by %s, usual error rate %s", s.Name, s.Protocol, count(s.Reporters, "sidecar"), percent(s.BaseRate))
+		p.printf("\n%s (%s), used by %s, usual error rate %s", s.Name, s.Protocol, count(s.Reporters, "sidecar"), baseRate(s))
 		if s.Mode == outlier.Shadow {
 			p.printf(", SHADOW: nothing is acted upon")
 		}
 		p.printf("\n")
 		p.table(func(line func(string, ...any)) {
-			line("  ENDPOINT\tADDRESS\tZONE\tSTATE\tSINCE\tRATE (30s)\tERRORS\tNOTE")
+			line("  ENDPOINT\tADDRESS\tZONE\tSTATE\tSINCE\tRATE (30s)\tFAILED (%s)\tNOTE", window(s))
 			for _, e := range s.Endpoints {
 				since := "-"
 				if !e.SinceTime.IsZero() {
 					since = span(st.Now.Sub(e.SinceTime))
 				}
 				line("  %s\t%s\t%s\t%s\t%s\t%s\t%s\t%s", e.Instance, e.Address, orDash(e.Zone), e.State, since,
-					rate(e.Rate), percent(e.ErrorRate), notes(e))
+					rate(e.Rate), failed(e.Recent), notes(e))
 			}
 		})
 	}
 	return p.err
+}
+
+// baseRate is how often a service's endpoints fail when all is well.
+func baseRate(s controlplane.ServiceStatus) string {
+	if !s.Measured {
+		return "not measured yet (" + percent(s.BaseRate) + " is assumed)"
+	}
+	return percent(s.BaseRate)
+}
+
+// window is how far the counts of a service's endpoints look back.
+func window(s controlplane.ServiceStatus) string {
+	if len(s.Endpoints) == 0 {
+		return "lately"
+	}
+	return span(time.Duration(s.Endpoints[0].Recent.Within))
+}
+
+// failed is how many attempts of the newest seconds failed, with their share.
+func failed(r merge.Recent) string {
+	switch {
+	case r.N == 0:
+		return "-"
+	case r.K == 0:
+		return "0"
+	}
+	return fmt.Sprintf("%d, %s", r.K, percent(r.Share()))
 }
 
 // notes are what an operator should know of an endpoint beside its state.
@@ -94,7 +124,10 @@ func notes(e controlplane.EndpointStatus) string {
 		all = append(all, fmt.Sprintf("%s for callers in %s (%s)", z.State, z.Zone, z.Rule))
 	}
 	if e.Suspected {
-		all = append(all, "suspected")
+		all = append(all, "others are being asked about it")
+	}
+	if e.Avoiders > 0 && !e.State.Out() {
+		all = append(all, "avoided locally by "+count(e.Avoiders, "sidecar"))
 	}
 	if e.Idle {
 		all = append(all, "idle, pinged")

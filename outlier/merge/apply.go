@@ -463,7 +463,7 @@ func (t *Table) foldCell(e *endpoint, s *staged, now time.Duration) {
 	if c.lastOK > e.lastOK && !r.domain.muted(now) {
 		e.lastOK = c.lastOK
 	}
-	if s.lastHard > never || s.overdue > 0 || s.state == outlier.Suspended || d.Timeout > 0 || c.x != nil {
+	if s.lastHard > never || s.overdue > 0 || s.state.Out() || d.Timeout > 0 || c.x != nil {
 		x := c.extra()
 		x.lastHard, x.hardStart = max(x.lastHard, s.lastHard), max(x.hardStart, s.hardFrom)
 		x.overdue, x.state, x.level = s.overdue, s.state, s.level

@@ -24,18 +24,26 @@ func (g *group) mayLeave(e *endpoint, s Scope, hard bool, now time.Duration) (bo
 		limit := g.service.policy.Outlier.Cap(n)
 		switch {
 		case out >= n:
-			return false, fmt.Sprintf("%s: it is the last of %d usable endpoints", view, n)
+			return false, fmt.Sprintf("it is the last usable one of %d endpoints%s", n, view.eyes())
 		case out <= limit:
 		case !hard:
-			return false, fmt.Sprintf("%s: %d of %d endpoints would be out, %d may be", view, out, n, limit)
+			return false, fmt.Sprintf("with it %d of %d endpoints would be out%s, and at most %d may be", out, n, view.eyes(), limit)
 		default:
 			load, room := g.load(e, view, now)
 			if load > room {
-				return false, fmt.Sprintf("%s: each of the %d left would carry %.0f/s, %.0f/s is the most", view, n-out, load, room)
+				return false, fmt.Sprintf("without it each of the %d that are left%s would get %.0f requests/s, and %.0f/s is the most that they should", n-out, view.eyes(), load, room)
 			}
 		}
 	}
-	return true, fmt.Sprintf("%d of %d endpoints are out", g.countOut(s), n)
+	return true, fmt.Sprintf("%d of the service's %d endpoints were out before", g.countOut(s), n)
+}
+
+// eyes says in whose eyes something is so, where it is not so for everybody.
+func (s Scope) eyes() string {
+	if s == Fleet {
+		return ""
+	}
+	return " for callers in zone " + string(s)
 }
 
 // views lists whose eyes a verdict of that scope concerns: those of the zone, or
@@ -113,7 +121,7 @@ func (t *Table) takeBack(g *group, now time.Duration) {
 				break
 			}
 			t.endTrial(r.rec)
-			t.set(r.e, r.rec, outlier.In, r.rec.rule, "panic: too few endpoints are left", now)
+			t.set(r.e, r.rec, outlier.In, r.rec.rule, "too few endpoints are left, so that the least bad are used again", now)
 		}
 	}
 }

@@ -111,9 +111,9 @@ func (t *Table) hardCandidate(e *endpoint) *candidate {
 	s := &e.susp
 	c := &candidate{e: e, rule: outlier.RuleHard, scope: t.promote(e, Scope(s.zone)), score: math.MaxInt64}
 	n := t.domainsOf(s.zone, s.hard)
-	c.reason = fmt.Sprintf("%d fault domains cannot reach it, and nobody's later attempt succeeded", n)
+	c.reason = fmt.Sprintf("%s cannot reach it, and no attempt since has succeeded", machines(n))
 	if s.storm {
-		c.reason = "it fails like its zone, of which a sample is confirmed down"
+		c.reason = "its whole zone fails at once, and the endpoints of it that were probed are down"
 	}
 	return c
 }
@@ -163,7 +163,7 @@ func (t *Table) rowCandidate(e *endpoint, now time.Duration) *candidate {
 		return nil
 	}
 	c.guards = nil
-	c.guard("poll", true, "counts of all reporters heard are in")
+	c.guard("poll", true, "all sidecars have told what they had counted by then")
 	return t.guards(c, now)
 }
 
@@ -171,7 +171,7 @@ func (t *Table) rowCandidate(e *endpoint, now time.Duration) *candidate {
 // everybody's.
 func (t *Table) ownFault(c *candidate, now time.Duration) bool {
 	e := c.e
-	if c.row.once() && !c.guard("moment", false, "most of its failures are connections that broke within %v", oneMoment) {
+	if c.row.once() && !c.guard("moment", false, "most of its failures are connections that broke within %v, which is one event, however many saw it", oneMoment) {
 		t.refuse(c, "moment", now)
 		return false
 	}
@@ -182,7 +182,7 @@ func (t *Table) ownFault(c *candidate, now time.Duration) bool {
 		t.refuse(c, "group", now)
 		if g := e.group; g.toldFails == never || now-g.toldFails >= tellFails {
 			g.toldFails = now
-			t.event(EventGroup, e, "", fmt.Sprintf("nobody is ejected for what all suffer: %v", res), now)
+			t.event(EventGroup, e, "", fmt.Sprintf("the whole group does badly, and nobody is ejected for what all suffer: %v", res), now)
 		}
 		return false
 	}
@@ -293,12 +293,12 @@ func (t *Table) gather(c *candidate, g *group, now time.Duration) *candidate {
 		e.gatherAt = now + gatherFor
 	}
 	if now < e.gatherAt {
-		c.guard("gather", false, "%d of %d others have a score too: waiting to judge them together", scored, others)
+		c.guard("gather", false, "%d of its %d neighbours look bad as well: they are judged together in a moment", scored, others)
 		t.tell(c, "gather", now)
 		t.due(e.gatherAt)
 		return nil
 	}
-	c.guard("gather", true, "%d of %d others have a score too", scored, others)
+	c.guard("gather", true, "%d of its %d neighbours look bad as well, and were judged together with it", scored, others)
 	return c
 }
 
@@ -322,11 +322,11 @@ func (t *Table) smallGroup(e *endpoint, now time.Duration) (bool, string) {
 	w, own := &other.fast, &e.fast.last
 	switch {
 	case w.open && 2*w.last.t >= w.last.h && w.last.h > 0:
-		return false, "the only other endpoint has a score as well"
+		return false, "the only other endpoint looks bad as well"
 	case w.open && 2*w.last.k*max(own.n, 1) > own.k*max(w.last.n, 1):
-		return false, "the only other endpoint fails more than half as often"
+		return false, "the only other endpoint fails more than half as often as this one"
 	case max(other.lastOK, other.idle.goodAt) < now-5*time.Second:
-		return false, "the only other endpoint has not been seen well for 5 s"
+		return false, "the only other endpoint has not answered for 5 s"
 	}
 	return true, ""
 }
@@ -495,7 +495,7 @@ func (t *Table) tell(c *candidate, why string, now time.Duration) {
 func (t *Table) commit(c *candidate, now time.Duration) {
 	e := c.e
 	if e.shadowed() {
-		c.guard("shadow", false, "the policy is only tried: it keeps its traffic")
+		c.guard("shadow", false, "the service is in shadow mode, so that it keeps its traffic")
 		t.refuse(c, "shadow", now)
 		e.closeRows(now)
 		return

@@ -20,7 +20,7 @@ func (t *Table) explainBase(e *endpoint, r *record, now time.Duration) Explanati
 	x := Explanation{
 		Service: e.Key.Service, Instance: e.Key.Instance, Labels: e.Labels, Scope: r.scope,
 		State: r.state.String(), Epoch: r.epoch, Rule: r.rule.String(), N: r.n, Since: Span(now - r.since),
-		Pg: e.group.baseline.Pg, Rate: e.rate, Override: e.override,
+		Pg: e.group.baseline.Pg, Rate: e.rate, Override: e.override, Avoiders: t.avoiders(e, now),
 	}
 	for _, d := range t.domains {
 		if d.muted(now) {
@@ -29,7 +29,8 @@ func (t *Table) explainBase(e *endpoint, r *record, now time.Duration) Explanati
 	}
 	slices.Sort(x.Muted)
 	if p := &e.pace; p.weight > 0 {
-		x.Findings = append(x.Findings, fmt.Sprintf("slow, so that its weight is %.2f: %s", p.weight, p.reason))
+		x.Weight = p.weight
+		x.Findings = append(x.Findings, e.paceFinding())
 	}
 	return x
 }
@@ -133,8 +134,8 @@ func (t *Table) explainCandidate(c *candidate, now time.Duration) Explanation {
 	}
 	x.Reason = c.reason
 	if x.Reason == "" {
-		x.Reason = fmt.Sprintf("%d of %d attempts failed within %v, told by %d reporters: T %.1f is over %.1f",
-			x.Counts.K, x.Counts.N, time.Duration(x.Window).Round(time.Millisecond), x.Reporters, x.T, x.Threshold)
+		x.Reason = fmt.Sprintf("%d of %d attempts failed within %v, by the counts of %s: score %.1f, and a verdict takes %.1f",
+			x.Counts.K, x.Counts.N, time.Duration(x.Window).Round(time.Millisecond), sidecars(x.Reporters), x.T, x.Threshold)
 	}
 	return x
 }
@@ -160,6 +161,7 @@ func (t *Table) Explain(k Key, now time.Duration) (Explanation, bool) {
 		x := r.explain
 		x.State, x.Epoch, x.N, x.Since, x.Override = r.state.String(), r.epoch, r.n, Span(now-r.since), e.override
 		x.Next, x.ETA = t.next(e, r, now)
+		x.Avoiders = t.avoiders(e, now)
 		if trial := t.explainTrial(e, r, now); trial != nil {
 			x.Trial = trial
 		}
@@ -212,10 +214,10 @@ func (t *Table) holdsBack(e *endpoint, now time.Duration) []Guard {
 	}
 	if len(doubted) > 0 {
 		slices.Sort(doubted)
-		held("shut", "others have contradicted it, and its hard failures are not heard: %s", strings.Join(doubted, ", "))
+		held("shut", "not believed when it cannot connect, since others could: %s", strings.Join(doubted, ", "))
 	}
 	if now < s.shutUntil {
-		held("shut", "hard failures are not heard for another %v", brief(s.shutUntil-now))
+		held("shut", "failed connections are not acted upon for another %v", brief(s.shutUntil-now))
 	}
 	return all
 }
@@ -232,19 +234,19 @@ func (t *Table) whyNotYet(e *endpoint, held func(name, format string, args ...an
 	read, p := &e.fast.last, &e.group.service.policy
 	switch {
 	case read.domains <= p.LeaveOut:
-		held("leave_one_out", "of %d fault domains with evidence %d speak against it, which may be at fault themselves: a verdict takes %d",
-			t.countSpeakers(&e.fast), read.domains, p.LeaveOut+1)
+		held("leave_one_out", "only %d of the %s with attempts on it saw it fail, and may be broken itself: a verdict takes %d",
+			read.domains, machineCount(t.countSpeakers(&e.fast)), p.LeaveOut+1)
 	case read.t < read.h:
-		held("leave_one_out", "without the %d loudest fault domains the score is %.1f of %.1f", p.LeaveOut, nats(read.t), nats(read.h))
+		held("leave_one_out", "without the loudest %s, which may be broken, the score is %.1f, and a verdict takes %.1f", machineCount(p.LeaveOut), nats(read.t), nats(read.h))
 	case read.k < leastFailures:
-		held("evidence", "%d failures, a verdict takes %d", read.k, leastFailures)
+		held("evidence", "%d attempts failed, and a verdict takes %d", read.k, leastFailures)
 	case len(e.poll.waiting) > 0:
-		held("poll", "counts are awaited from %d sidecars, for another %v: what went well is told late",
-			len(e.poll.waiting), brief(max(0, e.poll.sent+p.PollWait-now)))
+		held("poll", "%s asked what they have counted, and may answer for another %v",
+			were(len(e.poll.waiting)), brief(max(0, e.poll.sent+p.PollWait-now)))
 	case e.scopeAt != never && now < e.scopeAt:
-		held("zones", "one zone sees it; the others have another %v to see the same", brief(e.scopeAt-now))
+		held("zones", "only one zone sees it fail: the others have another %v to see the same", brief(e.scopeAt-now))
 	case e.gatherAt != never && now < e.gatherAt:
-		held("gather", "neighbours have a score too: all are judged together in %v", brief(e.gatherAt-now))
+		held("gather", "its neighbours look bad as well: all are judged together in %v", brief(e.gatherAt-now))
 	}
 }
 
@@ -269,57 +271,62 @@ func brief(d time.Duration) time.Duration { return d.Round(time.Millisecond) }
 func (t *Table) afterRefusal(e *endpoint, why string, now time.Duration) (string, Span) {
 	switch why {
 	case "shadow":
-		return "nothing: the policy is only tried", 0
+		return "nothing: the service is in shadow mode", 0
 	case "gather":
-		return "judged together with its neighbours", Span(max(0, e.gatherAt-now))
+		return "it is judged together with its neighbours", Span(max(0, e.gatherAt-now))
 	}
-	return "judged again, if the evidence still says so", Span(max(0, e.refusal.until-now))
+	return "it is judged again, if it still fails", Span(max(0, e.refusal.until-now))
 }
+
+const (
+	nextProbes = "sidecars probe it"
+	staysOut   = "it stays out until somebody releases it"
+)
 
 // next says what happens next, and when.
 func (t *Table) next(e *endpoint, r *record, now time.Duration) (string, Span) {
 	until := func(at time.Duration) Span { return Span(max(0, at-now)) }
 	switch {
 	case e.leaving():
-		return "leaves when it has finished", 0
+		return "it leaves when its last requests are done", 0
 	case e.override != nil && e.override.Kind == OverrideEject:
 		if e.override.Until == 0 {
-			return "stays until it is released", 0
+			return staysOut, 0
 		}
-		return "comes back by probes and probation", until(e.override.Until)
+		return "the order ends, and it comes back by probes and test requests", until(e.override.Until)
 	case e.override != nil:
 		if e.override.Until == 0 {
-			return "stays in until it is released", 0
+			return "it stays in until somebody releases it", 0
 		}
-		return "is judged again", until(e.override.Until)
+		return "the order ends, and it is judged like any other", until(e.override.Until)
 	}
 	switch r.state {
 	case outlier.Ejected:
-		return "probes", until(r.ends)
+		return nextProbes, until(r.ends)
 	case outlier.Probing:
 		if len(r.orders) > 0 {
-			return "answers to probes", until(r.orders[0].deadline)
+			return "sidecars are probing it, and have answered by then", until(r.orders[0].deadline)
 		}
-		return "probes", until(r.ends)
+		return nextProbes + " again", until(r.ends)
 	case outlier.Probation:
-		return fmt.Sprintf("test requests decide: %d good, %d failed, score %.1f; in at 0, out at %.0f",
+		return fmt.Sprintf("test requests decide: %d answered well and %d failed so far; score %.1f, in again at 0 and out again at %.0f",
 			r.trial.n-r.trial.k, r.trial.k, nats(r.trial.score), nats(outlier.ProbationOut)), 0
 	case outlier.Ramp:
-		return "full share", until(r.since + e.group.service.policy.Outlier.Ramp)
+		return "it has its full share", until(r.since + e.group.service.policy.Outlier.Ramp)
 	case outlier.Suspended:
-		return "in as soon as it answers, or when nothing hangs any more", until(r.ends)
+		return "it is in again with its first answer, or when nothing hangs any more", until(r.ends)
 	}
 	switch {
 	case e.susp.confirmed != never:
-		return "ejection", 0
+		return "it is ejected, as soon as its neighbours have answered", 0
 	case e.susp.active:
-		return "answers of other sidecars", until(e.susp.deadline)
+		return "the sidecars that were asked to probe it have answered", until(e.susp.deadline)
 	case e.gatherAt != never && now < e.gatherAt:
-		return "judged together with its neighbours", until(e.gatherAt)
+		return "it is judged together with its neighbours", until(e.gatherAt)
 	case e.fast.open && e.fast.last.h > 0: // there is evidence, and it is shown
-		return "judged again with each report that speaks of it", 0
+		return "it is judged again with each report that speaks of it", 0
 	case r.n > 0:
-		return "one ejection less on its record", until(r.forgave + forgive)
+		return "one ejection is taken off its record, if it goes on answering", until(r.forgave + forgive)
 	}
 	return "", 0
 }
@@ -339,10 +346,13 @@ func (t *Table) Status(now time.Duration) []ServiceStatus {
 			}
 		}
 		if len(s.groups) > 0 {
-			st.Pg = s.groups[0].baseline.Pg
+			b := s.groups[0].baseline
+			st.Pg, st.Measured = b.Pg, b.Attempts >= measuredFrom*int64(max(b.Endpoints, 1))
 		}
 		for e := range s.endpoints {
-			st.Endpoints = append(st.Endpoints, e.status(now))
+			one := e.status(now)
+			one.Avoiders = len(t.avoiders(e, now))
+			st.Endpoints = append(st.Endpoints, one)
 		}
 		list = append(list, st)
 	}
@@ -353,8 +363,8 @@ func (e *endpoint) status(now time.Duration) EndpointStatus {
 	r := &e.fleet
 	st := EndpointStatus{
 		Instance: e.Key.Instance, Zone: e.Zone, State: r.state, Rule: r.rule, Epoch: r.epoch, N: r.n, Since: Span(now - max(r.since, e.added)),
-		Rate: e.rate, ErrorRate: e.errors, Suspected: e.susp.active || e.susp.confirmed != never,
-		Idle: len(e.idle.leases) > 0, Override: e.override,
+		Rate: e.rate, Recent: e.recent(now), ErrorRate: e.errors, Measured: e.settled >= measuredFrom, Suspected: e.susp.active || e.susp.confirmed != never,
+		Idle: len(e.idle.leases) > 0, Override: e.override, Weight: e.pace.weight,
 	}
 	if e.leaving() {
 		st.State = outlier.Draining

@@ -52,6 +52,9 @@ type Explanation struct {
 	W         float64         `json:"w,omitempty"`
 	Rate      float64         `json:"rate,omitempty"` // attempts per second on the endpoint
 
+	// Weight is the part of its share that the endpoint gets for being slow; 0: all of it.
+	Weight float64 `json:"weight,omitempty"`
+
 	// Trial is the test on probation that goes on, or that was failed.
 	Trial *Trial `json:"trial,omitempty"`
 
@@ -59,6 +62,8 @@ type Explanation struct {
 	Witnesses []Witness     `json:"witnesses,omitempty"`
 	Probes    []ProbeAnswer `json:"probes,omitempty"`
 	Findings  []string      `json:"findings,omitempty"`
+	// Avoiders have taken the endpoint out by themselves.
+	Avoiders []Avoider `json:"avoiders,omitempty"`
 
 	Since    Span      `json:"since"` // in this state for so long
 	N        int       `json:"n"`     // ejections on record
@@ -154,7 +159,11 @@ type EndpointStatus struct {
 	N         int           `json:"n"`
 	Since     Span          `json:"since"` // in this state for so long
 	Rate      float64       `json:"rate"`
-	ErrorRate float64       `json:"error_rate"`
+	Recent    Recent        `json:"recent"`
+	ErrorRate float64       `json:"error_rate"`       // of some hundred attempts up to eleven seconds ago
+	Measured  bool          `json:"measured"`         // false: most of ErrorRate is what is assumed of a new endpoint
+	Avoiders  int           `json:"avoiders"`         // reporters that have taken it out by themselves
+	Weight    float64       `json:"weight,omitempty"` // part of its share that it gets for being slow; 0: all
 	T         float64       `json:"t"`
 	Threshold float64       `json:"threshold"`
 	Suspected bool          `json:"suspected,omitempty"`
@@ -176,6 +185,7 @@ type ServiceStatus struct {
 	Service   string           `json:"service"`
 	Reporters int              `json:"reporters"` // fresh ones that use it
 	Pg        float64          `json:"p_g"`       // of the first priority
+	Measured  bool             `json:"measured"`  // false: most of Pg is what is assumed at first
 	Endpoints []EndpointStatus `json:"endpoints"`
 }
 

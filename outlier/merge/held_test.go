@@ -59,7 +59,7 @@ func TestEvidenceThatDoesNotSufficeYetIsJudgedAgain(t *testing.T) {
 	if !ok || x.Counts.K != 2 || x.T >= x.Threshold {
 		t.Fatalf("got %+v, want two failures that do not suffice", x)
 	}
-	if want := "judged again with each report that speaks of it"; x.Next != want {
+	if want := "it is judged again with each report that speaks of it"; x.Next != want {
 		t.Errorf("next is %q, want %q", x.Next, want)
 	}
 }
@@ -72,13 +72,13 @@ func TestWhatHoldsAVerdictBackIsSaidAsData(t *testing.T) {
 			b.report(fmt.Sprintf("r%d", i+1), "e1", good(1), 2*time.Second)
 		}
 		b.Step(2 * time.Second)
-		wantText(t, holding(t, b.Table, Key{"api", "e1"}, 2*time.Second)["leave_one_out"], "of 6 fault domains with evidence 1 speak", "a verdict takes 2")
+		wantText(t, holding(t, b.Table, Key{"api", "e1"}, 2*time.Second)["leave_one_out"], "only 1 of the 6 machines with attempts on it saw it fail", "a verdict takes 2")
 	})
 	t.Run("a poll is out", func(t *testing.T) {
 		f := newFleet(t, mesh{callers: 5, endpoints: 6, zones: twoZones, rate: 200, base: 0.001, seed: 7})
 		f.run(12 * time.Second)
 		f.targets[2].fault = always(errs)
-		wantText(t, f.held(t, 2, "poll", 5*time.Second), "counts are awaited from")
+		wantText(t, f.held(t, 2, "poll", 5*time.Second), "asked what they have counted")
 	})
 	t.Run("the whole group suffers", func(t *testing.T) {
 		f := newFleet(t, mesh{callers: 10, endpoints: 10, zones: twoZones, rate: 50, base: 0.001, seed: 7})
@@ -103,13 +103,13 @@ func TestWhatHoldsAVerdictBackIsSaidAsData(t *testing.T) {
 		f := newFleet(t, mesh{callers: 5, endpoints: 6, zones: twoZones, rate: 50, base: 0.001, seed: 7, policy: &p})
 		f.run(12 * time.Second)
 		f.targets[2].fault = always(errs)
-		wantText(t, f.held(t, 2, "cap", 5*time.Second), "1 of 6 endpoints would be out, 0 may be")
+		wantText(t, f.held(t, 2, "cap", 5*time.Second), "1 of 6 endpoints would be out", "at most 0 may be")
 		i := slices.IndexFunc(f.changes, func(c Change) bool { return c.Refused == "cap" })
 		if i < 0 {
 			t.Fatal("the refusal is not told")
 		}
 		x := f.changes[i].Verdict.Explain
-		if last := x.Guards[len(x.Guards)-1]; last.Name != "cap" || last.Pass || x.Next != "judged again, if the evidence still says so" || x.ETA != Span(fullFor) {
+		if last := x.Guards[len(x.Guards)-1]; last.Name != "cap" || last.Pass || x.Next != "it is judged again, if it still fails" || x.ETA != Span(fullFor) {
 			t.Errorf("the refusal says %+v", x)
 		}
 	})
@@ -119,7 +119,7 @@ func TestWhatHoldsAVerdictBackIsSaidAsData(t *testing.T) {
 		f := newFleet(t, mesh{callers: 5, endpoints: 6, zones: twoZones, rate: 50, base: 0.001, seed: 7, policy: &p})
 		f.run(12 * time.Second)
 		f.targets[2].fault = always(errs)
-		wantText(t, f.held(t, 2, "shadow", 5*time.Second), "only tried")
+		wantText(t, f.held(t, 2, "shadow", 5*time.Second), "shadow mode")
 	})
 	t.Run("a broken caller is muted", func(t *testing.T) {
 		f := newFleet(t, mesh{callers: 5, endpoints: 6, zones: twoZones, rate: 50, base: 0.001, seed: 7})
@@ -146,7 +146,7 @@ func TestWhatHoldsAVerdictBackIsSaidAsData(t *testing.T) {
 			return works
 		}
 		wantText(t, f.held(t, 2, "contradiction", 5*time.Second), "began after the failure and went well")
-		wantText(t, holding(t, f.table, f.targets[2].Key, f.now)["shut"], f.table.reporters[broken.ID].domain.name, "hard failures are not heard")
+		wantText(t, holding(t, f.table, f.targets[2].Key, f.now)["shut"], f.table.reporters[broken.ID].domain.name, "not believed when it cannot connect")
 	})
 	t.Run("an operator", func(t *testing.T) {
 		f := quickstart(t, 50)

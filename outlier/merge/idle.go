@@ -294,7 +294,7 @@ func (t *Table) idleDown(e *endpoint, now time.Duration) {
 		misses += n
 	}
 	c := &candidate{e: e, rule: outlier.RuleIdle, scope: Fleet}
-	c.reason = fmt.Sprintf("no traffic, and %d pings of %d pingers went unanswered", misses, len(i.missed))
+	c.reason = fmt.Sprintf("it has no traffic, and %d pings by %s went unanswered", misses, machines(len(i.missed)))
 	ok, detail := e.group.mayLeave(e, Fleet, false, now)
 	if !c.guard("cap", ok, "%s", detail) {
 		t.tell(c, "cap", now)
@@ -346,7 +346,7 @@ func (t *Table) validate(s *service, now time.Duration) {
 			p.failed = append(p.failed, o.endpoint.Key)
 			if len(p.failed) >= 2 {
 				p.invalid, p.retry, p.failed = true, now+pathRetry, nil
-				t.event(EventPingPath, o.endpoint, o.reporter.ID, "healthy endpoints do not answer the ping: TCP is used", now)
+				t.event(EventPingPath, o.endpoint, o.reporter.ID, "found that endpoints which serve requests do not answer the ping of the application: until one does, pings only connect", now)
 			}
 		}
 	}

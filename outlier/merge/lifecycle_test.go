@@ -427,7 +427,7 @@ func TestTheReasonOfAHardVerdictNamesWitnessesProbesAndGuards(t *testing.T) {
 	if !ok {
 		t.Fatal("unknown")
 	}
-	if x.Rule != "hard" || x.State != "ejected" || len(x.Witnesses) < 3 || len(x.Probes) == 0 || len(x.Guards) == 0 || x.Next != "probes" || x.ETA <= 0 || x.N != 1 {
+	if x.Rule != "hard" || x.State != "ejected" || len(x.Witnesses) < 3 || len(x.Probes) == 0 || len(x.Guards) == 0 || x.Next != nextProbes || x.ETA <= 0 || x.N != 1 {
 		t.Errorf("explanation lacks something: %+v", x)
 	}
 	domains := map[string]bool{}

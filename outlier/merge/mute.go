@@ -2,6 +2,7 @@ package merge
 
 import (
 	"cmp"
+	"fmt"
 	"maps"
 	"slices"
 	"time"
@@ -73,7 +74,7 @@ func (t *Table) mute(d *domain, why string, now time.Duration) {
 	t.due(d.mutedUntil)
 	t.mutes = append(t.mutes, d.name)
 	t.tellMute(d, d.mutedUntil, why)
-	t.event(EventMuted, nil, d.name, why, now)
+	t.event(EventMuted, nil, d.name, fmt.Sprintf("is not believed for %v: %s", t.cfg.Mute, why), now)
 	for _, e := range t.endpoints {
 		if e.fast.open || e.slow.open || len(e.hot) > 0 {
 			t.touch(e)
@@ -94,7 +95,7 @@ func (t *Table) unmute(now time.Duration) {
 		}
 		t.weighDomain(d, now)
 		t.tellMute(d, 0, d.reason)
-		t.event(EventUnmuted, nil, name, "its time is over", now)
+		t.event(EventUnmuted, nil, name, "is believed again", now)
 		d.reason = ""
 		if d.reporters == 0 {
 			t.dropDomain(d)

@@ -86,7 +86,7 @@ func (t *Table) obey(e *endpoint, now time.Duration) {
 	r := &e.fleet
 	switch o := e.override; {
 	case o == nil && r.rule == outlier.RuleManual && r.state == outlier.Ejected:
-		t.set(e, r, outlier.Probing, outlier.RuleManual, "released", now)
+		t.set(e, r, outlier.Probing, outlier.RuleManual, "an operator's order is over", now)
 		r.wait = e.group.service.policy.Outlier.HoldBase
 		r.ends = now
 	case o == nil:
@@ -99,10 +99,7 @@ func (t *Table) obey(e *endpoint, now time.Duration) {
 		x := t.explainBase(e, r, now)
 		x.Rule, x.Reason, x.Override = outlier.RuleManual.String(), o.Reason, o
 		t.eject(e, Fleet, outlier.RuleManual, x, now)
-		r.explain.Next, r.explain.ETA = "stays until it is released", 0
-		if o.Until != 0 {
-			r.explain.ETA = Span(o.Until - now)
-		}
+		r.explain.Next, r.explain.ETA = t.next(e, r, now)
 		t.amend(e, r)
 	case o.Kind == OverridePin:
 		t.endRound(e)

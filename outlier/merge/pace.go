@@ -167,7 +167,7 @@ func (t *Table) keepPace(e *endpoint, now time.Duration) {
 	case !e.judgeable() || policy.Outlier.Latency == outlier.LatencyOff:
 		p.close()
 		if p.weight > 0 {
-			t.setWeight(e, 1, "it is judged by another rule", now)
+			t.setWeight(e, 1, "another verdict stands", now)
 		}
 		return
 	}
@@ -249,14 +249,28 @@ func (t *Table) slowDown(e *endpoint, now time.Duration) {
 	if slower >= outlier.SlowerMuch || weight > paceFull {
 		if now-p.held >= tellAgain || p.held == 0 {
 			p.held = now
-			t.event(EventPace, e, "", fmt.Sprintf("its weight stays, held back by group: %.0f %% of %d answers are slower than t90, and so are its neighbours' (they take %.1f times as long as usual)",
+			t.event(EventPace, e, "", fmt.Sprintf("it is slow, and keeps its share: %.0f %% of %d answers took longer than nine in ten usually do, and so it is with its neighbours (they take %.1f times as long as usual)",
 				100*own.Often, a.n, max(slower, 1)), now)
 		}
 		return
 	}
-	reason := fmt.Sprintf("%.0f %% of %d answers slower than t90 and %.0f %% than t99 within %v, told by %d reporters: T %.1f of %.0f and %.1f of %.0f",
-		100*own.Often, a.n, 100*own.Tail, (now - since).Round(time.Millisecond), a.reporters, nats(a.t), nats(a.h), nats(b.t), nats(b.h))
+	reason := slowText(own, a.n) + fmt.Sprintf(", within %v and by the counts of %s: scores %.1f, where %.0f is enough, and %.1f of %.0f",
+		(now-since).Round(time.Millisecond), sidecars(a.reporters), nats(a.t), nats(a.h), nats(b.t), nats(b.h))
 	t.setWeight(e, weight, reason, now)
+}
+
+// slowText says in words how slow an endpoint is.
+func slowText(own outlier.SlowShares, n int64) string {
+	return fmt.Sprintf("%.0f %% of %d answers took longer than nine in ten usually do, and %.0f %% longer than 99 in 100", 100*own.Often, n, 100*own.Tail)
+}
+
+// paceFinding is why the endpoint has the weight that it has.
+func (e *endpoint) paceFinding() string {
+	gets := "gets"
+	if e.shadowed() {
+		gets = "would get, but for shadow mode,"
+	}
+	return fmt.Sprintf("it is slow for all callers and %s %.0f %% of its share: %s", gets, 100*e.pace.weight, e.pace.reason)
 }
 
 func share(k, n int64) float64 { return outlier.Tally{N: n, K: min(k, n)}.Rate() }
@@ -267,7 +281,7 @@ func (t *Table) restorePace(e *endpoint, now time.Duration) {
 	p := &e.pace
 	switch {
 	case p.rising && now >= p.moved+paceRise:
-		t.setWeight(e, p.weight+paceStep, "it answers as fast as the others again", now)
+		t.setWeight(e, p.weight+paceStep, "it answers as fast as its neighbours again", now)
 	case p.rising || now < p.moved+paceAgain:
 	default:
 		seen := p.all.sub(p.looked)
@@ -276,10 +290,10 @@ func (t *Table) restorePace(e *endpoint, now time.Duration) {
 		switch {
 		case seen.n < paceFew && now < p.moved+paceFor:
 		case seen.n < paceFew || weight >= paceFull:
-			t.setWeight(e, p.weight+paceStep, "it answers as fast as the others again", now)
+			t.setWeight(e, p.weight+paceStep, "it answers as fast as its neighbours again", now)
 			p.rising = p.weight > 0
 		default:
-			t.setWeight(e, weight, fmt.Sprintf("%.0f %% of %d answers slower than t90 and %.0f %% than t99", 100*own.Often, seen.n, 100*own.Tail), now)
+			t.setWeight(e, weight, slowText(own, seen.n), now)
 		}
 	}
 	if p.weight > 0 && now >= p.told+paceAgain {
@@ -302,7 +316,7 @@ func (t *Table) setWeight(e *endpoint, weight float64, reason string, now time.D
 	p.weight = weight
 	if math.Abs(weight-was) >= 0.05 {
 		p.reason = reason
-		t.event(EventPace, e, "", fmt.Sprintf("weight %.2f -> %.2f: %s", was, weight, reason), now)
+		t.event(EventPace, e, "", fmt.Sprintf("it gets %.0f %% of its share (%.0f %% before): %s", 100*weight, 100*was, reason), now)
 	}
 	t.sendWeight(e, weight, now)
 	if weight == 1 {

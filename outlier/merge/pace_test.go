@@ -172,7 +172,7 @@ func TestAnEndpointThatIsSlowForAllLosesWeightForAll(t *testing.T) {
 		t.Error("nobody was asked for the answers that he had not told of")
 	}
 	x, _ := w.table.Explain(w.key(2), w.now)
-	if len(x.Findings) != 1 || !strings.Contains(x.Findings[0], "slower than t90") {
+	if len(x.Findings) != 1 || !strings.Contains(x.Findings[0], "gets 12 % of its share: 80 % of 50 answers took longer") {
 		t.Errorf("findings: %q, want the weight with its reason", x.Findings)
 	}
 	for range 30 {
@@ -236,7 +236,7 @@ func TestAGroupThatIsSlowTogetherKeepsItsWeights(t *testing.T) {
 				t.Errorf("told slower %v: %s has weight %.2f, want its full one\n%s", slower, w.key(e), got, strings.Join(w.events, "\n"))
 			}
 		}
-		if !slices.ContainsFunc(w.events, func(e string) bool { return strings.Contains(e, "held back by group") }) {
+		if !slices.ContainsFunc(w.events, func(e string) bool { return strings.Contains(e, "slow, and keeps its share") }) {
 			t.Errorf("told slower %v: nobody was told why\n%s", slower, strings.Join(w.events, "\n"))
 		}
 	}

@@ -202,7 +202,7 @@ func (t *Table) probation(e *endpoint, r *record, now time.Duration) {
 		if d := t.alone(byDomain, tr.score); d != nil && t.othersTest(e, r, d, now) {
 			tr.shut = append(tr.shut, d)
 			tr.renewed = never
-			t.event(EventReplaced, e, d.name, "it alone speaks against the endpoint: others try", now)
+			t.event(EventReplaced, e, d.name, "alone sees the test requests fail: other sidecars take them over", now)
 			t.due(now + time.Millisecond)
 			break
 		}
@@ -210,14 +210,14 @@ func (t *Table) probation(e *endpoint, r *record, now time.Duration) {
 		x.Trial = t.explainTrial(e, r, now)
 		x.Counts, x.Window = x.Trial.Counts, Span(now-tr.begun)
 		x.T, x.Threshold, x.P0, x.P1 = x.Trial.Score, x.Trial.Out, x.Trial.P0, x.Trial.P1
-		x.Reason = fmt.Sprintf("%d of %d test requests failed", tr.k, tr.n)
+		x.Reason = fmt.Sprintf("%d of %d test requests failed: score %.1f, and %.0f sends it back", tr.k, tr.n, nats(tr.score), nats(outlier.ProbationOut))
 		t.eject(e, r.scope, r.rule, x, now)
 		return
 	case tr.score <= 0:
 		t.ramp(e, r, rampFrom, fmt.Sprintf("%d of %d test requests succeeded", oks, tr.n), now)
 		return
 	case r.rule == outlier.RuleHard && oks >= hardOKs && tr.k == 0:
-		t.ramp(e, r, hardRampFrom, fmt.Sprintf("%d test requests succeeded after probes did", oks), now)
+		t.ramp(e, r, hardRampFrom, fmt.Sprintf("probes and then %d test requests succeeded", oks), now)
 		return
 	}
 	if now-tr.begun >= undecided*time.Duration(tr.doubled+1) && tr.doubled < 6 {

@@ -103,7 +103,7 @@ func (t *Table) eject(e *endpoint, s Scope, rule outlier.Rule, x Explanation, no
 	t.set(e, r, outlier.Ejected, rule, x.Reason, now)
 	r.wait = hold
 	r.ends = now + jittered(hold, p.Jitter, hash64(t.seed, "hold", e.Key.Service, e.Key.Instance, fmt.Sprint(r.epoch)))
-	r.explain.Next, r.explain.ETA = "probes", Span(r.ends-now)
+	r.explain.Next, r.explain.ETA = nextProbes, Span(r.ends-now)
 	t.amend(e, r)
 	t.due(r.ends)
 	if s == Fleet {
@@ -171,7 +171,7 @@ func (t *Table) recoverRecord(e *endpoint, r *record, now time.Duration) {
 			t.due(r.ends)
 			return
 		}
-		t.set(e, r, outlier.Probing, r.rule, "hold-off is over", now)
+		t.set(e, r, outlier.Probing, r.rule, "it has waited long enough, and is probed", now)
 		t.probeAgain(e, r, now)
 	case outlier.Probing:
 		t.probing(e, r, now)
@@ -182,7 +182,7 @@ func (t *Table) recoverRecord(e *endpoint, r *record, now time.Duration) {
 			t.due(ends)
 			return
 		}
-		t.set(e, r, outlier.In, r.rule, "full share again", now)
+		t.set(e, r, outlier.In, r.rule, "it has its full share again", now)
 	}
 }
 
@@ -274,7 +274,7 @@ func (t *Table) probing(e *endpoint, r *record, now time.Duration) {
 			t.ramp(e, r, rampFrom, "it answers pings again", now)
 			return
 		}
-		t.beginProbation(e, r, "probes succeed", now)
+		t.beginProbation(e, r, "probes succeeded, and a few real requests test it", now)
 		return
 	}
 	if open > 0 {
@@ -304,7 +304,7 @@ func (t *Table) ramp(e *endpoint, r *record, from float64, reason string, now ti
 func (t *Table) appeared(e *endpoint, now time.Duration) {
 	e.newAt = never
 	if e.fleet.state == outlier.In && !e.leaving() && !e.shadowed() {
-		t.ramp(e, &e.fleet, rampFrom, "new instance", now)
+		t.ramp(e, &e.fleet, rampFrom, "it is a new instance", now)
 	}
 }
 

@@ -38,7 +38,7 @@ func (t *Table) suspend(e *endpoint, s Scope, now time.Duration) {
 		return
 	}
 	c := &candidate{e: e, rule: outlier.RuleStalled, scope: s}
-	c.reason = fmt.Sprintf("attempts hang at %d fault domains and nobody has an answer", t.domainsOf(string(s), e.susp.stalled, e.susp.hard))
+	c.reason = fmt.Sprintf("requests to it hang at %s, and nobody has an answer", machines(t.domainsOf(string(s), e.susp.stalled, e.susp.hard)))
 	ok, detail := e.group.mayLeave(e, s, false, now)
 	if !c.guard("cap", ok, "%s", detail) {
 		t.refuse(c, "cap", now)

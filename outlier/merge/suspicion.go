@@ -135,7 +135,7 @@ func (t *Table) suspectGroup(g *group, now time.Duration) {
 	if storm {
 		sample = t.sample(suspects)
 		if !g.storm {
-			t.event(EventStorm, suspects[0], "", fmt.Sprintf("%d of %d endpoints are suspected at once: a sample is asked about", len(suspects), g.judged()), now)
+			t.event(EventStorm, suspects[0], "", fmt.Sprintf("%d of %d endpoints of the service are suspected at once: a sample of each zone is probed for all", len(suspects), g.judged()), now)
 		}
 	}
 	g.storm = storm
@@ -267,7 +267,7 @@ func (t *Table) question(e *endpoint, mayAsk bool, now time.Duration) {
 		}
 	}
 	if s.confirmed == never && s.active && now >= s.deadline {
-		t.event(EventExpired, e, "", "no agreement in time", now)
+		t.event(EventExpired, e, "", "the suspicion is dropped: not enough others saw the same in time", now)
 		t.keepAnswers(e)
 		t.endRound(e)
 		s.nextZone = ""
@@ -354,7 +354,7 @@ func (t *Table) ask(e *endpoint, now time.Duration) {
 	})
 	if len(chosen) > 0 && !t.probes.has(now, len(chosen)) {
 		s.last = now
-		t.event(EventDropped, e, "", "the fleet's probes are used up", now)
+		t.event(EventDropped, e, "", "nobody is asked about it: the fleet has made as many probes as it may in a second", now)
 		return
 	}
 	s.active, s.last, s.second, s.told = true, now, false, never
@@ -367,14 +367,20 @@ func (t *Table) ask(e *endpoint, now time.Duration) {
 	t.pollTraffic(e, s.firstAt, now)
 	t.askNeighbours(e, now)
 	t.due(s.deadline)
-	t.event(EventSuspicion, e, s.first.ID, fmt.Sprintf("%s; %d asked to confirm at level %s", suspicionText(s), len(chosen), s.level), now)
+	t.event(EventSuspicion, e, s.first.ID, suspicionText(s, len(chosen)), now)
 }
 
-func suspicionText(s *suspicion) string {
+// suspicionText says what a reporter saw, and who is asked about it.
+func suspicionText(s *suspicion, asked int) string {
+	saw := "waits too long for an answer of it"
 	if len(s.hard) > 0 {
-		return "hard failure"
+		saw = "cannot reach it"
 	}
-	return "attempts are overdue"
+	others := fmt.Sprintf("%s asked to probe it (%s level)", were(asked), s.level)
+	if asked == 0 {
+		others = "nobody needs to be asked, or can be: what other sidecars see of their own requests decides"
+	}
+	return saw + "; " + others
 }
 
 // contradicted ends a round: somebody began later and succeeded.
@@ -393,7 +399,7 @@ func (t *Table) contradicted(e *endpoint, by string, zones []string, now time.Du
 		s.listener = now
 	}
 	s.denied, s.deniedAt = by, now
-	t.event(EventContradicted, e, by, "a success began after the failure", now)
+	t.event(EventContradicted, e, by, "has had an answer since: the suspicion is dropped", now)
 	t.keepAnswers(e)
 	t.endRound(e)
 }

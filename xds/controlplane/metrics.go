@@ -6,6 +6,8 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 
+	"github.com/overhear-mesh/overhear/outlier"
+	"github.com/overhear-mesh/overhear/outlier/merge"
 	"github.com/overhear-mesh/overhear/xds/registry"
 	"github.com/overhear-mesh/overhear/xds/report"
 	"github.com/overhear-mesh/overhear/xds/server"
@@ -100,10 +102,20 @@ func (l *loop) picture() picture {
 			p.live++
 		}
 	}
-	for _, s := range l.status("", "").Services {
+	for _, s := range l.mesh.Services {
+		p.scoped[s.Name] = 0
 		for _, e := range s.Endpoints {
-			p.endpoints[stateLabels{s.Name, e.State}]++
-			p.scoped[s.Name] += len(e.Zones)
+			k := merge.Key{Service: s.Name, Instance: e.ID()}
+			state := outlier.Draining
+			fleet, judged := l.beliefs.in(k, merge.Fleet)
+			if !e.Draining {
+				state = fleet.State // in, if there is none
+			}
+			p.endpoints[stateLabels{s.Name, state}]++
+			p.scoped[s.Name] += len(l.beliefs[k])
+			if judged {
+				p.scoped[s.Name]--
+			}
 		}
 	}
 	return p

@@ -34,7 +34,10 @@ type ServiceStatus struct {
 	Mode      outlier.Mode      `json:"mode"`
 	Reporters int               `json:"reporters"`       // that use it and were heard lately
 	BaseRate  float64           `json:"base_error_rate"` // of its better endpoints
-	Endpoints []EndpointStatus  `json:"endpoints"`
+	// Measured says that the base rate is that; else most of it is what is assumed of a
+	// service of which little was seen.
+	Measured  bool             `json:"measured"`
+	Endpoints []EndpointStatus `json:"endpoints"`
 }
 
 // EndpointStatus is what the control plane believes of an endpoint.
@@ -106,7 +109,7 @@ func (l *loop) status(wanted, version string) Status {
 			believed[e.Instance] = e
 		}
 		one := ServiceStatus{
-			Name: s.Name, Protocol: s.Protocol, Mode: s.Detection.Outlier.Mode, Reporters: k.Reporters, BaseRate: k.Pg,
+			Name: s.Name, Protocol: s.Protocol, Mode: s.Detection.Outlier.Mode, Reporters: k.Reporters, BaseRate: k.Pg, Measured: k.Measured,
 			Endpoints: make([]EndpointStatus, len(s.Endpoints)),
 		}
 		for j, e := range s.Endpoints {

@@ -1,0 +1,79 @@
+package merge
+
+import (
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/overhear-mesh/overhear/outlier"
+)
+
+func (f *fleet) status(i int) EndpointStatus { return f.table.Status(f.now)[0].Endpoints[i] }
+
+func TestStatusShowsWhatFailsNowAndNotTheAverage(t *testing.T) {
+	p := DefaultPolicy()
+	p.Outlier.Mode = outlier.Shadow // so that it goes on failing
+	f := newFleet(t, mesh{callers: 5, endpoints: 6, rate: 50, seed: 7, policy: &p})
+	f.run(40 * time.Second)
+	f.targets[2].fault = f.sometimes(0.5)
+	f.run(10 * time.Second)
+	bad, well := f.status(2).Recent, f.status(3).Recent
+	if bad.N < 400 || bad.N > 600 || bad.Share() < 0.4 || bad.Share() > 0.6 {
+		t.Errorf("half of 50/s fail for 10 s, and it shows %d of %d, want about 250 of 500", bad.K, bad.N)
+	}
+	if well.N < 400 || well.K != 0 {
+		t.Errorf("a healthy one shows %d of %d, want 0 of about 500", well.K, well.N)
+	}
+}
+
+func TestWhatIsAssumedIsNotCalledMeasured(t *testing.T) {
+	f := newFleet(t, mesh{callers: 5, endpoints: 6, rate: 10, seed: 7})
+	f.run(5 * time.Second)
+	if s := f.table.Status(f.now)[0]; s.Measured || s.Endpoints[2].Measured || s.Pg != outlier.FirstErrorRate {
+		t.Errorf("after 5 s the usual rate is %v, measured %v, want what is assumed at first", s.Pg, s.Measured)
+	}
+	f.run(60 * time.Second)
+	if s := f.table.Status(f.now)[0]; !s.Measured || !s.Endpoints[2].Measured {
+		t.Errorf("after 65 s at 10/s nothing is measured: %+v", s.Endpoints[2])
+	}
+}
+
+func TestAnEndpointThatIsOutShowsNoUsualTraffic(t *testing.T) {
+	f := newFleet(t, mesh{callers: 5, endpoints: 6, rate: 50, seed: 7})
+	f.run(30 * time.Second)
+	f.targets[2].fault = always(crashed)
+	if _, ok := f.ejected(2, time.Second); !ok {
+		t.Fatal("not ejected")
+	}
+	f.run(20 * time.Second)
+	if got := f.status(2).Recent; got.N > 50 {
+		t.Errorf("out for 20 s, and it shows %+v, want hardly an attempt", got)
+	}
+}
+
+func TestWhoHasTakenAnEndpointOutAloneIsNamed(t *testing.T) {
+	b := newBench(t, DefaultPolicy(), 3, 6, "a", "b")
+	k := Key{"api", "e1"}
+	say := func(reporter string, state outlier.State, now time.Duration) {
+		b.seq[reporter]++
+		b.Apply(Report{Reporter: reporter, Seq: b.seq[reporter], At: now, Received: now, Cells: []Cell{{
+			Key: k, Counts: outlier.Counts{N: 10}, LastOK: -1, LastOKStart: -1, LastHard: -1, LastHardStart: -1, State: state,
+		}}}, now)
+		b.Step(now)
+	}
+	say("r0", outlier.In, 2*time.Second)
+	say("r1", outlier.Ejected, 3*time.Second)
+	got, _ := b.Explain(k, 4*time.Second)
+	want := []Avoider{{Reporter: "r1", Zone: "b", State: "ejected", Told: Span(time.Second)}}
+	if diff := cmp.Diff(want, got.Avoiders); diff != "" {
+		t.Errorf("avoiders (-want +got):\n%s", diff)
+	}
+	if n := b.Status(4 * time.Second)[0].Endpoints[1].Avoiders; n != 1 {
+		t.Errorf("status counts %d, want 1", n)
+	}
+	say("r1", outlier.Ramp, 5*time.Second)
+	if got, _ := b.Explain(k, 6*time.Second); len(got.Avoiders) != 0 {
+		t.Errorf("it is back, and avoided by %+v", got.Avoiders)
+	}
+}
