@@ -383,14 +383,23 @@ func defaults(value any) {
 	case *Endpoint:
 		v.Weight = 1
 	case *Outbound:
-		v.DetectTimeout, v.Upgrades = detectTimeout, exchange.DefaultUpgrades()
+		*v = DefaultOutbound()
 	case *Inbound:
 		v.DetectTimeout, v.Upgrades = detectTimeout, exchange.DefaultUpgrades()
 	case *router.Rule:
 		*v = router.DefaultRule()
 	case *router.Share:
 		v.Weight = 1
+	case *router.Delay:
+		*v = router.DefaultDelay()
+	case *router.Abort:
+		*v = router.DefaultAbort()
 	}
+}
+
+// DefaultOutbound is a listener of which nothing is said yet.
+func DefaultOutbound() Outbound {
+	return Outbound{DetectTimeout: detectTimeout, Upgrades: exchange.DefaultUpgrades()}
 }
 
 // detectTimeout is long enough for a client that connects ahead of its first request,

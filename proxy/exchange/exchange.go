@@ -82,6 +82,7 @@ type Exchange struct {
 	Request  time.Duration // time-outs; 0 is none
 	PerTry   time.Duration
 	BodyIdle time.Duration // how long the answer may stand still; 0: no such rule of its own
+	Delay    time.Duration // to be waited for between Route and Proceed, by a rule's fault
 	HasBody  bool          // something follows the request's head
 	Fields   router.Fields // of the request's head, for rules that ask; nil: none
 	Dice     uint32        // by which a rule with several clusters chooses
@@ -123,7 +124,7 @@ func (t *Try) Runs() bool { return !t.Attempt.Ended() }
 
 // Open begins an exchange and its record.
 func (x *Exchange) Open(now time.Duration, client net.Addr, major, minor int, inbound bool) {
-	x.Cluster, x.Retry, x.route, x.Request, x.PerTry, x.BodyIdle = nil, nil, 0, 0, 0, 0
+	x.Cluster, x.Retry, x.route, x.Request, x.PerTry, x.BodyIdle, x.Delay = nil, nil, 0, 0, 0, 0, 0
 	x.admitted, x.retrying, x.Reached, x.refused, x.replays = false, false, false, false, 0
 	x.HasBody, x.GRPC, x.Fields, x.Matched, x.keyed = false, false, nil, nil, false
 	x.Dice = rand.Uint32()
@@ -153,6 +154,7 @@ func (x *Exchange) SpanOf(t *Try) trace.SpanID { return x.Record.Trace.Child(t.p
 type Refusal struct {
 	Status int
 	Flags  Flags
+	GRPC   int    // the status for a caller that speaks gRPC; 0: what Status comes to
 	Text   string // why, for client and log
 	// Location is where a redirect leads; its answer has no body.
 	Location string
@@ -175,13 +177,14 @@ var inboundRetry = resilience.RetryPolicy{MaxAttempts: 2}
 
 // Route finds out where the request goes and asks to be admitted there. stall is
 // how long the exchange may stand still, if the route has its own opinion; 0: it
-// has none.
+// has none. If it sets x.Delay, the request has to wait for so long, and then
+// Proceed has the answer.
 func (x *Exchange) Route(d *Deps, now time.Duration) (stall time.Duration, refusal *Refusal) {
 	if in := d.Inbound; in != nil {
 		x.Request, x.Retry = in.Timeout, &inboundRetry
 		return 0, nil
 	}
-	q := router.Request{Host: x.Record.Host, Method: x.Record.Method, Path: x.Record.Path, GRPC: x.GRPC, Fields: x.Fields}
+	q := x.asked()
 	route := x.Matched
 	if route == nil {
 		route = d.Router().Match(&q, x.Dice)
@@ -200,6 +203,24 @@ func (x *Exchange) Route(d *Deps, now time.Duration) (stall time.Duration, refus
 	case route.Cluster == nil:
 		return 0, noCluster
 	}
+	if route.Fault != nil {
+		if x.Delay = route.Fault.Wait(rand.Float64()); x.Delay > 0 {
+			x.Record.Flags |= DelayInjected
+			return 0, nil
+		}
+	}
+	return x.Proceed(now)
+}
+
+// Proceed is the rest of Route, for a request that has waited as long as it should.
+func (x *Exchange) Proceed(now time.Duration) (stall time.Duration, refusal *Refusal) {
+	route := x.Record.Route
+	if route.Fault != nil {
+		if a := route.Fault.Breaks(rand.Float64()); a != nil {
+			return 0, &Refusal{Status: a.Status, GRPC: a.GRPCStatus, Flags: FaultInjected, Text: "a fault that a rule asks for"}
+		}
+	}
+	q := x.asked()
 	x.key, x.keyed = route.Key(&q, x.Record.Client)
 	x.Cluster, x.Retry, x.route = route.Cluster, route.Retry, route.ID
 	x.Request, x.PerTry = route.Timeout, route.PerTryTimeout
@@ -214,6 +235,11 @@ func (x *Exchange) Route(d *Deps, now time.Duration) (stall time.Duration, refus
 	return stall, nil
 }
 
+// asked is the request as rules see it.
+func (x *Exchange) asked() router.Request {
+	return router.Request{Host: x.Record.Host, Method: x.Record.Method, Path: x.Record.Path, GRPC: x.GRPC, Fields: x.Fields}
+}
+
 // admit asks the limits and the breaker of the cluster.
 func (x *Exchange) admit(now time.Duration) bool {
 	x.Cluster.Budget().Deposit(now)
@@ -224,6 +250,14 @@ func (x *Exchange) admit(now time.Duration) bool {
 	var ok bool
 	x.permit, ok = x.Cluster.Breaker().Allow(now)
 	return ok
+}
+
+// GRPCStatus is the code that a caller gets who speaks gRPC.
+func (r *Refusal) GRPCStatus() int {
+	if r.GRPC != 0 {
+		return r.GRPC
+	}
+	return GRPCStatus(r.Status)
 }
 
 // Leave gives back what the request holds of its cluster. Later calls do nothing.

@@ -82,9 +82,11 @@ const (
 	StreamIdle                                // SI
 	UpstreamReset                             // UR: the endpoint reset the stream
 	RateLimited                               // RL
+	DelayInjected                             // DI: a rule's fault
+	FaultInjected                             // FI: a rule's fault, in place of an answer
 )
 
-var flagNames = [...]string{"UH", "UF", "UO", "NR", "NC", "URX", "UC", "UT", "UPE", "LR", "DC", "DPE", "SI", "UR", "RL"}
+var flagNames = [...]string{"UH", "UF", "UO", "NR", "NC", "URX", "UC", "UT", "UPE", "LR", "DC", "DPE", "SI", "UR", "RL", "DI", "FI"}
 
 // String lists the flags as Envoy's access log does: "UF,URX", or "-".
 func (f Flags) String() string {

@@ -139,6 +139,12 @@ func (c *conn) account() {
 // handle finds out where the request goes and takes it there.
 func (c *conn) handle(ctx context.Context) bool {
 	stall, refusal := c.Route(&c.srv.deps, c.now)
+	if c.Delay > 0 {
+		if !c.delay() {
+			return false
+		}
+		stall, refusal = c.Proceed(c.now)
+	}
 	if refusal != nil {
 		return c.give(&ownAnswer{
 			status: refusal.Status, flags: refusal.Flags, text: refusal.Text, location: refusal.Location, asked: refusal.Asked,
@@ -269,8 +275,10 @@ func (c *conn) again(ending outlier.Ending, answered bool) (*upstream.Endpoint, 
 }
 
 // pause waits before a retry. It reports whether the request is still wanted.
-func (c *conn) pause() bool {
-	if wait := c.Backoff(); wait > 0 {
+func (c *conn) pause() bool { return c.sleep(c.Backoff()) }
+
+func (c *conn) sleep(wait time.Duration) bool {
+	if wait > 0 {
 		timer := time.NewTimer(wait)
 		defer timer.Stop()
 		select {

@@ -135,19 +135,28 @@ func (x *relay) open(b *batch, c *serverConn, r *request) {
 
 // begin finds out where the request goes and takes it there.
 func (x *relay) begin(b *batch, end bool) {
+	x.HasBody, x.whole = !end, end
+	stall, refusal := x.Route(&x.conn.srv.deps, b.now)
+	if x.Delay > 0 {
+		x.delay(b)
+		return
+	}
+	x.proceed(b, stall, refusal)
+}
+
+// proceed is the rest of begin, after a delay if there is one.
+func (x *relay) proceed(b *batch, stall time.Duration, refusal *exchange.Refusal) {
 	d := &x.conn.srv.deps
-	stall, refusal := x.Route(d, b.now)
 	if stall > 0 {
 		x.stall = stall
 	}
-	x.HasBody = !end
 	if t := x.req.timeout; t > 0 {
-		x.requestAt = b.now + t
+		x.requestAt = x.Record.Start + t
 		if x.Request == 0 || t < x.Request {
 			x.Request = t
 		}
 	}
-	if end {
+	if x.whole {
 		x.complete(b)
 	}
 	x.arm()

@@ -173,7 +173,7 @@ func (x *relay) refuseFrom(b *batch, r *exchange.Refusal, origin string) {
 	x.answered, x.respEnd, x.hasTail = true, true, false
 	x.resp = x.resp[:0]
 	if x.GRPC {
-		code := exchange.GRPCStatus(status)
+		code := r.GRPCStatus()
 		x.Record.Status, x.Record.GRPCStatus = 200, code
 		x.conn.link.sendHead(b, &x.down, true, func(e *encoder) {
 			e.status(200)

@@ -37,7 +37,7 @@ func (x *relay) visit(b *batch, st *stream, id uint32) time.Duration {
 		}
 		x.failed(b, ending, exchange.Failure{Ending: ending, Replayable: x.keep})
 	case now >= x.resumeAt:
-		x.attempt(b)
+		x.resume(b)
 	case x.stall > 0 && now >= x.moved+x.stall:
 		x.expire(b, x.still())
 	case x.idles() && now >= x.moved+x.BodyIdle:

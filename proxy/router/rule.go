@@ -23,6 +23,8 @@ type Rule struct {
 	// Prefix must be the path or an ancestor of it: /v1 holds for /v1 and
 	// /v1/users and not for /v10.
 	Prefix string `yaml:"prefix"`
+	// StartsWith is how the path must begin, whatever follows: /v1 holds for /v10 too.
+	StartsWith string `yaml:"starts_with"`
 	// Regex must match the whole path (RE2 syntax).
 	Regex string `yaml:"regex"`
 	// Methods lists the methods that the rule is for.
@@ -55,10 +57,14 @@ type Rule struct {
 	ResponseHeaders Edit `yaml:"response_headers"`
 	// Hash is by what a cluster whose balancer hashes keeps requests together.
 	Hash []Hash `yaml:"hash"`
+	// Fault harms requests on purpose; default none.
+	Fault *Fault `yaml:"fault"`
 	// RateLimit answers 429 beyond a rate, at this sidecar.
 	RateLimit *resilience.RateConfig `yaml:"rate_limit"`
 	// Timeout bounds a request from the end of its body to that of its answer, with all
-	// attempts; default 15s, 0 is none.
+	// attempts; default 15s, 0 is none. Of gRPC over HTTP/2 it bounds the time to the
+	// answer's beginning, since what follows may be a stream: that has until the caller's
+	// own grpc-timeout.
 	Timeout time.Duration `yaml:"timeout"`
 	// PerTryTimeout bounds each attempt; default 0, none but Timeout.
 	PerTryTimeout time.Duration `yaml:"per_try_timeout"`
@@ -105,6 +111,9 @@ func (r Rule) Validate() error {
 	if r.Respond != nil {
 		r.Respond.wrong("respond", wrong)
 	}
+	if r.Fault != nil {
+		r.Fault.wrong("fault", wrong)
+	}
 	r.Rewrite.wrong("rewrite", &r, wrong)
 	r.RequestHeaders.wrong("request_headers", wrong)
 	r.ResponseHeaders.wrong("response_headers", wrong)
@@ -122,19 +131,21 @@ func (r Rule) Validate() error {
 		}
 	}
 	paths := 0
-	for _, p := range []struct{ name, value string }{{"path", r.Path}, {"prefix", r.Prefix}, {"regex", r.Regex}} {
+	for _, p := range []struct{ name, value string }{{"path", r.Path}, {"prefix", r.Prefix}, {"starts_with", r.StartsWith}, {"regex", r.Regex}} {
 		if p.value == "" {
 			continue
 		}
 		if paths++; paths > 1 {
-			wrong(p.name, "only one of path, prefix and regex may be given")
+			wrong(p.name, "only one of path, prefix, starts_with and regex may be given")
 		}
 		if p.name != "regex" && p.value[0] != '/' {
 			wrong(p.name, "%q: want a leading /", p.value)
 		}
 	}
-	if _, err := compileWhole(r.Regex); err != nil {
-		wrong("regex", "%v", err)
+	if r.Regex != "" {
+		if _, err := compileWhole(r.Regex); err != nil {
+			wrong("regex", "%v", err)
+		}
 	}
 	for _, d := range []struct {
 		name  string
@@ -167,13 +178,13 @@ func (r Rule) name() string {
 	case r.Name != "":
 		return r.Name
 	case r.Redirect != nil:
-		return strings.TrimSpace("redirect " + r.Path + r.Prefix + r.Regex)
+		return strings.TrimSpace("redirect " + r.Path + r.Prefix + r.StartsWith + r.Regex)
 	case r.Respond != nil:
-		return strings.TrimSpace("respond " + r.Path + r.Prefix + r.Regex)
+		return strings.TrimSpace("respond " + r.Path + r.Prefix + r.StartsWith + r.Regex)
 	case r.Cluster == "":
-		return strings.TrimSpace("split " + r.Path + r.Prefix + r.Regex)
+		return strings.TrimSpace("split " + r.Path + r.Prefix + r.StartsWith + r.Regex)
 	}
-	return strings.TrimSpace(r.Cluster + " " + r.Path + r.Prefix + r.Regex) // one of the three at most
+	return strings.TrimSpace(r.Cluster + " " + r.Path + r.Prefix + r.StartsWith + r.Regex) // one of the four at most
 }
 
 // hosts are the rule's hosts in lower case; "*" if it lists none.
@@ -202,6 +213,8 @@ func (r Rule) compile() entry {
 		e.kind, e.path = exactPath, []byte(r.Path)
 	case r.Prefix != "":
 		e.kind, e.path = prefixPath, []byte(r.Prefix)
+	case r.StartsWith != "":
+		e.kind, e.path = startPath, []byte(r.StartsWith)
 	case r.Regex != "":
 		e.kind, e.regex = regexPath, whole(r.Regex)
 	}

@@ -42,6 +42,8 @@ type Route struct {
 	Request, Response *FieldEdit
 	// Rate bounds the rule's requests; nil: nothing does.
 	Rate *resilience.Rate
+	// Fault harms them on purpose; nil: none does.
+	Fault *Fault
 
 	rewrite *change
 	matched int // bytes of the path that the rule's prefix or path has
@@ -84,6 +86,7 @@ const (
 	anyPath pathKind = iota
 	exactPath
 	prefixPath
+	startPath
 	regexPath
 )
 
@@ -153,6 +156,7 @@ func (r *Rule) route(name, to string, resolve func(string) *cluster.Cluster, ids
 		Host:          r.Rewrite.Host,
 		Request:       r.RequestHeaders.compile(),
 		Response:      r.ResponseHeaders.compile(),
+		Fault:         r.Fault,
 		rewrite:       r.Rewrite.compile(r),
 		matched:       len(r.Path) + len(r.Prefix),
 	}
@@ -265,6 +269,8 @@ func (e *entry) leads(path []byte) bool {
 	case prefixPath:
 		return bytes.HasPrefix(path, e.path) &&
 			(len(path) == len(e.path) || path[len(e.path)] == '/' || e.path[len(e.path)-1] == '/')
+	case startPath:
+		return bytes.HasPrefix(path, e.path)
 	case regexPath:
 		return e.regex.Match(path)
 	}
