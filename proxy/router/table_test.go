@@ -57,6 +57,7 @@ func TestWhichRouteARequestTakes(t *testing.T) {
 		rule("prefix", func(r *router.Rule) { r.Prefix = "/v1" }),
 		rule("slash", func(r *router.Rule) { r.Prefix = "/v2/" }),
 		rule("regex", func(r *router.Rule) { r.Regex = "/item/[0-9]+" }),
+		rule("start", func(r *router.Rule) { r.StartsWith = "/v3" }),
 	}
 	byMethod := []router.Rule{
 		rule("read", func(r *router.Rule) { r.Methods = []string{"GET", "HEAD"} }),
@@ -91,6 +92,9 @@ func TestWhichRouteARequestTakes(t *testing.T) {
 		{byPath, "h", "GET", "/v1/users?page=2", "exact"},
 		{byPath, "h", "GET", "/v1/users/", "prefix"},
 		{byPath, "h", "GET", "/v1", "prefix"},
+		{byPath, "h", "GET", "/v3", "start"},
+		{byPath, "h", "GET", "/v30/x?y", "start"},
+		{byPath, "h", "GET", "/x/v3", ""},
 		{byPath, "h", "GET", "/v1?x", "prefix"},
 		{byPath, "h", "GET", "/v10", ""},
 		{byPath, "h", "GET", "/V1", ""},
