@@ -10,7 +10,8 @@ import (
 func (x *Exchange) Failed(d *Deps, ending outlier.Ending) (status int, text, origin string) {
 	status, text = statusOf(ending)
 	if d.Inbound != nil {
-		if origin = originOf(ending); origin != "" {
+		// To a caller of gRPC a time-out is DEADLINE_EXCEEDED, wherever it happened.
+		if origin = originOf(ending); origin != "" && !(x.GRPC && origin == outlier.OriginTimeout) {
 			status = 503
 		}
 	}
@@ -92,6 +93,7 @@ func OriginFlags(origin string) Flags {
 
 // Codes of gRPC that a proxy answers with.
 const (
+	GRPCCancelled        = 1
 	GRPCUnknown          = 2
 	GRPCDeadlineExceeded = 4
 	GRPCPermissionDenied = 7

@@ -41,6 +41,7 @@ type relay struct {
 	whole    bool  // the client has sent all
 	trailers []hpack.HeaderField
 
+	resetBy  code   // with which the endpoint has reset the attempt's stream
 	answered bool   // the head of an answer has been passed on
 	resp     []byte // data of the answer that the client's window does not take yet
 	respEnd  bool   // the answer is complete
@@ -53,6 +54,7 @@ type relay struct {
 
 	stall     time.Duration // how long it may stand still; 0: for ever
 	moved     time.Duration // when anything of a body or head last came
+	callerAt  time.Duration // when the caller gives up, by grpc-timeout; wheel.Never
 	requestAt time.Duration // when its time is up; wheel.Never
 	tryAt     time.Duration // and the attempt's
 	resumeAt  time.Duration // when the next attempt begins, in a pause
@@ -108,7 +110,7 @@ func (x *relay) open(b *batch, c *serverConn, r *request) {
 	x.answered, x.respEnd, x.hasTail = false, false, false
 	x.pool, x.pending = nil, false
 	x.stall, x.moved = c.srv.cfg.StreamIdleTimeout, b.now
-	x.requestAt, x.tryAt, x.resumeAt = wheel.Never, wheel.Never, wheel.Never
+	x.callerAt, x.requestAt, x.tryAt, x.resumeAt = wheel.Never, wheel.Never, wheel.Never, wheel.Never
 	x.dead, x.freed = false, false
 
 	t := x.text[:0]
@@ -151,7 +153,8 @@ func (x *relay) proceed(b *batch, stall time.Duration, refusal *exchange.Refusal
 		x.stall = stall
 	}
 	if t := x.req.timeout; t > 0 {
-		x.requestAt = x.Record.Start + t
+		x.callerAt = x.Record.Start + t
+		x.requestAt = x.callerAt
 		if x.Request == 0 || t < x.Request {
 			x.Request = t
 		}
@@ -175,7 +178,7 @@ func (x *relay) proceed(b *batch, stall time.Duration, refusal *exchange.Refusal
 // complete is told that the client has sent all: from now on time is the endpoint's.
 func (x *relay) complete(b *batch) {
 	x.whole = true
-	if x.Request > 0 {
+	if x.Request > 0 && !x.streams() {
 		x.requestAt = min(x.requestAt, b.now+x.Request)
 	}
 	if x.PerTry > 0 && !x.Attempt.Ended() && !x.Headed {
@@ -185,6 +188,11 @@ func (x *relay) complete(b *batch) {
 		x.Attempt.Asked(b.now)
 	}
 }
+
+// streams reports whether a gRPC answer has begun. It may be a stream of messages
+// without an end, and nobody can tell it from one message: from then on only the
+// caller's own deadline counts.
+func (x *relay) streams() bool { return x.answered && x.GRPC && x.Answer.GRPC }
 
 // attempt makes an attempt on x.Endpoint.
 func (x *relay) attempt(b *batch) {
@@ -346,6 +354,7 @@ func (x *relay) onHeaders(b *batch, st *stream, id uint32, fields []hpack.Header
 	if !x.mine(st, id) {
 		return
 	}
+	owed := x.owed(b.now)
 	x.moved = b.now
 	switch {
 	case st == &x.down:
@@ -358,14 +367,14 @@ func (x *relay) onHeaders(b *batch, st *stream, id uint32, fields []hpack.Header
 		x.arm()
 		x.pushBody(b)
 	case x.Headed:
-		x.tail(b, fields)
+		x.tail(b, fields, owed)
 	default:
-		x.head(b, fields, end)
+		x.head(b, fields, end, owed)
 	}
 }
 
-// head takes in the head of an answer.
-func (x *relay) head(b *batch, fields []hpack.HeaderField, end bool) {
+// head takes in the head of an answer that has been owed for so long.
+func (x *relay) head(b *batch, fields []hpack.HeaderField, end bool, owed time.Duration) {
 	var r response
 	f := r.parse(fields)
 	switch {
@@ -399,12 +408,15 @@ func (x *relay) head(b *batch, fields []hpack.HeaderField, end bool) {
 		}
 	}
 	x.answered = true
+	if x.streams() {
+		x.requestAt = x.callerAt
+	}
 	x.Record.Status = r.status
 	x.Record.Flags |= exchange.OriginFlags(x.Answer.Origin)
 	x.conn.link.sendHead(b, &x.down, end, func(e *encoder) { x.encodeResponse(e, &r, b.now) })
 	if end {
 		x.respEnd = true
-		x.end(b, outlier.EndComplete)
+		x.endWhole(b, owed)
 		x.finish(b)
 	}
 }
@@ -442,8 +454,8 @@ func (x *relay) grpcEnd(status string, pushback bool) {
 	x.Answer.Pushback = x.Answer.Pushback || pushback
 }
 
-// tail takes in the trailers of an answer.
-func (x *relay) tail(b *batch, fields []hpack.HeaderField) {
+// tail takes in the trailers of an answer that have been owed for so long.
+func (x *relay) tail(b *batch, fields []hpack.HeaderField, owed time.Duration) {
 	if f := checkTrailers(fields); f != nil {
 		x.badAnswer(b, f)
 		return
@@ -458,7 +470,7 @@ func (x *relay) tail(b *batch, fields []hpack.HeaderField) {
 	}
 	x.respTail = append(x.respTail[:0], fields...)
 	x.hasTail, x.respEnd = true, true
-	x.end(b, outlier.EndComplete)
+	x.endWhole(b, owed)
 	x.pushAnswer(b)
 }
 
@@ -523,6 +535,13 @@ func (x *relay) onReset(b *batch, st *stream, id uint32, c code) {
 		x.abort(b, outlier.EndClientAbort, exchange.DownstreamTermination)
 		return
 	}
+	if b.now >= x.requestAt {
+		// A gRPC server resets the stream when the caller's deadline has passed, which
+		// is ours too: who is first is chance.
+		x.expire(b, outlier.EndRouteTimeout)
+		return
+	}
+	x.resetBy = c
 	ending := outlier.StreamReset(uint32(c))
 	x.failed(b, ending, exchange.Failure{Ending: ending, Replayable: x.keep})
 }

@@ -84,7 +84,37 @@ func (x *relay) failed(b *batch, ending outlier.Ending, f exchange.Failure) {
 // for its end.
 func (x *relay) cut(b *batch, ending outlier.Ending) {
 	x.Record.Flags |= exchange.FlagsOf(ending)
+	if x.streams() {
+		x.cutGRPC(b, ending)
+		return
+	}
 	x.conn.link.reset(b, &x.down, codeInternal)
+	x.finish(b)
+}
+
+// cutGRPC says in trailers what was the matter: of a reset the caller would learn only
+// that it was one.
+func (x *relay) cutGRPC(b *batch, ending outlier.Ending) {
+	status, text, _ := x.Failed(&x.conn.srv.deps, ending)
+	code := exchange.GRPCStatus(status)
+	// For the ends of streams gRPC has a table of its own
+	// (https://github.com/grpc/grpc/blob/master/doc/PROTOCOL-HTTP2.md#errors).
+	switch {
+	case ending == outlier.EndEnhanceYourCalm:
+		code = exchange.GRPCResourceLimit
+	case ending != outlier.EndStreamReset:
+	case x.resetBy == codeCancel:
+		code = exchange.GRPCCancelled
+	case x.resetBy == codeSecurity:
+		code = exchange.GRPCPermissionDenied
+	default:
+		code = exchange.GRPCInternal
+	}
+	x.Answer.GRPCSeen, x.Answer.GRPCStatus = true, code
+	x.conn.link.sendHead(b, &x.down, true, func(e *encoder) {
+		e.field("grpc-status", strconv.Itoa(code))
+		e.literal("grpc-message", exchange.GRPCMessage(text))
+	})
 	x.finish(b)
 }
 
@@ -106,8 +136,21 @@ func (x *relay) abort(b *batch, ending outlier.Ending, flags exchange.Flags) {
 	x.finish(b)
 }
 
+// endWhole tells that the attempt brought a whole answer. A gRPC server that ends a call
+// because the caller's deadline has passed knows no more than our own timer, and is
+// only sooner: it is judged by how long it had owed something.
+func (x *relay) endWhole(b *batch, owed time.Duration) {
+	ending := outlier.EndComplete
+	if x.Answer.GRPCSeen && x.Answer.GRPCStatus == exchange.GRPCDeadlineExceeded && b.now >= x.callerAt {
+		ending = outlier.EndRouteTimeout
+	}
+	x.endOwing(b, ending, owed)
+}
+
 // end tells what came of the attempt, if it has not been told.
-func (x *relay) end(b *batch, ending outlier.Ending) {
+func (x *relay) end(b *batch, ending outlier.Ending) { x.endOwing(b, ending, x.owed(b.now)) }
+
+func (x *relay) endOwing(b *batch, ending outlier.Ending, owed time.Duration) {
 	x.unwait()
 	if x.Attempt.Ended() {
 		return
@@ -116,7 +159,7 @@ func (x *relay) end(b *batch, ending outlier.Ending) {
 	if x.up.id != 0 {
 		hash = x.up.link.hash
 	}
-	x.End(&x.conn.srv.deps, b.now, exchange.Ended{Ending: ending, Owed: x.owed(b.now), Conn: hash})
+	x.End(&x.conn.srv.deps, b.now, exchange.Ended{Ending: ending, Owed: owed, Conn: hash})
 }
 
 // owed is for how long the endpoint has owed something: an answer, or the rest of
