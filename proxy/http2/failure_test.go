@@ -302,3 +302,41 @@ func TestAnEarlyAnswerEndsTheRequest(t *testing.T) {
 		})
 	}
 }
+
+// A server may close what has been idle at the very moment when a request comes, which
+// is nobody's fault: but not twice within a second.
+func TestASecondRaceWithinASecondIsAFailure(t *testing.T) {
+	for _, tt := range []struct {
+		idle     time.Duration // of both connections, before they die
+		attempts []string
+	}{
+		{2 * time.Second, []string{"10.0.1.1 ignore", "10.0.1.1 conn", "10.0.1.1 ok"}},
+		{100 * time.Millisecond, []string{"10.0.1.1 conn", "10.0.1.1 conn", "10.0.1.1 ok"}}, // too soon for an idle time-out
+	} {
+		inRig(t, nil, func(r *rig) {
+			done := make(chan reply)
+			for range 2 {
+				go func() { done <- r.get() }()
+			}
+			for range 2 {
+				if got := <-done; got.StatusCode != http.StatusOK {
+					r.t.Fatalf("got %d, %v; want 200", got.StatusCode, got.err)
+				}
+			}
+			time.Sleep(tt.idle)
+			r.check(r.get(), 200, "", "-", tt.attempts...)
+		}, func(c net.Conn, n int) {
+			misbehaves(t, func(a *raw) {
+				served := 0
+				a.each(func(f *xhttp2.MetaHeadersFrame) {
+					if served++; n <= 2 && served == 2 {
+						a.Close()
+						return
+					}
+					time.Sleep(time.Millisecond) // so that the other request needs another connection
+					a.answer(f.StreamID)
+				})
+			}, xhttp2.Setting{ID: xhttp2.SettingMaxConcurrentStreams, Val: 1})(c, n)
+		})
+	}
+}

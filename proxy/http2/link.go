@@ -382,7 +382,6 @@ func (l *link) end(b *batch) {
 	b.now = l.clock.Now()
 	l.mu.Lock()
 	why := l.why
-	why.race = l.idleFor >= raceAfter && why.cause == causeEnd
 	type victim struct {
 		id     uint32
 		headed bool
@@ -390,6 +389,10 @@ func (l *link) end(b *batch) {
 	victims := make([]victim, 0, len(l.streams))
 	for id, st := range l.streams {
 		victims = append(victims, victim{id, st.headed})
+	}
+	// idleFor is 0 as soon as one of them has been answered.
+	if c, ok := l.role.(clientRole); ok && len(victims) > 0 && why.cause == causeEnd {
+		why.race = c.p.ep.Raced(l.idleFor, b.now)
 	}
 	l.mu.Unlock()
 	// Those that await a head are told first: the loss is charged to one of them.
@@ -408,8 +411,6 @@ func (l *link) end(b *batch) {
 	l.role.freed(b, l)
 	b.flush()
 }
-
-const raceAfter = time.Second
 
 // lose ends one stream without its doing.
 func (l *link) lose(b *batch, id uint32, why *loss) {

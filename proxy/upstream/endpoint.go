@@ -249,20 +249,25 @@ func (e *Endpoint) Retire() {
 }
 
 // Lost says what it means that c died before the first byte of an answer.
+func (e *Endpoint) Lost(c *Conn, now time.Duration) outlier.Ending {
+	if e.Raced(c.idleFor, now) {
+		return outlier.EndKeepAliveRace
+	}
+	return outlier.EndResetBeforeHeaders
+}
+
+// Raced reports whether the death of a connection, on which requests were waiting that
+// had found it idle for so long, is nobody's fault.
 //
 // A server that closes a connection because it was idle may do so at the very
-// moment when a request is on the way (RFC 9112, section 9.3.1 and 9.6): that is
-// nobody's fault. But it is rare, so a second one within a second is a server
-// that drops its connections.
-func (e *Endpoint) Lost(c *Conn, now time.Duration) outlier.Ending {
-	if c.idleFor < raceAfter {
-		return outlier.EndResetBeforeHeaders
+// moment when a request is on the way (RFC 9112, section 9.3.1 and 9.6). But that
+// is rare, so a second one within a second is a server that drops its connections.
+func (e *Endpoint) Raced(idleFor, now time.Duration) bool {
+	if idleFor < raceAfter {
+		return false
 	}
 	last := time.Duration(e.lastRace.Swap(int64(now)))
-	if now-last < raceWindow {
-		return outlier.EndResetBeforeHeaders
-	}
-	return outlier.EndKeepAliveRace
+	return now-last >= raceWindow
 }
 
 // Idle is the number of idle connections.
