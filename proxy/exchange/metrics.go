@@ -6,6 +6,7 @@ import "sync/atomic"
 // whoever exposes them reads them at any time.
 type Metrics struct {
 	Connections atomic.Int64     // open at the moment
+	Tunnels     atomic.Int64     // open at the moment: connections and streams that have changed their protocol
 	Requests    atomic.Uint64    // begun; those that were refused as malformed included
 	Status      [6]atomic.Uint64 // answers to clients by the first digit of the status; 0: no answer
 	Retries     atomic.Uint64    // attempts beyond a request's first

@@ -23,7 +23,7 @@ type Record struct {
 	Client   net.Addr
 	Inbound  bool // for the local application
 
-	Method, Host, Path []byte // Path with its query; empty if the head was refused
+	Method, Host, Path []byte // Path with its query; empty of CONNECT, and if the head was refused
 	UserAgent          []byte
 	RequestID          []byte
 	Major, Minor       int // of the version that the client speaks

@@ -2,6 +2,7 @@ package exchange
 
 import (
 	"errors"
+	"slices"
 	"strings"
 	"time"
 
@@ -18,8 +19,9 @@ const Connect = "connect"
 // exchanged afterwards is carried opaquely, in a tunnel.
 type Upgrades struct {
 	// Protocols by the name that the Upgrade field has, in lower case; connect is the
-	// method CONNECT. Default [websocket]. What else a client asks for it does not get:
-	// the field is not passed on.
+	// method CONNECT, which goes to the cluster's endpoints as it came: they open the
+	// tunnel. Default [websocket]. What else a client asks for it does not get: the
+	// field is not passed on, and CONNECT is answered 501.
 	Protocols []string `yaml:"upgrades"`
 	// TunnelIdle ends a tunnel in which nothing has moved for so long, up to a quarter
 	// longer; default 1h, 0 is never.
@@ -31,25 +33,19 @@ func DefaultUpgrades() Upgrades {
 	return Upgrades{Protocols: []string{"websocket"}, TunnelIdle: time.Hour}
 }
 
-// Allows reports whether clients may change to a protocol that Upgrade names.
-func (u *Upgrades) Allows(protocol []byte) bool {
-	for _, name := range u.Protocols {
-		if name != Connect && syntax.Is(protocol, name) {
-			return true
+// Find returns the protocol of that name, in any case, if clients may change to it by
+// Upgrade, else "".
+func (u *Upgrades) Find(name []byte) string {
+	for _, p := range u.Protocols {
+		if p != Connect && syntax.Is(name, p) {
+			return p
 		}
 	}
-	return false
+	return ""
 }
 
 // Connect reports whether clients may use the method CONNECT.
-func (u *Upgrades) Connect() bool {
-	for _, name := range u.Protocols {
-		if name == Connect {
-			return true
-		}
-	}
-	return false
-}
+func (u *Upgrades) Connect() bool { return slices.Contains(u.Protocols, Connect) }
 
 // Validate names everything that is wrong.
 func (u Upgrades) Validate() error {

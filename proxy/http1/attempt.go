@@ -139,7 +139,7 @@ func (c *conn) converse() (outlier.Ending, bool) {
 	c.res.reset()
 	for {
 		done, p := c.res.parse(c.resp[:c.rw], c.srv.limits)
-		if p == nil && done && c.res.interim() {
+		if p == nil && done && c.res.interim() && !c.switches() {
 			if p = c.passInterim(); p == nil {
 				continue
 			}

@@ -20,7 +20,7 @@ func (c *conn) buildRequest() {
 	b := append(c.out.head[:0], r.method.of(buf)...)
 	b = append(b, ' ')
 	route := c.Record.Route // nil inbound
-	if route != nil && route.Rewrites() {
+	if route != nil && route.Rewrites() && !r.connect {
 		b = route.AppendPath(b, c.Record.Path)
 	} else {
 		b = appendTarget(b, r, buf)
@@ -31,7 +31,7 @@ func (c *conn) buildRequest() {
 		edit = route.Request
 	}
 	switch {
-	case route != nil && route.Host != "":
+	case route != nil && route.Host != "" && !r.connect:
 		b = append(b, route.Host...)
 	case r.authority.len() == 0 && c.Endpoint.Multiplexed():
 		// HTTP/1.0 may name no host. To an endpoint of HTTP/1.1 that is an empty one
@@ -49,7 +49,10 @@ func (c *conn) buildRequest() {
 	case r.length >= 0:
 		b = appendLength(b, r.length)
 	}
-	if r.trailers {
+	switch {
+	case c.upgrade != "":
+		b = appendUpgrade(b, c.upgrade)
+	case r.trailers:
 		b = append(b, "te: trailers\r\nconnection: te\r\n"...)
 	}
 	if len(c.from) > 0 && r.lastForwarded < 0 {
@@ -160,6 +163,27 @@ func (c *conn) buildResponse(keep, chunked bool) {
 	}
 	b = c.appendVia(b, c.spoken(), r.minor)
 	c.out.head = c.appendPersistence(b, keep)
+}
+
+// buildSwitch writes the head after which the connection is a tunnel. It has neither
+// body nor framing, and no Connection but for Upgrade.
+func (c *conn) buildSwitch() {
+	b := appendStatusLine(c.out.head[:0], &c.res, c.resp)
+	var edit *router.FieldEdit
+	if c.Record.Route != nil {
+		edit = c.Record.Route.Response
+	}
+	b = c.appendResponseFields(b, false, edit)
+	b = appendPairs(b, edit)
+	if c.upgrade != "" {
+		b = appendUpgrade(b, c.upgrade)
+	}
+	c.out.head = append(b, crlf...)
+}
+
+func appendUpgrade(b []byte, protocol string) []byte {
+	b = append(b, "connection: upgrade\r\nupgrade: "...)
+	return append(append(b, protocol...), crlf...)
 }
 
 // buildInterim writes the head of an interim response for the client.

@@ -31,6 +31,10 @@
 // oracle of this package's tests: whatever this package takes, net/http takes
 // too, and reads the same.
 //
+// A connection becomes a tunnel when the listener allows it, the client asks and the
+// endpoint consents (see conn.tunnel): WebSocket and other protocols by Upgrade, and
+// CONNECT, which is passed on to the endpoint as it came.
+//
 // Whatever goes wrong after the head of an answer has been passed on ends the
 // client's connection, before the body's end: a cut answer never looks whole.
 //

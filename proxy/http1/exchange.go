@@ -24,6 +24,7 @@ type task struct {
 	body       body
 	data, rest int
 	whole      bool
+	upgrade    string // the protocol that is asked for, of those that are allowed; "": none
 
 	up      *upstream.Conn // of the attempt
 	retryAs outlier.Ending // to decide a retry by, if the ending is not; see upstream.StreamError
@@ -62,6 +63,7 @@ func (c *conn) open() {
 	c.Open(c.now, c.client, c.major, c.minor(), c.srv.deps.Inbound != nil)
 	c.HasBody, c.GRPC, c.Fields = c.req.hasBody(), c.req.grpc, c
 	c.data, c.rest, c.whole = c.req.size, c.req.size, false
+	c.upgrade = c.req.wanted(c.in, &c.srv.deps.Upgrades)
 	c.beginBody()
 	c.head, c.answered, c.lost = 0, false, false
 	if c.out.head == nil {
@@ -114,7 +116,10 @@ func (c *conn) title() {
 	buf, r := c.in, &c.Record
 	r.Method, r.Host = c.req.method.of(buf), c.req.authority.of(buf)
 	r.Path = c.req.target.of(buf)
-	if c.req.absolute && (len(r.Path) == 0 || r.Path[0] != '/') {
+	switch {
+	case c.req.connect:
+		r.Path = nil
+	case c.req.absolute && (len(r.Path) == 0 || r.Path[0] != '/'):
 		r.Path = appendTarget(nil, &c.req, buf)
 	}
 	r.RequestID = c.ID()
@@ -138,6 +143,9 @@ func (c *conn) account() {
 
 // handle finds out where the request goes and takes it there.
 func (c *conn) handle(ctx context.Context) bool {
+	if c.req.connect && !c.srv.deps.Upgrades.Connect() {
+		return c.reject(501, exchange.DownstreamProtocolError, "CONNECT is not supported")
+	}
 	stall, refusal := c.Route(&c.srv.deps, c.now)
 	if c.Delay > 0 {
 		if !c.delay() {
@@ -236,6 +244,9 @@ func (c *conn) try(ctx context.Context) bool {
 	}
 	for fresh := false; ; {
 		ending, ok := c.attemptOnce(ctx, fresh)
+		if ok && c.switches() {
+			return c.tunnel(ctx)
+		}
 		if ok && c.Answer.Status < 500 && c.Answer.Origin == "" {
 			return c.relay()
 		}

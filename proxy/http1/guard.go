@@ -50,6 +50,7 @@ const (
 	reading                 // a head
 	collecting              // a body that should be there at once
 	exchanging              // with an endpoint
+	tunneling               // what is no HTTP any more: time is the tunnel's own business
 )
 
 // guard is the part of a connection that others touch: the wheel, the watcher,
@@ -194,6 +195,17 @@ func (g *guard) release(done bool) reason {
 	return g.why
 }
 
+// tunnel leaves the connections alone from now on, unless it returns a reason: then
+// it came too late.
+func (g *guard) tunnel() reason {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.why == uninterrupted {
+		g.phase, g.up = tunneling, nil
+	}
+	return g.why
+}
+
 // reason is why the goroutine was interrupted.
 func (g *guard) reason() reason {
 	g.mu.Lock()
@@ -261,6 +273,9 @@ func (g *guard) interruptLocked(why reason) {
 		return
 	}
 	g.why = why
+	if g.phase == tunneling {
+		return // the tunnel sees the same context end
+	}
 	switch why {
 	case byTry:
 	case byIdle, byRest, byHead, byCollect:
@@ -324,7 +339,7 @@ func (g *guard) visit(now time.Duration) time.Duration {
 	defer g.mu.Unlock()
 	var next time.Duration
 	switch {
-	case g.shutOff:
+	case g.shutOff, g.phase == tunneling:
 		return wheel.Never
 	case g.why != uninterrupted && g.why != byTry:
 		return now + wheel.Tick // whoever was interrupted has not looked yet

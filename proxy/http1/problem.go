@@ -32,8 +32,7 @@ var (
 	errCodingVersion = &problem{400, "Transfer-Encoding in an HTTP/1.0 message"}
 	errConnection    = &problem{400, "malformed Connection"}
 	errExpect        = &problem{417, "unsupported expectation"}
-	errConnect       = &problem{501, "CONNECT is not supported"}
-	errUpgrade       = &problem{501, "protocol upgrades are not supported"}
+	errConnectBody   = &problem{400, "CONNECT with a body"}
 	errChunkSize     = &problem{400, "malformed chunk size"}
 	errChunkExt      = &problem{400, "malformed chunk extension"}
 	errChunkEnd      = &problem{400, "chunk not ended by CR LF"}

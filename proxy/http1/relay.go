@@ -51,7 +51,7 @@ func (c *conn) relay() bool {
 // as one can know.
 func (c *conn) frameReply() (keep, chunked bool) {
 	r := &c.res
-	keep = c.req.persistent() && !c.srv.draining.Load() && (c.whole || c.pumping && c.bodyRead.Load())
+	keep = c.req.persistent() && !c.srv.draining.Load() && !c.hasty() && (c.whole || c.pumping && c.bodyRead.Load())
 	switch {
 	case r.bodiless(c.isHead()):
 		c.reply.begin(noBody, 0)
@@ -142,7 +142,7 @@ func (c *conn) finish(clean bool) bool {
 	c.endAttempt(outlier.EndComplete)
 	// Who answered before it had the request, or said more than the answer, may
 	// take the next request for something else.
-	reusable := clean && sent && c.res.persistent() && c.reply.framing != untilClose
+	reusable := clean && sent && c.res.persistent() && c.reply.framing != untilClose && !c.req.connect
 	kicked := c.guard.release(true) != uninterrupted
 	if reusable && !kicked {
 		c.Endpoint.Put(c.up, c.now)

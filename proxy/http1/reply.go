@@ -51,7 +51,7 @@ type ownAnswer struct {
 }
 
 func (c *conn) give(r *ownAnswer) bool {
-	keep := c.body.done && c.req.persistent() && !c.srv.draining.Load() && r.flags&exchange.DownstreamProtocolError == 0
+	keep := c.body.done && c.req.persistent() && !c.srv.draining.Load() && !c.hasty() && r.flags&exchange.DownstreamProtocolError == 0
 	c.Record.Status, c.Record.Flags = r.status, c.Record.Flags|r.flags
 	if c.Record.Detail == "" && !r.asked {
 		c.Record.Detail = r.text

@@ -18,7 +18,7 @@ type request struct {
 	absolute       bool // the target had a scheme and an authority
 	begun          bool // the request line has been parsed
 	continues      bool // Expect: 100-continue
-	upgradeTo      span // value of the last Upgrade field
+	connect        bool // the method is CONNECT
 	lastForwarded  int  // index of the last X-Forwarded-For, -1 without
 	identified     span // value of X-Request-Id
 	proto          bool // has X-Forwarded-Proto
@@ -117,8 +117,6 @@ func (r *request) check(buf []byte) *problem {
 				return errExpect
 			}
 			r.continues = r.minor >= 1 // RFC 9110, section 10.1.1
-		case syntax.Upgrade:
-			r.upgradeTo = f.value
 		case syntax.ForwardedFor:
 			r.lastForwarded = i
 		case syntax.ForwardedProto:
@@ -137,16 +135,7 @@ func (r *request) check(buf []byte) *problem {
 	case hosts == 1 && !syntax.ValidHost(r.authority.of(buf)):
 		return errHost
 	}
-	if p := r.splitTarget(buf); p != nil {
-		return p
-	}
-	// RFC 9110, section 7.8, lets a server ignore Upgrade. For h2c that is what
-	// every client that offers it by default expects; who asks for anything else
-	// speaks it next.
-	if r.upgrading && r.upgradeTo.len() > 0 && !syntax.Is(r.upgradeTo.of(buf), "h2c") {
-		return errUpgrade
-	}
-	return nil
+	return r.splitTarget(buf)
 }
 
 // splitTarget takes the four forms of a target apart (RFC 9112, section 3.2).
@@ -155,7 +144,8 @@ func (r *request) splitTarget(buf []byte) *problem {
 	method := r.method.of(buf)
 	switch {
 	case string(method) == "CONNECT":
-		return errConnect
+		r.connect = true
+		return r.splitConnect(target)
 	case target[0] == '/':
 		return checkTarget(target)
 	case len(target) == 1 && target[0] == '*':
@@ -183,6 +173,24 @@ func (r *request) splitTarget(buf []byte) *problem {
 	r.authority = authority
 	r.target.start += int32(end)
 	return checkTarget(target[end:])
+}
+
+// splitConnect reads the authority form, host and port (RFC 9112, section 3.2.3). It
+// takes the place of Host. What followed the head would be the tunnel's for some
+// readers and a body for others.
+func (r *request) splitConnect(target []byte) *problem {
+	if r.hasBody() {
+		return errConnectBody
+	}
+	colon := bytes.LastIndexByte(target, ':')
+	if colon <= 0 || !syntax.ValidHost(target) {
+		return errTarget
+	}
+	if port, ok := syntax.Number(target[colon+1:]); !ok || port < 1 || port > 1<<16-1 {
+		return errTarget // among them an IPv6 address without a port
+	}
+	r.authority = r.target
+	return nil
 }
 
 // hasBody reports whether anything follows the head.

@@ -45,6 +45,7 @@ type options struct {
 	inbound bool // the sidecar stands beside backend 0
 	marked  bool // backends are marked as having an inbound sidecar
 	trace   *trace.Policy
+	upgrade exchange.Upgrades
 }
 
 // backend is one server; serve is called for each of its connections, counted
@@ -126,8 +127,8 @@ func inRig(t *testing.T, edit func(*options), body func(*rig), behaviours ...fun
 			b.crash()
 		}
 		wg.Wait()
-		if n := r.metrics.Connections.Load(); n != 0 {
-			t.Errorf("connections after the end: got %d, want 0", n)
+		if n, tunnels := r.metrics.Connections.Load(), r.metrics.Tunnels.Load(); n != 0 || tunnels != 0 {
+			t.Errorf("connections after the end: got %d with %d tunnels, want none", n, tunnels)
 		}
 	})
 }
@@ -146,7 +147,7 @@ func (r *rig) put(o options) {
 	if err != nil {
 		r.t.Fatal(err)
 	}
-	deps := exchange.Deps{Clock: r.clock, Router: func() *router.Table { return table }, Log: &r.log, Metrics: &r.metrics, Trace: o.trace}
+	deps := exchange.Deps{Clock: r.clock, Router: func() *router.Table { return table }, Log: &r.log, Metrics: &r.metrics, Trace: o.trace, Upgrades: o.upgrade}
 	if o.inbound {
 		opts := upstream.DefaultOptions()
 		opts.Dial = dial

@@ -116,6 +116,26 @@ func (t *Transcript) Host() []byte { return t.req.authority.of(t.buf) }
 // Length is what content-length says, -1 without.
 func (t *Transcript) Length() int64 { return t.message().length }
 
+// Connect reports whether the request is a CONNECT, whose target is an authority.
+func (t *Transcript) Connect() bool { return !t.answer && t.req.connect }
+
+// Upgrade is the protocol that a request asks for, or a 101 consents to; nil without.
+func (t *Transcript) Upgrade() []byte {
+	m := t.message()
+	if !m.upgrading {
+		return nil
+	}
+	for i := range m.fields {
+		if f := &m.fields[i]; f.kind == syntax.Upgrade {
+			return f.value.of(t.buf)
+		}
+	}
+	return nil
+}
+
+// Tunnel says that what follows the head is no HTTP: Body returns it as it comes.
+func (t *Transcript) Tunnel() { t.body.begin(untilClose, 0) }
+
 // GRPC reports whether the message's content is gRPC's.
 func (t *Transcript) GRPC() bool { return t.answer && t.res.grpc || !t.answer && t.req.grpc }
 

@@ -60,6 +60,7 @@ var (
 	flags        = desc("response_flags_total", "Requests and connections by response flag, as in the access log.", "listener", "direction", "flag")
 	accepted     = desc("downstream_connections_total", "Connections that were accepted.", "listener", "direction")
 	active       = desc("downstream_connections", "Connections that are open.", "listener", "direction")
+	tunnels      = desc("tunnels", "Connections and streams that have changed their protocol, and are open.", "listener", "direction")
 	retries      = desc("retries_total", "Attempts beyond a request's first.", "listener")
 	hedges       = desc("hedges_total", "Attempts that began while another of their request was overdue, by what became of them.", "listener", "result")
 	malformed    = desc("malformed_requests_total", "Requests that were refused for their form.", "listener", "direction")
@@ -164,6 +165,7 @@ func (e emitter) listener(l Listener) {
 		open += m.Connections.Load()
 		e.counter(malformed, m.Malformed.Load(), name, way)
 		e.counter(badAnswers, m.BadAnswers.Load(), name, way)
+		e.gauge(tunnels, float64(m.Tunnels.Load()), name, way)
 		if !r.inbound {
 			e.counter(retries, m.Retries.Load(), name)
 			won := m.HedgesWon.Load()

@@ -228,6 +228,7 @@ func TestRequestsAreCountedByRouteStatusAndFlag(t *testing.T) {
 	m.Retries.Store(4)
 	m.Hedges.Store(3)
 	m.HedgesWon.Store(2)
+	m.Tunnels.Store(1)
 	c := telemetry.NewCollector(telemetry.Source{
 		Version: "v1",
 		Listeners: func() []telemetry.Listener {
@@ -252,6 +253,9 @@ overhear_response_flags_total{direction="outbound",flag="URX",listener="web"} 1
 # HELP overhear_retries_total Attempts beyond a request's first.
 # TYPE overhear_retries_total counter
 overhear_retries_total{listener="web"} 4
+# HELP overhear_tunnels Connections and streams that have changed their protocol, and are open.
+# TYPE overhear_tunnels gauge
+overhear_tunnels{direction="outbound",listener="web"} 1
 # HELP overhear_hedges_total Attempts that began while another of their request was overdue, by what became of them.
 # TYPE overhear_hedges_total counter
 overhear_hedges_total{listener="web",result="lost"} 1
@@ -264,7 +268,7 @@ overhear_config_reloads_total{result="refused"} 2
 # TYPE overhear_control_plane_connected gauge
 overhear_control_plane_connected{stream="ads"} 1
 overhear_control_plane_connected{stream="report"} 0
-`), "overhear_http_server_requests_total", "overhear_response_flags_total", "overhear_retries_total", "overhear_hedges_total", "overhear_config_reloads_total", "overhear_control_plane_connected")
+`), "overhear_http_server_requests_total", "overhear_response_flags_total", "overhear_retries_total", "overhear_hedges_total", "overhear_tunnels", "overhear_config_reloads_total", "overhear_control_plane_connected")
 	if err != nil {
 		t.Error(err)
 	}

@@ -54,6 +54,16 @@ func (d *direction) connect(src, dst net.Conn, spliced bool) {
 	d.src, d.dst, d.spliced = src, dst, spliced && from && to
 }
 
+// run passes ahead on, and then copies.
+func (d *direction) run(ahead []byte) (stop, error) {
+	if len(ahead) > 0 {
+		if err := d.pass(ahead); err != nil {
+			return writeFailed, err
+		}
+	}
+	return d.copy()
+}
+
 // copy moves bytes until src ends or one of them fails.
 func (d *direction) copy() (stop, error) {
 	buffer := d.small[:]

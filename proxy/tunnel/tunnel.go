@@ -38,8 +38,9 @@ const (
 type Tunnel struct {
 	Client net.Conn
 	Server *upstream.Conn
-	// Early is what the client has sent so far.
-	Early []byte
+	// ToServer and ToClient go ahead of what is read: the client has sent the one
+	// already, and is owed the other.
+	ToServer, ToClient []byte
 	// Idle ends a tunnel in which nothing has moved for so long, up to a quarter longer;
 	// 0 is never.
 	Idle time.Duration
@@ -103,15 +104,7 @@ func (t *Tunnel) Spliced() int64  { return t.up.bulk + t.down.bulk }
 func (t *Tunnel) Asked() bool { return t.up.began.Load() }
 
 func (t *Tunnel) fromClient() {
-	how, err := writeFailed, error(nil)
-	if len(t.Early) > 0 {
-		err = t.up.pass(t.Early)
-		t.Early = nil
-	}
-	if err == nil {
-		how, err = t.up.copy()
-	}
-	switch how {
+	switch how, err := t.up.run(t.ToServer); how {
 	case endOfStream:
 		t.Ended(ClientDone, nil)
 		t.up.finish()
@@ -123,7 +116,7 @@ func (t *Tunnel) fromClient() {
 }
 
 func (t *Tunnel) fromServer() {
-	switch how, err := t.down.copy(); how {
+	switch how, err := t.down.run(t.ToClient); how {
 	case endOfStream:
 		t.Ended(ServerDone, nil)
 		t.down.finish()
