@@ -1,6 +1,7 @@
 package merge
 
 import (
+	"cmp"
 	"flag"
 	"fmt"
 	"runtime"
@@ -14,8 +15,11 @@ var full = flag.Bool("full", false, "benchmark the table with 10000 reporters x 
 
 type size struct {
 	reporters, endpoints int
-	sick                 int // one endpoint in so many; 0: in ten
+	sick                 float64 // share of the endpoints; 0: a tenth
 }
+
+// fails says whether endpoint i is sick.
+func (s size) fails(i int) bool { return float64(i%100) < 100*cmp.Or(s.sick, 0.1) }
 
 func sizes() []size {
 	if *full {
@@ -63,7 +67,7 @@ func populate(b *testing.B, s size) *population {
 	return p
 }
 
-// round lets every reporter tell of every endpoint, of which one in ten is sick.
+// round lets every reporter tell of every endpoint, of which some are sick.
 // All reporters share their cells: what is measured is the table.
 func (p *population) round() (accepted int) {
 	p.seq++
@@ -73,7 +77,7 @@ func (p *population) round() (accepted int) {
 		c := &cells[i]
 		c.Counts.N += 10
 		c.LastOK, c.LastOKStart = p.now, p.now-ms
-		if i%10 == 0 {
+		if p.size.fails(i) {
 			c.Counts.Server += 3
 			c.Score = 1
 		}
@@ -114,7 +118,7 @@ func BenchmarkTable(b *testing.B) {
 					p.seq++
 					for j := range cells {
 						cells[j].Counts.N += 10
-						if j%10 == 0 {
+						if s.fails(j) {
 							cells[j].Counts.Server += 3
 						}
 					}
@@ -152,6 +156,36 @@ func BenchmarkTable(b *testing.B) {
 		b.ReportMetric(float64(inUse()-before)/n, "B/endpoint")
 		runtime.KeepAlive(p)
 	})
+}
+
+// A Step at which a large part of a large group is over its threshold, and none may
+// leave: the caps must not look at the whole group for each of them.
+func BenchmarkDecide(b *testing.B) {
+	for _, n := range []int{1000, 2000, 4000} {
+		b.Run(fmt.Sprint(n), func(b *testing.B) {
+			p := populate(b, size{reporters: 4, endpoints: n, sick: 0.4})
+			var took []time.Duration
+			held := 0
+			for b.Loop() {
+				p.round()
+				p.now += DefaultPolicy().PollWait // nobody answers
+				began := time.Now()
+				p.Step(p.now)
+				took = append(took, time.Since(began))
+				held = 0
+				for _, e := range p.endpoints {
+					if e.refusal.why == "cap" && e.refusal.until == p.now+fullFor {
+						held++
+					}
+				}
+			}
+			slices.Sort(took)
+			b.ReportMetric(0, "ns/op")
+			b.ReportMetric(float64(took[0].Microseconds())/1e3, "step-best-ms")
+			b.ReportMetric(float64(took[len(took)/2].Microseconds())/1e3, "step-median-ms")
+			b.ReportMetric(float64(held), "held")
+		})
+	}
 }
 
 // inUse is how much of the heap is.

@@ -14,14 +14,14 @@ import (
 // a share of it, never the last, in the eyes of the fleet and of each zone. Hard
 // failures may exceed the share while those who stay can carry the load: an
 // endpoint that refuses connections carries nothing anyhow.
-func (g *group) mayLeave(e *endpoint, s Scope, hard bool, now time.Duration) (bool, string) {
-	n := g.judged()
-	for _, view := range g.views(s) {
+func (c *census) mayLeave(e *endpoint, s Scope, hard bool, now time.Duration) (bool, string) {
+	n := c.judged
+	for _, view := range c.concerned(s) {
 		if e.out(view) {
 			continue // already counted
 		}
-		out := g.countOut(view) + 1
-		limit := g.service.policy.Outlier.Cap(n)
+		out := c.outOf(view) + 1
+		limit := c.g.service.policy.Outlier.Cap(n)
 		switch {
 		case out >= n:
 			return false, fmt.Sprintf("it is the last usable one of %d endpoints%s", n, view.eyes())
@@ -29,13 +29,13 @@ func (g *group) mayLeave(e *endpoint, s Scope, hard bool, now time.Duration) (bo
 		case !hard:
 			return false, fmt.Sprintf("with it %d of %d endpoints would be out%s, and at most %d may be", out, n, view.eyes(), limit)
 		default:
-			load, room := g.load(e, view, now)
+			load, room := c.load(e, view, now)
 			if load > room {
 				return false, fmt.Sprintf("without it each of the %d that are left%s would get %.0f requests/s, and %.0f/s is the most that they should", n-out, view.eyes(), load, room)
 			}
 		}
 	}
-	return true, fmt.Sprintf("%d of the service's %d endpoints were out before", g.countOut(s), n)
+	return true, fmt.Sprintf("%d of the service's %d endpoints were out before", c.outOf(s), n)
 }
 
 // eyes says in whose eyes something is so, where it is not so for everybody.
@@ -46,12 +46,9 @@ func (s Scope) eyes() string {
 	return " for callers in zone " + string(s)
 }
 
-// views lists whose eyes a verdict of that scope concerns: those of the zone, or
-// of the fleet and of every zone that has verdicts of its own.
-func (g *group) views(s Scope) []Scope {
-	if s != Fleet {
-		return []Scope{s}
-	}
+// views lists in whose eyes endpoints may be out: those of the fleet, and of every zone
+// that has verdicts of its own.
+func (g *group) views() []Scope {
 	views := []Scope{Fleet}
 	for _, e := range g.endpoints {
 		for _, z := range e.zones {
@@ -75,28 +72,6 @@ func (g *group) countOut(view Scope) int {
 	return n
 }
 
-// load is what each remaining endpoint would carry if e left, and the most that
-// it should.
-func (g *group) load(e *endpoint, view Scope, now time.Duration) (load, room float64) {
-	total, peak := 0.0, 0.0
-	left := 0
-	for _, o := range g.endpoints {
-		if o.leaving() {
-			continue
-		}
-		o.series.advance(now)
-		total += o.settledRate(now)
-		if o != e && !o.out(view) {
-			left++
-			peak += slices.Max(o.peaks[:])
-		}
-	}
-	if left == 0 || peak == 0 {
-		return 0, math.Inf(1) // nothing is known of what they can carry
-	}
-	return total / float64(left), g.service.policy.Outlier.Headroom * peak / float64(left)
-}
-
 // settledRate is the attempts per second of the newest ten seconds that all
 // reporters have told of.
 func (e *endpoint) settledRate(now time.Duration) float64 {
@@ -111,7 +86,7 @@ func (e *endpoint) settledRate(now time.Duration) float64 {
 func (t *Table) takeBack(g *group, now time.Duration) {
 	n := g.judged()
 	wanted := int(math.Ceil(float64(n) * g.service.policy.Outlier.Panic))
-	for _, view := range g.views(Fleet) {
+	for _, view := range g.views() {
 		if n-g.countOut(view) >= wanted {
 			continue
 		}

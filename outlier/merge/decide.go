@@ -73,10 +73,13 @@ func (t *Table) decide(g *group, look []*endpoint, now time.Duration) {
 			}
 		}
 	}
+	g.scores = scores{}
 	for _, e := range look {
+		g.scores.move(e, -1)
 		if c := t.rowCandidate(e, now); c != nil {
 			list = append(list, c)
 		}
+		g.scores.move(e, 1)
 	}
 	slices.SortFunc(list, func(a, b *candidate) int {
 		return cmp.Or(cmp.Compare(hardFirst(a.rule), hardFirst(b.rule)), -cmp.Compare(a.score, b.score), compareEndpoints(a.e, b.e))
@@ -86,7 +89,7 @@ func (t *Table) decide(g *group, look []*endpoint, now time.Duration) {
 		if slices.Contains(left, c.e) {
 			continue // by a harder rule: one fault is one ejection on its record
 		}
-		if ok, detail := g.mayLeave(c.e, c.scope, c.rule == outlier.RuleHard, now); !c.guard("cap", ok, "%s", detail) {
+		if ok, detail := t.census(g).mayLeave(c.e, c.scope, c.rule == outlier.RuleHard, now); !c.guard("cap", ok, "%s", detail) {
 			t.refuse(c, "cap", now)
 			continue
 		}
@@ -272,16 +275,7 @@ func lowMedian(list []float64) float64 {
 // gather waits a moment if many others have a score as well.
 func (t *Table) gather(c *candidate, g *group, now time.Duration) *candidate {
 	e := c.e
-	others, scored := 0, 0
-	for _, o := range g.endpoints {
-		if o == e || o.leaving() || o.fleet.state.Out() {
-			continue
-		}
-		others++
-		if o.fast.open && o.fast.last.h > 0 && 4*o.fast.last.t > o.fast.last.h {
-			scored++
-		}
-	}
+	others, scored := g.scores.besides(e)
 	wanted := max(2, int(math.Ceil(0.3*float64(others))))
 	if others < 2 {
 		wanted = others
@@ -305,19 +299,14 @@ func (t *Table) gather(c *candidate, g *group, now time.Duration) *candidate {
 // smallGroup guards the last two: with one neighbour there is no group to compare
 // with, so the neighbour must be visibly well.
 func (t *Table) smallGroup(e *endpoint, now time.Duration) (bool, string) {
+	if t.census(e.group).judged != 2 {
+		return true, ""
+	}
 	var other *endpoint
-	n := 0
 	for _, o := range e.group.endpoints {
-		if o.leaving() {
-			continue
-		}
-		n++
-		if o != e {
+		if o != e && !o.leaving() {
 			other = o
 		}
-	}
-	if n != 2 {
-		return true, ""
 	}
 	w, own := &other.fast, &e.fast.last
 	switch {

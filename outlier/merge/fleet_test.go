@@ -321,7 +321,7 @@ func (f *fleet) step() {
 func (f *fleet) check() {
 	for _, s := range f.table.services {
 		for _, g := range s.groups {
-			for _, view := range g.views(Fleet) {
+			for _, view := range g.views() {
 				if n := g.judged(); n > 0 && g.countOut(view) >= n {
 					f.tb.Fatalf("at %v the %s has no usable endpoint of %s left", f.now, view, s.name)
 				}

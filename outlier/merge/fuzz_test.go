@@ -129,7 +129,7 @@ func FuzzTable(f *testing.F) {
 			for _, s := range table.services {
 				for _, g := range s.groups {
 					n := g.judged()
-					for _, view := range g.views(Fleet) {
+					for _, view := range g.views() {
 						if out := g.countOut(view); n > 0 && out >= n {
 							t.Fatalf("%d of %d are out for the %s", out, n, view)
 						}

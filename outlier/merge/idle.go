@@ -295,7 +295,7 @@ func (t *Table) idleDown(e *endpoint, now time.Duration) {
 	}
 	c := &candidate{e: e, rule: outlier.RuleIdle, scope: Fleet}
 	c.reason = fmt.Sprintf("it has no traffic, and %d pings by %s went unanswered", misses, machines(len(i.missed)))
-	ok, detail := e.group.mayLeave(e, Fleet, false, now)
+	ok, detail := t.census(e.group).mayLeave(e, Fleet, false, now)
 	if !c.guard("cap", ok, "%s", detail) {
 		t.tell(c, "cap", now)
 		return

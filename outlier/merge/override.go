@@ -59,7 +59,7 @@ func (t *Table) Release(k Key, now time.Duration) error {
 // zone's eyes.
 func (e *endpoint) lastUsable() bool {
 	g := e.group
-	for _, view := range g.views(Fleet) {
+	for _, view := range g.views() {
 		if !e.out(view) && g.countOut(view)+1 >= g.judged() {
 			return true
 		}

@@ -77,7 +77,7 @@ func (t *Table) shares(e *endpoint, r *record, now time.Duration) {
 	users := slices.DeleteFunc(t.users(e, r.scope, now), func(c *reporter) bool { return slices.Contains(tr.shut, c.domain) })
 	all := 0.0
 	for _, c := range users {
-		all += fairRate(e, c)
+		all += t.fairRate(e, c)
 	}
 	boost := float64(int(1) << min(tr.doubled, 6))
 	target := min(p.Outlier.ProbationRate, 0.1*all) * boost
@@ -105,7 +105,7 @@ func (t *Table) shares(e *endpoint, r *record, now time.Duration) {
 		if !slices.Contains(domains, c.domain) {
 			domains = append(domains, c.domain)
 		}
-		rate += fairRate(e, c)
+		rate += t.fairRate(e, c)
 	}
 	weight := 0.1 * boost
 	if rate > 0 {

@@ -104,7 +104,7 @@ func TestTheFirstSuccessOfATrialComesSoonHoweverManySidecarsThereAre(t *testing.
 		e, begun := f.table.endpoints[f.targets[2].Key], f.now
 		rate := 0.0
 		for _, c := range e.fleet.trial.chosen {
-			rate += fairRate(e, c)
+			rate += f.table.fairRate(e, c)
 		}
 		if callers == 500 && (rate < firstRate || rate > 1.2*firstRate) {
 			t.Errorf("%d callers: those who try it first make %.1f attempts per second, want %d", callers, rate, firstRate)

@@ -67,7 +67,13 @@ func (t *Table) set(e *endpoint, r *record, to outlier.State, rule outlier.Rule,
 	t.epoch++
 	t.cancel(r.orders)
 	r.orders = nil
+	g := e.group
+	g.census.move(e, -1)
 	r.state, r.rule, r.epoch, r.since, r.forgave = to, rule, t.epoch, now, now
+	g.census.move(e, 1)
+	if r.scope != Fleet {
+		g.census = nil // a zone may have come that had no verdicts of its own
+	}
 	r.rampFrom = 0
 	if r.explain.Service == "" {
 		r.explain = t.explainBase(e, r, now)

@@ -39,7 +39,7 @@ func (t *Table) suspend(e *endpoint, s Scope, now time.Duration) {
 	}
 	c := &candidate{e: e, rule: outlier.RuleStalled, scope: s}
 	c.reason = fmt.Sprintf("requests to it hang at %s, and nobody has an answer", machines(t.domainsOf(string(s), e.susp.stalled, e.susp.hard)))
-	ok, detail := e.group.mayLeave(e, s, false, now)
+	ok, detail := t.census(e.group).mayLeave(e, s, false, now)
 	if !c.guard("cap", ok, "%s", detail) {
 		t.refuse(c, "cap", now)
 		e.susp.shutUntil = now + shutFor
@@ -54,7 +54,7 @@ func (t *Table) suspend(e *endpoint, s Scope, now time.Duration) {
 	rec.explain = t.explainCandidate(c, now)
 	t.set(e, rec, outlier.Suspended, outlier.RuleStalled, c.reason, now)
 	t.trickle(e, rec, now)
-	rec.ends = now + rec.trial.stands(e)
+	rec.ends = now + t.stands(e, rec.trial)
 }
 
 // keepSuspended renews or ends a suspend. The first answer ends it; so does the
@@ -69,6 +69,7 @@ func (t *Table) keepSuspended(e *endpoint, rec *record, now time.Duration) {
 		return
 	}
 	t.trickle(e, rec, now)
+	stands := t.stands(e, rec.trial)
 	for _, i := range e.hot {
 		x := e.cells[i].x
 		stalled := x.overdueAt
@@ -76,7 +77,7 @@ func (t *Table) keepSuspended(e *endpoint, rec *record, now time.Duration) {
 			stalled = max(stalled, x.probeEnd)
 		}
 		if !t.slots[e.cells[i].reporter].domain.muted(now) {
-			rec.ends = max(rec.ends, stalled+rec.trial.stands(e))
+			rec.ends = max(rec.ends, stalled+stands)
 		}
 	}
 	if now >= rec.ends {
@@ -123,7 +124,7 @@ func (t *Table) trickle(e *endpoint, rec *record, now time.Duration) {
 		}
 		r := tr.chosen[tr.turn]
 		turn := tr.cycle()
-		if fair := fairRate(e, r); fair > 0 {
+		if fair := t.fairRate(e, r); fair > 0 {
 			turn = min(turn, max(trickleGap, time.Duration(trickleChance/fair*float64(time.Second))))
 		}
 		t.out.Shares = append(t.out.Shares, Share{
@@ -145,7 +146,7 @@ func (t *Table) tricklers(e *endpoint, s Scope, now time.Duration) []*reporter {
 		if i >= trickleSidecars && rate >= float64(time.Second/trickleGap) {
 			return list[:i]
 		}
-		rate += fairRate(e, r)
+		rate += t.fairRate(e, r)
 	}
 	return list
 }
@@ -156,10 +157,10 @@ func (tr *trial) cycle() time.Duration { return time.Duration(max(len(tr.chosen)
 // stands is how long a sign of a stall holds: until the trickle, if the stall goes
 // on, must have shown the next. An attempt is made by chance, and is overdue after
 // the reporter's own D_over.
-func (tr *trial) stands(e *endpoint) time.Duration {
+func (t *Table) stands(e *endpoint, tr *trial) time.Duration {
 	rate, overdue := 0.0, time.Duration(0)
 	for _, r := range tr.chosen {
-		rate += fairRate(e, r)
+		rate += t.fairRate(e, r)
 		overdue = max(overdue, r.overdue(e))
 	}
 	if rate = min(rate, 1) / 2; rate == 0 {
@@ -170,12 +171,12 @@ func (tr *trial) stands(e *endpoint) time.Duration {
 
 // fairRate is the attempts per second that a reporter would make on e if all
 // endpoints of the group were well.
-func fairRate(e *endpoint, r *reporter) float64 {
+func (t *Table) fairRate(e *endpoint, r *reporter) float64 {
 	u := r.services[e.Key.Service]
 	if u == nil {
 		return 0
 	}
-	return u.rate / float64(max(e.group.judged(), 1))
+	return u.rate / float64(max(t.census(e.group).judged, 1))
 }
 
 // overdue is the reporter's D_over for e: the age from which it calls an attempt

@@ -122,6 +122,8 @@ type group struct {
 	usual     outlier.Usual // of baseline.Pg
 	storm     bool          // a large part of it was suspected at the last Step
 	toldFails time.Duration // when it was told that all of it fails; never: not yet
+	census    *census       // of this Step; nil: there was none yet
+	scores    scores        // of this decision
 
 	// Error rates since the beginning of each half second, as far as this Step has
 	// needed them.

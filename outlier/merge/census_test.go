@@ -1,0 +1,132 @@
+package merge
+
+import (
+	"fmt"
+	"math"
+	"math/rand/v2"
+	"slices"
+	"testing"
+	"time"
+
+	"github.com/overhear-mesh/overhear/outlier"
+)
+
+// plainMayLeave is mayLeave by somebody who looks at the whole group each time.
+func plainMayLeave(g *group, e *endpoint, s Scope, hard bool, now time.Duration) bool {
+	n := g.judged()
+	views := []Scope{s}
+	if s == Fleet {
+		views = g.views()
+	}
+	for _, view := range views {
+		out := g.countOut(view) + 1
+		switch {
+		case e.out(view), out < n && out <= g.service.policy.Outlier.Cap(n):
+		case out >= n, !hard:
+			return false
+		default:
+			if load, room := plainLoad(g, e, view, now); load > room {
+				return false
+			}
+		}
+	}
+	return true
+}
+
+func plainLoad(g *group, e *endpoint, view Scope, now time.Duration) (load, room float64) {
+	total, peak, left := 0.0, 0.0, 0.0
+	for _, o := range g.endpoints {
+		if o.leaving() {
+			continue
+		}
+		o.series.advance(now)
+		total += o.settledRate(now)
+		if o != e && !o.out(view) {
+			left++
+			peak += slices.Max(o.peaks[:])
+		}
+	}
+	if left == 0 || peak == 0 {
+		return 0, math.Inf(1)
+	}
+	return total / left, g.service.policy.Outlier.Headroom * peak / left
+}
+
+func plainBesides(e *endpoint) (others, scored int) {
+	for _, o := range e.group.endpoints {
+		if o == e || o.leaving() || o.fleet.state.Out() {
+			continue
+		}
+		others++
+		if o.fast.open && o.fast.last.h > 0 && 4*o.fast.last.t > o.fast.last.h {
+			scored++
+		}
+	}
+	return others, scored
+}
+
+func TestACensusTellsWhatALookAtTheWholeGroupWould(t *testing.T) {
+	rng := rand.New(rand.NewPCG(4, 7))
+	states := []outlier.State{outlier.In, outlier.Ejected, outlier.Suspended, outlier.Probation, outlier.Ramp}
+	zones := []string{"a", "b", "c"}
+	allowed, refused := 0, 0
+	for world := range 300 {
+		table := NewTable(DefaultConfig(), uint64(world))
+		now := time.Minute
+		var specs []Endpoint
+		for i := range 1 + rng.IntN(12) {
+			specs = append(specs, Endpoint{Key: Key{"api", fmt.Sprintf("e%02d", i)}, Draining: rng.IntN(8) == 0})
+		}
+		policy := DefaultPolicy()
+		policy.Outlier.MaxOut, policy.Outlier.Headroom = rng.Float64(), 1+rng.Float64()
+		table.SetService("api", policy, specs, now)
+		g := table.services["api"].groups[0]
+		for _, e := range g.endpoints {
+			e.series.add(now-25*time.Second, now, 100*rng.Float64(), 0)
+			if rng.IntN(3) > 0 {
+				e.peaks[0] = 5 * rng.Float64()
+			}
+		}
+		any := func() *endpoint { return g.endpoints[rng.IntN(len(g.endpoints))] }
+		for range 20 {
+			switch e := any(); rng.IntN(4) {
+			case 0: // between two Steps
+				table.steps++
+				e.Draining = !e.Draining
+			case 1:
+				e.fast.open, e.fast.last.h, e.fast.last.t = true, 10, rng.Int64N(10)
+			default:
+				s := Fleet
+				if rng.IntN(2) == 0 {
+					s = Scope(zones[rng.IntN(len(zones))])
+				}
+				table.set(e, e.record(s), states[rng.IntN(len(states))], outlier.RuleFast, "", now)
+			}
+			for _, s := range []Scope{Fleet, "a", "b", "c"} {
+				e, hard := any(), rng.IntN(2) == 0
+				got, detail := table.census(g).mayLeave(e, s, hard, now)
+				if want := plainMayLeave(g, e, s, hard, now); got != want {
+					t.Fatalf("world %d: %s may leave for the %v: %v (%s), want %v", world, e.Key, s, got, detail, want)
+				}
+				if got {
+					allowed++
+				} else {
+					refused++
+				}
+			}
+			g.scores = scores{}
+			for _, e := range g.endpoints { // as decide does
+				g.scores.move(e, -1)
+				e.fast.last.t = rng.Int64N(10)
+				others, scored := g.scores.besides(e)
+				if o, s := plainBesides(e); others != o || scored != s {
+					t.Fatalf("world %d: besides %s there are %d, %d with a score; want %d, %d", world, e.Key, others, scored, o, s)
+				}
+				g.scores.move(e, 1)
+			}
+		}
+	}
+	if allowed < 1000 || refused < 1000 {
+		t.Errorf("%d allowed and %d refused, want many of both", allowed, refused)
+	}
+}
