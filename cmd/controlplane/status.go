@@ -123,6 +123,9 @@ func notes(e controlplane.EndpointStatus) string {
 	for _, z := range e.Zones {
 		all = append(all, fmt.Sprintf("%s for callers in %s (%s)", z.State, z.Zone, z.Rule))
 	}
+	if e.Weight > 0 {
+		all = append(all, fmt.Sprintf("slow: %.0f%% of its share", 100*e.Weight))
+	}
 	if e.Suspected {
 		all = append(all, "others are being asked about it")
 	}

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"fmt"
 	"io"
 	"maps"
@@ -61,7 +62,7 @@ var headline = map[outlier.State]string{
 
 // stateMeans says what a state is for traffic.
 var stateMeans = map[outlier.State]string{
-	outlier.In:        "it takes its full share",
+	outlier.In:        "it takes its full share of the traffic",
 	outlier.Suspended: "answers are overdue: no traffic but a trickle, and the first answer ends it",
 	outlier.Ejected:   "no traffic; it waits before anybody asks it again",
 	outlier.Probing:   "no traffic; sidecars probe it",
@@ -95,7 +96,7 @@ func printWhy(w io.Writer, why controlplane.Why) error {
 	for _, z := range e.Zones {
 		p.printf(",\nbut %s for callers in zone %s, since %s ago", headline[z.State], z.Zone, span(time.Duration(z.Since)))
 	}
-	p.printf("\n%s\n\n", stateMeans[worst(e)])
+	p.printf("\n%s\n\n", meaning(why))
 	p.table(func(line func(string, ...any)) {
 		row := func(name, format string, args ...any) { line("%s\t%s", name, fmt.Sprintf(format, args...)) }
 		printPlace(row, why)
@@ -105,15 +106,24 @@ func printWhy(w io.Writer, why controlplane.Why) error {
 		for i, finding := range x.Findings {
 			row(first(i, "Findings"), "%s", finding)
 		}
+		printAvoiders(row, x)
 		if x.N > 0 {
 			row("Record", "%s; each doubles the next wait", count(x.N, "ejection"))
 		}
 		row("Next", "%s", next(x))
 		for i, event := range why.Events {
-			row(first(i, "History"), "%s  %s", clock(event.Time, why.Now), event.Text)
+			row(first(i, "History"), "%s  %s", clock(event.Time, why.Now), strings.TrimPrefix(event.Text, e.Service+"/"+e.Instance+": "))
 		}
 	})
 	return p.err
+}
+
+// meaning says what the state is for traffic.
+func meaning(why controlplane.Why) string {
+	if w := why.Endpoint.Weight; w > 0 && worst(why.Endpoint) == outlier.In {
+		return fmt.Sprintf("it is slow, and gets %.0f%% of its share", 100*w)
+	}
+	return stateMeans[worst(why.Endpoint)]
 }
 
 // worst is the state that needs an explanation: the fleet's, or that of the first
@@ -165,7 +175,13 @@ func printEvidence(row func(name, format string, args ...any), why controlplane.
 		if len(x.Witnesses) > 0 {
 			against = "its answers say nothing against it"
 		}
-		row("Evidence", "%s: %s, %s of them fail lately, %s in its group", against, rate(x.Rate), percent(why.Endpoint.ErrorRate), percent(x.Pg))
+		if why.Endpoint.Weight > 0 {
+			against = "nothing fails more than it should"
+		}
+		if recent := why.Endpoint.Recent; recent.K > 0 {
+			against = fmt.Sprintf("%d of about %d attempts failed in the last %s, not enough to speak against it", recent.K, recent.N, span(time.Duration(recent.Within)))
+		}
+		row("Evidence", "%s; it gets %s, and its group's usual error rate is %s", against, rate(x.Rate), usual(x))
 	default:
 		row("Evidence", "no traffic speaks of it")
 	}
@@ -179,15 +195,15 @@ func printEvidence(row func(name, format string, args ...any), why controlplane.
 		if x.T < x.Threshold {
 			reached = "not reached"
 		}
-		row("Score", "%.1f of the %.1f that a verdict takes (%s), without the loudest fault domain, which alone says %.1f", x.T, x.Threshold, reached, x.LargestC)
+		row("Score", "%.1f, and a verdict takes %.1f (%s); the loudest machine alone adds %.1f, which is left out, for it may be broken itself", x.T, x.Threshold, reached, x.LargestC)
 		if c.K == 0 {
 			row("", "nothing fails any more: it falls with each answer")
 		}
-		row("Measure", "normal is up to %s failing, broken is %s; the group's usual rate is %s, its neighbours now %s",
-			percent(x.P0), percent(x.P1), percent(x.Pg), percent(x.W))
+		row("Measure", "normal is up to %s failing, broken is %s; the group's usual rate is %s, and its neighbours now fail %s",
+			percent(x.P0), percent(x.P1), usual(x), percent(x.W))
 	}
 	if x.Reporters > 0 {
-		row("Reporters", "%s with evidence, %s against it", count(x.Reporters, "sidecar"), count(x.Domains, "fault domain"))
+		row("Seen by", "%s with attempts on it; it looks bad from %s", count(x.Reporters, "sidecar"), count(x.Domains, "machine"))
 	}
 	rest := c
 	for _, r := range x.Top {
@@ -208,7 +224,7 @@ func printEvidence(row func(name, format string, args ...any), why controlplane.
 		row("Muted", "%s: bad towards everybody, so not believed", strings.Join(x.Muted, ", "))
 	}
 	for i, witness := range x.Witnesses {
-		row(first(i, "Witnesses"), "%s%s by %s, %s level, %s before", witness.Reporter, in(witness.Zone), witness.Kind, witness.Level, span(time.Duration(witness.Age)))
+		row(first(i, "Witnesses"), "%s%s: %s (%s level), %s", witness.Reporter, in(witness.Zone), cmp.Or(witnessed[witness.Kind], witness.Kind), witness.Level, when(x, witness.Age))
 	}
 	for i, p := range x.Probes {
 		took := ""
@@ -232,9 +248,9 @@ func printTrial(row func(name, format string, args ...any), x merge.Explanation)
 	trial := x.Trial
 	how := "goes on"
 	if x.State != "probation" {
-		how = "was failed"
+		how = "failed"
 	}
-	row("Test", "%s: %s, %d failed (%s), score %.1f: in again at 0, out at %.0f", how, count(int(trial.Counts.N), "request"),
+	row("Test", "%s after %s, of which %d failed (%s): score %.1f, in again at 0 and out at %.0f", how, count(int(trial.Counts.N), "request"),
 		trial.Counts.K, kinds(trial.Counts), trial.Score, trial.Out)
 	row("", "as good as its group is up to %s failing, still bad %s", percent(trial.P0), percent(trial.P1))
 	for _, r := range trial.Reporters {
@@ -243,15 +259,53 @@ func printTrial(row func(name, format string, args ...any), x merge.Explanation)
 		}
 	}
 	if len(trial.Replaced) > 0 {
-		row("", "%s spoke against it alone: others try", strings.Join(trial.Replaced, ", "))
+		row("", "%s alone saw it fail: others have taken over", strings.Join(trial.Replaced, ", "))
 	}
+}
+
+// witnessed says how a witness knows.
+var witnessed = map[string]string{
+	"traffic": "its own request failed",
+	"probe":   "its probe failed",
+	"overdue": "its own request hangs",
+	"own":     "it stands beside the endpoint, and its application takes no connection",
+}
+
+// avoidersShown is how many sidecars are named that have taken an endpoint out alone.
+const avoidersShown = 5
+
+// printAvoiders writes who keeps away by its own judgement.
+func printAvoiders(row func(name, format string, args ...any), x merge.Explanation) {
+	for i, a := range x.Avoiders[:min(len(x.Avoiders), avoidersShown)] {
+		row(first(i, "Locally"), "%s%s has it %s by its own evidence, whatever the fleet believes (told %s ago)", a.Reporter, in(a.Zone), a.State, span(time.Duration(a.Told)))
+	}
+	if more := len(x.Avoiders) - avoidersShown; more > 0 {
+		row("", "and so have %d more", more)
+	}
+}
+
+// usual is the error rate that a group is used to.
+func usual(x merge.Explanation) string {
+	if !x.PgMeasured {
+		return "not measured yet (" + percent(x.Pg) + " is assumed)"
+	}
+	return percent(x.Pg)
+}
+
+// when says how old evidence is: for an endpoint that is in, now, else as it was at the
+// verdict.
+func when(x merge.Explanation, age merge.Span) string {
+	if x.State == outlier.In.String() {
+		return span(time.Duration(age)) + " ago"
+	}
+	return span(time.Duration(age)) + " before the verdict"
 }
 
 // printGuards writes what each guard said, and of one that held a verdict back that it
 // did.
 func printGuards(row func(name, format string, args ...any), x merge.Explanation) {
 	for i, g := range x.Guards {
-		verdict := "let it pass"
+		verdict := "passed"
 		if !g.Pass {
 			verdict = "HOLDS IT BACK"
 			if g.Age > 0 {
@@ -297,7 +351,7 @@ func printScores(row func(name, format string, args ...any), why controlplane.Wh
 		}
 		from, to := clock(begin.At, why.Now), clock(end.At, why.Now)
 		row("", "%8s%s%*s", "", from, plotColumns-len(from), to)
-		row("", "at the end %.1f; ░ is with the loudest fault domains, %.1f", end.T, end.Sum)
+		row("", "at the end %.1f; ░ is with the loudest machine, %.1f", end.T, end.Sum)
 	}
 }
 

@@ -20,7 +20,7 @@ func (t *Table) explainBase(e *endpoint, r *record, now time.Duration) Explanati
 	x := Explanation{
 		Service: e.Key.Service, Instance: e.Key.Instance, Labels: e.Labels, Scope: r.scope,
 		State: r.state.String(), Epoch: r.epoch, Rule: r.rule.String(), N: r.n, Since: Span(now - r.since),
-		Pg: e.group.baseline.Pg, Rate: e.rate, Override: e.override, Avoiders: t.avoiders(e, now),
+		Pg: e.group.baseline.Pg, PgMeasured: e.group.measured(), Rate: e.rate, Override: e.override, Avoiders: t.avoiders(e, now),
 	}
 	for _, d := range t.domains {
 		if d.muted(now) {
@@ -346,8 +346,7 @@ func (t *Table) Status(now time.Duration) []ServiceStatus {
 			}
 		}
 		if len(s.groups) > 0 {
-			b := s.groups[0].baseline
-			st.Pg, st.Measured = b.Pg, b.Attempts >= measuredFrom*int64(max(b.Endpoints, 1))
+			st.Pg, st.Measured = s.groups[0].baseline.Pg, s.groups[0].measured()
 		}
 		for e := range s.endpoints {
 			one := e.status(now)

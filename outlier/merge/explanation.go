@@ -49,8 +49,10 @@ type Explanation struct {
 	P0        float64         `json:"p0,omitempty"`
 	P1        float64         `json:"p1,omitempty"`
 	Pg        float64         `json:"p_g,omitempty"`
-	W         float64         `json:"w,omitempty"`
-	Rate      float64         `json:"rate,omitempty"` // attempts per second on the endpoint
+	// PgMeasured is false while most of Pg is what is assumed of a new service.
+	PgMeasured bool    `json:"p_g_measured"`
+	W          float64 `json:"w,omitempty"`
+	Rate       float64 `json:"rate,omitempty"` // attempts per second on the endpoint
 
 	// Weight is the part of its share that the endpoint gets for being slow; 0: all of it.
 	Weight float64 `json:"weight,omitempty"`

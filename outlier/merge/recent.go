@@ -38,6 +38,11 @@ func (e *endpoint) recent(now time.Duration) Recent {
 // with fewer, most of it is what every endpoint is taken for at first.
 const measuredFrom = 100
 
+// measured says whether the usual error rate of a group is more than an assumption.
+func (g *group) measured() bool {
+	return g.baseline.Attempts >= measuredFrom*int64(max(g.baseline.Endpoints, 1))
+}
+
 // Avoider is a reporter that keeps its traffic off an endpoint by its own judgement,
 // whatever the fleet believes.
 type Avoider struct {

@@ -21,13 +21,25 @@ func reason(v merge.Verdict) string {
 	return v.Rule.String()
 }
 
-// objection is the same of one that was held back, with what held it back.
+// objection is the same of one that was held back, after what held it back.
 func objection(v merge.Verdict) string {
 	text := reason(v)
 	if n := len(v.Explain.Guards); n > 0 && !v.Explain.Guards[n-1].Pass {
-		text = v.Explain.Guards[n-1].Detail + "; " + text
+		text = v.Explain.Guards[n-1].Detail + "; against it speaks: " + text
 	}
-	return text
+	return text + next(v)
+}
+
+// next is what comes after a verdict and when, if that is known.
+func next(v merge.Verdict) string {
+	x := v.Explain
+	switch {
+	case x.Next == "":
+		return ""
+	case x.ETA > 0:
+		return fmt.Sprintf("; next: %s, in %v", x.Next, time.Duration(x.ETA).Round(time.Millisecond))
+	}
+	return "; next: " + x.Next
 }
 
 // scopeClass is the scope as a label of a metric: zones are many.
@@ -50,7 +62,7 @@ func whom(s merge.Scope) string {
 func (l *loop) tell(c merge.Change) {
 	v := c.Verdict
 	kind, message := "verdict", "verdict"
-	text := fmt.Sprintf("%s: %s -> %s for %s, %s: %s", v.Key, c.From, c.To, whom(v.Scope), v.Rule, reason(v))
+	text := fmt.Sprintf("%s: %s for %s (was %s), rule %s: %s%s", v.Key, c.To, whom(v.Scope), c.From, v.Rule, reason(v), next(v))
 	if c.Refused != "" {
 		kind, message = "refused", "verdict held back"
 		text = fmt.Sprintf("%s: stays %s for %s and is not %s, held back by %s: %s", v.Key, c.From, whom(v.Scope), c.To, c.Refused, objection(v))
@@ -78,13 +90,7 @@ func (l *loop) tell(c merge.Change) {
 type why struct{ merge.Verdict }
 
 func (w why) MarshalText() ([]byte, error) {
-	text := objection(w.Verdict)
-	if x := w.Explain; x.Next != "" {
-		if text += "; next: " + x.Next; x.ETA > 0 {
-			text += ", in " + time.Duration(x.ETA).Round(time.Millisecond).String()
-		}
-	}
-	return []byte(text), nil
+	return []byte(objection(w.Verdict)), nil
 }
 
 func (w why) MarshalJSON() ([]byte, error) { return json.Marshal(w.Explain) }
@@ -108,7 +114,7 @@ func (l *loop) note(e merge.Event) {
 		text = string(e.Kind)
 	}
 	if e.Reporter != "" {
-		text = e.Reporter + ": " + text
+		text = e.Reporter + " " + text
 	}
 	if e.Key != (merge.Key{}) {
 		text = e.Key.String() + ": " + text

@@ -30,7 +30,7 @@ func TestALogSaysWhyInASentenceToPeopleAndAsDataToPrograms(t *testing.T) {
 				Reason: "9 of 18 attempts failed", T: 15.1, Next: "judged again, if the evidence still says so", ETA: merge.Span(time.Second),
 				Guards: []merge.Guard{{Name: "group", Pass: true}, {Name: "cap", Detail: "fleet: 4 of 6 endpoints would be out, 3 may be"}},
 			},
-			`why="fleet: 4 of 6 endpoints would be out, 3 may be; 9 of 18 attempts failed; next: judged again, if the evidence still says so, in 1s"`,
+			`why="fleet: 4 of 6 endpoints would be out, 3 may be; against it speaks: 9 of 18 attempts failed; next: judged again, if the evidence still says so, in 1s"`,
 		},
 	} {
 		v := merge.Verdict{Key: merge.Key{Service: "api", Instance: "api-1"}, State: outlier.Ejected, Rule: outlier.RuleFast, Explain: tc.explain}
