@@ -128,6 +128,7 @@ func (s *Sidecar) applyLocked(ctx context.Context, cfg config.Config) error {
 			impatient(patience, route)
 			used[route.ClusterName] = true
 		}
+		tables[i].Inherit(d.table.Load())
 		d.table.Store(tables[i])
 	}
 	for c, timeout := range patience {

@@ -78,6 +78,9 @@ type ControlPlane struct {
 	Insecure bool `yaml:"insecure"`
 	// Clusters to ask for. Default: all that the control plane offers.
 	Clusters []string `yaml:"clusters"`
+	// Listeners to ask for, by name, or "*" for all that the control plane offers;
+	// their routes come with them. They stand beside those of the file. Default: none.
+	Listeners []string `yaml:"listeners"`
 }
 
 // Log is the sidecar's own log, on standard error.
@@ -440,8 +443,8 @@ func (c Cluster) Specs() []cluster.Spec {
 // Validate checks what concerns several blocks; each block checks itself.
 func (c *Config) Validate() error {
 	var errs []error
-	if len(c.Outbound) == 0 && len(c.Inbound) == 0 {
-		errs = append(errs, strictyaml.Invalid("outbound", "nothing to listen on: want an outbound or inbound listener"))
+	if len(c.Outbound) == 0 && len(c.Inbound) == 0 && len(c.ControlPlane.Listeners) == 0 {
+		errs = append(errs, strictyaml.Invalid("outbound", "nothing to listen on: want an outbound or inbound listener, or control_plane.listeners"))
 	}
 	known := map[string]bool{}
 	for i, cl := range c.Clusters {
@@ -537,6 +540,14 @@ func (cp ControlPlane) Validate() error {
 			errs = append(errs, strictyaml.Invalid(field, "%s is not on this machine and the connection has no TLS: want a loopback address, or insecure: true", a))
 		}
 	}
+	if len(cp.Listeners) > 0 && len(cp.Addresses) == 0 {
+		errs = append(errs, strictyaml.Invalid("listeners", "there is nobody to ask: want addresses as well"))
+	}
+	for i, name := range cp.Listeners {
+		if name == "" || slices.Contains(cp.Listeners[:i], name) {
+			errs = append(errs, strictyaml.Invalid(fmt.Sprintf("listeners[%d]", i), "is %q: want a name, each once, or *", name))
+		}
+	}
 	return errors.Join(errs...)
 }
 
@@ -620,7 +631,7 @@ func (o Outbound) Validate() error {
 	case o.Protocol == TCP && len(o.Routes) > 0:
 		errs = append(errs, strictyaml.Invalid("routes", "tcp has nothing to match routes on: want cluster"))
 	}
-	errs = append(errs, checkDetection(o.Protocol, o.DetectTimeout), o.Upgrades.Validate())
+	errs = append(errs, router.Check(o.Routes), checkDetection(o.Protocol, o.DetectTimeout), o.Upgrades.Validate())
 	if o.MaxConnections < 0 {
 		errs = append(errs, strictyaml.Invalid("max_connections", "is %d: want 0 (no limit) or more", o.MaxConnections))
 	}

@@ -197,7 +197,7 @@ func (x *Exchange) Route(d *Deps, now time.Duration) (stall time.Duration, refus
 	case !route.Rate.Allow(now):
 		return 0, tooOften
 	case route.Redirect != nil:
-		return 0, &Refusal{Status: route.Redirect.Status, Text: "redirected by a rule", Location: route.Location("http", &q)}
+		return 0, &Refusal{Status: route.Redirect.Status, Text: "redirected by a rule", Location: route.Location(q.Scheme(), &q)}
 	case route.Respond != nil:
 		return 0, &Refusal{Status: route.Respond.Status, Text: route.Respond.Body, Asked: true}
 	case route.Cluster == nil:

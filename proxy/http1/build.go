@@ -130,7 +130,7 @@ func (c *conn) appendRequestFields(b []byte, edit *router.FieldEdit) []byte {
 				continue
 			}
 		case syntax.Trace:
-			keep = !c.srv.deps.Trace.Replaces(f.name.of(buf))
+			keep = !c.srv.deps.Trace.Replaces(f.name.of(buf), &c.Record.Trace) && (r.named == 0 || !r.drops(buf, f))
 		case syntax.Other:
 			keep = r.named == 0 || !r.drops(buf, f)
 		}

@@ -61,7 +61,7 @@ func (x *relay) encodeRequest(e *encoder) {
 				continue
 			}
 		case syntax.Trace:
-			if policy := c.srv.deps.Trace; policy != nil && policy.Replaces([]byte(f.Name)) {
+			if policy := c.srv.deps.Trace; policy != nil && policy.Replaces([]byte(f.Name), &x.Record.Trace) {
 				continue
 			}
 		}

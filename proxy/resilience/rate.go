@@ -10,7 +10,7 @@ import (
 
 // RateConfig bounds how often something may happen.
 type RateConfig struct {
-	// Rate is how many a second, on average.
+	// Rate is how many a second, on average: 0.001 to 1000000.
 	Rate float64 `yaml:"rate"`
 	// Burst is how many at once after a pause. Default: what Rate gives in a
 	// second, at least 1.
@@ -20,8 +20,8 @@ type RateConfig struct {
 // Validate checks the bounds.
 func (c RateConfig) Validate() error {
 	var errs []error
-	if !(c.Rate > 0 && c.Rate <= 1e6) {
-		errs = append(errs, strictyaml.Invalid("rate", "is %v: want more than 0 and at most 1000000 a second", c.Rate))
+	if !(c.Rate >= 1e-3 && c.Rate <= 1e6) { // with the largest burst a bucket fills up within 32 years
+		errs = append(errs, strictyaml.Invalid("rate", "is %v: want 0.001 to 1000000 a second", c.Rate))
 	}
 	if c.Burst < 0 || c.Burst > 1e6 {
 		errs = append(errs, strictyaml.Invalid("burst", "is %d: want 0 (as many as a second gives) to 1000000", c.Burst))
@@ -47,6 +47,15 @@ func NewRate(cfg RateConfig) *Rate {
 	r := &Rate{every: every, slack: time.Duration(burst-1) * every}
 	r.full.Store(-1 << 62)
 	return r
+}
+
+// Equal reports whether o is as fast, and allows as much at once. A nil Rate equals
+// only itself.
+func (r *Rate) Equal(o *Rate) bool {
+	if r == nil || o == nil {
+		return r == o
+	}
+	return r.every == o.every && r.slack == o.slack
 }
 
 // Allow takes a token, if there is one. A nil Rate allows everything.

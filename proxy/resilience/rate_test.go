@@ -18,6 +18,7 @@ func TestARateLetsABurstThroughAndThenItsRate(t *testing.T) {
 		{resilience.RateConfig{Rate: 10}, 10, 10},
 		{resilience.RateConfig{Rate: 0.5}, 1, 0},
 		{resilience.RateConfig{Rate: 1000, Burst: 1}, 1, 1000},
+		{resilience.RateConfig{Rate: 0.001, Burst: 9000}, 9000, 0},
 	} {
 		r, now := resilience.NewRate(tt.cfg), time.Hour
 		count := func(n int, every time.Duration) (allowed int) {
@@ -35,7 +36,7 @@ func TestARateLetsABurstThroughAndThenItsRate(t *testing.T) {
 		if got := count(1000, time.Millisecond); got != tt.second {
 			t.Errorf("%+v: %d in the second after, want %d", tt.cfg, got, tt.second)
 		}
-		now += time.Hour
+		now += 5000 * time.Hour
 		if got := count(10_000, 0); got != tt.burst {
 			t.Errorf("%+v: %d at once after a pause, want %d", tt.cfg, got, tt.burst)
 		}
@@ -47,7 +48,7 @@ func TestARateLetsABurstThroughAndThenItsRate(t *testing.T) {
 }
 
 func TestAWrongRateNamesTheField(t *testing.T) {
-	for _, cfg := range []resilience.RateConfig{{Rate: 0}, {Rate: -1}, {Rate: 1e9}} {
+	for _, cfg := range []resilience.RateConfig{{Rate: 0}, {Rate: -1}, {Rate: 1e9}, {Rate: 1e-12}} {
 		if err := strictyaml.Validate(&cfg); err == nil || !strings.Contains(err.Error(), "rate: is ") {
 			t.Errorf("%+v: %v, want an error about rate", cfg, err)
 		}

@@ -303,14 +303,7 @@ func (r *Route) Location(scheme string, q *Request) string {
 		host = d.Host
 	}
 	path, query, found := bytes.Cut(q.Path, []byte{'?'})
-	switch {
-	case d.Path != "":
-		path = []byte(d.Path)
-	case d.Prefix != "":
-		rest := path[min(r.matched, len(path)):]
-		path = append(joined(nil, d.Prefix, rest), rest...)
-	}
-	location := scheme + "://" + host + string(path)
+	location := scheme + "://" + host + string(r.redirected(path))
 	if found && !d.StripQuery {
 		location += "?" + string(query)
 	}

@@ -157,7 +157,7 @@ func TestWhereARedirectLeads(t *testing.T) {
 	}{
 		{router.Redirect{Scheme: "https"}, "", "/a?b", "https://h/a?b", 301},
 		{router.Redirect{Host: "other:81", Status: 302}, "", "/a?b", "http://other:81/a?b", 302},
-		{router.Redirect{Path: "/login", StripQuery: true}, "", "/a?b", "http://h/login", 301},
+		{router.Redirect{Path: "/login", StripQuery: true}, "/a", "/a?b", "http://h/login", 301},
 		{router.Redirect{Prefix: "/v2"}, "/v1", "/v1/users?x", "http://h/v2/users?x", 301},
 		{router.Redirect{Prefix: "/"}, "/v1", "/v1", "http://h/", 301},
 	} {

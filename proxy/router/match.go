@@ -22,6 +22,17 @@ type Request struct {
 	Fields Fields // nil: it has none
 }
 
+// Scheme is the one by which the client asked, as far as that is known: whoever ends TLS
+// in front of this sidecar says so in X-Forwarded-Proto.
+func (r *Request) Scheme() string {
+	if r.Fields != nil {
+		if proto, _ := r.Fields.Field("x-forwarded-proto"); strings.EqualFold(string(proto), "https") {
+			return "https"
+		}
+	}
+	return "http"
+}
+
 // Text is a condition on a string. Exactly one of Exact, Prefix, Suffix, Contains,
 // Regex and Present is given.
 type Text struct {

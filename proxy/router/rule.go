@@ -3,6 +3,7 @@ package router
 import (
 	"errors"
 	"fmt"
+	"reflect"
 	"strings"
 	"time"
 
@@ -95,6 +96,9 @@ func (r Rule) Validate() error {
 	if ways != 1 {
 		wrong("cluster", "missing: want one of cluster, clusters, redirect and respond")
 	}
+	if r.Redirect != nil || r.Respond != nil {
+		r.idle(wrong)
+	}
 	for i, s := range r.Clusters {
 		if s.Cluster == "" {
 			wrong(fmt.Sprintf("clusters[%d].cluster", i), "missing: want the name of a cluster")
@@ -159,6 +163,27 @@ func (r Rule) Validate() error {
 		wrong("per_try_timeout", "%v: want at most the timeout, %v", r.PerTryTimeout, r.Timeout)
 	}
 	return errors.Join(errs...)
+}
+
+// idle names what is without effect in a rule that asks no cluster.
+func (r Rule) idle(wrong func(field, format string, args ...any)) {
+	usual := DefaultRule()
+	for _, f := range []struct {
+		name string
+		set  bool
+	}{
+		{"rewrite", r.Rewrite != Rewrite{}},
+		{"hash", len(r.Hash) > 0},
+		{"fault", r.Fault != nil},
+		{"timeout", r.Timeout != 0 && r.Timeout != usual.Timeout},
+		{"per_try_timeout", r.PerTryTimeout != usual.PerTryTimeout},
+		{"idle_timeout", r.IdleTimeout != usual.IdleTimeout},
+		{"retry", !reflect.DeepEqual(r.Retry, usual.Retry)},
+	} {
+		if f.set {
+			wrong(f.name, "without effect: the rule asks no cluster")
+		}
+	}
 }
 
 // maxWeight is the largest weight of a share.

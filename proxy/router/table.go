@@ -140,7 +140,27 @@ func New(rules []Rule, resolve func(name string) *cluster.Cluster, ids *IDs) (*T
 	}
 	// Suffixes that match the same host have different lengths.
 	slices.SortFunc(t.suffixes, func(a, b suffix) int { return len(b.text) - len(a.text) })
+	if err := t.circles(rules); err != nil {
+		return nil, err
+	}
 	return t, nil
+}
+
+// Inherit takes over what the rules of the table before have used up of their rates,
+// as far as name and rate of a rule are the same. It must come before any request.
+func (t *Table) Inherit(before *Table) {
+	if before == nil {
+		return
+	}
+	rates := map[string]*resilience.Rate{}
+	for _, r := range before.routes {
+		rates[r.Name] = r.Rate
+	}
+	for _, r := range t.routes {
+		if old := rates[r.Name]; old != nil && old.Equal(r.Rate) {
+			r.Rate = old
+		}
+	}
 }
 
 // route is what becomes of the rule's requests for one of its clusters; "": none.

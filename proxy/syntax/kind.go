@@ -27,7 +27,7 @@ const (
 	Origin
 	ContentType
 	GRPCStatus
-	Trace // of W3C Trace Context or of B3; tracestate is passed on like any other
+	Trace // of W3C Trace Context or of B3
 )
 
 // KindOf recognises a field by length first: few names share one.
@@ -56,7 +56,7 @@ func KindOf[T text](name T) Kind {
 		if Is(name, "connection") {
 			return Connection
 		}
-		if Is(name, "x-b3-flags") {
+		if Is(name, "tracestate") || Is(name, "x-b3-flags") {
 			return Trace
 		}
 		return pick(name, "keep-alive", HopByHop)

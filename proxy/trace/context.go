@@ -11,6 +11,8 @@ type Context struct {
 	Parent SpanID // the caller's span; zero: the request begins the trace
 	Span   SpanID // the span of the request here
 	Flags  byte   // of W3C: Sampled, Random
+	// W3C: it was read from a traceparent, with which a tracestate belongs.
+	W3C bool
 }
 
 // The flags of a W3C trace context.
@@ -80,7 +82,7 @@ func parseTraceparent(v []byte) (c Context, ok bool) {
 	case !c.Valid(), c.Parent == SpanID{}:
 		return Context{}, false
 	}
-	c.Flags = flags[0] & (Sampled | Random)
+	c.Flags, c.W3C = flags[0]&(Sampled|Random), true
 	return c, true
 }
 

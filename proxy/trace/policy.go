@@ -16,7 +16,7 @@ type Format uint8
 
 // The formats.
 const (
-	W3C     Format = iota // traceparent; tracestate passes as it is
+	W3C     Format = iota // traceparent; a tracestate that belongs with it passes as it is
 	B3                    // b3
 	B3Multi               // x-b3-traceid, x-b3-spanid, x-b3-parentspanid, x-b3-sampled
 )
@@ -172,14 +172,18 @@ func (in *Incoming) Set(name, value []byte) {
 func is(name []byte, lower string) bool { return strings.EqualFold(string(name), lower) }
 
 // Replaces reports whether a request's field of that name gives way to the ones
-// that the policy writes. No policy replaces nothing.
-func (p *Policy) Replaces(name []byte) bool {
+// that the policy writes, c being the request's place. No policy replaces nothing. A
+// tracestate does not outlive its traceparent
+// (https://www.w3.org/TR/trace-context/#tracestate-header).
+func (p *Policy) Replaces(name []byte, c *Context) bool {
 	if p == nil {
 		return false
 	}
 	switch {
 	case is(name, "traceparent"):
 		return slices.Contains(p.formats, W3C)
+	case is(name, "tracestate"):
+		return !c.W3C && slices.Contains(p.formats, W3C)
 	case is(name, "b3"):
 		return slices.Contains(p.formats, B3)
 	}

@@ -140,13 +140,34 @@ func TestOnlyFieldsOfItsOwnFormatsAreReplaced(t *testing.T) {
 		"traceparent": true, "TraceParent": true, "X-B3-ParentSpanId": true, "x-b3-flags": true,
 		"b3": false, "tracestate": false, "baggage": false,
 	} {
-		if got := p.Replaces([]byte(name)); got != want {
+		if got := p.Replaces([]byte(name), &trace.Context{W3C: true}); got != want {
 			t.Errorf("%s is replaced: %v, want %v", name, got, want)
 		}
 	}
 	var none *trace.Policy
-	if none.Replaces([]byte("traceparent")) || len(none.Fields()) != 0 {
+	if none.Replaces([]byte("traceparent"), &trace.Context{}) || len(none.Fields()) != 0 {
 		t.Error("without a policy something is replaced or written")
+	}
+}
+
+func TestATracestateStaysOnlyWithItsTraceparent(t *testing.T) {
+	b3 := []byte(traceID + "-" + spanID + "-1")
+	for _, tt := range []struct {
+		name   string
+		policy *trace.Policy
+		in     trace.Incoming
+		stays  bool
+	}{
+		{"continued", policy(1, trace.W3C), trace.Incoming{Traceparent: []byte(w3c)}, true},
+		{"its traceparent is invalid", policy(1, trace.W3C), trace.Incoming{Traceparent: []byte("ff" + w3c[2:])}, false},
+		{"without a traceparent", policy(1, trace.W3C), trace.Incoming{}, false},
+		{"another format counts", policy(1, trace.B3, trace.W3C), trace.Incoming{B3: b3, Traceparent: []byte(w3c)}, false},
+		{"traceparent is not ours", policy(1, trace.B3), trace.Incoming{B3: b3}, true},
+	} {
+		c := tt.policy.Place(&tt.in)
+		if got := !tt.policy.Replaces([]byte("TraceState"), &c); got != tt.stays {
+			t.Errorf("%s: stays %v, want %v", tt.name, got, tt.stays)
+		}
 	}
 }
 
@@ -160,7 +181,7 @@ func TestPlacingARequestAllocatesNothing(t *testing.T) {
 		for _, f := range p.Fields() {
 			b = f.Append(append(b, f.Name()...), &c, c.Child(0))
 		}
-		if !p.Replaces(name) || len(b) < 200 {
+		if !p.Replaces(name, &c) || len(b) < 200 {
 			t.Fatalf("wrote %q", b)
 		}
 	}); n != 0 {
