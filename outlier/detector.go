@@ -214,8 +214,12 @@ func (d *Detector) Step(now time.Duration) Result {
 		d.tick(now)
 	}
 	d.noteStall(now)
+	// What handles changes has large frames. It is not called where nothing can change:
+	// a thousand clusters at rest would each keep a stack for it.
 	for _, m := range d.members {
-		d.followFleet(m, now, &r)
+		if m.fleet.state() != In {
+			d.followFleet(m, now, &r)
+		}
 		d.watchWaiting(m, now, &r)
 		d.watchSuspicion(m, now, &r)
 		d.watchLatency(m, now, &r)
@@ -223,7 +227,9 @@ func (d *Detector) Step(now time.Duration) Result {
 	d.suspendOverdue(now, &r)
 	d.ejectSuspects(now, &r)
 	for _, m := range d.members {
-		d.recover(m, now, &r)
+		if m.record.state != In || m.record.ejections > 0 {
+			d.recover(m, now, &r)
+		}
 	}
 	plain := true
 	for _, m := range d.members {
@@ -231,7 +237,9 @@ func (d *Detector) Step(now time.Duration) Result {
 		plain = plain && m.plain()
 	}
 	r.Routes, d.routes.news = d.routes.news, nil
-	slices.SortStableFunc(r.Changes, func(a, b Change) int { return cmp.Compare(a.ID, b.ID) })
+	if len(r.Changes) > 1 {
+		slices.SortStableFunc(r.Changes, func(a, b Change) int { return cmp.Compare(a.ID, b.ID) })
+	}
 	if d.cfg.Mode == Shadow {
 		for i := range r.Changes {
 			r.Changes[i].Shadow = true

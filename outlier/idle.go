@@ -67,7 +67,7 @@ func (d *Detector) Pinged(id string, ok bool, res ProbeResult, now time.Duration
 // Idle lists the members that have not answered a request for a while, those
 // that are due for a ping first.
 func (d *Detector) Idle(now time.Duration) []IdleMember {
-	var idle []IdleMember
+	idle := make([]IdleMember, 0, len(d.members))
 	for _, m := range d.members {
 		if m.Draining || m.out() && m.record.state != Suspended {
 			continue

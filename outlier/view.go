@@ -24,7 +24,7 @@ func (m *member) plain() bool {
 // refresh computes the view and says whether it differs.
 func (d *Detector) refresh(now time.Duration) bool {
 	d.stale = false
-	view := d.spare[:0]
+	view := slices.Grow(d.spare[:0], len(d.members))
 	for _, m := range d.members {
 		view = append(view, d.admit(m, now))
 	}

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"net"
+	"reflect"
 	"slices"
 	"strings"
 	"sync/atomic"
@@ -117,7 +118,10 @@ func (s *Sidecar) applyLocked(ctx context.Context, cfg config.Config) error {
 	}
 	// From here on nothing can fail. Clusters that go are kept until no request
 	// looks for them, and new ones are in use before one does.
-	s.discovery.SetStatic(append(static(cfg), without(static(s.cfg), static(cfg))...))
+	changed := !reflect.DeepEqual(s.cfg.Clusters, cfg.Clusters) // at the start they are there already
+	if changed {
+		s.discovery.SetStatic(append(static(cfg), without(static(s.cfg), static(cfg))...))
+	}
 	s.running.sync()
 	patience := map[*cluster.Cluster]time.Duration{}
 	used := map[string]bool{}
@@ -128,7 +132,6 @@ func (s *Sidecar) applyLocked(ctx context.Context, cfg config.Config) error {
 			impatient(patience, route)
 			used[route.ClusterName] = true
 		}
-		tables[i].Inherit(d.table.Load())
 		d.table.Store(tables[i])
 	}
 	for c, timeout := range patience {
@@ -148,7 +151,9 @@ func (s *Sidecar) applyLocked(ctx context.Context, cfg config.Config) error {
 		s.opts.Log.Info("listening", "listener", d.name, "address", d.socket.Addr().String(), "inbound", d.inbound)
 		s.running.serve(d)
 	}
-	s.discovery.SetStatic(static(cfg))
+	if changed {
+		s.discovery.SetStatic(static(cfg))
+	}
 	return nil
 }
 

@@ -17,6 +17,7 @@ import (
 	"os/signal"
 	"runtime"
 	"runtime/debug"
+	"runtime/metrics"
 	"syscall"
 	"time"
 
@@ -134,13 +135,9 @@ func serve(file string, stderr io.Writer) error {
 		<-ctx.Done()
 		stop()
 	}()
-	if os.Getenv("GOGC") == "" {
-		debug.SetGCPercent(gcPercent)
-	}
 	go func() {
 		for {
-			// What reading a large file has left goes back to the system.
-			tidy := time.AfterFunc(settled, debug.FreeOSMemory)
+			tidy := time.AfterFunc(settled, settle)
 			select {
 			case <-ctx.Done():
 				tidy.Stop()
@@ -155,14 +152,32 @@ func serve(file string, stderr io.Writer) error {
 	return sidecar.Run(ctx)
 }
 
-const (
-	// gcPercent is lower than Go's 100: a request allocates next to nothing, so
-	// that collecting often costs little, and a sidecar runs beside every
-	// instance, where its memory counts. GOGC in the environment overrides it.
-	gcPercent = 50
-	// settled is how long after a start or a reload the clusters are in place.
-	settled = 2 * time.Second
-)
+// settled is how long after a start or a reload the clusters are in place.
+const settled = 2 * time.Second
+
+// settle gives what reading a large file has left back to the system, and sets how
+// much garbage may lie beside what is in use. GOGC in the environment overrides that.
+func settle() {
+	debug.FreeOSMemory()
+	if os.Getenv("GOGC") != "" {
+		return
+	}
+	live := []metrics.Sample{{Name: "/gc/heap/live:bytes"}}
+	metrics.Read(live)
+	debug.SetGCPercent(gcPercent(live[0].Value.Uint64()))
+}
+
+// gcPercent is lower than Go's 100: a request allocates next to nothing, so that
+// collecting often costs little, and a sidecar runs beside every instance, where its
+// memory counts. What a large configuration leaves in use grows no further with
+// traffic, and so needs no more room for garbage than a small one.
+func gcPercent(live uint64) int {
+	const (
+		most, least = 50, 20
+		room        = 8 << 20
+	)
+	return int(min(most, max(least, 100*room/max(live, 1))))
+}
 
 func reload(sidecar *proxy.Sidecar, file string) error {
 	next, err := config.Load(file, os.LookupEnv)

@@ -117,6 +117,7 @@ func New(cfg Config, deps Deps) *Discovery {
 		changed:  make(chan struct{}, 1),
 	}
 	d.SetStatic(cfg.Static)
+	d.cfg.Static = nil // the clusters have it
 	if deps.ControlPlane == nil {
 		d.mu.Lock()
 		d.becomeReadyLocked()

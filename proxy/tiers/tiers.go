@@ -192,11 +192,11 @@ func levels(all []Choice, preferZone bool) []level {
 		away     bool
 	}
 	byKey := make(map[key]*level)
-	for _, c := range all {
+	for i, c := range all {
 		k := key{priority: c.Priority, away: preferZone && c.Away}
 		l := byKey[k]
 		if l == nil {
-			l = new(level)
+			l = &level{choices: make([]Choice, 0, len(all)-i)}
 			byKey[k] = l
 		}
 		l.choices = append(l.choices, c)

@@ -38,7 +38,7 @@ type Endpoint struct {
 	lastRace atomic.Int64  // instant of the last keep-alive race
 
 	mu      sync.Mutex         // guards what follows; held for a few instructions
-	conns   map[*Conn]struct{} // all that are open
+	conns   map[*Conn]struct{} // all that are open; nil before the first
 	idle    []*Conn            // the youngest is last
 	waiting []turn             // who has waited longest is first
 	shared  Shared             // nil: nothing
@@ -65,7 +65,7 @@ func NewEndpoint(id, address, zone string, priority uint32, inbound bool, stats 
 	}
 	e := &Endpoint{
 		ID: id, Address: address, Zone: zone, Priority: priority, Inbound: inbound, Stats: stats,
-		wake: wake, conns: make(map[*Conn]struct{}),
+		wake: wake,
 	}
 	e.options.Store(opts)
 	e.lastRace.Store(int64(never))
@@ -155,6 +155,9 @@ func (e *Endpoint) fresh(ctx context.Context, opts *Options) (*Conn, *ConnectErr
 	tune(raw, opts)
 	c := newConn(raw, e, e.serial.Add(1))
 	e.mu.Lock()
+	if e.conns == nil {
+		e.conns = make(map[*Conn]struct{})
+	}
 	e.conns[c] = struct{}{}
 	e.mu.Unlock()
 	return c, nil
