@@ -5,6 +5,7 @@ import (
 	"net"
 	"time"
 
+	"github.com/overhear-mesh/overhear/proxy/router"
 	"github.com/overhear-mesh/overhear/proxy/wheel"
 )
 
@@ -15,6 +16,15 @@ const (
 	lingerFor   = 500 * time.Millisecond
 	lingerBytes = 256 << 10
 )
+
+// bridged is a connection that is one of the streams of another, whose client speaks a
+// later version.
+type bridged interface {
+	// Major is that version.
+	Major() int
+	// Matched is the route of the present request, if it has been looked for.
+	Matched() *router.Route
+}
 
 // conn is the connection of one client, with what its present request needs.
 // All of it belongs to the goroutine of ServeConn, except the guard.
@@ -31,10 +41,11 @@ type conn struct {
 	w     int
 	first [32]byte // reads the first bytes while there is no buffer
 
-	now    time.Duration // read from the clock once after each wait
-	req    request
-	major  int  // of the version that the client speaks
-	linger bool // bytes of the client may be on the way that nobody will read
+	now     time.Duration // read from the clock once after each wait
+	req     request
+	bridged bridged // nil: nc is a connection of its own
+	major   int     // of the version that the client speaks
+	linger  bool    // bytes of the client may be on the way that nobody will read
 
 	task
 }
@@ -44,8 +55,8 @@ func newConn(s *Server, nc net.Conn) *conn {
 	if tcp, ok := c.client.(*net.TCPAddr); ok {
 		c.from = []byte(tcp.AddrPort().Addr().Unmap().String())
 	}
-	if v, ok := nc.(interface{ Major() int }); ok {
-		c.major = v.Major()
+	if s, ok := nc.(bridged); ok {
+		c.bridged, c.major = s, s.Major()
 	}
 	c.guard.init(s.wheel, nc, c.startWatch)
 	c.pumpBody = c.runPump

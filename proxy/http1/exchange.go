@@ -62,6 +62,9 @@ func (c *conn) answer(ctx context.Context) bool {
 func (c *conn) open() {
 	c.Open(c.now, c.client, c.major, c.minor(), c.srv.deps.Inbound != nil)
 	c.HasBody, c.GRPC, c.Fields = c.req.hasBody(), c.req.grpc, c
+	if c.bridged != nil {
+		c.Matched = c.bridged.Matched()
+	}
 	c.data, c.rest, c.whole = c.req.size, c.req.size, false
 	c.upgrade = c.req.wanted(c.in, &c.srv.deps.Upgrades)
 	c.beginBody()

@@ -10,6 +10,7 @@ import (
 	"golang.org/x/net/http2/hpack"
 
 	"github.com/overhear-mesh/overhear/proxy/http1"
+	"github.com/overhear-mesh/overhear/proxy/router"
 	"github.com/overhear-mesh/overhear/proxy/syntax"
 	"github.com/overhear-mesh/overhear/proxy/wheel"
 )
@@ -133,6 +134,15 @@ func (br *bridge) write(r *request, end bool) {
 
 // Major tells proxy/http1 which version the client speaks.
 func (br *bridge) Major() int { return 2 }
+
+// Matched is the route that has been found for the request, by which it came here; nil
+// if none was looked for. A route may share its requests among clusters of both
+// versions: drawn again, it would send some of them elsewhere.
+func (br *bridge) Matched() *router.Route {
+	br.mu.Lock()
+	defer br.mu.Unlock()
+	return br.req.route
+}
 
 // Read implements net.Conn. Between two requests it waits for the next stream.
 func (br *bridge) Read(p []byte) (int, error) {

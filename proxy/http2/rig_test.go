@@ -32,6 +32,7 @@ type rig struct {
 	metrics  exchange.Metrics
 	log      recorder
 	cluster  *cluster.Cluster
+	second   *cluster.Cluster // with the last backend, if options.split
 	backends []*backend
 	client   *http.Client
 	deps     exchange.Deps
@@ -45,6 +46,8 @@ type options struct {
 	rule    router.Rule
 	inbound bool // the sidecar stands beside backend 0
 	marked  bool // backends are marked as having an inbound sidecar
+	split   bool // the last backend is a cluster of its own, which speaks HTTP/1.1 and gets half of the requests
+	upgrade exchange.Upgrades
 }
 
 // backend is one server; serve is called for each of its connections, counted from 1.
@@ -130,6 +133,9 @@ func inRig(t *testing.T, edit func(*options), body func(*rig), behaviours ...fun
 		}
 		inbound := r.put(o)
 		wg.Go(func() { _ = r.cluster.Run(ctx) })
+		if r.second != nil {
+			wg.Go(func() { _ = r.second.Run(ctx) })
+		}
 		ln, err := r.net.Host("10.0.0.1").Listen(ctx, "tcp", ":80")
 		if err != nil {
 			t.Fatal(err)
@@ -185,12 +191,27 @@ func (r *rig) put(o options) *upstream.Endpoint {
 		address := b.host.Addr().String() + ":80"
 		specs = append(specs, cluster.Spec{ID: address, Address: address, Inbound: o.marked})
 	}
+	if o.split {
+		last := len(specs) - 1
+		cfg := o.cluster
+		cfg.Name, cfg.Protocol = "second", cluster.HTTP1
+		r.second = cluster.New(cfg, cluster.Deps{Clock: r.clock, Dial: dial, Seed: 1})
+		r.second.Update(specs[last:])
+		specs = specs[:last]
+		o.rule.Cluster, o.rule.Clusters = "", []router.Share{{Cluster: "api", Weight: 1}, {Cluster: "second", Weight: 1}}
+	}
 	r.cluster.Update(specs)
-	table, err := router.New([]router.Rule{o.rule}, func(string) *cluster.Cluster { return r.cluster }, new(router.IDs))
+	lookup := func(name string) *cluster.Cluster {
+		if name == "second" {
+			return r.second
+		}
+		return r.cluster
+	}
+	table, err := router.New([]router.Rule{o.rule}, lookup, new(router.IDs))
 	if err != nil {
 		r.t.Fatal(err)
 	}
-	deps := exchange.Deps{Clock: r.clock, Router: func() *router.Table { return table }, Log: &r.log, Metrics: &r.metrics}
+	deps := exchange.Deps{Clock: r.clock, Router: func() *router.Table { return table }, Log: &r.log, Metrics: &r.metrics, Upgrades: o.upgrade}
 	if o.inbound {
 		opts := upstream.DefaultOptions()
 		opts.Dial, opts.HTTP2 = dial, o.cluster.Protocol == cluster.HTTP2

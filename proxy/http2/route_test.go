@@ -203,3 +203,19 @@ func TestRequestsOfOneKeyStayTogether(t *testing.T) {
 		}
 	}, says("one"), says("two"), says("three"))
 }
+
+// TestASplitBetweenTheVersionsIsDrawnOnce: a request that the draw has sent to HTTP/1.1
+// goes there, and is not drawn again.
+func TestASplitBetweenTheVersionsIsDrawnOnce(t *testing.T) {
+	inRig(t, func(o *options) { o.split = true }, func(r *rig) {
+		const n = 800
+		got := map[string]int{}
+		for range n {
+			got[r.get().body]++
+		}
+		// Drawn twice it would be a quarter: seven standard deviations either way.
+		if older := got["older"]; older < 3*n/8 || older > 5*n/8 || older+got["newer"] != n {
+			t.Errorf("got %v of %d, want about as many of both", got, n)
+		}
+	}, says("newer"), served(func(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, "older") }))
+}
