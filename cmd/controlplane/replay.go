@@ -27,7 +27,8 @@ func replayCommand() *cobra.Command {
 of a mesh file, and compare what would have been ejected, when and why, and what
 would have come back, with the verdicts that were really held.
 
-FILEs may be of several sidecars, in any order, rotated ones included. What a
+FILEs may be of several sidecars, in any order, rotated ones included. What two of
+them have in common, as copies do, counts once. What a
 policy asks that nobody was asked then is answered out of the record as far as
 that goes: the documentation of xds/replay says how, and how far to believe it.
 
@@ -127,6 +128,9 @@ func printHead(p *page, o *replay.Outcome) {
 		if s.Lost > 0 {
 			p.printf("%s lost %s: its disk was too slow, or full\n", s.ID, count(int(s.Lost), "message"))
 		}
+	}
+	for _, again := range o.Repeats {
+		p.printf("%s repeats %s of %s that another file has: they count once\n", again.File, count(again.Messages, "message"), again.Sidecar)
 	}
 	if n := len(o.Unknown); n > 0 {
 		p.printf("%s in the recordings but not in the mesh file, and judged all the same: %s\n", count(n, "endpoint"), list(o.Unknown, 10))

@@ -15,6 +15,7 @@ type Outcome struct {
 	To       time.Time  `json:"to"`
 	Sidecars []*Sidecar `json:"sidecars"`
 	Problems []Problem  `json:"problems,omitempty"`
+	Repeats  []Repeat   `json:"repeats,omitempty"`
 	// Judged is the number of endpoints. Unknown are those of them that only the
 	// recordings name: the mesh file has no such endpoint.
 	Judged  int         `json:"judged"`

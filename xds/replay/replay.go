@@ -52,7 +52,7 @@ type life struct {
 func (r *Recordings) Replay(policy Policy) (out *Outcome, err error) {
 	p := &player{
 		recordings: r, table: merge.NewTable(policy.Merge, policy.Seed), lives: map[string]*life{},
-		out:      Outcome{Sidecars: r.Sidecars, Problems: r.Problems, Changes: []Change{}, Refused: map[merge.Refusal]int{}},
+		out:      Outcome{Sidecars: r.Sidecars, Problems: r.Problems, Repeats: r.Repeats, Changes: []Change{}, Refused: map[merge.Refusal]int{}},
 		believed: newBelieved(), standins: newStandins(),
 	}
 	p.tell(policy.Mesh)

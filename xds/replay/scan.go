@@ -50,9 +50,11 @@ type Sidecar struct {
 // number of times, also by several goroutines.
 type Recordings struct {
 	Problems []Problem
+	Repeats  []Repeat   // by file
 	Sidecars []*Sidecar // by id
 
 	files []File
+	told  []told      // by file
 	epoch time.Time   // of the table's clock
 	keys  []merge.Key // of every endpoint that was named, sorted
 }
@@ -64,14 +66,25 @@ func Scan(files []File) (*Recordings, error) {
 		return nil, errors.New("no recordings")
 	}
 	r := &Recordings{files: files}
-	s := scan{recordings: r, sidecars: map[string]*Sidecar{}, keys: map[merge.Key]bool{}}
-	for _, f := range files {
-		if err := s.file(f); err != nil {
+	s := scan{recordings: r, sidecars: map[string]*Sidecar{}, keys: map[merge.Key]bool{}, stretches: map[lifeKey][]stretch{}}
+	for i := range files {
+		if err := s.file(i); err != nil {
 			return nil, err
 		}
 	}
 	if len(s.sidecars) == 0 {
 		return nil, fmt.Errorf("nothing was recorded: %s", r.Problems[0])
+	}
+	if err := r.repeats(s.stretches); err != nil {
+		return nil, err
+	}
+	for k, all := range s.stretches {
+		for _, one := range all {
+			s.sidecars[k.id].Messages += one.messages
+		}
+	}
+	for _, again := range r.Repeats {
+		s.sidecars[again.Sidecar].Messages -= again.Messages
 	}
 	for k := range s.keys {
 		r.keys = append(r.keys, k)
@@ -95,39 +108,39 @@ type scan struct {
 	sidecars   map[string]*Sidecar
 	keys       map[merge.Key]bool
 	first      time.Time // when the earliest of all began
+	stretches  map[lifeKey][]stretch
 }
 
-func (s *scan) file(f File) (err error) {
+func (s *scan) file(index int) (err error) {
+	f := s.recordings.files[index]
 	in, err := f.Open()
 	if err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, in.Close()) }()
-	rec, err := report.OpenRecording(f.Name, in)
+	lives := map[lifeKey]*stretch{}
 	var who *Sidecar
-	var began time.Time
-	for err == nil {
-		var frame report.Frame
-		if frame, err = rec.Next(); err != nil {
-			break
-		}
-		if h := frame.Header; h != nil {
+	err = eachFrame(f.Name, in, func(h *report.RecordHeader, at time.Time, frame *report.Frame) {
+		if frame.Header != nil {
 			who = s.header(h)
-			if began.IsZero() {
-				began = h.Started // what instants of this file count from
+		} else if !frame.State {
+			one := lives[lifeOf(h)]
+			if one == nil {
+				one = &stretch{file: index}
+				lives[lifeOf(h)] = one
 			}
+			one.tell(at, counts(frame))
 		}
-		if frame.Header == nil && !frame.State && len(frame.Held) == 0 {
-			who.Messages++
-		}
-		at := began.Add(frame.At)
 		if who.From.IsZero() || at.Before(who.From) {
 			who.From = at
 		}
 		if at.After(who.To) {
 			who.To = at
 		}
-		s.name(who, &frame)
+		s.name(who, frame)
+	})
+	for k, one := range lives {
+		s.stretches[k] = append(s.stretches[k], *one)
 	}
 	return s.end(f.Name, err)
 }

@@ -61,20 +61,33 @@ type probeNews struct {
 // cursor reads one file.
 type cursor struct {
 	file   io.Closer
+	told   told // what is left out, because other files tell of it
 	rec    *report.Recording
 	next   entry
 	before time.Duration // no frame of a file is earlier than the one before it
+	epoch  time.Time     // of the table's clock
+}
+
+// read is the next frame that no other file has.
+func (c *cursor) read() (report.Frame, report.RecordHeader, error) {
+	for {
+		f, err := c.rec.Next()
+		header := c.rec.Header()
+		if err != nil || !c.told.already(lifeOf(&header), c.epoch.Add(f.At)) {
+			return f, header, err
+		}
+	}
 }
 
 // open begins to read all files.
 func (r *Recordings) open() (*tape, error) {
 	t := &tape{views: map[view][]sight{}, probes: map[merge.Key][]*probeNews{}}
-	for _, f := range r.files {
+	for i, f := range r.files {
 		in, err := f.Open()
 		if err != nil {
 			return nil, errors.Join(err, t.close())
 		}
-		c := &cursor{file: in}
+		c := &cursor{file: in, told: r.told[i], epoch: r.epoch}
 		if c.rec, err = report.OpenRecording(f.Name, in); err != nil {
 			// Scan has said so. There is nothing in it.
 			if err := in.Close(); err != nil {
@@ -101,13 +114,13 @@ func (t *tape) close() error {
 
 // advance reads a cursor's next frame and puts it into its place, or closes its file.
 func (t *tape) advance(c *cursor) error {
-	f, err := c.rec.Next()
+	f, header, err := c.read()
 	if err != nil { // the end, or where Scan has said that it breaks off
 		return c.file.Close()
 	}
 	f.At = max(f.At, c.before)
 	c.before = f.At
-	c.next = entry{Frame: f, reporter: c.rec.Header().Reporter}
+	c.next = entry{Frame: f, reporter: header.Reporter}
 	heap.Push(&t.cursors, c)
 	return nil
 }
