@@ -5,6 +5,8 @@
 //     sidecar;
 //   - gRPC's own interop client and server, all cases that need no credentials of a
 //     cloud, through an outbound and an inbound sidecar;
+//   - WebSocket, by a client and an application of this package: frames of all sizes,
+//     fragments, pings, closing from either side, through two sidecars;
 //   - a soak of requests with checksums, in all combinations of versions, while
 //     endpoints break connections off.
 //
