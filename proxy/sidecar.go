@@ -76,10 +76,12 @@ type Sidecar struct {
 	drain             chan struct{} // closed when told to drain
 	drainOnce         sync.Once
 
-	inUse atomic.Bool // the first clusters have been set up
+	opened chan struct{} // closed when the file's listeners are open, or will not be
+	inUse  atomic.Bool   // the first clusters have been set up
 
 	mu      sync.Mutex // guards what follows
 	cfg     config.Config
+	told    []config.Outbound   // the control plane's listeners
 	doors   map[string]*door    // open listeners by key
 	retired map[*door]bool      // those that a reload has closed, while they drain
 	addrs   map[string]net.Addr // by listener name, once open
@@ -110,7 +112,7 @@ func New(cfg config.Config, opts Options) (*Sidecar, error) {
 	}
 	s := &Sidecar{
 		opts: opts, clock: clock.New(), start: time.Now(), node: cfg.Node, cfg: cfg,
-		drain: make(chan struct{}), doors: map[string]*door{}, retired: map[*door]bool{}, addrs: map[string]net.Addr{},
+		drain: make(chan struct{}), opened: make(chan struct{}), doors: map[string]*door{}, retired: map[*door]bool{}, addrs: map[string]net.Addr{},
 	}
 	s.streams = http2.NewClient(cfg.HTTP2, s.clock)
 	if cfg.AccessLog.Path != "off" {
@@ -145,8 +147,9 @@ func (s *Sidecar) connect() error {
 		Labels: s.node.Labels, Version: s.opts.Version,
 	}
 	deps := discovery.Deps{
-		Cluster: cluster.Deps{Clock: s.clock, Dial: s.opts.Dial, Log: s.opts.Log, Seed: uint64(s.start.UnixNano()), Node: s.node.ID, Zone: s.node.Zone},
-		Log:     s.opts.Log,
+		Cluster:   cluster.Deps{Clock: s.clock, Dial: s.opts.Dial, Log: s.opts.Log, Seed: uint64(s.start.UnixNano()), Node: s.node.ID, Zone: s.node.Zone},
+		Log:       s.opts.Log,
+		Listeners: s.listen,
 		Added: func(c *cluster.Cluster) {
 			if s.reporter != nil {
 				s.reporter.Add(c)
@@ -179,7 +182,7 @@ func (s *Sidecar) connect() error {
 	}
 	s.discovery = discovery.New(discovery.Config{
 		Static:   static(s.cfg),
-		XDS:      discovery.XDS(node, cp.Clusters),
+		XDS:      discovery.XDS(node, cp.Clusters, cp.Listeners),
 		StateDir: s.cfg.StateDir,
 	}, deps)
 	return nil
@@ -255,6 +258,7 @@ func ignoreCancel(err error) error {
 
 // open opens every listener and the admin port, or none.
 func (s *Sidecar) open(work context.Context, group *errgroup.Group) (err error) {
+	defer close(s.opened)
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.running = &running{
@@ -446,12 +450,16 @@ func (s *Sidecar) reload(next config.Config) error {
 	if fixed := fixedFields(s.cfg, next); fixed != "" {
 		return fmt.Errorf("%s cannot change while the sidecar runs: restart it", fixed)
 	}
+	whole := withTold(next, s.told)
+	if err := whole.Validate(); err != nil {
+		return toldError(err, len(next.Outbound), s.told)
+	}
 	if s.accessLog != nil {
 		if err := s.accessLog.Reopen(); err != nil {
 			return err
 		}
 	}
-	if err := s.applyLocked(context.Background(), next); err != nil {
+	if err := s.applyLocked(context.Background(), whole); err != nil {
 		return err
 	}
 	if s.opts.LogLevel != nil {
@@ -496,12 +504,17 @@ func (s *Sidecar) shown() admin.Source {
 		},
 		Config: func() ([]byte, error) {
 			s.mu.Lock()
-			shown := s.cfg
+			shown, listeners := s.cfg, s.told
 			s.mu.Unlock()
 			if shown.Admin.Token != "" {
 				shown.Admin.Token = "(set)"
 			}
 			dump, err := strictyaml.Encode(shown)
+			if err == nil && len(listeners) > 0 {
+				var more []byte
+				more, err = strictyaml.Encode(map[string]any{"control_plane_listeners": listeners})
+				dump = append(dump, more...)
+			}
 			if told := s.discovery.Told(); err == nil && len(told) > 0 {
 				var more []byte
 				more, err = strictyaml.Encode(map[string]any{"control_plane_clusters": told})
@@ -519,7 +532,7 @@ func (s *Sidecar) status() admin.Status {
 	}
 	if s.link != nil {
 		from := s.discovery.Status()
-		st.ControlPlane = &admin.ControlPlane{Connected: from.Connected, Reporting: s.reporter.Connected(), Source: from.Source.String()}
+		st.ControlPlane = s.toldStatus()
 		if from.Source == discovery.Saved {
 			st.ControlPlane.Age = from.Age.Round(time.Second).String()
 		}
@@ -533,6 +546,7 @@ func (s *Sidecar) status() admin.Status {
 func (s *Sidecar) collector() *telemetry.Collector {
 	src := telemetry.Source{
 		Version: s.opts.Version, AccessLog: s.accessLog, Clusters: s.discovery.Clusters, Draining: s.draining.Load,
+		Refused: s.refusals,
 		Reloads: func() (uint64, uint64) { return s.accepted.Load(), s.refused.Load() },
 		ControlPlane: func() (wanted, resources, reports bool) {
 			if s.link == nil {

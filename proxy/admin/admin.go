@@ -70,6 +70,24 @@ type ControlPlane struct {
 	Reporting bool   `json:"reporting"`
 	Source    string `json:"resources_from"`          // none, state or control plane
 	Age       string `json:"resources_age,omitempty"` // if they are from the state directory
+	// Listeners are those that the control plane tells of.
+	Listeners []ToldListener `json:"listeners,omitempty"`
+	// Refused says of which kinds the last response was refused, and why.
+	Refused []Refused `json:"refused,omitempty"`
+}
+
+// ToldListener is a listener that the control plane tells of.
+type ToldListener struct {
+	Name    string `json:"name"`
+	Open    bool   `json:"open"`              // as it was told last, or before that
+	Problem string `json:"problem,omitempty"` // why what was told last is not in use
+}
+
+// Refused is a response of the control plane that was not accepted; what was in use
+// before still is.
+type Refused struct {
+	Kind   string `json:"kind"` // listener, route configuration, cluster, endpoints
+	Reason string `json:"reason"`
 }
 
 // Clusters is the answer of /clusters.

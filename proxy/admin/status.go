@@ -66,6 +66,16 @@ func (c Clusters) table(w io.Writer) error {
 		}
 		fmt.Fprintln(w)
 	}
+	if s.ControlPlane != nil {
+		for _, r := range s.ControlPlane.Refused {
+			fmt.Fprintf(w, "LAST RESPONSE OF TYPE %s REFUSED: %s\n", r.Kind, r.Reason)
+		}
+		for _, l := range s.ControlPlane.Listeners {
+			if l.Problem != "" {
+				fmt.Fprintf(w, "LISTENER %s NOT AS TOLD: %s\n", l.Name, l.Problem)
+			}
+		}
+	}
 	if s.ReloadError != "" {
 		fmt.Fprintf(w, "LAST RELOAD REFUSED: %s\n", s.ReloadError)
 	}

@@ -19,9 +19,9 @@ func Connect(addresses []string, dial func(ctx context.Context, network, address
 }
 
 // XDS is how to ask the control plane as that node, for these clusters only or,
-// without any, for all.
-func XDS(node Node, clusters []string) client.Config {
+// without any, for all, and for these listeners.
+func XDS(node Node, clusters, listeners []string) client.Config {
 	cfg := client.DefaultConfig()
-	cfg.Node, cfg.Clusters = node, clusters
+	cfg.Node, cfg.Clusters, cfg.Listeners = node, clusters, listeners
 	return cfg
 }

@@ -8,11 +8,14 @@ import (
 	"sync"
 	"time"
 
+	clusterv3 "github.com/envoyproxy/go-control-plane/envoy/config/cluster/v3"
 	"golang.org/x/sync/errgroup"
 	"google.golang.org/grpc"
 
 	"github.com/overhear-mesh/overhear/outlier"
 	"github.com/overhear-mesh/overhear/proxy/cluster"
+	"github.com/overhear-mesh/overhear/proxy/config"
+	"github.com/overhear-mesh/overhear/proxy/discovery/translation"
 	"github.com/overhear-mesh/overhear/xds/client"
 	"github.com/overhear-mesh/overhear/xds/resource"
 )
@@ -42,6 +45,10 @@ type Deps struct {
 	// Added is called with each new cluster before it runs; may be nil. It must
 	// not call back.
 	Added func(*cluster.Cluster)
+	// Listeners makes the listeners that the control plane tells of just these. With an
+	// error nothing has changed. It is called by one goroutine at a time, which holds
+	// nothing. Needed only where listeners are asked for.
+	Listeners func([]config.Outbound) error
 	// Log. Default: discarded.
 	Log *slog.Logger
 }
@@ -53,27 +60,45 @@ type Discovery struct {
 	deps Deps
 
 	ready chan struct{} // closed when there is something to serve from
+	poked chan struct{} // there is a listener to wait for
 
-	mu       sync.Mutex // guards what follows
-	entries  map[string]*entry
-	assigned map[string]resource.Endpoints // by service
-	linked   bool                          // the control plane is heard
-	source   Source
-	saved    time.Time // when the state in use was written, if it came from the file
-	isReady  bool
-	answered chan struct{} // closed when the control plane has told of clusters
-	changed  chan struct{} // the state file is out of date
-	run      func(*entry)  // starts a cluster; nil before and after Run
+	applying sync.Mutex // held while listeners are applied; before mu
+
+	mu        sync.Mutex // guards what follows
+	entries   map[string]*entry
+	assigned  map[string]resource.Endpoints // by service
+	linked    bool                          // the control plane is heard
+	applied   []plan                        // the listeners that run
+	listeners map[string]*listening         // what the control plane says of listeners
+	routes    map[string]*routeTable        // and of their routes
+	heard     bool                          // it has spoken of listeners
+	clustered bool                          // there are clusters to serve from
+	refused   map[string]Refusal            // by type
+	source    Source
+	saved     time.Time // when the state in use was written, if it came from the file
+	isReady   bool
+	answered  chan struct{} // closed when the control plane has told of clusters
+	changed   chan struct{} // the state file is out of date
+	run       func(*entry)  // starts a cluster; nil before and after Run
 }
 
 // entry is one cluster.
 type entry struct {
 	*cluster.Cluster
-	wanted bool              // somebody looked it up: it stays, if only empty
-	static bool              // it is the file's
-	remote *resource.Cluster // what the control plane says of it; nil: nothing
-	saved  bool              // remote is from the state directory, and not confirmed yet
-	stop   context.CancelFunc
+	wanted bool    // somebody looked it up: it stays, if only empty
+	static bool    // it is the file's
+	remote *remote // what the control plane says of it; nil: nothing
+	saved  bool    // remote is from the state directory, and not confirmed yet
+	// until it stays, although it was withdrawn: routes that are about to change lead
+	// to it.
+	until time.Time
+	stop  context.CancelFunc
+}
+
+// remote is a cluster as the control plane told of it.
+type remote struct {
+	translation.Clustered
+	message *clusterv3.Cluster
 }
 
 // Source is where the control plane's resources came from.
@@ -94,6 +119,15 @@ type Status struct {
 	Source    Source
 	Connected bool          // the control plane is heard
 	Age       time.Duration // of resources from the state directory
+	Listeners []Listener    // that the control plane tells of, by name
+	Refused   map[string]Refusal
+}
+
+// Listener is one of the control plane's listeners.
+type Listener struct {
+	Name    string
+	Open    bool   // as it was told of last, or before
+	Problem string // why what was told last is not in use
 }
 
 // New returns a Discovery that knows the clusters of the file. It starts nothing.
@@ -108,13 +142,17 @@ func New(cfg Config, deps Deps) *Discovery {
 		deps.Cluster.Self = outlier.NewSelf()
 	}
 	d := &Discovery{
-		cfg:      cfg,
-		deps:     deps,
-		ready:    make(chan struct{}),
-		entries:  make(map[string]*entry),
-		assigned: make(map[string]resource.Endpoints),
-		answered: make(chan struct{}),
-		changed:  make(chan struct{}, 1),
+		cfg:       cfg,
+		deps:      deps,
+		ready:     make(chan struct{}),
+		poked:     make(chan struct{}, 1),
+		listeners: make(map[string]*listening),
+		routes:    make(map[string]*routeTable),
+		refused:   make(map[string]Refusal),
+		entries:   make(map[string]*entry),
+		assigned:  make(map[string]resource.Endpoints),
+		answered:  make(chan struct{}),
+		changed:   make(chan struct{}, 1),
 	}
 	d.SetStatic(cfg.Static)
 	d.cfg.Static = nil // the clusters have it
@@ -182,9 +220,7 @@ func (d *Discovery) Told() []Told {
 		if e.remote == nil {
 			continue
 		}
-		if cfg, err := configOf(*e.remote); err == nil {
-			all = append(all, Told{Config: cfg, Service: cfg.Service, Hidden: e.static, Ignored: e.remote.Ignored})
-		}
+		all = append(all, Told{Config: e.remote.Config, Service: e.remote.Config.Service, Hidden: e.static, Ignored: e.remote.Ignored})
 	}
 	return all
 }
@@ -202,6 +238,11 @@ func (d *Discovery) Status() Status {
 	if d.source == Saved {
 		s.Age = time.Since(d.saved)
 	}
+	for _, name := range slices.Sorted(maps.Keys(d.listeners)) {
+		l := d.listeners[name]
+		s.Listeners = append(s.Listeners, Listener{Name: name, Open: l.active.version != nil, Problem: l.problem})
+	}
+	s.Refused = maps.Clone(d.refused)
 	return s
 }
 
@@ -237,6 +278,9 @@ func (d *Discovery) Run(ctx context.Context) error {
 		d.restore()
 		xds := client.New(d.deps.ControlPlane, d.cfg.XDS, (*handler)(d), d.deps.Log)
 		group.Go(func() error { return xds.Run(ctx) })
+		if d.asksForListeners() {
+			group.Go(func() error { d.awaitListeners(ctx); return nil })
+		}
 		if d.cfg.StateDir != "" {
 			group.Go(func() error { d.keepState(ctx); return nil })
 			group.Go(func() error { d.dropUnconfirmed(ctx); return nil })
@@ -300,14 +344,12 @@ func (d *Discovery) settleLocked(e *entry) {
 	switch {
 	case e.static:
 	case e.remote != nil:
-		cfg, err := configOf(*e.remote)
-		if err != nil {
-			return // it was checked when it came
-		}
-		e.SetConfig(cfg)
-		e.SetLink(cluster.ADS, d.linked)
-		if a, ok := d.assigned[e.remote.EDSName()]; ok {
-			e.Update(specsOf(a))
+		e.SetConfig(e.remote.Config)
+		e.SetLink(cluster.ADS, d.linked && !e.remote.Static)
+		if e.remote.Static {
+			e.Update(e.remote.Endpoints)
+		} else if a, ok := d.assigned[e.remote.Config.Service]; ok {
+			e.Update(translation.Specs(a))
 		}
 	case e.wanted:
 		e.Update(nil)
@@ -320,7 +362,8 @@ func (d *Discovery) settleLocked(e *entry) {
 }
 
 func (d *Discovery) becomeReadyLocked() {
-	if !d.isReady {
+	d.clustered = true
+	if !d.isReady && d.listenersReadyLocked() {
 		d.isReady = true
 		close(d.ready)
 	}

@@ -12,13 +12,13 @@ import (
 	"testing/synctest"
 	"time"
 
+	clusterv3 "github.com/envoyproxy/go-control-plane/envoy/config/cluster/v3"
 	"github.com/google/go-cmp/cmp"
 	"google.golang.org/grpc"
 
 	"github.com/overhear-mesh/overhear/outlier"
 	"github.com/overhear-mesh/overhear/proxy/clock"
 	"github.com/overhear-mesh/overhear/proxy/cluster"
-	"github.com/overhear-mesh/overhear/proxy/ping"
 	"github.com/overhear-mesh/overhear/xds/client"
 	"github.com/overhear-mesh/overhear/xds/resource"
 )
@@ -70,6 +70,15 @@ func assignment(service string, addresses ...string) resource.Endpoints {
 	return a
 }
 
+// messages are clusters as our control plane tells of them.
+func messages(all ...resource.Cluster) []*clusterv3.Cluster {
+	var out []*clusterv3.Cluster
+	for _, c := range all {
+		out = append(out, resource.EncodeCluster(c, resource.Overhear))
+	}
+	return out
+}
+
 // feed is a handler to which only what is acceptable is told.
 type feed struct {
 	t *testing.T
@@ -78,7 +87,7 @@ type feed struct {
 
 func (f feed) clusters(changed []resource.Cluster, removed ...string) {
 	f.t.Helper()
-	if err := f.h.Clusters(changed, removed); err != nil {
+	if err := f.h.Clusters(messages(changed...), removed); err != nil {
 		f.t.Fatal(err)
 	}
 }
@@ -228,7 +237,7 @@ func TestAClusterThatCannotBeServedIsRefusedAndTheOthersAreTaken(t *testing.T) {
 				c.Policy.Protocol, c.Policy.Ping.Kind = resource.TCP, resource.PingHTTP
 			})},
 		} {
-			err := h.h.Clusters([]resource.Cluster{tt.c, api("good")}, nil)
+			err := h.h.Clusters(messages(tt.c, api("good")), nil)
 			if err == nil || !strings.Contains(err.Error(), `cluster "bad"`) || !strings.Contains(err.Error(), tt.want) {
 				t.Errorf("error %v, want one about %s of cluster bad", err, tt.want)
 			}
@@ -249,56 +258,13 @@ func TestAPolicyThatIsRefusedLeavesTheOldOneInForce(t *testing.T) {
 		h.clusters([]resource.Cluster{first})
 		second := first
 		second.ConnectTimeout = time.Hour
-		if err := h.h.Clusters([]resource.Cluster{second}, nil); err == nil {
+		if err := h.h.Clusters(messages(second), nil); err == nil {
 			t.Error("a connect timeout of an hour was taken")
 		}
 		if got := d.Lookup("api").Config().ConnectTimeout; got != 2*time.Second {
 			t.Errorf("connect timeout %v, want 2s as before", got)
 		}
 	})
-}
-
-func TestAClusterOfHTTP2OrGRPCSpeaksHTTP2(t *testing.T) {
-	for _, protocol := range []resource.Protocol{resource.HTTP2, resource.GRPCWire} {
-		c := api("api")
-		c.Policy.Protocol = protocol
-		if got, err := configOf(c); err != nil || got.Protocol != cluster.HTTP2 {
-			t.Errorf("%s: got %v, %v; want http2", protocol, got.Protocol, err)
-		}
-	}
-}
-
-func TestAPolicyReachesItsCluster(t *testing.T) {
-	c := api("api")
-	c.Policy.Protocol = resource.TCP
-	c.Policy.Ping = resource.Ping{Kind: resource.PingGRPC, Path: "/up", Host: "up.internal", Service: "greeter"}
-	c.Policy.Outlier.MaxOut = 0.3
-	got, err := configOf(c)
-	if err != nil {
-		t.Fatal(err)
-	}
-	want := cluster.DefaultConfig()
-	want.Name, want.Service, want.Protocol = "api", "api.eds", cluster.TCP
-	want.Ping.Kind, want.Ping.Path, want.Ping.Host, want.Ping.Service = ping.GRPC, "/up", "up.internal", "greeter"
-	want.Outlier.MaxOut = 0.3
-	if diff := cmp.Diff(want, got); diff != "" {
-		t.Errorf("config (-want +got):\n%s", diff)
-	}
-}
-
-func TestAnEndpointIsTakenOverWhole(t *testing.T) {
-	verdict := outlier.Verdict{State: outlier.Ejected, Epoch: 3, Rule: outlier.RuleHard, Reason: "3 witnesses"}
-	got := specsOf(resource.Endpoints{Service: "api", Endpoints: []resource.Endpoint{{
-		Instance: "api-1", Address: netip.MustParseAddrPort("10.0.0.1:80"), Region: "eu", Zone: "a", Node: "n1",
-		Priority: 2, Weight: 5, Inbound: true, Draining: true, Labels: map[string]string{"version": "v2"}, Verdict: verdict,
-	}, {Address: netip.MustParseAddrPort("[::1]:80")}}})
-	want := []cluster.Spec{{
-		ID: "api-1", Address: "10.0.0.1:80", Zone: "a", Node: "n1", Priority: 2, Weight: 5,
-		Inbound: true, Draining: true, Labels: map[string]string{"version": "v2"}, Verdict: verdict,
-	}, {ID: "[::1]:80", Address: "[::1]:80"}}
-	if diff := cmp.Diff(want, got); diff != "" {
-		t.Errorf("specs (-want +got):\n%s", diff)
-	}
 }
 
 func static(name string, at ...string) Static {
@@ -343,7 +309,7 @@ func TestWithoutAControlPlaneItIsReadyAtOnce(t *testing.T) {
 		if !isReady(d) {
 			t.Error("not ready")
 		}
-		if got := d.Status(); got != (Status{}) {
+		if got := d.Status(); got.Source != None || got.Connected || got.Age != 0 {
 			t.Errorf("status %+v, want nothing", got)
 		}
 	})

@@ -2,43 +2,72 @@ package discovery
 
 import (
 	"errors"
-	"fmt"
 	"log/slog"
 	"slices"
+	"time"
 
-	"github.com/overhear-mesh/overhear/internal/strictyaml"
+	clusterv3 "github.com/envoyproxy/go-control-plane/envoy/config/cluster/v3"
+	endpointv3 "github.com/envoyproxy/go-control-plane/envoy/config/endpoint/v3"
+	listenerv3 "github.com/envoyproxy/go-control-plane/envoy/config/listener/v3"
+	routev3 "github.com/envoyproxy/go-control-plane/envoy/config/route/v3"
+	"google.golang.org/protobuf/proto"
+
 	"github.com/overhear-mesh/overhear/proxy/cluster"
-	"github.com/overhear-mesh/overhear/proxy/ping"
+	"github.com/overhear-mesh/overhear/proxy/discovery/translation"
 	"github.com/overhear-mesh/overhear/xds/resource"
 )
 
 // handler is the side of a Discovery that the xDS client sees.
 type handler Discovery
 
+// Check refuses what cannot be honoured, whatever else is there.
+func (h *handler) Check(m proto.Message) error {
+	var err error
+	switch m := m.(type) {
+	case *clusterv3.Cluster:
+		_, err = translation.Cluster(m)
+	case *endpointv3.ClusterLoadAssignment:
+		err = translation.CheckEndpoints(m)
+	case *listenerv3.Listener:
+		_, err = translation.Listener(m)
+	case *routev3.RouteConfiguration:
+		_, err = translation.Rules(m)
+	}
+	return err
+}
+
 // Clusters takes in clusters. Those that this sidecar cannot serve are refused;
 // the others of the same response are taken.
-func (h *handler) Clusters(changed []resource.Cluster, removed []string) error {
+func (h *handler) Clusters(changed []*clusterv3.Cluster, removed []string) error {
 	d := (*Discovery)(h)
+	defer d.retryListeners()
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	var errs []error
-	for _, c := range changed {
-		if _, err := configOf(c); err != nil {
+	for _, m := range changed {
+		c, err := translation.Cluster(m)
+		if err != nil {
 			errs = append(errs, err)
 			continue
 		}
-		e := d.entryLocked(c.Name)
+		e := d.entryLocked(c.Config.Name)
 		if e.static && e.remote == nil {
-			d.deps.Log.Info("cluster of the file hides the control plane's", "cluster", c.Name)
+			d.deps.Log.Info("cluster of the file hides the control plane's", "cluster", e.Name())
 		}
 		if len(c.Ignored) > 0 && (e.remote == nil || !slices.Equal(c.Ignored, e.remote.Ignored)) {
-			d.deps.Log.Info("cluster of the control plane has fields that are not used here", "cluster", c.Name, "fields", c.Ignored)
+			d.deps.Log.Info("cluster of the control plane has fields that are not used here", "cluster", e.Name(), "fields", c.Ignored)
 		}
-		e.remote, e.saved = &c, false
+		e.remote, e.saved, e.until = &remote{c, m}, false, time.Time{}
 		d.settleLocked(e)
 	}
 	for _, name := range removed {
-		if e := d.entries[name]; e != nil && e.remote != nil {
+		e := d.entries[name]
+		switch {
+		case e == nil || e.remote == nil:
+		case d.leadsToLocked(name):
+			// The routes that it was withdrawn with may come after it.
+			e.until = time.Now().Add(d.cfg.XDS.Missing)
+		default:
 			e.remote, e.saved = nil, false
 			d.settleLocked(e)
 			d.deps.Log.Info("cluster withdrawn by the control plane", "cluster", name)
@@ -59,13 +88,14 @@ func (h *handler) Clusters(changed []resource.Cluster, removed []string) error {
 // endpoints, an empty assignment, and this is not it.
 func (h *handler) Endpoints(changed []resource.Endpoints, removed []string) error {
 	d := (*Discovery)(h)
+	defer d.retryListeners()
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	for _, a := range changed {
 		d.assigned[a.Service] = a
 		for _, e := range d.entries {
-			if !e.static && e.remote != nil && e.remote.EDSName() == a.Service {
-				e.Update(specsOf(a))
+			if !e.static && e.remote != nil && !e.remote.Static && e.remote.Config.Service == a.Service {
+				e.Update(translation.Specs(a))
 			}
 		}
 	}
@@ -91,7 +121,7 @@ func (h *handler) Stream(up bool, why error) {
 	}
 	d.linked = up
 	for _, e := range d.entries {
-		if e.remote != nil && !e.static {
+		if e.remote != nil && !e.static && !e.remote.Static {
 			e.SetLink(cluster.ADS, up)
 		}
 	}
@@ -116,7 +146,7 @@ func (d *Discovery) dropUnusedLocked() {
 	used := make(map[string]bool, len(d.entries))
 	for _, e := range d.entries {
 		if e.remote != nil {
-			used[e.remote.EDSName()] = true
+			used[e.remote.Config.Service] = true
 		}
 	}
 	for service := range d.assigned {
@@ -124,48 +154,4 @@ func (d *Discovery) dropUnusedLocked() {
 			delete(d.assigned, service)
 		}
 	}
-}
-
-var (
-	protocols = map[resource.Protocol]cluster.Protocol{"": cluster.HTTP1, resource.HTTP1: cluster.HTTP1, resource.TCP: cluster.TCP, resource.HTTP2: cluster.HTTP2, resource.GRPCWire: cluster.HTTP2}
-	pings     = map[resource.PingKind]ping.Kind{"": ping.TCP, resource.PingTCP: ping.TCP, resource.PingHTTP: ping.HTTP, resource.PingGRPC: ping.GRPC, resource.PingOff: ping.Off}
-)
-
-// configOf is the policy of a cluster that the control plane offers, or what
-// this sidecar cannot do about it.
-func configOf(c resource.Cluster) (cluster.Config, error) {
-	cfg := cluster.DefaultConfig()
-	cfg.Name, cfg.Service = c.Name, c.EDSName()
-	if c.ConnectTimeout > 0 {
-		cfg.ConnectTimeout = c.ConnectTimeout
-	}
-	var ok bool
-	if cfg.Protocol, ok = protocols[c.Policy.Protocol]; !ok {
-		return cfg, fmt.Errorf("cluster %q: protocol %q is not supported, want http1, http2, grpc or tcp", c.Name, c.Policy.Protocol)
-	}
-	if cfg.Ping.Kind, ok = pings[c.Policy.Ping.Kind]; !ok {
-		return cfg, fmt.Errorf("cluster %q: ping %q is not supported, want tcp, http, grpc or off", c.Name, c.Policy.Ping.Kind)
-	}
-	if c.Policy.Ping.Path != "" {
-		cfg.Ping.Path = c.Policy.Ping.Path
-	}
-	cfg.Ping.Host, cfg.Ping.Service = c.Policy.Ping.Host, c.Policy.Ping.Service
-	cfg.Outlier = c.Policy.Outlier
-	if err := strictyaml.Validate(cfg); err != nil {
-		return cfg, fmt.Errorf("cluster %q: %w", c.Name, err)
-	}
-	return cfg, nil
-}
-
-// specsOf are the endpoints of an assignment.
-func specsOf(a resource.Endpoints) []cluster.Spec {
-	specs := make([]cluster.Spec, 0, len(a.Endpoints))
-	for _, e := range a.Endpoints {
-		specs = append(specs, cluster.Spec{
-			ID: e.ID(), Address: e.Address.String(), Zone: e.Zone, Node: e.Node,
-			Priority: e.Priority, Weight: e.Weight, Inbound: e.Inbound, Draining: e.Draining,
-			Labels: e.Labels, Verdict: e.Verdict,
-		})
-	}
-	return specs
 }

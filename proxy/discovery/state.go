@@ -17,9 +17,15 @@ import (
 	"slices"
 	"time"
 
+	clusterv3 "github.com/envoyproxy/go-control-plane/envoy/config/cluster/v3"
+	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
+	listenerv3 "github.com/envoyproxy/go-control-plane/envoy/config/listener/v3"
+	routev3 "github.com/envoyproxy/go-control-plane/envoy/config/route/v3"
 	"google.golang.org/protobuf/encoding/protojson"
 	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/types/known/anypb"
 
+	"github.com/overhear-mesh/overhear/proxy/discovery/translation"
 	"github.com/overhear-mesh/overhear/xds/resource"
 )
 
@@ -35,8 +41,10 @@ const (
 // state is what a sidecar needs to serve while its control plane is away.
 type state struct {
 	Saved     time.Time
-	Clusters  []resource.Cluster
+	Clusters  []*clusterv3.Cluster
 	Endpoints []resource.Endpoints
+	Listeners []*listenerv3.Listener
+	Routes    []*routev3.RouteConfiguration
 }
 
 // envelope is the file. Resources is kept as it is written, so that its sum can
@@ -53,14 +61,18 @@ type envelope struct {
 type resources struct {
 	Clusters  []json.RawMessage `json:"clusters"`
 	Endpoints []json.RawMessage `json:"endpoints"`
+	// Listeners and Routes are not in JSON: what is harmless in them may be of types
+	// that this program does not know.
+	Listeners [][]byte `json:"listeners,omitempty"`
+	Routes    [][]byte `json:"routes,omitempty"`
 }
 
 func encodeState(s state) ([]byte, error) {
 	var r resources
 	for _, c := range s.Clusters {
-		m, err := protojson.Marshal(resource.EncodeCluster(c, resource.Overhear))
+		m, err := protojson.Marshal(c)
 		if err != nil {
-			return nil, fmt.Errorf("cluster %q: %w", c.Name, err)
+			return nil, fmt.Errorf("cluster %q: %w", c.GetName(), err)
 		}
 		r.Clusters = append(r.Clusters, m)
 	}
@@ -70,6 +82,12 @@ func encodeState(s state) ([]byte, error) {
 			return nil, fmt.Errorf("endpoints of %q: %w", e.Service, err)
 		}
 		r.Endpoints = append(r.Endpoints, m)
+	}
+	var errL, errR error
+	r.Listeners, errL = marshalAll(s.Listeners)
+	r.Routes, errR = marshalAll(s.Routes)
+	if err := errors.Join(errL, errR); err != nil {
+		return nil, err
 	}
 	body, err := json.Marshal(r) // compact: as it will stand in the envelope
 	if err != nil {
@@ -95,10 +113,37 @@ func decodeState(data []byte) (state, error) {
 		return state{}, err
 	}
 	s := state{Saved: e.Saved}
-	var errC, errE error
-	s.Clusters, errC = decodeAll(r.Clusters, resource.DecodeCluster)
+	var errC, errE, errL, errR error
+	s.Clusters, errC = decodeAll(r.Clusters, func(m *clusterv3.Cluster) (*clusterv3.Cluster, error) { return m, nil })
 	s.Endpoints, errE = decodeAll(r.Endpoints, resource.DecodeEndpoints)
-	return s, errors.Join(errC, errE)
+	s.Listeners, errL = unmarshalAll[*listenerv3.Listener](r.Listeners)
+	s.Routes, errR = unmarshalAll[*routev3.RouteConfiguration](r.Routes)
+	return s, errors.Join(errC, errE, errL, errR)
+}
+
+func marshalAll[M proto.Message](all []M) ([][]byte, error) {
+	var out [][]byte
+	for _, m := range all {
+		b, err := proto.MarshalOptions{Deterministic: true}.Marshal(m)
+		if err != nil {
+			return nil, err
+		}
+		out = append(out, b)
+	}
+	return out, nil
+}
+
+func unmarshalAll[M proto.Message](all [][]byte) ([]M, error) {
+	var out []M
+	for i, b := range all {
+		var none M
+		m := none.ProtoReflect().New().Interface().(M)
+		if err := proto.Unmarshal(b, m); err != nil {
+			return nil, fmt.Errorf("resource %d: %w", i, err)
+		}
+		out = append(out, m)
+	}
+	return out, nil
 }
 
 // decodeAll reads messages of one type, whose name only resource needs to know.
@@ -137,20 +182,23 @@ func (d *Discovery) restore() {
 		}
 		return
 	}
+	defer d.retryListeners()
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	for _, a := range s.Endpoints {
 		d.assigned[a.Service] = a
 	}
-	for _, c := range s.Clusters {
-		if _, err := configOf(c); err != nil {
+	for _, m := range s.Clusters {
+		c, err := translation.Cluster(m)
+		if err != nil {
 			d.deps.Log.Error("saved cluster is not usable, ignored", slog.Any("error", err))
 			continue
 		}
-		e := d.entryLocked(c.Name)
-		e.remote, e.saved = &c, true
+		e := d.entryLocked(c.Config.Name)
+		e.remote, e.saved = &remote{c, m}, true
 		d.settleLocked(e)
 	}
+	d.restoreListenersLocked(s)
 	d.source, d.saved = Saved, s.Saved
 	d.becomeReadyLocked()
 	d.deps.Log.Info("serving from saved resources until the control plane answers",
@@ -173,6 +221,7 @@ func (d *Discovery) dropUnconfirmed(ctx context.Context) {
 	case <-ctx.Done():
 		return
 	}
+	defer d.retryListeners()
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	for _, e := range d.entries {
@@ -183,6 +232,12 @@ func (d *Discovery) dropUnconfirmed(ctx context.Context) {
 		}
 	}
 	d.dropUnusedLocked()
+	for name, l := range d.listeners {
+		if l.saved {
+			delete(d.listeners, name)
+			d.deps.Log.Info("saved listener is not known to the control plane, dropped", "listener", name)
+		}
+	}
 	d.heardLocked()
 }
 
@@ -246,13 +301,30 @@ func (d *Discovery) accepted() state {
 	s := state{Saved: time.Now()}
 	for _, name := range slices.Sorted(maps.Keys(d.entries)) {
 		if remote := d.entries[name].remote; remote != nil {
-			s.Clusters = append(s.Clusters, *remote)
+			s.Clusters = append(s.Clusters, keptOf(remote.message))
 		}
 	}
 	for _, service := range slices.Sorted(maps.Keys(d.assigned)) {
 		s.Endpoints = append(s.Endpoints, d.assigned[service])
 	}
+	for _, name := range slices.Sorted(maps.Keys(d.listeners)) {
+		s.Listeners = append(s.Listeners, d.listeners[name].message)
+	}
+	for _, name := range slices.Sorted(maps.Keys(d.routes)) {
+		s.Routes = append(s.Routes, d.routes[name].message)
+	}
 	return s
+}
+
+// keptOf is a cluster without what others write into its metadata, which may be of
+// types that this program does not know.
+func keptOf(m *clusterv3.Cluster) *clusterv3.Cluster {
+	c := proto.CloneOf(m)
+	own := m.GetMetadata().GetTypedFilterMetadata()[resource.MetadataKey]
+	if c.Metadata = nil; own != nil {
+		c.Metadata = &corev3.Metadata{TypedFilterMetadata: map[string]*anypb.Any{resource.MetadataKey: own}}
+	}
+	return c
 }
 
 // writeFile puts data in the place of the file at path, so that whoever reads it

@@ -11,6 +11,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/google/go-cmp/cmp/cmpopts"
+	"google.golang.org/protobuf/testing/protocmp"
 
 	"github.com/overhear-mesh/overhear/outlier"
 	"github.com/overhear-mesh/overhear/xds/resource"
@@ -23,7 +24,7 @@ func someState() state {
 	a := assignment("api.eds", "10.0.0.1:80", "10.0.0.2:80")
 	a.Endpoints[0].Instance, a.Endpoints[0].Zone, a.Endpoints[0].Inbound = "api-1", "a", true
 	a.Endpoints[1].Verdict = outlier.Verdict{State: outlier.Ejected, Epoch: 9, Rule: outlier.RuleFast, Reason: "40 of 50 failed"}
-	return state{Saved: time.Date(2026, 7, 1, 12, 0, 0, 0, time.UTC), Clusters: []resource.Cluster{c}, Endpoints: []resource.Endpoints{a}}
+	return state{Saved: time.Date(2026, 7, 1, 12, 0, 0, 0, time.UTC), Clusters: messages(c), Endpoints: []resource.Endpoints{a}}
 }
 
 func encoded(tb testing.TB, s state) []byte {
@@ -42,7 +43,7 @@ func TestAStateIsReadAsItWasWritten(t *testing.T) {
 			t.Errorf("%s: %v", name, err)
 			continue
 		}
-		if diff := cmp.Diff(s, got, cmpopts.EquateEmpty(), cmpopts.EquateComparable(netip.AddrPort{})); diff != "" {
+		if diff := cmp.Diff(s, got, protocmp.Transform(), cmpopts.EquateEmpty(), cmpopts.EquateComparable(netip.AddrPort{})); diff != "" {
 			t.Errorf("%s (-written +read):\n%s", name, diff)
 		}
 	}

@@ -76,7 +76,7 @@ func TestASidecarFollowsARealControlPlane(t *testing.T) {
 			t.Fatal(err)
 		}
 		defer cc.Close()
-		d := New(Config{XDS: XDS(Node{ID: "sidecar-1", Zone: "a"}, nil), StateDir: dir}, Deps{
+		d := New(Config{XDS: XDS(Node{ID: "sidecar-1", Zone: "a"}, nil, nil), StateDir: dir}, Deps{
 			Cluster:      cluster.Deps{Clock: clock.New(), Dial: sidecar.Dial},
 			ControlPlane: cc,
 		})

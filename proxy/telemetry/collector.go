@@ -34,6 +34,8 @@ type Source struct {
 	ControlPlane func() (wanted, resources, reports bool)
 	// Reports are the report stream's totals by name; may be nil.
 	Reports func() map[string]uint64
+	// Refused are the control plane's responses that were refused, by kind of resource.
+	Refused func() map[string]uint64
 	// Reloads are the accepted and the refused ones.
 	Reloads func() (accepted, refused uint64)
 	// Draining says whether the sidecar is on its way out.
@@ -84,6 +86,7 @@ var (
 	badPaths  = desc("ping_path_invalid_total", "How often a ping path was found not to be answered by a healthy endpoint.", "cluster")
 
 	connected = desc("control_plane_connected", "1 while the control plane is heard.", "stream")
+	nacks     = desc("control_plane_refused_responses_total", "Responses of the control plane that were refused, by what they brought.", "kind")
 	reports   = desc("report_stream_total", "Messages on the report stream, by kind.", "kind")
 	reloads   = desc("config_reloads_total", "Reloads of the configuration.", "result")
 )
@@ -120,6 +123,11 @@ func (c *Collector) Collect(ch chan<- prometheus.Metric) {
 	if s.Reports != nil {
 		for kind, n := range s.Reports() {
 			e.counter(reports, n, kind)
+		}
+	}
+	if s.Refused != nil {
+		for kind, n := range s.Refused() {
+			e.counter(nacks, n, kind)
 		}
 	}
 	ok, refused := s.Reloads()

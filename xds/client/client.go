@@ -1,6 +1,7 @@
 package client
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -12,14 +13,16 @@ import (
 	"sync"
 	"time"
 
+	clusterv3 "github.com/envoyproxy/go-control-plane/envoy/config/cluster/v3"
 	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
+	listenerv3 "github.com/envoyproxy/go-control-plane/envoy/config/listener/v3"
+	routev3 "github.com/envoyproxy/go-control-plane/envoy/config/route/v3"
 	discoveryv3 "github.com/envoyproxy/go-control-plane/envoy/service/discovery/v3"
 	spb "google.golang.org/genproto/googleapis/rpc/status"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/proto"
-	"google.golang.org/protobuf/types/known/structpb"
 
 	"github.com/overhear-mesh/overhear/xds/resource"
 )
@@ -33,18 +36,12 @@ const (
 	wildcard  = "*"
 )
 
-// Node is who this client says it is.
-type Node struct {
-	ID, Cluster  string
-	Region, Zone string
-	Version      string            // of this binary
-	Labels       map[string]string // become node metadata, under [resource.MetadataKey]
-}
-
 // Config is how a client behaves; [DefaultConfig] has the defaults.
 type Config struct {
 	Node     Node
 	Clusters []string // subscribe to these only; empty: to all that there are
+	// Listeners to subscribe to; "*" is all, empty is none.
+	Listeners []string
 	// Missing is how long a named resource may stay unanswered on a stream before it
 	// counts as one that does not exist; default 15 s.
 	Missing time.Duration
@@ -79,16 +76,25 @@ func (c Config) Validate() error {
 // time, and must not block.
 //
 // An error refuses what the call brought: its text goes to the server in a NACK,
-// and after a reconnect the server is told the versions of before. What cannot be
-// decoded is refused by the client and never gets here; the rest of the same
-// response does.
+// and after a reconnect the server is told the versions of before. What Check refuses
+// gets no further; the rest of the same response does.
 type Handler interface {
+	// Check refuses a resource that cannot be used as it is.
+	Check(m proto.Message) error
 	// Clusters brings clusters that are new or have changed, and the names of those
 	// that are gone.
-	Clusters(changed []resource.Cluster, removed []string) error
+	Clusters(changed []*clusterv3.Cluster, removed []string) error
 	// Endpoints does the same for the endpoints of those clusters, by the name that
-	// [resource.Cluster.EDSName] gives. A removed name does not exist, or no more.
+	// [EDSName] gives. A removed name does not exist, or no more.
 	Endpoints(changed []resource.Endpoints, removed []string) error
+	// Listeners does the same for listeners, and Routes for the route configurations
+	// that RouteNames names; it is asked after each of them.
+	Listeners(changed []*listenerv3.Listener, removed []string) error
+	Routes(changed []*routev3.RouteConfiguration, removed []string) error
+	RouteNames() []string
+	// Answered says what became of a response: nil if it was acknowledged, else why
+	// it was refused.
+	Answered(url string, refused error)
 	// Stream says that the server answers (up), or that it does not and why. What was
 	// told before stays valid. It is called when the answer changes, and once if the
 	// first attempt fails.
@@ -105,8 +111,12 @@ type Client struct {
 	// The rest belongs to Run's goroutine, and outlives a stream.
 	clusters  *subscription
 	endpoints *subscription
+	listeners *subscription
+	routes    *subscription
 	services  map[string]string // cluster → name of its endpoints
 	state     streamState
+	// plain: the server knows no delta, and is asked for the state of the world.
+	plain bool
 }
 
 type streamState uint8
@@ -117,30 +127,14 @@ const (
 	down
 )
 
-// subscription is one type: what is wanted and what is held.
-type subscription struct {
-	url      string
-	wildcard bool
-	names    map[string]struct{} // wanted by name
-	versions map[string]string   // of what was accepted
-	// waiting are the names of which the server has not spoken on this stream, with
-	// the instant from which they count as missing.
-	waiting map[string]time.Time
-}
-
-func newSubscription(url string) *subscription {
-	return &subscription{url: url, names: map[string]struct{}{}, versions: map[string]string{}, waiting: map[string]time.Time{}}
-}
-
 // New returns a client; Run starts it. The configuration must be valid.
 func New(cc grpc.ClientConnInterface, cfg Config, h Handler, log *slog.Logger) *Client {
 	c := &Client{
 		cc: cc, cfg: cfg, h: h, log: log, services: map[string]string{},
-		clusters:  newSubscription(resource.TypeCluster),
-		endpoints: newSubscription(resource.TypeEndpoints),
-	}
-	for _, name := range cfg.Clusters {
-		c.clusters.names[name] = struct{}{}
+		clusters:  newSubscription(resource.TypeCluster, cfg.Clusters),
+		endpoints: newSubscription(resource.TypeEndpoints, nil),
+		listeners: newSubscription(resource.TypeListener, cfg.Listeners),
+		routes:    newSubscription(resource.TypeRoute, nil),
 	}
 	c.clusters.wildcard = len(cfg.Clusters) == 0
 	return c
@@ -153,6 +147,11 @@ func (c *Client) Run(ctx context.Context) error {
 		good, err := c.stream(ctx)
 		if ctx.Err() != nil {
 			return nil
+		}
+		if status.Code(err) == codes.Unimplemented && !c.plain {
+			c.log.Info("the control plane knows no delta protocol: asking for the state of the world")
+			c.plain = true
+			continue
 		}
 		c.tell(down, err)
 		if good {
@@ -196,7 +195,7 @@ func (c *Client) stream(ctx context.Context) (good bool, err error) {
 
 	// Once it is known that nobody answers, the stream waits for the connection: to
 	// ask again and again would add this pace to that of the connection.
-	st, err := discoveryv3.NewAggregatedDiscoveryServiceClient(c.cc).DeltaAggregatedResources(ctx, grpc.WaitForReady(c.state == down))
+	st, err := c.open(ctx)
 	if err != nil {
 		return false, err
 	}
@@ -220,8 +219,12 @@ func (c *Client) stream(ctx context.Context) (good bool, err error) {
 	})
 
 	// A send that fails says only that the stream is over; Recv says why.
-	if st.Send(c.hello(c.clusters, c.cfg.Node.message())) == nil && len(c.endpoints.names) > 0 {
-		_ = st.Send(c.hello(c.endpoints, nil))
+	node := c.cfg.Node.message()
+	for _, s := range c.subscriptions() {
+		if s == c.clusters || s.wildcard || len(s.names) > 0 {
+			_ = st.Send(c.hello(s, node))
+			node = nil // it is said once a stream
+		}
 	}
 	missing := time.NewTimer(0)
 	defer missing.Stop()
@@ -248,6 +251,27 @@ func (c *Client) stream(ctx context.Context) (good bool, err error) {
 	}
 }
 
+// adsStream is a stream of either protocol, in the words of delta.
+type adsStream interface {
+	Send(*discoveryv3.DeltaDiscoveryRequest) error
+	Recv() (*discoveryv3.DeltaDiscoveryResponse, error)
+}
+
+func (c *Client) open(ctx context.Context) (adsStream, error) {
+	ads, wait := discoveryv3.NewAggregatedDiscoveryServiceClient(c.cc), grpc.WaitForReady(c.state == down)
+	if c.plain {
+		st, err := ads.StreamAggregatedResources(ctx, wait)
+		return newSotW(st), err
+	}
+	return ads.DeltaAggregatedResources(ctx, wait)
+}
+
+// subscriptions are those of all types, in the order in which a server should be told
+// of them: what is needed before what needs it.
+func (c *Client) subscriptions() []*subscription {
+	return []*subscription{c.clusters, c.endpoints, c.listeners, c.routes}
+}
+
 // hello is the first request of a type on a stream.
 func (c *Client) hello(s *subscription, node *corev3.Node) *discoveryv3.DeltaDiscoveryRequest {
 	r := &discoveryv3.DeltaDiscoveryRequest{
@@ -271,18 +295,23 @@ func (c *Client) hello(s *subscription, node *corev3.Node) *discoveryv3.DeltaDis
 // follows from it.
 func (c *Client) receive(m *discoveryv3.DeltaDiscoveryResponse) []*discoveryv3.DeltaDiscoveryRequest {
 	var err error
-	var next []*discoveryv3.DeltaDiscoveryRequest
-	switch m.GetTypeUrl() {
-	case resource.TypeCluster:
+	var next *discoveryv3.DeltaDiscoveryRequest
+	switch url := m.GetTypeUrl(); {
+	case url == resource.TypeCluster:
 		err = c.receiveClusters(m)
-		if r := c.resubscribe(); r != nil {
-			next = append(next, r)
-		}
-	case resource.TypeEndpoints:
-		err = c.receiveEndpoints(m)
+		next = c.endpoints.follow(slices.Collect(maps.Values(c.services)), c.cfg.Missing)
+	case url == resource.TypeEndpoints:
+		err = receive(c, c.endpoints, m, resource.DecodeEndpoints, func(e resource.Endpoints) string { return e.Service }, c.h.Endpoints)
+	case url == resource.TypeListener && len(c.cfg.Listeners) > 0:
+		err = receive(c, c.listeners, m, same, (*listenerv3.Listener).GetName, c.h.Listeners)
+		next = c.routes.follow(c.h.RouteNames(), c.cfg.Missing)
+	case url == resource.TypeRoute && len(c.cfg.Listeners) > 0:
+		err = receive(c, c.routes, m, same, (*routev3.RouteConfiguration).GetName, c.h.Routes)
+		next = c.routes.follow(c.h.RouteNames(), c.cfg.Missing)
 	default:
 		return nil // nobody asked, nobody answers
 	}
+	c.h.Answered(m.GetTypeUrl(), err)
 	answer := &discoveryv3.DeltaDiscoveryRequest{TypeUrl: m.GetTypeUrl(), ResponseNonce: m.GetNonce()}
 	if err != nil {
 		text := err.Error()
@@ -290,34 +319,22 @@ func (c *Client) receive(m *discoveryv3.DeltaDiscoveryResponse) []*discoveryv3.D
 		text = strings.ToValidUTF8(text[:min(len(text), maxReason)], "")
 		answer.ErrorDetail = &spb.Status{Code: int32(codes.InvalidArgument), Message: text}
 	}
-	return append([]*discoveryv3.DeltaDiscoveryRequest{answer}, next...)
-}
-
-func (c *Client) receiveClusters(m *discoveryv3.DeltaDiscoveryResponse) error {
-	changed, versions, errs := take(c.clusters, m, resource.DecodeCluster, func(c resource.Cluster) string { return c.Name })
-	removed := c.clusters.gone(m.GetRemovedResources())
-	if len(changed) > 0 || len(removed) > 0 {
-		err := c.h.Clusters(changed, removed)
-		c.clusters.settle(versions, removed, err)
-		if err != nil {
-			return errors.Join(append(errs, err)...)
-		}
-		for _, cluster := range changed {
-			c.services[cluster.Name] = cluster.EDSName()
-		}
-		for _, name := range removed {
-			delete(c.services, name)
-		}
+	if next == nil {
+		return []*discoveryv3.DeltaDiscoveryRequest{answer}
 	}
-	return errors.Join(errs...)
+	return []*discoveryv3.DeltaDiscoveryRequest{answer, next}
 }
 
-func (c *Client) receiveEndpoints(m *discoveryv3.DeltaDiscoveryResponse) error {
-	changed, versions, errs := take(c.endpoints, m, resource.DecodeEndpoints, func(e resource.Endpoints) string { return e.Service })
-	removed := c.endpoints.gone(m.GetRemovedResources())
-	if len(changed) > 0 || len(removed) > 0 {
-		err := c.h.Endpoints(changed, removed)
-		c.endpoints.settle(versions, removed, err)
+// receive decodes the resources of one type and passes them on.
+func receive[M any, P interface {
+	*M
+	proto.Message
+}, V any](c *Client, s *subscription, m *discoveryv3.DeltaDiscoveryResponse, decode func(P) (V, error), name func(V) string, pass func([]V, []string) error) error {
+	changed, versions, errs := take(c, s, m, decode, name)
+	removed := s.gone(m.GetRemovedResources())
+	if len(changed) > 0 || len(removed) > 0 || len(m.GetResources()) == 0 {
+		err := pass(changed, removed)
+		s.settle(versions, removed, err)
 		if err != nil {
 			errs = append(errs, err)
 		}
@@ -325,13 +342,40 @@ func (c *Client) receiveEndpoints(m *discoveryv3.DeltaDiscoveryResponse) error {
 	return errors.Join(errs...)
 }
 
+func (c *Client) receiveClusters(m *discoveryv3.DeltaDiscoveryResponse) error {
+	return receive(c, c.clusters, m, same, (*clusterv3.Cluster).GetName, func(changed []*clusterv3.Cluster, removed []string) error {
+		if err := c.h.Clusters(changed, removed); err != nil {
+			return err
+		}
+		for _, m := range changed {
+			if m.GetType() == clusterv3.Cluster_EDS {
+				c.services[m.GetName()] = EDSName(m)
+			} else {
+				delete(c.services, m.GetName())
+			}
+		}
+		for _, name := range removed {
+			delete(c.services, name)
+		}
+		return nil
+	})
+}
+
+// EDSName is the name by which a cluster's endpoints are asked for.
+func EDSName(m *clusterv3.Cluster) string {
+	return cmp.Or(m.GetEdsClusterConfig().GetServiceName(), m.GetName())
+}
+
+// same is the decoding of what the handler reads by itself.
+func same[P proto.Message](m P) (P, error) { return m, nil }
+
 // take decodes the resources of a response: the good ones with their versions, and
 // what is wrong with the others. Those that nobody subscribes to (any more) are
 // left out.
 func take[M any, P interface {
 	*M
 	proto.Message
-}, V any](s *subscription, m *discoveryv3.DeltaDiscoveryResponse, decode func(P) (V, error), nameOf func(V) string) (changed []V, versions map[string]string, errs []error) {
+}, V any](c *Client, s *subscription, m *discoveryv3.DeltaDiscoveryResponse, decode func(P) (V, error), nameOf func(V) string) (changed []V, versions map[string]string, errs []error) {
 	versions = map[string]string{}
 	for _, r := range m.GetResources() {
 		delete(s.waiting, r.GetName())
@@ -341,6 +385,10 @@ func take[M any, P interface {
 		body := P(new(M))
 		if err := r.GetResource().UnmarshalTo(body); err != nil {
 			errs = append(errs, fmt.Errorf("resource %q: %w", r.GetName(), err))
+			continue
+		}
+		if err := c.h.Check(body); err != nil {
+			errs = append(errs, err)
 			continue
 		}
 		v, err := decode(body)
@@ -358,64 +406,9 @@ func take[M any, P interface {
 	return changed, versions, errs
 }
 
-// gone are the names that the server says do not exist, as far as anybody cares.
-func (s *subscription) gone(names []string) []string {
-	var removed []string
-	for _, name := range names {
-		delete(s.waiting, name)
-		_, wanted := s.names[name]
-		_, held := s.versions[name]
-		if wanted || held {
-			removed = append(removed, name)
-		}
-	}
-	return removed
-}
-
-// settle notes what the handler accepted.
-func (s *subscription) settle(versions map[string]string, removed []string, refused error) {
-	if refused != nil {
-		return
-	}
-	maps.Copy(s.versions, versions)
-	for _, name := range removed {
-		delete(s.versions, name)
-	}
-}
-
-// resubscribe makes the subscription to endpoints fit the clusters; nil when it
-// does already.
-func (c *Client) resubscribe() *discoveryv3.DeltaDiscoveryRequest {
-	s := c.endpoints
-	r := &discoveryv3.DeltaDiscoveryRequest{TypeUrl: s.url}
-	wanted := map[string]struct{}{}
-	for _, service := range c.services {
-		wanted[service] = struct{}{}
-		if _, ok := s.names[service]; !ok {
-			r.ResourceNamesSubscribe = append(r.ResourceNamesSubscribe, service)
-			s.names[service] = struct{}{}
-			s.waiting[service] = time.Now().Add(c.cfg.Missing)
-		}
-	}
-	for name := range s.names {
-		if _, ok := wanted[name]; !ok {
-			r.ResourceNamesUnsubscribe = append(r.ResourceNamesUnsubscribe, name)
-			delete(s.names, name)
-			delete(s.versions, name)
-			delete(s.waiting, name)
-		}
-	}
-	if len(r.GetResourceNamesSubscribe()) == 0 && len(r.GetResourceNamesUnsubscribe()) == 0 {
-		return nil
-	}
-	slices.Sort(r.GetResourceNamesSubscribe())
-	slices.Sort(r.GetResourceNamesUnsubscribe())
-	return r
-}
-
 // nextMissing is when the next name counts as missing.
 func (c *Client) nextMissing() (at time.Time, ok bool) {
-	for _, s := range []*subscription{c.clusters, c.endpoints} {
+	for _, s := range c.subscriptions() {
 		for _, t := range s.waiting {
 			if !ok || t.Before(at) {
 				at, ok = t, true
@@ -428,7 +421,7 @@ func (c *Client) nextMissing() (at time.Time, ok bool) {
 // expire tells the handler of names for which no answer came in time. They stay
 // subscribed: an answer may still come.
 func (c *Client) expire(now time.Time) {
-	for _, s := range []*subscription{c.clusters, c.endpoints} {
+	for _, s := range c.subscriptions() {
 		var missing []string
 		for name, at := range s.waiting {
 			if !at.After(now) {
@@ -442,31 +435,18 @@ func (c *Client) expire(now time.Time) {
 		slices.Sort(missing)
 		c.log.Warn("the control plane does not know these", "type", s.url, "names", missing)
 		var err error
-		if s == c.clusters {
+		switch s {
+		case c.clusters:
 			err = c.h.Clusters(nil, missing)
-		} else {
+		case c.endpoints:
 			err = c.h.Endpoints(nil, missing)
+		case c.listeners:
+			err = c.h.Listeners(nil, missing)
+		default:
+			err = c.h.Routes(nil, missing)
 		}
 		if err != nil { // there is no response that it could refuse
 			c.log.Warn("handler", "type", s.url, "error", err)
 		}
 	}
-}
-
-func (n Node) message() *corev3.Node {
-	m := &corev3.Node{
-		Id: n.ID, Cluster: n.Cluster,
-		Locality:             &corev3.Locality{Region: n.Region, Zone: n.Zone},
-		UserAgentName:        "overhear",
-		UserAgentVersionType: &corev3.Node_UserAgentVersion{UserAgentVersion: n.Version},
-	}
-	fields := map[string]*structpb.Value{}
-	for name, value := range n.Labels {
-		fields[name] = structpb.NewStringValue(value)
-	}
-	if len(fields) > 0 {
-		labels := &structpb.Struct{Fields: map[string]*structpb.Value{"labels": structpb.NewStructValue(&structpb.Struct{Fields: fields})}}
-		m.Metadata = &structpb.Struct{Fields: map[string]*structpb.Value{resource.MetadataKey: structpb.NewStructValue(labels)}}
-	}
-	return m
 }

@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"maps"
 	"net/netip"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -14,6 +15,9 @@ import (
 	"testing/synctest"
 	"time"
 
+	clusterv3 "github.com/envoyproxy/go-control-plane/envoy/config/cluster/v3"
+	listenerv3 "github.com/envoyproxy/go-control-plane/envoy/config/listener/v3"
+	routev3 "github.com/envoyproxy/go-control-plane/envoy/config/route/v3"
 	discoveryv3 "github.com/envoyproxy/go-control-plane/envoy/service/discovery/v3"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
@@ -181,13 +185,64 @@ type sidecar struct {
 	mu     sync.Mutex // guards the rest
 	events []string
 	refuse string // the name of a resource to refuse
+	nacks  int
+
+	routeNames map[string]string // by listener
 }
 
-func (s *sidecar) Clusters(changed []resource.Cluster, removed []string) error {
+// Check refuses a cluster that resource cannot read.
+func (s *sidecar) Check(m proto.Message) error {
+	if c, is := m.(*clusterv3.Cluster); is {
+		_, err := resource.DecodeCluster(c)
+		return err
+	}
+	return nil
+}
+
+func (s *sidecar) Listeners(changed []*listenerv3.Listener, removed []string) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, l := range changed {
+		s.events = append(s.events, "listener "+l.GetName())
+		if s.routeNames == nil {
+			s.routeNames = map[string]string{}
+		}
+		s.routeNames[l.GetName()] = l.GetStatPrefix() // in place of a whole connection manager
+	}
+	for _, name := range removed {
+		delete(s.routeNames, name)
+	}
+	return s.noteLocked("listener", removed)
+}
+
+func (s *sidecar) Routes(changed []*routev3.RouteConfiguration, removed []string) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, r := range changed {
+		s.events = append(s.events, "routes "+r.GetName())
+	}
+	return s.noteLocked("routes", removed)
+}
+
+func (s *sidecar) RouteNames() []string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return slices.Collect(maps.Values(s.routeNames))
+}
+
+func (s *sidecar) Answered(url string, refused error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if refused != nil {
+		s.nacks++
+	}
+}
+
+func (s *sidecar) Clusters(changed []*clusterv3.Cluster, removed []string) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for _, c := range changed {
-		s.events = append(s.events, "cluster "+c.Name)
+		s.events = append(s.events, "cluster "+c.GetName())
 	}
 	return s.noteLocked("cluster", removed)
 }

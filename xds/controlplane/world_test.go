@@ -17,10 +17,14 @@ import (
 	"testing/synctest"
 	"time"
 
+	clusterv3 "github.com/envoyproxy/go-control-plane/envoy/config/cluster/v3"
 	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
 	endpointv3 "github.com/envoyproxy/go-control-plane/envoy/config/endpoint/v3"
+	listenerv3 "github.com/envoyproxy/go-control-plane/envoy/config/listener/v3"
+	routev3 "github.com/envoyproxy/go-control-plane/envoy/config/route/v3"
 	discoveryv3 "github.com/envoyproxy/go-control-plane/envoy/service/discovery/v3"
 	"google.golang.org/grpc"
+	"google.golang.org/protobuf/proto"
 
 	"github.com/overhear-mesh/overhear/outlier"
 	"github.com/overhear-mesh/overhear/outlier/merge"
@@ -281,7 +285,13 @@ func (s *sidecar) now() time.Duration { return time.Since(s.began) + time.Second
 
 // The client.Handler.
 
-func (s *sidecar) Clusters(_ []resource.Cluster, removed []string) error {
+func (s *sidecar) Check(proto.Message) error                            { return nil }
+func (s *sidecar) Listeners([]*listenerv3.Listener, []string) error     { return nil }
+func (s *sidecar) Routes([]*routev3.RouteConfiguration, []string) error { return nil }
+func (s *sidecar) RouteNames() []string                                 { return nil }
+func (s *sidecar) Answered(string, error)                               {}
+
+func (s *sidecar) Clusters(_ []*clusterv3.Cluster, removed []string) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for _, name := range removed {

@@ -1,0 +1,475 @@
+package discovery
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"time"
+
+	listenerv3 "github.com/envoyproxy/go-control-plane/envoy/config/listener/v3"
+	routev3 "github.com/envoyproxy/go-control-plane/envoy/config/route/v3"
+
+	"github.com/overhear-mesh/overhear/proxy/config"
+	"github.com/overhear-mesh/overhear/proxy/discovery/translation"
+	"github.com/overhear-mesh/overhear/proxy/router"
+	"github.com/overhear-mesh/overhear/xds/resource"
+)
+
+// listening is what the control plane says of one listener.
+type listening struct {
+	*version // what was said last
+	message  *listenerv3.Listener
+	since    time.Time // when it was said
+	saved    bool      // it is from the state directory, and not confirmed yet
+	problem  string    // why that is not what runs; "": it is
+	retry    time.Time // it could not be opened, and is not tried before that
+
+	active plan // what runs, which may be what was said before; zero: nothing
+}
+
+// version is a listener as it was told of at one time.
+type version struct {
+	translation.Listening
+	clusters map[string]bool // to which it leads without a route configuration
+}
+
+// routeTable is a route configuration as it was told of at one time.
+type routeTable struct {
+	message  *routev3.RouteConfiguration
+	rules    []router.Rule
+	clusters map[string]bool // to which they lead
+	since    time.Time
+}
+
+// plan is a listener as it runs or should run.
+type plan struct {
+	name    string
+	version *version
+	routes  *routeTable // nil if it needs none
+}
+
+func (p plan) outbound() config.Outbound {
+	if p.routes == nil {
+		return p.version.Outbound
+	}
+	return p.version.With(p.routes.rules)
+}
+
+func (p plan) leadsTo() map[string]bool {
+	switch {
+	case p.version == nil:
+		return nil
+	case p.routes == nil:
+		return p.version.clusters
+	}
+	return p.routes.clusters
+}
+
+func (d *Discovery) asksForListeners() bool { return len(d.cfg.XDS.Listeners) > 0 }
+
+// Listeners takes in listeners. One whose routes are not known yet, or whose clusters
+// are not, does not take the place of what runs before they are.
+func (h *handler) Listeners(changed []*listenerv3.Listener, removed []string) error {
+	d := (*Discovery)(h)
+	d.mu.Lock()
+	before := maps.Clone(d.listeners)
+	now := time.Now()
+	var errs []error
+	for _, m := range changed {
+		l, err := translation.Listener(m)
+		if err != nil {
+			errs = append(errs, err)
+			continue
+		}
+		next := &listening{version: &version{l, clustersOf(l.Outbound.Cluster, l.Outbound.Routes)}, message: m, since: now}
+		if last := d.listeners[m.GetName()]; last != nil {
+			next.active = last.active
+		}
+		d.listeners[m.GetName()] = next
+	}
+	for _, name := range removed {
+		delete(d.listeners, name)
+	}
+	d.heard = true
+	d.heardLocked()
+	d.mu.Unlock()
+
+	failed := d.applyListeners()
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	for _, name := range slices.Sorted(maps.Keys(failed)) {
+		if !slices.ContainsFunc(changed, func(m *listenerv3.Listener) bool { return m.GetName() == name }) {
+			continue // it is not this response's fault
+		}
+		errs = append(errs, fmt.Errorf("listener %q: %w", name, failed[name]))
+		if before[name] != nil {
+			d.listeners[name] = before[name]
+		} else {
+			delete(d.listeners, name)
+		}
+	}
+	d.dropRoutesLocked()
+	return errors.Join(errs...)
+}
+
+// Routes takes in route configurations. One that is withdrawn while a listener asks for
+// it stays: there is a reason to have no routes, an empty configuration, and this is not
+// it.
+func (h *handler) Routes(changed []*routev3.RouteConfiguration, removed []string) error {
+	d := (*Discovery)(h)
+	d.mu.Lock()
+	now := time.Now()
+	var errs []error
+	for _, m := range changed {
+		rules, err := translation.Rules(m)
+		if err != nil {
+			errs = append(errs, err)
+			continue
+		}
+		if len(rules) == 0 {
+			none := router.DefaultRule()
+			none.Respond = &router.Respond{Status: 404}
+			rules = []router.Rule{none}
+		}
+		d.routes[m.GetName()] = &routeTable{message: m, rules: rules, clusters: clustersOf("", rules), since: now}
+	}
+	for _, name := range removed {
+		if d.routes[name] != nil {
+			d.deps.Log.Warn("routes withdrawn without their listener, kept", "routes", name)
+		}
+	}
+	d.heardLocked()
+	d.mu.Unlock()
+	d.retryListeners()
+	return errors.Join(errs...)
+}
+
+// RouteNames are the route configurations that listeners ask for, those that run and
+// those that are to take their place.
+func (h *handler) RouteNames() []string {
+	d := (*Discovery)(h)
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return slices.Sorted(maps.Keys(d.routeNamesLocked()))
+}
+
+func (d *Discovery) routeNamesLocked() map[string]bool {
+	names := map[string]bool{}
+	for _, l := range d.listeners {
+		names[l.Routes] = true
+		if l.active.version != nil {
+			names[l.active.version.Routes] = true
+		}
+	}
+	delete(names, "")
+	return names
+}
+
+// dropRoutesLocked forgets the routes that no listener asks for.
+func (d *Discovery) dropRoutesLocked() {
+	names := d.routeNamesLocked()
+	maps.DeleteFunc(d.routes, func(name string, _ *routeTable) bool { return !names[name] })
+}
+
+// planLocked is a version of a listener with its routes; ok is false as long as they
+// have not come.
+func (d *Discovery) planLocked(name string, v *version) (p plan, ok bool) {
+	if v == nil {
+		return plan{}, false
+	}
+	p = plan{name, v, d.routes[v.Routes]}
+	return p, v.Routes == "" || p.routes != nil
+}
+
+// nextLocked is what a listener should be now, and from when on it may be something
+// else; zero: not by itself. ok is false if it should not be open.
+func (d *Discovery) nextLocked(name string, l *listening, now time.Time) (next plan, until time.Time, ok bool) {
+	next, complete := d.planLocked(name, l.version)
+	if complete && next == l.active {
+		return next, time.Time{}, true
+	}
+	if !complete {
+		l.problem = fmt.Sprintf("waits for the route configuration %q", l.Routes)
+	} else if now.Before(l.retry) {
+		until = l.retry
+	} else {
+		since := l.since
+		if next.routes != nil && next.routes.since.After(since) {
+			since = next.routes.since
+		}
+		cold := d.coldLocked(next)
+		if until = since.Add(d.cfg.XDS.Missing); cold == "" || !now.Before(until) {
+			return next, time.Time{}, true
+		}
+		l.problem = fmt.Sprintf("waits for the cluster %q and its endpoints", cold)
+	}
+	// The version that runs goes on, also with news of its own routes.
+	if next, complete = d.planLocked(name, l.active.version); complete && d.coldLocked(next) == "" {
+		return next, until, true
+	}
+	return l.active, until, l.active.version != nil
+}
+
+// coldLocked names a cluster to which a listener would lead, and of which the
+// endpoints are not known; "": there is none.
+func (d *Discovery) coldLocked(p plan) string {
+	for name := range p.leadsTo() {
+		e := d.entries[name]
+		switch {
+		case e == nil || !e.static && e.remote == nil:
+			return name
+		case e.static || e.remote.Static:
+		default:
+			if _, known := d.assigned[e.remote.Config.Service]; !known {
+				return name
+			}
+		}
+	}
+	return ""
+}
+
+func clustersOf(cluster string, rules []router.Rule) map[string]bool {
+	names := map[string]bool{cluster: true}
+	for _, r := range rules {
+		names[r.Cluster] = true
+		for _, share := range r.Clusters {
+			names[share.Cluster] = true
+		}
+	}
+	delete(names, "")
+	return names
+}
+
+// leadsToLocked reports whether the control plane's listeners lead to a cluster.
+func (d *Discovery) leadsToLocked(name string) bool {
+	for _, l := range d.listeners {
+		if l.active.leadsTo()[name] {
+			return true
+		}
+	}
+	return false
+}
+
+// plansLocked are all listeners that should be open now, by name.
+func (d *Discovery) plansLocked() []plan {
+	var all []plan
+	now := time.Now()
+	for _, name := range slices.Sorted(maps.Keys(d.listeners)) {
+		if next, _, ok := d.nextLocked(name, d.listeners[name], now); ok {
+			all = append(all, next)
+		}
+	}
+	return all
+}
+
+// applyListeners makes the listeners what they should be. Those that cannot be opened
+// are returned by name; they stay as they were.
+func (d *Discovery) applyListeners() (failed map[string]error) {
+	if d.deps.Listeners == nil {
+		return nil
+	}
+	d.applying.Lock()
+	defer d.applying.Unlock()
+	d.mu.Lock()
+	plans := d.plansLocked()
+	d.mu.Unlock()
+	if err := d.deps.Listeners(outbounds(plans)); err != nil {
+		plans, failed = d.oneByOne(plans)
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	for _, p := range plans {
+		if l := d.listeners[p.name]; l != nil {
+			if l.active = p; p.version == l.version {
+				l.problem = ""
+			}
+		}
+	}
+	for name, err := range failed {
+		if l := d.listeners[name]; l != nil {
+			l.problem, l.retry = err.Error(), time.Now().Add(d.cfg.XDS.Missing)
+		}
+	}
+	d.applied = plans
+	d.dropWithdrawnLocked()
+	if d.clustered {
+		d.becomeReadyLocked()
+	}
+	select {
+	case d.poked <- struct{}{}:
+	default:
+	}
+	return failed
+}
+
+// oneByOne finds out which of the listeners cannot be opened, and applies the others.
+func (d *Discovery) oneByOne(plans []plan) (applied []plan, failed map[string]error) {
+	d.mu.Lock()
+	for _, p := range d.applied {
+		if d.listeners[p.name] != nil {
+			applied = append(applied, p)
+		}
+	}
+	d.mu.Unlock()
+	failed = map[string]error{}
+	changed := false
+	for _, p := range plans {
+		i := slices.IndexFunc(applied, func(a plan) bool { return a.name == p.name })
+		with := slices.Clone(applied)
+		if i < 0 {
+			with = append(with, p)
+		} else if with[i] = p; p == applied[i] {
+			continue
+		}
+		if err := d.deps.Listeners(outbounds(with)); err != nil {
+			failed[p.name] = err
+			d.deps.Log.Error("listener of the control plane cannot be opened, what ran before stays", "listener", p.name, "error", err)
+			continue
+		}
+		applied, changed = with, true
+	}
+	if !changed && d.deps.Listeners(outbounds(applied)) != nil {
+		applied = d.applied // nothing has changed
+	}
+	return applied, failed
+}
+
+func outbounds(plans []plan) []config.Outbound {
+	all := make([]config.Outbound, len(plans))
+	for i, p := range plans {
+		all[i] = p.outbound()
+	}
+	return all
+}
+
+// retryListeners applies listeners if a change of what they wait for lets them be
+// something else.
+func (d *Discovery) retryListeners() {
+	if !d.asksForListeners() {
+		return
+	}
+	d.mu.Lock()
+	same := slices.Equal(d.plansLocked(), d.applied)
+	d.mu.Unlock()
+	if !same {
+		d.applyListeners() // what cannot be opened is in the log, and tried again
+	}
+}
+
+// dropWithdrawnLocked lets the clusters go that were withdrawn, and that no route leads
+// to any more or has led to for long enough.
+func (d *Discovery) dropWithdrawnLocked() {
+	now := time.Now()
+	for name, e := range d.entries {
+		if e.until.IsZero() || d.leadsToLocked(name) && now.Before(e.until) {
+			continue
+		}
+		e.remote, e.saved, e.until = nil, false, time.Time{}
+		d.settleLocked(e)
+		d.deps.Log.Info("cluster withdrawn by the control plane", "cluster", name)
+	}
+}
+
+// awaitListeners applies what is due by time until ctx ends: a listener whose clusters
+// do not come, one that could not be opened, a cluster that was withdrawn.
+func (d *Discovery) awaitListeners(ctx context.Context) {
+	timer := time.NewTimer(0)
+	defer timer.Stop()
+	for {
+		if at := d.due(); at.IsZero() {
+			timer.Stop()
+		} else {
+			timer.Reset(time.Until(at))
+		}
+		select {
+		case <-timer.C:
+			d.applyListeners()
+		case <-d.poked:
+		case <-ctx.Done():
+			return
+		}
+	}
+}
+
+// due is when applyListeners may do something by itself.
+func (d *Discovery) due() (at time.Time) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	now := time.Now()
+	earlier := func(t time.Time) {
+		if !t.IsZero() && (at.IsZero() || t.Before(at)) {
+			at = t
+		}
+	}
+	for name, l := range d.listeners {
+		_, until, _ := d.nextLocked(name, l, now)
+		earlier(until)
+	}
+	for _, e := range d.entries {
+		earlier(e.until)
+	}
+	return at
+}
+
+// listenersReadyLocked reports whether the control plane's listeners can be counted on.
+func (d *Discovery) listenersReadyLocked() bool {
+	if !d.asksForListeners() || d.deps.ControlPlane == nil {
+		return true
+	}
+	for _, l := range d.listeners {
+		if l.active.version == nil && time.Since(l.since) < d.cfg.XDS.Missing {
+			return false
+		}
+	}
+	return d.heard || d.source == Saved
+}
+
+// restoreListenersLocked takes the listeners of the state directory.
+func (d *Discovery) restoreListenersLocked(s state) {
+	if !d.asksForListeners() {
+		return
+	}
+	for _, m := range s.Routes {
+		rules, err := translation.Rules(m)
+		if err != nil {
+			d.deps.Log.Error("saved routes are not usable, ignored", "error", err)
+			continue
+		}
+		d.routes[m.GetName()] = &routeTable{message: m, rules: rules, clusters: clustersOf("", rules)}
+	}
+	for _, m := range s.Listeners {
+		l, err := translation.Listener(m)
+		if err != nil {
+			d.deps.Log.Error("saved listener is not usable, ignored", "error", err)
+			continue
+		}
+		d.listeners[m.GetName()] = &listening{version: &version{l, clustersOf(l.Outbound.Cluster, l.Outbound.Routes)}, message: m, saved: true}
+	}
+}
+
+// Refusal is what was said to the responses of one kind that were not accepted.
+type Refusal struct {
+	Total uint64
+	Last  string // why the last response was refused; "" if it was accepted
+}
+
+// kinds are what responses bring, by type.
+var kinds = map[string]string{
+	resource.TypeCluster: "cluster", resource.TypeEndpoints: "endpoints", resource.TypeListener: "listener", resource.TypeRoute: "route configuration",
+}
+
+// Answered notes what became of a response.
+func (h *handler) Answered(url string, refused error) {
+	d := (*Discovery)(h)
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	r := d.refused[kinds[url]]
+	r.Last = ""
+	if refused != nil {
+		r.Total++
+		r.Last = refused.Error()
+	}
+	d.refused[kinds[url]] = r
+}
