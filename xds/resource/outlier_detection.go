@@ -21,10 +21,8 @@ const (
 // longest is the longest hold-off that can be configured. Envoy knows no limit.
 const longest = time.Hour
 
-// unheeded are the fields of Envoy's outlier_detection that mean nothing here. They
-// tune estimates that the sequential tests make without: success rates and failure
-// percentages of an interval. A passing health check never brings an endpoint back by
-// itself, and a degraded one is a matter of weight.
+// unheeded are the fields of Envoy's outlier_detection that mean nothing here: the
+// package documentation says of each why.
 var unheeded = []protoreflect.Name{
 	"interval",
 	"enforcing_success_rate", "success_rate_minimum_hosts", "success_rate_request_volume", "success_rate_stdev_factor",
@@ -35,21 +33,8 @@ var unheeded = []protoreflect.Name{
 }
 
 // decodeOutlierDetection reads the outlier detection of a cluster that came from a
-// control plane of Envoys over our defaults, as near as it can be said here:
-//
-//	consecutive_5xx                    rule run, failures of any kind; 0: none
-//	consecutive_gateway_failure        rule run, 502, 503, 504 and no answer
-//	consecutive_local_origin_failure   rule run, no answer; if they are split
-//	enforcing_consecutive_…            share of runs that eject; 0: they are only told
-//	base_ejection_time                 hold_base
-//	max_ejection_time                  hold_max
-//	max_ejection_time_jitter           hold_jitter
-//	max_ejection_percent               max_out, rounded down, but one of two or more,
-//	always_eject_one_host              unless this is false
-//
-// Where a field is left out ours holds, not Envoy's: a sidecar without a rule run
-// detects more than Envoy does with one. It returns the names of the fields that are
-// set and ignored.
+// control plane of Envoys over our defaults, by the table in the package documentation.
+// It returns the names of the fields that are set and ignored.
 func decodeOutlierDetection(m *clusterv3.OutlierDetection, into *outlier.Config, p *problems) (ignored []string) {
 	d := envoyDetection{m: m, problems: p}
 	into.RunAny = d.run("consecutive_5xx", m.GetConsecutive_5Xx(), 0)

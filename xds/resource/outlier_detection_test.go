@@ -2,6 +2,9 @@ package resource_test
 
 import (
 	"errors"
+	"os"
+	"reflect"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -11,7 +14,6 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"google.golang.org/protobuf/encoding/prototext"
 	"google.golang.org/protobuf/reflect/protoreflect"
-	"google.golang.org/protobuf/types/known/durationpb"
 
 	"github.com/overhear-mesh/overhear/outlier"
 	"github.com/overhear-mesh/overhear/xds/resource"
@@ -117,22 +119,7 @@ func TestEveryFieldOfAnOutlierDetectionIsReadOrListedAsIgnored(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		switch {
-		case f.IsList():
-			r.Mutable(f).List().AppendMutable()
-		case f.Kind() == protoreflect.BoolKind:
-			r.Set(f, protoreflect.ValueOfBool(true))
-		case f.Message().FullName() == "google.protobuf.Duration":
-			r.Set(f, protoreflect.ValueOfMessage(durationpb.New(17*time.Second).ProtoReflect()))
-		default:
-			value := r.Mutable(f).Message()
-			inner := value.Descriptor().Fields().ByName("value")
-			if inner.Kind() == protoreflect.BoolKind {
-				value.Set(inner, protoreflect.ValueOfBool(true))
-			} else {
-				value.Set(inner, protoreflect.ValueOfUint32(42))
-			}
-		}
+		another(r, f)
 		got, err := resource.DecodeCluster(m)
 		if err != nil {
 			t.Errorf("%s: %v", f.Name(), err)
@@ -147,6 +134,119 @@ func TestEveryFieldOfAnOutlierDetectionIsReadOrListedAsIgnored(t *testing.T) {
 		if listed && !cmp.Equal(got.Policy, plain.Policy) {
 			t.Errorf("%s is listed as ignored and changes the policy", f.Name())
 		}
+	}
+}
+
+// mapping reads the table of outlier_detection in the package documentation: the field
+// of the policy, by that of the message; "-" for what is ignored.
+func mapping(t *testing.T) map[string]string {
+	t.Helper()
+	text, err := os.ReadFile("doc.go")
+	if err != nil {
+		t.Fatal(err)
+	}
+	table := map[string]string{}
+	_, rest, found := strings.Cut(string(text), "//\tfield of outlier_detection ")
+	if !found {
+		t.Fatal("doc.go has no table of outlier_detection")
+	}
+	for line := range strings.Lines(rest[strings.IndexByte(rest, '\n')+1:]) {
+		row, isRow := strings.CutPrefix(line, "//\t")
+		if !isRow {
+			break
+		}
+		columns := strings.Fields(row)
+		if len(columns) < 3 {
+			t.Fatalf("a row without an explanation: %q", row)
+		}
+		if _, twice := table[columns[0]]; twice {
+			t.Errorf("%s is in the table twice", columns[0])
+		}
+		table[columns[0]] = columns[1]
+	}
+	return table
+}
+
+// policyFields are the fields of a policy by their names in a file.
+func policyFields(c outlier.Config) map[string]any {
+	fields := map[string]any{}
+	v := reflect.ValueOf(c)
+	for i := range v.NumField() {
+		fields[v.Type().Field(i).Tag.Get("yaml")] = v.Field(i).Interface()
+	}
+	return fields
+}
+
+// another sets a field to a value that is different from the one that it has.
+func another(r protoreflect.Message, f protoreflect.FieldDescriptor) {
+	switch {
+	case f.IsList():
+		r.Mutable(f).List().AppendMutable()
+	case f.Kind() == protoreflect.BoolKind:
+		r.Set(f, protoreflect.ValueOfBool(!r.Get(f).Bool()))
+	case f.Message().FullName() == "google.protobuf.Duration":
+		d := r.Mutable(f).Message()
+		seconds := d.Descriptor().Fields().ByName("seconds")
+		d.Set(seconds, protoreflect.ValueOfInt64(d.Get(seconds).Int()+17))
+	default:
+		value := r.Mutable(f).Message()
+		inner := value.Descriptor().Fields().ByName("value")
+		if inner.Kind() == protoreflect.BoolKind {
+			value.Set(inner, protoreflect.ValueOfBool(!value.Get(inner).Bool()))
+		} else {
+			value.Set(inner, protoreflect.ValueOfUint32(uint32(value.Get(inner).Uint()+1)))
+		}
+	}
+}
+
+func TestTheTableOfTheDocumentationSaysWhatBecomesOfEachField(t *testing.T) {
+	const all = `consecutive_5xx{value:7} enforcing_consecutive_5xx{value:60}
+		consecutive_gateway_failure{value:8} enforcing_consecutive_gateway_failure{value:70}
+		split_external_local_origin_errors:true
+		consecutive_local_origin_failure{value:9} enforcing_consecutive_local_origin_failure{value:80}
+		base_ejection_time{seconds:30} max_ejection_time{seconds:300} max_ejection_time_jitter{seconds:4}
+		max_ejection_percent{value:40} always_eject_one_host{value:true}`
+	table := mapping(t)
+	fields := (&clusterv3.OutlierDetection{}).ProtoReflect().Descriptor().Fields()
+	for i := range fields.Len() {
+		f := fields.Get(i)
+		name := string(f.Name())
+		says, ok := table[name]
+		if !ok {
+			t.Errorf("%s is not in the table", name)
+			continue
+		}
+		delete(table, name)
+		m := envoyCluster(t, all)
+		before, err := resource.DecodeCluster(m)
+		if err != nil {
+			t.Fatal(err)
+		}
+		another(m.OutlierDetection.ProtoReflect(), f)
+		after, err := resource.DecodeCluster(m)
+		if err != nil {
+			t.Fatalf("%s: %v", name, err)
+		}
+		if ignored := slices.Contains(after.Ignored, "outlier_detection."+name); ignored != (says == "-") {
+			t.Errorf("%s: ignored %t, the table says %q", name, ignored, says)
+		}
+		changed := false
+		was, is := policyFields(before.Policy.Outlier), policyFields(after.Policy.Outlier)
+		for field := range was {
+			if reflect.DeepEqual(was[field], is[field]) {
+				continue
+			}
+			changed = true
+			if !strings.HasPrefix(field, says) {
+				t.Errorf("%s changes %s, the table says %q", name, field, says)
+			}
+		}
+		if changed != (says != "-") {
+			t.Errorf("%s: changes the policy %t, the table says %q", name, changed, says)
+		}
+	}
+	for name := range table {
+		t.Errorf("%s is in the table and no field of the message", name)
 	}
 }
 
