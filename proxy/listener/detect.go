@@ -6,6 +6,7 @@ import (
 	"errors"
 	"net"
 	"os"
+	"strings"
 	"time"
 )
 
@@ -91,9 +92,7 @@ func recognise(p []byte) (Spoken, bool) {
 	if string(p[:n]) == preface[:n] {
 		return HTTP2, n == len(preface)
 	}
-	// method SP target: a target begins with a slash, a scheme or an asterisk, or is
-	// the authority of a CONNECT.
-	i := 0
+	i := 0 // of what ends the method
 	for i < len(p) && i <= maxMethod && ('A' <= p[i] && p[i] <= 'Z' || i > 0 && p[i] == '-') {
 		i++
 	}
@@ -105,14 +104,27 @@ func recognise(p []byte) (Spoken, bool) {
 	case i+1 == len(p):
 		return Opaque, false
 	}
-	switch p[i+1] {
-	case '/', '*', 'h', 'H':
+	return recogniseTarget(string(p[:i]), p[i+1:])
+}
+
+// recogniseTarget goes on behind the method. Other protocols have commands that look
+// like one, and arguments: `GET hits` and `KEYS *` are Redis, `CONNECT {` is NATS.
+func recogniseTarget(method string, target []byte) (Spoken, bool) {
+	switch c := target[0]; {
+	case c == '/', c == '*' && (method == "OPTIONS" || method == "PRI"): // the latter of another version of HTTP
+		return HTTP1, true
+	case method == "CONNECT" && (c == '[' || 'a' <= c|0x20 && c|0x20 <= 'z' || '0' <= c && c <= '9'):
 		return HTTP1, true
 	}
-	if string(p[:i]) == "CONNECT" {
-		return HTTP1, true
+	const scheme = "http://"
+	n := min(len(target), len(scheme))
+	switch {
+	case !strings.EqualFold(string(target[:n]), scheme[:n]):
+		return Opaque, true
+	case n < len(scheme):
+		return Opaque, false
 	}
-	return Opaque, true
+	return HTTP1, true
 }
 
 // replay has the bytes that have been read of a connection already.
