@@ -303,7 +303,15 @@ func (r *Route) Location(scheme string, q *Request) string {
 		host = d.Host
 	}
 	path, query, found := bytes.Cut(q.Path, []byte{'?'})
-	location := scheme + "://" + host + string(r.redirected(path))
+	location := string(r.redirected(path))
+	switch {
+	case host != "":
+		location = scheme + "://" + host + location
+	case strings.HasPrefix(location, "//"):
+		// HTTP/1.0 may name no host. Without one the reference is to where the client is
+		// already (RFC 3986, section 4.2), unless what follows two slashes reads as a host.
+		location = "/." + location
+	}
 	if found && !d.StripQuery {
 		location += "?" + string(query)
 	}

@@ -170,6 +170,30 @@ func TestWhereARedirectLeads(t *testing.T) {
 	}
 }
 
+func TestARedirectWithoutAHostStaysWhereTheClientIs(t *testing.T) {
+	for _, tt := range []struct {
+		path     string
+		redirect router.Redirect
+		want     string
+	}{
+		{"/a/x?y", router.Redirect{Prefix: "/b"}, "/b/x?y"},
+		{"/a//evil.example/", router.Redirect{Prefix: "/b"}, "/b//evil.example/"},
+		{"//evil.example/", router.Redirect{Scheme: "https"}, "/.//evil.example/"},
+		{"/a", router.Redirect{Host: "h"}, "http://h/a"},
+	} {
+		tab := table(t, rule("r", func(r *router.Rule) {
+			r.Cluster, r.Redirect = "", &tt.redirect
+			if tt.redirect.Prefix != "" {
+				r.Prefix = "/a"
+			}
+		}))
+		q := request("", "GET", tt.path)
+		if got := tab.Match(q, 0).Location("http", q); got != tt.want {
+			t.Errorf("%s by %+v: got %q, want %q", tt.path, tt.redirect, got, tt.want)
+		}
+	}
+}
+
 func TestAnEditRemovesThenSetsThenAdds(t *testing.T) {
 	route := table(t, rule("r", func(r *router.Rule) {
 		r.RequestHeaders = router.Edit{Set: map[string]string{"X-B": "1", "x-a": "2"}, Add: map[string]string{"X-C": "3"}, Remove: []string{"Cookie"}}
