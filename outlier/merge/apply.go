@@ -74,7 +74,11 @@ func (t *Table) Apply(rep Report, now time.Duration) Applied {
 		t.weigh(r, now)
 	}
 	for _, c := range rep.Clusters {
-		switch u := r.services[c.Service]; {
+		u := r.services[c.Service]
+		if u != nil && c.Slower > 0 {
+			u.service.slowerAt = max(u.service.slowerAt, rep.At)
+		}
+		switch {
 		case u == nil || rep.Seq < u.told:
 		case rep.Seq > u.told:
 			u.told, u.overdue = rep.Seq, max(c.Overdue, 0)
@@ -372,10 +376,12 @@ func (t *Table) ready(e *endpoint, s *staged) {
 	}
 	low := outlier.PointAt(c.at, c.counts)
 	dn, dk := s.counts.N-low.N, s.counts.K()-low.K
-	s.points = slices.DeleteFunc(s.points, func(p Point) bool {
-		n, k := p.N-low.N, p.K-low.K
-		return p.At < low.At || p.At > s.at || n > dn || k > dk || k > n
-	})
+	if len(s.points) > 0 {
+		s.points = slices.DeleteFunc(s.points, func(p Point) bool {
+			n, k := p.N-low.N, p.K-low.K
+			return p.At < low.At || p.At > s.at || n > dn || k > dk || k > n
+		})
+	}
 	s.points = append(s.points, outlier.PointAt(s.at, s.counts))
 }
 

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"runtime"
 	"slices"
+	"syscall"
 	"testing"
 	"time"
 )
@@ -96,7 +97,7 @@ func (p *population) round() (accepted int) {
 
 // Apply, and a Step at a tick: a tenth of the endpoints is in excursion, and one
 // reporter in a hundred has just told of all of them. Others are busy on most machines,
-// so the best and the median of all are told.
+// so the best and the median of all are told, and the CPU time of the process.
 func BenchmarkTable(b *testing.B) {
 	for _, s := range sizes() {
 		b.Run(fmt.Sprintf("%dx%d", s.reporters, s.endpoints), func(b *testing.B) {
@@ -110,7 +111,7 @@ func BenchmarkTable(b *testing.B) {
 				}
 			}
 			cells := p.reports[0].Cells
-			var apply, step []time.Duration
+			var apply, step, cpu []time.Duration
 			i := 0
 			for b.Loop() {
 				p.now += tick
@@ -133,17 +134,20 @@ func BenchmarkTable(b *testing.B) {
 					apply = append(apply, time.Since(began)/time.Duration(len(cells)))
 					i++
 				}
-				began := time.Now()
+				began, before := time.Now(), used(b)
 				p.Step(p.now)
-				step = append(step, time.Since(began))
+				step, cpu = append(step, time.Since(began)), append(cpu, used(b)-before)
 			}
 			slices.Sort(apply)
 			slices.Sort(step)
+			slices.Sort(cpu)
 			b.ReportMetric(0, "ns/op")
 			b.ReportMetric(float64(apply[0].Nanoseconds()), "apply-best-ns/entry")
 			b.ReportMetric(float64(apply[len(apply)/2].Nanoseconds()), "apply-median-ns/entry")
 			b.ReportMetric(float64(step[0].Microseconds())/1e3, "step-best-ms")
 			b.ReportMetric(float64(step[len(step)/2].Microseconds())/1e3, "step-median-ms")
+			b.ReportMetric(float64(cpu[0].Microseconds())/1e3, "step-best-cpu-ms")
+			b.ReportMetric(float64(cpu[len(cpu)/2].Microseconds())/1e3, "step-median-cpu-ms")
 			b.ReportMetric(float64(open), "excursions")
 			b.ReportMetric(float64(after-before)/float64(s.reporters*s.endpoints), "B/cell")
 		})
@@ -186,6 +190,16 @@ func BenchmarkDecide(b *testing.B) {
 			b.ReportMetric(float64(held), "held")
 		})
 	}
+}
+
+// used is the CPU time of the process.
+func used(b *testing.B) time.Duration {
+	b.Helper()
+	var u syscall.Rusage
+	if err := syscall.Getrusage(syscall.RUSAGE_SELF, &u); err != nil {
+		b.Fatal(err)
+	}
+	return time.Duration(u.Utime.Nano() + u.Stime.Nano())
 }
 
 // inUse is how much of the heap is.

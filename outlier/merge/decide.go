@@ -235,6 +235,9 @@ const slowerFor = 3 * time.Second
 // slower is how many times as long as usual the group takes to answer those who
 // complain of e: the median of what they say.
 func (t *Table) slower(e *endpoint, w *row, now time.Duration) float64 {
+	if at := e.group.service.slowerAt; at == never || now-at > slowerFor {
+		return 0
+	}
 	var said []float64
 	for i := range w.active {
 		if x := &w.active[i]; x.k != x.fromK {

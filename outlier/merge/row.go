@@ -55,6 +55,7 @@ type row struct {
 	// one; never: none.
 	hard, hardStart time.Duration
 	failed          bool          // since the last reading
+	oks             int64         // successes since then
 	over            bool          // that was over the threshold
 	rested          time.Duration // when it was looked at last and not read; never: not since
 	held            time.Duration // when its verdict was first refused for the sake of others; never: it was not
@@ -101,7 +102,7 @@ func (w *row) close(now time.Duration) {
 }
 
 func (w *row) begin(since time.Duration) {
-	w.open, w.since, w.hard, w.hardStart, w.othersAt, w.rested, w.held = true, since, never, never, never, never, never
+	w.open, w.since, w.oks, w.hard, w.hardStart, w.othersAt, w.rested, w.held = true, since, 0, never, never, never, never, never
 	w.gen++
 }
 
@@ -199,6 +200,7 @@ func (w *row) count(e *endpoint, s *staged, from Point, d outlier.Counts, k kind
 	}
 	x.n, x.k = s.counts.N, s.counts.K()
 	w.failed = w.failed || d.K() > 0
+	w.oks += int64(d.N - d.K())
 	if d.N > 0 {
 		x.changed = s.at
 	}
@@ -461,7 +463,7 @@ func (t *Table) judge(e *endpoint, w *row, k kind, zone *zone, now time.Duration
 		w.close(now)
 		return false
 	}
-	w.last, w.failed, w.rested = read, false, never
+	w.last, w.failed, w.oks, w.rested = read, false, 0, never
 	w.over = read.t >= read.h && read.k >= leastFailures && read.domains > e.group.service.policy.LeaveOut
 	t.trace(e, w, k, zone)
 	return w.over
@@ -478,6 +480,9 @@ func (t *Table) closeRested(e *endpoint, w *row, k kind, zone *zone, now time.Du
 	}
 	then := w.rested
 	w.rested = never
+	if w.last.t+2*w.oks*w.last.odds.Steps().OK > 0 {
+		return // what went well since it was read is not nearly enough
+	}
 	if read := t.test(e, w, k, zone, now); read.t <= clearAt || read.sum <= 0 {
 		w.close(then)
 	}

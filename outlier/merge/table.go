@@ -84,11 +84,12 @@ type service struct {
 	reporters []*reporter // by id
 	ping      pingPath
 	stalls    pauses
-	latency   *latencies // nil: nobody has told of any
+	latency   *latencies    // nil: nobody has told of any
+	slowerAt  time.Duration // when a reporter last told that its answers take longer than usual; never
 }
 
 func (t *Table) newService(name string) *service {
-	s := &service{name: name, policy: DefaultPolicy(), zones: t.zones}
+	s := &service{name: name, policy: DefaultPolicy(), zones: t.zones, slowerAt: never}
 	t.services[name] = s
 	return s
 }
