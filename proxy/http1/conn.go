@@ -37,9 +37,10 @@ type conn struct {
 
 	// in[:w] is what the client has sent: the head of the present request, then
 	// what follows it. While the head is in use nothing moves it.
-	in    []byte
-	w     int
-	first [32]byte // reads the first bytes while there is no buffer
+	in     []byte
+	w      int
+	first  [32]byte // reads the first bytes while there is no buffer
+	rester *rester  // does without; nil if nc is no socket
 
 	now     time.Duration // read from the clock once after each wait
 	req     request
@@ -58,6 +59,7 @@ func newConn(s *Server, nc net.Conn) *conn {
 	if s, ok := nc.(bridged); ok {
 		c.bridged, c.major = s, s.Major()
 	}
+	c.rester = newRester(c, nc)
 	c.guard.init(s.wheel, nc, c.startWatch)
 	c.pumpBody = c.runPump
 	return c
@@ -84,22 +86,18 @@ func (c *conn) await() bool {
 	if c.srv.draining.Load() {
 		timeout = min(timeout, c.srv.cfg.DrainIdleTimeout)
 	}
-	c.guard.expect(waiting, c.now+timeout, c.now+restAfter)
+	rest := c.now + restAfter
+	if c.rester != nil {
+		rest = wheel.Never // it rests already
+	}
+	c.guard.expect(waiting, c.now+timeout, rest)
 	if c.srv.draining.Load() {
 		c.guard.hurry(c.now + c.srv.cfg.DrainIdleTimeout) // it may have begun in between
 	}
 	for {
-		buf := c.in
-		if buf == nil {
-			buf = c.first[:]
-		}
-		n, err := c.nc.Read(buf)
+		n, err := c.readFirst()
 		if n > 0 {
 			c.now = c.srv.deps.Clock.Now()
-			if c.in == nil {
-				c.in = getBuffer(smallBuffer)
-				copy(c.in, c.first[:n])
-			}
 			c.w = n
 			return true
 		}
@@ -112,6 +110,21 @@ func (c *conn) await() bool {
 		c.release()
 		c.guard.settle()
 	}
+}
+
+// readFirst reads into the buffer, which may be there only afterwards.
+func (c *conn) readFirst() (n int, err error) {
+	switch {
+	case c.rester != nil:
+		return c.rester.read()
+	case c.in != nil:
+		return c.nc.Read(c.in)
+	}
+	if n, err = c.nc.Read(c.first[:]); n > 0 {
+		c.in = getBuffer(smallBuffer)
+		copy(c.in, c.first[:n])
+	}
+	return n, err
 }
 
 // readHead reads the rest of a head, and answers what is none.

@@ -1,0 +1,71 @@
+//go:build unix
+
+package http1
+
+import (
+	"io"
+	"net"
+	"syscall"
+)
+
+// rester waits for the next request of a socket without a buffer. The runtime asks it
+// whenever something may have come; only then does it take one, and gives it back if
+// there was nothing. An idle connection holds none at all, from the first moment on,
+// and pays with no system call more than Read makes.
+type rester struct {
+	c   *conn
+	raw syscall.RawConn
+	ask func(fd uintptr) bool // made once: a method value allocates
+
+	n   int
+	err error
+}
+
+// newRester returns nil if nc is no plain socket.
+func newRester(c *conn, nc net.Conn) *rester {
+	socket, ok := nc.(*net.TCPConn)
+	if !ok {
+		return nil
+	}
+	raw, err := socket.SyscallConn()
+	if err != nil {
+		return nil
+	}
+	r := &rester{c: c, raw: raw}
+	r.ask = r.look
+	return r
+}
+
+// read is a Read into the connection's buffer.
+func (r *rester) read() (int, error) {
+	r.n, r.err = 0, nil
+	if err := r.raw.Read(r.ask); err != nil {
+		return 0, err // interrupted or closed
+	}
+	return r.n, r.err
+}
+
+// look reads what is there. It returns false to wait until there is something.
+func (r *rester) look(fd uintptr) bool {
+	c := r.c
+	if c.in == nil {
+		c.in = getBuffer(smallBuffer)
+	}
+	for {
+		n, err := syscall.Read(int(fd), c.in)
+		switch {
+		case err == syscall.EINTR:
+			continue
+		case err == syscall.EAGAIN:
+			c.release()
+			return false
+		case err != nil:
+			r.err = err
+		case n == 0:
+			r.err = io.EOF
+		default:
+			r.n = n
+		}
+		return true
+	}
+}
