@@ -78,6 +78,7 @@ func (br *bridge) give(b *batch, id uint32, r *request, end bool) {
 	br.busy, br.read, br.all, br.gone = true, false, end, false
 	br.sent, br.end, br.rest, br.stopped, br.readErr = false, false, nil, nil, nil
 	cfg := &br.conn.srv.cfg
+	br.tunnel = tunnel{}
 	br.script.Begin(http1.Config{MaxHead: cfg.MaxHead, MaxFields: cfg.MaxFields}, true, r.method)
 	l.mu.Lock()
 	l.addLocked(b, &br.st, id, br, r.length)
@@ -90,14 +91,22 @@ func (br *bridge) give(b *batch, id uint32, r *request, end bool) {
 // write makes the head of a request in HTTP/1.1. Crumbs of a cookie become one field
 // again (RFC 9113, section 8.2.3).
 func (br *bridge) write(r *request, end bool) {
-	t := append(br.text[:0], r.method...)
-	t = append(append(append(t, ' '), r.path...), " HTTP/1.1\r\n"...)
+	t := br.text[:0]
+	if r.connect {
+		t = br.ask(t, r)
+	} else {
+		t = append(t, r.method...)
+		t = append(append(append(t, ' '), r.path...), " HTTP/1.1\r\n"...)
+	}
 	t = appendField(t, "host", r.authority)
 	crumbs := false
 	for i := range r.regular {
 		f := &r.regular[i]
 		switch syntax.KindOf(f.Name) {
 		case syntax.HopByHop, syntax.Host, syntax.TE, syntax.ContentLength:
+			continue
+		}
+		if drops(&br.tunnel, f.Name) {
 			continue
 		}
 		if f.Name == "cookie" {
@@ -115,7 +124,7 @@ func (br *bridge) write(r *request, end bool) {
 		}
 		t = append(t[:len(t)-2], "\r\n"...)
 	}
-	if r.te {
+	if r.te && !r.connect {
 		t = append(t, "te: trailers\r\n"...)
 	}
 	if !r.proto && r.scheme != "http" {
@@ -125,7 +134,7 @@ func (br *bridge) write(r *request, end bool) {
 	switch {
 	case r.length >= 0:
 		t = append(strconv.AppendInt(append(t, "content-length: "...), r.length, 10), "\r\n"...)
-	case !end:
+	case !end && !r.connect:
 		t = append(t, "transfer-encoding: chunked\r\n"...)
 		br.chunked = true
 	}
@@ -182,6 +191,11 @@ func (br *bridge) offer() (over bool) {
 
 // head implements translator: it passes the head of an answer on.
 func (br *bridge) head(b *batch) error {
+	if br.tunnel.asked {
+		if done, err := br.consent(b); done {
+			return err
+		}
+	}
 	t := &br.script
 	interim := t.Status() < 200
 	end := !interim && t.Bodiless()
@@ -191,7 +205,7 @@ func (br *bridge) head(b *batch) error {
 		return nil
 	}
 	if br.sent = end; end {
-		br.done()
+		br.done(b)
 	}
 	return nil
 }
@@ -210,12 +224,15 @@ func (br *bridge) encode(e *encoder) {
 // tail implements translator.
 func (br *bridge) tail(b *batch) {
 	br.tailOf(b)
-	br.done()
+	br.done(b)
 }
 
 // done notes that the answer is complete. When the client has sent all of the request
 // as well, the bridge can take the next one; otherwise the server is about to close.
-func (br *bridge) done() {
+func (br *bridge) done(b *batch) {
+	if br.tunnel.asked && !br.all {
+		br.decline(b)
+	}
 	if br.all {
 		br.busy = false
 	}
@@ -224,6 +241,10 @@ func (br *bridge) done() {
 // heardAll notes that the request is complete.
 func (br *bridge) heardAll() {
 	br.all = true
+	if br.tunnel.open {
+		br.readErr = io.EOF
+		return
+	}
 	if br.sent {
 		br.busy = false
 	}
@@ -235,7 +256,11 @@ func (br *bridge) onHeaders(b *batch, st *stream, id uint32, fields []hpack.Head
 	if !br.mine(id) {
 		return
 	}
-	if f := checkTrailers(fields); f != nil {
+	f := checkTrailers(fields)
+	if br.tunnel.asked {
+		f = errTunnel
+	}
+	if f != nil {
 		br.st.link.reset(b, st, f.code)
 		br.lose()
 		return
@@ -250,13 +275,16 @@ func (br *bridge) lose() {
 	br.gone = true
 	br.text, br.at = br.text[:0], 0
 	br.readErr, br.stopped = io.EOF, net.ErrClosed
+	if br.tunnel.open {
+		br.readErr = errGone // the end of a tunnel would be an orderly one
+	}
 	br.wake.Broadcast()
 }
 
 func (br *bridge) onReset(_ *batch, _ *stream, id uint32, _ code) {
 	br.mu.Lock()
 	defer br.mu.Unlock()
-	if br.mine(id) && !br.sent {
+	if br.mine(id) && (!br.sent || br.tunnel.open) {
 		br.lose()
 	}
 }
@@ -264,7 +292,7 @@ func (br *bridge) onReset(_ *batch, _ *stream, id uint32, _ code) {
 func (br *bridge) onLost(_ *batch, _ *stream, id uint32, _ *loss) {
 	br.mu.Lock()
 	defer br.mu.Unlock()
-	if br.mine(id) && !br.sent {
+	if br.mine(id) && (!br.sent || br.tunnel.open) {
 		br.lose()
 	}
 }
@@ -281,6 +309,7 @@ func (br *bridge) Close() error {
 	br.mu.Lock()
 	if !br.closed {
 		br.closed = true
+		br.credit += br.tunnel.drop()
 		br.grant(&b)
 		if br.st.id != 0 {
 			br.st.link.reset(&b, &br.st, br.verdict())
@@ -295,6 +324,8 @@ func (br *bridge) Close() error {
 // verdict is what the client is told if its stream is still open.
 func (br *bridge) verdict() code {
 	switch {
+	case br.tunnel.open:
+		return br.tunnel.broken()
 	case br.sent || br.end && len(br.rest) == 0:
 		return codeNo // the answer is complete, and the rest of the request unwanted
 	case !br.read:

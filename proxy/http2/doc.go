@@ -24,7 +24,8 @@
 //
 // Where one side speaks HTTP/1.1, a stream is made to look like a connection on which
 // that is spoken (a wire), and proxy/http1 carries the exchange: it is the client's
-// side of one (a bridge), or the endpoint's (a lend).
+// side of one (a bridge), or the endpoint's (a lend). Tunnels, WebSocket by extended
+// CONNECT among them, go this way whatever the two sides speak (tunnel.go).
 //
 // # Flow control
 //

@@ -80,7 +80,7 @@ func TestWhoLeavesDuringADelayIsLetGo(t *testing.T) {
 	inRig(t, func(o *options) { o.rule.Fault = &fault }, func(r *rig) {
 		ctx, leave := context.WithTimeout(r.t.Context(), time.Second)
 		defer leave()
-		req, err := http.NewRequestWithContext(ctx, "GET", "http://api/", strings.NewReader(""))
+		req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://api/", strings.NewReader(""))
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -46,6 +46,7 @@ const (
 	settingInitialWindow = 0x4
 	settingFrameSize     = 0x5
 	settingListSize      = 0x6
+	settingConnect       = 0x8 // RFC 8441, section 3
 )
 
 // code is an error code (RFC 9113, section 7).

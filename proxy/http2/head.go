@@ -32,6 +32,7 @@ var (
 // request is the head of a request. Its strings stay; fields is the link's.
 type request struct {
 	method, scheme, authority, path string
+	protocol                        string              // of an extended CONNECT
 	regular                         []hpack.HeaderField // without pseudo-headers
 	length                          int64               // content-length, -1 without
 	forwarded                       int                 // index of the last x-forwarded-for in regular, -1 without
@@ -78,6 +79,8 @@ func (r *request) parse(fields []hpack.HeaderField) *fault {
 			into = &r.authority
 		case ":path":
 			into = &r.path
+		case ":protocol":
+			into = &r.protocol
 		default:
 			return errPseudo
 		}
@@ -145,12 +148,24 @@ func (r *request) check() *fault {
 	if len(r.method) == 0 || len(r.method) > maxMethod || !syntax.All(r.method, syntax.Token) {
 		return errMethod
 	}
-	if r.method == "CONNECT" {
-		if r.authority == "" || r.scheme != "" || r.path != "" {
+	switch {
+	case r.method == "CONNECT":
+		if r.length > 0 {
+			return errLengthForm // what follows is no body
+		}
+		r.connect, r.length = true, -1
+		if r.protocol != "" {
+			break // has all that other requests have (RFC 8441, section 4)
+		}
+		if r.scheme != "" || r.path != "" {
 			return errPseudo
 		}
-		r.connect = true
+		if r.authority == "" || !syntax.ValidHost([]byte(r.authority)) {
+			return errHost
+		}
 		return nil
+	case r.protocol != "":
+		return errPseudo
 	}
 	switch {
 	case r.scheme != "http" && r.scheme != "https", r.path == "":

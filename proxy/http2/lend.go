@@ -97,6 +97,9 @@ var errNoLink = &upstream.StreamError{Ending: outlier.EndUnreachable}
 func (s *lend) head(b *batch) error {
 	l, t := s.link, &s.script
 	s.toHead = string(t.Method()) == "HEAD"
+	if s.asks() {
+		return nil
+	}
 	l.mu.Lock()
 	l.reserved--
 	s.open = true
@@ -109,7 +112,7 @@ func (s *lend) head(b *batch) error {
 	id := l.nextID
 	l.nextID += 2
 	l.addLocked(b, &s.st, id, s, -1)
-	end := t.Bodiless()
+	end := t.Bodiless() && !s.tunnel.asked
 	s.sent = end
 	l.sendHeadLocked(&s.st, end, s.encode)
 	l.mu.Unlock()
@@ -119,11 +122,18 @@ func (s *lend) head(b *batch) error {
 
 func (s *lend) encode(e *encoder) {
 	t := &s.script
-	e.method(string(t.Method()))
-	e.scheme("http")
-	e.field(":authority", string(t.Host()))
-	e.path(string(t.Target()), t.GRPC())
+	if s.tunnel.asked {
+		s.tunnel.encode(e, t)
+	} else {
+		e.method(string(t.Method()))
+		e.scheme("http")
+		e.field(":authority", string(t.Host()))
+		e.path(string(t.Target()), t.GRPC())
+	}
 	for name, value := range t.Fields() {
+		if drops(&s.tunnel, name) {
+			continue
+		}
 		e.put(hpack.HeaderField{Name: lower(name), Value: string(value)})
 	}
 	if n := t.Length(); n >= 0 {
@@ -175,7 +185,7 @@ func (s *lend) onHeaders(b *batch, _ *stream, id uint32, fields []hpack.HeaderFi
 		return
 	}
 	if s.answered {
-		if f := checkTrailers(fields); f != nil {
+		if f := checkTrailers(fields); f != nil || s.tunnel.open {
 			s.refuse(b)
 			return
 		}
@@ -186,6 +196,10 @@ func (s *lend) onHeaders(b *batch, _ *stream, id uint32, fields []hpack.HeaderFi
 	var r response
 	if f := r.parse(fields); f != nil || end && r.status < 200 {
 		s.refuse(b)
+		return
+	}
+	if s.tunnel.asked && r.status/100 == 2 {
+		s.agree(&r, end)
 		return
 	}
 	s.text = append(s.text, "HTTP/1.1 "...)
@@ -258,7 +272,11 @@ func (s *lend) onReset(_ *batch, _ *stream, id uint32, c code) {
 func (s *lend) onLost(_ *batch, _ *stream, id uint32, l *loss) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.mine(id) {
+	switch {
+	case !s.mine(id):
+	case s.tunnel.open:
+		s.lostTunnel()
+	default:
 		ending, retry := l.ending(s.answered)
 		s.fail(&upstream.StreamError{Ending: ending, Retry: retry})
 	}

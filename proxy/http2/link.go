@@ -100,6 +100,7 @@ type link struct {
 	raw    syscall.RawConn // nil if the connection is no socket
 	role   role
 	client bool   // we have opened it
+	offers bool   // clients may ask for tunnels by extended CONNECT
 	hash   uint32 // of an endpoint's connection
 
 	// The reader's own.
@@ -159,6 +160,7 @@ type link struct {
 		initial   int64
 		frameSize int
 		streams   int64
+		connects  bool // takes extended CONNECT
 	}
 	settled    bool          // its settings have come
 	goingAway  bool          // GOAWAY has been received, or the last one sent
@@ -233,6 +235,9 @@ func (l *link) start(b *batch) {
 		s = appendSetting(s, settingPush, 0)
 	} else {
 		s = appendSetting(s, settingStreams, uint32(l.cfg.MaxStreams))
+	}
+	if l.offers {
+		s = appendSetting(s, settingConnect, 1)
 	}
 	if l.cfg.StreamWindow != initialWindow {
 		s = appendSetting(s, settingInitialWindow, uint32(l.cfg.StreamWindow))

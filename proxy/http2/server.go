@@ -141,6 +141,7 @@ func newServerConn(ctx context.Context, s *Server, nc net.Conn) *serverConn {
 		c.from = tcp.AddrPort().Addr().Unmap().String()
 	}
 	c.link = newLink(&s.cfg, s.deps.Clock, s.wheel, nc, c, false)
+	c.link.offers = s.offers()
 	return c
 }
 
@@ -170,7 +171,10 @@ func (c *serverConn) opened(b *batch, l *link, id uint32, fields []hpack.HeaderF
 	if over == nil && end && c.req.length > 0 {
 		over = errLength
 	}
-	if over == nil && c.outdated(&c.req) {
+	if over == nil && c.req.protocol != "" && !l.offers {
+		over = errPseudo // RFC 8441, section 3
+	}
+	if over == nil && (c.tunnels(&c.req) || c.outdated(&c.req)) {
 		return c.bridge(b, id, end)
 	}
 	x := relays.Get().(*relay)
@@ -189,7 +193,7 @@ func (c *serverConn) opened(b *batch, l *link, id uint32, fields []hpack.HeaderF
 		x.blame(b, over)
 		return l.cancelled(b)
 	case c.req.connect:
-		x.reply(b, 501, exchange.DownstreamProtocolError, "CONNECT is not supported", "")
+		x.reply(b, 501, exchange.DownstreamProtocolError, "no tunnel for this protocol", "")
 	default:
 		x.begin(b, end)
 	}

@@ -75,6 +75,11 @@ func (l *link) settingLocked(id uint16, value uint32) *fault {
 				return errWindowSize
 			}
 		}
+	case settingConnect:
+		if value > 1 || value == 0 && l.peer.connects {
+			return errSetting
+		}
+		l.peer.connects = value == 1
 	case settingFrameSize:
 		if value < maxFrame || value > 1<<24-1 {
 			return errSetting

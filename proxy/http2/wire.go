@@ -36,6 +36,7 @@ type wire struct {
 	end     bool   // and it is the last of it
 	sent    bool   // all has been
 	closed  bool
+	tunnel  tunnel
 	readBy  until
 	writeBy until
 }
@@ -214,6 +215,9 @@ func (w *wire) forward(b *batch) (blocked bool, err error) {
 
 // hear writes data of the stream as text.
 func (w *wire) hear(p []byte, end bool) {
+	if w.tunnel.hold(p) {
+		return
+	}
 	if len(p) > 0 {
 		if w.chunked {
 			w.text = http1.AppendChunkSize(w.text, len(p))
