@@ -86,7 +86,9 @@ func (t *Table) lostWithListener(e *endpoint, now time.Duration) bool {
 	}
 	var lost []witness
 	for _, w := range e.susp.hard {
-		if i, ok := e.index[w.reporter.slot]; ok && w.kind == "probe" && e.cells[i].x.probe == outlier.Refused && e.cells[i].lastOK >= now-connectionKept {
+		c := e.cell(w.reporter.slot)
+		// Whether the probe or the attempt that it was is told first makes no difference.
+		if x := c.x; x != nil && x.probe == outlier.Refused && now-x.probeEnd <= witnessFor && c.lastOK >= now-connectionKept {
 			lost = append(lost, w)
 		}
 	}

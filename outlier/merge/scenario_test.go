@@ -109,6 +109,29 @@ func TestACrashOfWhichOnlyRefusalsAreSeenIsFoundInARoundTrip(t *testing.T) {
 	}
 }
 
+// A probe is an attempt of its prober too, and both are told: it makes no difference
+// which the table hears of first.
+func TestARefusedProbeThatIsToldAsAnAttemptAlsoShowsThatConnectionsAreGone(t *testing.T) {
+	f := newFleet(t, mesh{callers: 10, endpoints: 6, zones: twoZones, rate: 100, base: 0.001, seed: 7})
+	f.run(12 * time.Second)
+	f.targets[2].fault = always(refuses)
+	f.deaf = true // polls go without an answer
+	if !f.until(f.now+time.Second, func() bool { return len(f.orders) > 0 }) {
+		t.Fatal("nobody was asked to probe")
+	}
+	for _, o := range f.orders {
+		i := slices.IndexFunc(f.callers, func(c *caller) bool { return c.ID == o.Reporter })
+		c := f.callers[i]
+		cell := c.cells[f.targets[2].Key]
+		cell.lastHard, cell.level = f.now, outlier.LevelConnect
+		c.report(true)
+		f.table.Probed(o.ID, o.Reporter, o.Level, outlier.Refused, f.now-ms, f.now, f.now)
+	}
+	if took, ok := f.ejected(2, time.Second); !ok || took > 30*ms {
+		t.Errorf("found %v, %v after the probes were answered; want within 30ms, the wait for polls", ok, took)
+	}
+}
+
 func TestRefusalsThatAreToldAfterAContradictionAreNoVerdict(t *testing.T) {
 	// Answers are told of when there is time. Where that is each ten seconds, nobody has
 	// told of one lately when the round after the contradiction may not begin yet.
