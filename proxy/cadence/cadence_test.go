@@ -103,6 +103,17 @@ func TestHardNewsGoAtOnceThenLessAndLessOften(t *testing.T) {
 		0, 50, 100, 150, 200, 250, 300, 350, 400, 450, 700, 950, 1200, 1450)
 }
 
+func TestHardNewsDoNotWaitForSoftOnes(t *testing.T) {
+	s := begin()
+	s.soft(outlier.UrgencySoft)
+	s.run(20 * ms)
+	s.hard()
+	s.run(20 * ms)
+	s.hard()
+	s.run(100 * ms)
+	s.want(t, "a soft failure, a hard one 20 ms later, and another", 0, 20, 70)
+}
+
 func TestOneHardFailureIsToldOnce(t *testing.T) {
 	s := begin()
 	s.hard()

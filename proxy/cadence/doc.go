@@ -10,8 +10,8 @@
 //	results of probes, answers to polls                        at once
 //	after the stream began                                     everything
 //
-// Reports are at least 50 ms apart, and each one speaks of every endpoint that is
-// under suspicion and has news. At a base error rate of one percent a tenth of all
+// Reports are at least 50 ms apart, except that hard news wait for hard news alone, and
+// each one speaks of every endpoint that is under suspicion and has news. At a base error rate of one percent a tenth of all
 // endpoints is in some excursion at any time, which is why soft news have a budget. Of
 // ten such excursions one sees a second failure, so that half of the burst is kept for
 // those: they are the better news. The ten-second report is also how the control plane knows that the sidecar lives.

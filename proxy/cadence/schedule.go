@@ -72,6 +72,7 @@ type Schedule struct {
 	cfg        Config
 	next       time.Duration // when to build
 	reported   time.Duration // when the last report was built
+	urgent     time.Duration // when the last one with hard news was
 	looked     time.Duration // when one was last thought of
 	summary    time.Duration // when everything that has changed is told
 	everything bool          // the stream is new: tell all
@@ -135,7 +136,8 @@ func (s *Schedule) Hear(t *Topic, u outlier.Urgency, at time.Duration) bool {
 	switch u {
 	case outlier.UrgencyHard:
 		t.hot = true
-		return s.Wake(max(s.reported+s.cfg.UrgentGap, s.looked+lookGap))
+		// What is soft has not used up the haste of what is hard.
+		return s.Wake(max(s.urgent+s.cfg.UrgentGap, s.looked+lookGap))
 	case outlier.UrgencySoft, outlier.UrgencyRising:
 		t.hot = true
 		// Without a token the news wait for the full report.
@@ -180,6 +182,7 @@ type Turn struct {
 	Tell    bool          // there is a reason to report
 	Answers bool          // orders are answered, whatever there is to report
 	next    time.Duration // when there may be another
+	urgent  bool          // hard news are told
 
 	cfg      *Config
 	reported time.Duration
@@ -234,6 +237,9 @@ func (t *Turn) Asked(c *Topic) { c.hot = c.hot || c.suspicious }
 func (s *Schedule) End(t *Turn) bool {
 	if t.Tell {
 		s.reported = t.Now
+		if t.urgent {
+			s.urgent = t.Now
+		}
 	}
 	if t.Tell || t.Answers {
 		s.full = max(s.full, t.Now) + messageGap

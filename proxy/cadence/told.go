@@ -43,6 +43,7 @@ func (t *Told) Weigh(turn *Turn, topic *Topic, e *outlier.Evidence, c *merge.Cel
 		return false
 	}
 	// Whatever the reason to report, all news under suspicion go with it.
+	turn.urgent = turn.urgent || w == hard
 	turn.Tell = turn.Tell || watched || turn.Soft && w == suspect || t.due(w, turn.cfg, turn.Now)
 	return true
 }
