@@ -428,11 +428,13 @@ func TestATunnelCarriesAnyAmount(t *testing.T) {
 					t.Fatal(err)
 				}
 				q.Header.Set(":protocol", "websocket")
-				client := &xhttp2.Transport{AllowHTTP: true, DialTLSContext: func(ctx context.Context, _, _ string, _ *tls.Config) (net.Conn, error) {
+				dial := func(ctx context.Context, _, _ string, _ *tls.Config) (net.Conn, error) {
 					return r.net.Host("10.0.0.9").Dial(ctx, "tcp", "10.0.0.1:80")
-				}}
+				}
+				transport := &xhttp2.Transport{AllowHTTP: true, DialTLSContext: dial} //nolint:staticcheck // net/http refuses to send :protocol
+				client := &http.Client{Transport: transport}
 				defer client.CloseIdleConnections()
-				res, err := client.RoundTrip(q)
+				res, err := client.Do(q)
 				if err != nil {
 					t.Fatal(err)
 				}
