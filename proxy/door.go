@@ -281,7 +281,7 @@ const proxyTimeout = 15 * time.Second
 
 // exchanges is what the HTTP engines of a door get.
 func (s *Sidecar) exchanges(d *door, u exchange.Upgrades) exchange.Deps {
-	return exchange.Deps{Clock: s.clock, Log: d.recorder, Metrics: &d.metrics, Trace: s.tracing, Streams: s.streams, Upgrades: u}
+	return exchange.Deps{Clock: s.clock, Log: d.recorder, Metrics: &d.metrics, Trace: s.tracing, Streams: s.streams, Mirror: s.mirror, Upgrades: u}
 }
 
 // handler is what a door does with a connection.

@@ -26,6 +26,7 @@ import (
 	"github.com/overhear-mesh/overhear/proxy/discovery"
 	"github.com/overhear-mesh/overhear/proxy/exchange"
 	"github.com/overhear-mesh/overhear/proxy/http2"
+	"github.com/overhear-mesh/overhear/proxy/mirror"
 	"github.com/overhear-mesh/overhear/proxy/reporting"
 	"github.com/overhear-mesh/overhear/proxy/router"
 	"github.com/overhear-mesh/overhear/proxy/telemetry"
@@ -61,6 +62,7 @@ type Sidecar struct {
 	node  config.Node
 
 	streams   *http2.Client    // connections to endpoints that speak HTTP/2
+	mirror    *mirror.Client   // sends copies of requests
 	link      *grpc.ClientConn // to the control plane; nil: none
 	discovery *discovery.Discovery
 	reporter  *reporting.Reporter // nil without a control plane
@@ -115,6 +117,7 @@ func New(cfg config.Config, opts Options) (*Sidecar, error) {
 		drain: make(chan struct{}), opened: make(chan struct{}), doors: map[string]*door{}, retired: map[*door]bool{}, addrs: map[string]net.Addr{},
 	}
 	s.streams = http2.NewClient(cfg.HTTP2, s.clock)
+	s.mirror = mirror.New(cfg.HTTP1, exchange.Deps{Clock: s.clock, Streams: s.streams})
 	if cfg.AccessLog.Path != "off" {
 		var err error
 		if s.accessLog, err = telemetry.OpenAccessLog(cfg.AccessLog.Path, s.clock); err != nil {
@@ -215,6 +218,7 @@ func (s *Sidecar) Run(ctx context.Context) error {
 	}
 	group, work := errgroup.WithContext(work)
 	group.Go(func() error { return s.discovery.Run(work) })
+	group.Go(func() error { return s.mirror.Run(work) })
 	err := s.open(work, group)
 	if err == nil {
 		if s.reporter != nil {

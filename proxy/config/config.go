@@ -393,6 +393,8 @@ func defaults(value any) {
 		*v = router.DefaultRule()
 	case *router.Share:
 		v.Weight = 1
+	case *router.Mirror:
+		*v = router.DefaultMirror()
 	case *router.Delay:
 		*v = router.DefaultDelay()
 	case *router.Abort:
@@ -484,6 +486,9 @@ func (c *Config) Validate() error {
 		for j, r := range o.Routes {
 			if r.Cluster != "" && !exists(r.Cluster) {
 				errs = append(errs, strictyaml.Invalid(fmt.Sprintf("%s.routes[%d].cluster", field, j), "no cluster %q here%s, and no control plane to bring one", r.Cluster, suggest(known)))
+			}
+			if r.Mirror != nil && r.Mirror.Cluster != "" && !exists(r.Mirror.Cluster) {
+				errs = append(errs, strictyaml.Invalid(fmt.Sprintf("%s.routes[%d].mirror.cluster", field, j), "no cluster %q here%s, and no control plane to bring one", r.Mirror.Cluster, suggest(known)))
 			}
 			for k, share := range r.Clusters {
 				if share.Cluster != "" && !exists(share.Cluster) {

@@ -30,6 +30,8 @@ type Deps struct {
 	Inbound *InboundTarget
 	// Trace places requests in traces; nil lets their headers pass.
 	Trace *trace.Policy
+	// Mirror sends copies of requests; nil: none are.
+	Mirror Mirror
 	// Upgrades are what clients may change to; the zero value is nothing.
 	Upgrades Upgrades
 	// Streams opens what an engine for one request on a connection uses in place of a
@@ -90,7 +92,8 @@ type Exchange struct {
 	GRPC     bool          // the caller speaks gRPC
 
 	route    uint16
-	key      uint64 // for a balancer that hashes
+	mirror   *router.Route // of a copy that is to be sent; nil: none
+	key      uint64        // for a balancer that hashes
 	keyed    bool
 	permit   resilience.Permit
 	admitted bool // counted in the limit on requests
@@ -128,7 +131,7 @@ func (x *Exchange) Open(now time.Duration, client net.Addr, major, minor int, in
 	x.admitted, x.retrying, x.Reached, x.refused, x.replays = false, false, false, false, 0
 	x.HasBody, x.GRPC, x.Fields, x.Matched, x.keyed = false, false, nil, nil, false
 	x.Dice = rand.Uint32()
-	x.Interim, x.Try, x.Hedge = 0, Try{}, Try{}
+	x.Interim, x.Try, x.Hedge, x.mirror = 0, Try{}, Try{}, nil
 	x.tried.Reset()
 	x.Record = Record{
 		Start: now, Client: client, Inbound: inbound, Major: major, Minor: minor,
@@ -232,6 +235,9 @@ func (x *Exchange) Proceed(now time.Duration) (stall time.Duration, refusal *Ref
 	if !x.admit(now) {
 		return 0, tooMany
 	}
+	if m := route.Mirror; m != nil && rand.Float64() < m.Share {
+		x.mirror = m.Route
+	}
 	return stall, nil
 }
 
@@ -292,6 +298,9 @@ func (x *Exchange) Account(d *Deps, now time.Duration) {
 	if n := len(x.Record.Attempts); n > 1 {
 		m.Retries.Add(uint64(n - 1))
 		x.countHedges(m)
+	}
+	if x.mirror != nil {
+		m.Unmirrored.Add(1)
 	}
 	if d.Log == nil {
 		return

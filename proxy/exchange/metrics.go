@@ -12,6 +12,8 @@ type Metrics struct {
 	Retries     atomic.Uint64    // attempts beyond a request's first
 	Hedges      atomic.Uint64    // those of them that began while another was overdue
 	HedgesWon   atomic.Uint64    // and brought the answer
+	Mirrored    atomic.Uint64    // requests of which a copy was sent
+	Unmirrored  atomic.Uint64    // and of which one should have been sent, and was not
 	Malformed   atomic.Uint64    // requests that were refused
 	BadAnswers  atomic.Uint64    // responses that were refused
 	Pumps       atomic.Uint64    // request bodies that needed a goroutine

@@ -83,6 +83,7 @@ func (c *conn) sendRequest() error {
 	c.out.head = c.out.head[:c.head]
 	n, err := c.out.send(c.up.Conn, c.in[c.req.size:c.data], c.tail)
 	c.Sent = n > 0
+	c.mirror()
 	return err
 }
 

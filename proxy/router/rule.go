@@ -58,6 +58,8 @@ type Rule struct {
 	ResponseHeaders Edit `yaml:"response_headers"`
 	// Hash is by what a cluster whose balancer hashes keeps requests together.
 	Hash []Hash `yaml:"hash"`
+	// Mirror sends copies of requests to another cluster; default none.
+	Mirror *Mirror `yaml:"mirror"`
 	// Fault harms requests on purpose; default none.
 	Fault *Fault `yaml:"fault"`
 	// RateLimit answers 429 beyond a rate, at this sidecar.
@@ -118,6 +120,9 @@ func (r Rule) Validate() error {
 	if r.Fault != nil {
 		r.Fault.wrong("fault", wrong)
 	}
+	if r.Mirror != nil {
+		r.Mirror.wrong("mirror", wrong)
+	}
 	r.Rewrite.wrong("rewrite", &r, wrong)
 	r.RequestHeaders.wrong("request_headers", wrong)
 	r.ResponseHeaders.wrong("response_headers", wrong)
@@ -175,6 +180,7 @@ func (r Rule) idle(wrong func(field, format string, args ...any)) {
 		{"rewrite", r.Rewrite != Rewrite{}},
 		{"hash", len(r.Hash) > 0},
 		{"fault", r.Fault != nil},
+		{"mirror", r.Mirror != nil},
 		{"timeout", r.Timeout != 0 && r.Timeout != usual.Timeout},
 		{"per_try_timeout", r.PerTryTimeout != usual.PerTryTimeout},
 		{"idle_timeout", r.IdleTimeout != usual.IdleTimeout},

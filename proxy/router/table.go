@@ -44,6 +44,8 @@ type Route struct {
 	Rate *resilience.Rate
 	// Fault harms them on purpose; nil: none does.
 	Fault *Fault
+	// Mirror gets copies of them; nil: none does.
+	Mirror *Reflection
 
 	rewrite *change
 	matched int // bytes of the path that the rule's prefix or path has
@@ -56,6 +58,7 @@ type Table struct {
 	suffixes []suffix           // longest first
 	any      []entry
 	routes   []*Route // in the order of the rules
+	mirrors  []*Route // of copies
 }
 
 // suffix is a wildcard with the rules that compete for it. Rules for every host
@@ -109,6 +112,7 @@ func New(rules []Rule, resolve func(name string) *cluster.Cluster, ids *IDs) (*T
 		if rule.RateLimit != nil {
 			rate = resilience.NewRate(*rule.RateLimit)
 		}
+		mirror := rule.reflection(name, resolve, ids)
 		shares := rule.shares()
 		if len(shares) == 0 {
 			shares = []Share{{Weight: 1}} // answered here
@@ -121,10 +125,13 @@ func New(rules []Rule, resolve func(name string) *cluster.Cluster, ids *IDs) (*T
 			sum += uint64(s.Weight)
 			e.upTo = append(e.upTo, uint32(sum<<32/total-1))
 			route := rule.route(name, s.Cluster, resolve, ids)
-			route.Rate = rate
+			route.Rate, route.Mirror = rate, mirror
 			e.routes = append(e.routes, route)
 		}
 		t.routes = append(t.routes, e.routes...)
+		if mirror != nil {
+			t.mirrors = append(t.mirrors, mirror.Route)
+		}
 		for _, host := range rule.hosts() {
 			if host == "*" {
 				t.any = append(t.any, e)
@@ -198,8 +205,8 @@ func (r *Rule) route(name, to string, resolve func(string) *cluster.Cluster, ids
 	return route
 }
 
-// Routes are the routes in the order of their rules.
-func (t *Table) Routes() iter.Seq[*Route] { return slices.Values(t.routes) }
+// Routes are the routes in the order of their rules, and then those of mirrors.
+func (t *Table) Routes() iter.Seq[*Route] { return slices.Values(slices.Concat(t.routes, t.mirrors)) }
 
 // Match returns the route of a request, nil if there is none. dice are 32 random
 // bits, by which rules with several clusters choose.

@@ -65,6 +65,7 @@ var (
 	tunnels      = desc("tunnels", "Connections and streams that have changed their protocol, and are open.", "listener", "direction")
 	retries      = desc("retries_total", "Attempts beyond a request's first.", "listener")
 	hedges       = desc("hedges_total", "Attempts that began while another of their request was overdue, by what became of them.", "listener", "result")
+	mirrored     = desc("mirrored_requests_total", "Requests of which a copy was to be sent, by whether it was.", "listener", "result")
 	malformed    = desc("malformed_requests_total", "Requests that were refused for their form.", "listener", "direction")
 	badAnswers   = desc("malformed_responses_total", "Responses that were refused for their form.", "listener", "direction")
 	tcpBytes     = desc("tcp_bytes_total", "Bytes of connections that have ended.", "listener", "direction", "from")
@@ -178,6 +179,8 @@ func (e emitter) listener(l Listener) {
 			e.counter(retries, m.Retries.Load(), name)
 			won := m.HedgesWon.Load()
 			e.counter(hedges, won, name, "won")
+			e.counter(mirrored, m.Mirrored.Load(), name, "sent")
+			e.counter(mirrored, m.Unmirrored.Load(), name, "dropped")
 			e.counter(hedges, max(won, m.Hedges.Load())-won, name, "lost")
 		}
 		for _, route := range *r.routes.Load() {

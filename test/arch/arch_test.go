@@ -38,6 +38,7 @@ var purposes = map[string]string{
 	"proxy/http1":      "speaks HTTP/1.1, downstream as well as upstream",
 	"proxy/http2":      "speaks HTTP/2, downstream as well as upstream",
 	"proxy/listener":   "accepts connections until it is drained",
+	"proxy/mirror":     "sends copies of requests for whose answers nobody waits",
 	"proxy/ping":       "pings an endpoint",
 	"proxy/reporting":  "carries evidence up, orders down",
 	"proxy/resilience": "decides what may be tried again, how often, how long",
