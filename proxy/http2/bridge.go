@@ -250,10 +250,10 @@ func (br *bridge) heardAll() {
 	}
 }
 
-func (br *bridge) onHeaders(b *batch, st *stream, id uint32, fields []hpack.HeaderField, _ bool) {
+func (br *bridge) onHeaders(b *batch, st *stream, at place, fields []hpack.HeaderField, _ bool) {
 	br.mu.Lock()
 	defer br.mu.Unlock()
-	if !br.mine(id) {
+	if !br.mine(at) {
 		return
 	}
 	f := checkTrailers(fields)
@@ -281,23 +281,23 @@ func (br *bridge) lose() {
 	br.wake.Broadcast()
 }
 
-func (br *bridge) onReset(_ *batch, _ *stream, id uint32, _ code) {
+func (br *bridge) onReset(_ *batch, _ *stream, at place, _ code) {
 	br.mu.Lock()
 	defer br.mu.Unlock()
-	if br.mine(id) && (!br.sent || br.tunnel.open) {
+	if br.mine(at) && (!br.sent || br.tunnel.open) {
 		br.lose()
 	}
 }
 
-func (br *bridge) onLost(_ *batch, _ *stream, id uint32, _ *loss) {
+func (br *bridge) onLost(_ *batch, _ *stream, at place, _ *loss) {
 	br.mu.Lock()
 	defer br.mu.Unlock()
-	if br.mine(id) && (!br.sent || br.tunnel.open) {
+	if br.mine(at) && (!br.sent || br.tunnel.open) {
 		br.lose()
 	}
 }
 
-func (br *bridge) visit(*batch, *stream, uint32) time.Duration { return wheel.Never }
+func (br *bridge) visit(*batch, *stream, place) time.Duration { return wheel.Never }
 
 // Close implements net.Conn: the server is done with its client.
 func (br *bridge) Close() error {

@@ -178,10 +178,10 @@ func (s *lend) Read(p []byte) (int, error) {
 	}
 }
 
-func (s *lend) onHeaders(b *batch, _ *stream, id uint32, fields []hpack.HeaderField, end bool) {
+func (s *lend) onHeaders(b *batch, _ *stream, at place, fields []hpack.HeaderField, end bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if !s.mine(id) {
+	if !s.mine(at) {
 		return
 	}
 	if s.answered {
@@ -254,10 +254,10 @@ func (s *lend) fail(err error) {
 	s.wake.Broadcast()
 }
 
-func (s *lend) onReset(_ *batch, _ *stream, id uint32, c code) {
+func (s *lend) onReset(_ *batch, _ *stream, at place, c code) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if !s.mine(id) {
+	if !s.mine(at) {
 		return
 	}
 	if c == codeNo && errors.Is(s.readErr, io.EOF) {
@@ -269,11 +269,11 @@ func (s *lend) onReset(_ *batch, _ *stream, id uint32, c code) {
 	s.fail(&upstream.StreamError{Ending: ending, Retry: ending})
 }
 
-func (s *lend) onLost(_ *batch, _ *stream, id uint32, l *loss) {
+func (s *lend) onLost(_ *batch, _ *stream, at place, l *loss) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	switch {
-	case !s.mine(id):
+	case !s.mine(at):
 	case s.tunnel.open:
 		s.lostTunnel()
 	default:
@@ -282,7 +282,7 @@ func (s *lend) onLost(_ *batch, _ *stream, id uint32, l *loss) {
 	}
 }
 
-func (s *lend) visit(*batch, *stream, uint32) time.Duration { return wheel.Never }
+func (s *lend) visit(*batch, *stream, place) time.Duration { return wheel.Never }
 
 // Close implements net.Conn: it gives the stream up, if it has not ended.
 func (s *lend) Close() error {

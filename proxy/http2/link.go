@@ -41,28 +41,34 @@ var longAgo = time.Unix(1, 0)
 
 // party is who stands behind a stream. The link's reader tells it what comes, and
 // nobody holds a lock meanwhile, so that the stream may have been given up in
-// between: id and the stream's own number then differ. fields and p are the
+// between: at and the stream's own place then differ. fields and p are the
 // reader's again when the call returns.
 type party interface {
-	onHeaders(b *batch, st *stream, id uint32, fields []hpack.HeaderField, end bool)
+	onHeaders(b *batch, st *stream, at place, fields []hpack.HeaderField, end bool)
 	// onData reports whether it has taken the data, and answers for its being used.
-	onData(b *batch, st *stream, id uint32, p []byte, end bool) bool
-	onReset(b *batch, st *stream, id uint32, c code)
+	onData(b *batch, st *stream, at place, p []byte, end bool) bool
+	onReset(b *batch, st *stream, at place, c code)
 	// onRoom says that the stream may send more than it could the last time.
-	onRoom(b *batch, st *stream, id uint32)
+	onRoom(b *batch, st *stream, at place)
 	// onLost says that the stream ended with its connection, or was not taken.
-	onLost(b *batch, st *stream, id uint32, l *loss)
+	onLost(b *batch, st *stream, at place, l *loss)
 	// visit looks at the time of a stream from a client and returns when to come
 	// again.
-	visit(b *batch, st *stream, id uint32) time.Duration
+	visit(b *batch, st *stream, at place) time.Duration
+}
+
+// place is where a stream is. Its number alone would not tell it from one of the same
+// number on another link, to which its party may have gone on.
+type place struct {
+	link *link
+	id   uint32 // 0: in no use
 }
 
 // stream is one stream on one link. It lives in the party that uses it, and again
-// in the next one. link and id change only under the locks of party and link; the
+// in the next one. Its place changes only under the locks of party and link; the
 // rest is guarded by the link's.
 type stream struct {
-	link *link
-	id   uint32 // 0: in no use
+	place
 
 	party    party
 	sendWin  int64
@@ -428,5 +434,5 @@ func (l *link) lose(b *batch, id uint32, why *loss) {
 	told := st.party
 	l.removeLocked(st)
 	l.mu.Unlock()
-	told.onLost(b, st, id, why)
+	told.onLost(b, st, place{l, id}, why)
 }

@@ -176,7 +176,7 @@ func (l *link) streamFault(b *batch, st *stream, id uint32, f *fault) *fault {
 	l.mu.Unlock()
 	b.touch(l)
 	if told != nil {
-		told.onLost(b, st, id, &loss{cause: causeFault})
+		told.onLost(b, st, place{l, id}, &loss{cause: causeFault})
 		l.role.freed(b, l)
 	}
 	return l.cancelled(b)
@@ -246,7 +246,7 @@ func (l *link) data(b *batch, flags uint8, id uint32, p []byte) *fault {
 	if len(p) == 0 && !end {
 		return l.pointless(b)
 	}
-	if !party.onData(b, st, id, p, end) {
+	if !party.onData(b, st, place{l, id}, p, end) {
 		l.used(b, nil, 0, len(p))
 	}
 	if freed {
@@ -366,7 +366,7 @@ func (l *link) headerBlock(b *batch, id uint32, flags uint8, block []byte) *faul
 	case over != nil:
 		return l.streamFault(b, st, id, over)
 	}
-	party.onHeaders(b, st, id, l.fields, end)
+	party.onHeaders(b, st, place{l, id}, l.fields, end)
 	if freed {
 		l.role.freed(b, l)
 	}
@@ -411,7 +411,7 @@ func (l *link) resetFrame(b *batch, id uint32, p []byte) *fault {
 	if st == nil {
 		return l.pointless(b)
 	}
-	party.onReset(b, st, id, code(binary.BigEndian.Uint32(p)))
+	party.onReset(b, st, place{l, id}, code(binary.BigEndian.Uint32(p)))
 	l.role.freed(b, l)
 	return l.cancelled(b)
 }

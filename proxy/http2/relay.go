@@ -94,6 +94,7 @@ func (x *relay) clear() {
 	}
 	x.body, x.resp = x.body[:0], x.resp[:0]
 	x.conn, x.req = nil, request{}
+	x.up.place, x.down.place = place{}, place{}
 }
 
 // open makes the relay that of a request. The caller has the lock.
@@ -307,9 +308,6 @@ func (x *relay) pushBody(b *batch) {
 	if len(x.body) > int(x.conn.srv.cfg.RetryBuffer) {
 		x.keep = false
 	}
-	if x.whole && x.Mirrored() {
-		x.mirror()
-	}
 	if !x.keep {
 		x.body = x.body[:copy(x.body, x.body[x.sent-x.base:])]
 		x.base = x.sent
@@ -349,12 +347,12 @@ func (x *relay) passed(b *batch, n int) {
 }
 
 // mine reports whether news of a stream is still news.
-func (x *relay) mine(st *stream, id uint32) bool { return !x.dead && st.id == id && id != 0 }
+func (x *relay) mine(st *stream, at place) bool { return !x.dead && st.place == at && at.id != 0 }
 
-func (x *relay) onHeaders(b *batch, st *stream, id uint32, fields []hpack.HeaderField, end bool) {
+func (x *relay) onHeaders(b *batch, st *stream, at place, fields []hpack.HeaderField, end bool) {
 	x.mu.Lock()
 	defer x.unlock()
-	if !x.mine(st, id) {
+	if !x.mine(st, at) {
 		return
 	}
 	owed := x.owed(b.now)
@@ -477,10 +475,10 @@ func (x *relay) tail(b *batch, fields []hpack.HeaderField, owed time.Duration) {
 	x.pushAnswer(b)
 }
 
-func (x *relay) onData(b *batch, st *stream, id uint32, p []byte, end bool) bool {
+func (x *relay) onData(b *batch, st *stream, at place, p []byte, end bool) bool {
 	x.mu.Lock()
 	defer x.unlock()
-	if !x.mine(st, id) {
+	if !x.mine(st, at) {
 		return false
 	}
 	x.moved = b.now
@@ -516,11 +514,11 @@ func (x *relay) onData(b *batch, st *stream, id uint32, p []byte, end bool) bool
 	return true
 }
 
-func (x *relay) onRoom(b *batch, st *stream, id uint32) {
+func (x *relay) onRoom(b *batch, st *stream, at place) {
 	x.mu.Lock()
 	defer x.unlock()
 	switch {
-	case !x.mine(st, id):
+	case !x.mine(st, at):
 	case st == &x.down:
 		x.pushAnswer(b)
 	default:
@@ -528,10 +526,10 @@ func (x *relay) onRoom(b *batch, st *stream, id uint32) {
 	}
 }
 
-func (x *relay) onReset(b *batch, st *stream, id uint32, c code) {
+func (x *relay) onReset(b *batch, st *stream, at place, c code) {
 	x.mu.Lock()
 	defer x.unlock()
-	if !x.mine(st, id) {
+	if !x.mine(st, at) {
 		return
 	}
 	if st == &x.down {
@@ -549,10 +547,10 @@ func (x *relay) onReset(b *batch, st *stream, id uint32, c code) {
 	x.failed(b, ending, exchange.Failure{Ending: ending, Replayable: x.keep})
 }
 
-func (x *relay) onLost(b *batch, st *stream, id uint32, l *loss) {
+func (x *relay) onLost(b *batch, st *stream, at place, l *loss) {
 	x.mu.Lock()
 	defer x.unlock()
-	if !x.mine(st, id) {
+	if !x.mine(st, at) {
 		return
 	}
 	if st == &x.down {

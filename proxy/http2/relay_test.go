@@ -44,3 +44,17 @@ func TestLargeBodiesGoBothWays(t *testing.T) {
 		_, _ = w.Write(buf.Bytes())
 	}))
 }
+
+// A reader may be late with news of a stream that was given up meanwhile, and whose relay
+// has gone on to a stream of the same number: on another link.
+func TestNewsOfAnotherLinkIsNoNews(t *testing.T) {
+	old, now := new(link), new(link)
+	x := &relay{up: stream{place: place{now, 1}}}
+	w := &wire{st: stream{place: place{now, 1}}}
+	if x.mine(&x.up, place{old, 1}) || w.mine(place{old, 1}) {
+		t.Error("what comes for stream 1 of another link is taken for its own")
+	}
+	if !x.mine(&x.up, place{now, 1}) || !w.mine(place{now, 1}) {
+		t.Error("what comes for its own stream is not taken")
+	}
+}

@@ -19,10 +19,10 @@ func (x *relay) arm() {
 }
 
 // visit is the wheel's.
-func (x *relay) visit(b *batch, st *stream, id uint32) time.Duration {
+func (x *relay) visit(b *batch, st *stream, at place) time.Duration {
 	x.mu.Lock()
 	defer x.unlock()
-	if !x.mine(st, id) || st != &x.down {
+	if !x.mine(st, at) || st != &x.down {
 		return wheel.Never
 	}
 	switch now := b.now; {

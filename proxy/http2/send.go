@@ -7,7 +7,7 @@ import (
 
 // addLocked opens a stream.
 func (l *link) addLocked(b *batch, st *stream, id uint32, p party, length int64) {
-	*st = stream{link: l, id: id, party: p, sendWin: l.peer.initial, recvWin: int64(l.cfg.StreamWindow), length: length}
+	*st = stream{place: place{l, id}, party: p, sendWin: l.peer.initial, recvWin: int64(l.cfg.StreamWindow), length: length}
 	l.streams[id] = st
 	if l.active.Add(1) == 1 {
 		l.idleFor = b.now - time.Duration(l.idleFrom.Load())
@@ -231,6 +231,6 @@ func (l *link) resume(b *batch) {
 		st.waiting = false
 		id, p := st.id, st.party
 		l.mu.Unlock()
-		p.onRoom(b, st, id)
+		p.onRoom(b, st, place{l, id})
 	}
 }

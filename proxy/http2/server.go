@@ -258,7 +258,7 @@ func (c *serverConn) visit(b *batch, l *link) time.Duration {
 	next := wheel.Never
 	for _, id := range l.open() {
 		if st, p := l.find(id); st != nil {
-			next = min(next, p.visit(b, st, id))
+			next = min(next, p.visit(b, st, place{l, id}))
 		}
 	}
 	c.mu.Lock()

@@ -93,7 +93,7 @@ func (l *link) settingLocked(id uint16, value uint32) *fault {
 func (l *link) wake(b *batch) {
 	for _, id := range l.open() {
 		if st, p := l.find(id); st != nil {
-			p.onRoom(b, st, id)
+			p.onRoom(b, st, place{l, id})
 		}
 	}
 }
@@ -156,7 +156,7 @@ func (l *link) window(b *batch, id uint32, p []byte) *fault {
 	case over:
 		return l.streamFault(b, st, id, errWindowSize)
 	case !sent:
-		sender.onRoom(b, st, id)
+		sender.onRoom(b, st, place{l, id})
 	}
 	return l.pointless(b)
 }

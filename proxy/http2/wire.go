@@ -252,12 +252,12 @@ func appendField(b []byte, name, value string) []byte {
 }
 
 // mine reports whether news of a stream is still news.
-func (w *wire) mine(id uint32) bool { return w.st.id == id && id != 0 && !w.closed }
+func (w *wire) mine(at place) bool { return w.st.place == at && at.id != 0 && !w.closed }
 
-func (w *wire) onData(_ *batch, _ *stream, id uint32, p []byte, end bool) bool {
+func (w *wire) onData(_ *batch, _ *stream, at place, p []byte, end bool) bool {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	if !w.mine(id) {
+	if !w.mine(at) {
 		return false
 	}
 	w.hear(p, end)
@@ -267,7 +267,7 @@ func (w *wire) onData(_ *batch, _ *stream, id uint32, p []byte, end bool) bool {
 	return true
 }
 
-func (w *wire) onRoom(*batch, *stream, uint32) {
+func (w *wire) onRoom(*batch, *stream, place) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.wake.Broadcast()
