@@ -13,6 +13,7 @@ require (
 	github.com/rogpeppe/go-internal v1.16.0 // tests: testscript for the commands
 	github.com/sony/gobreaker/v2 v2.4.0 // cluster breakers
 	github.com/spf13/cobra v1.10.2 // the operator's verbs
+	github.com/spf13/pflag v1.0.9 // cobra's flags, by name
 	go.opentelemetry.io/otel v1.47.0 // spans: names of attributes
 	go.opentelemetry.io/otel/exporters/otlp/otlptrace/otlptracegrpc v1.47.0 // spans: OTLP
 	go.opentelemetry.io/otel/sdk v1.47.0 // spans: batches and their queue
@@ -41,7 +42,6 @@ require (
 	github.com/prometheus/client_model v0.6.3 // indirect
 	github.com/prometheus/common v0.72.0 // indirect
 	github.com/prometheus/procfs v0.22.0 // indirect
-	github.com/spf13/pflag v1.0.9 // indirect
 	github.com/spiffe/go-spiffe/v2 v2.8.1 // indirect
 	golang.org/x/oauth2 v0.37.0 // indirect
 	golang.org/x/text v0.42.0 // indirect

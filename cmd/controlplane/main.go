@@ -13,6 +13,10 @@ import (
 	"syscall"
 
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
+
+	"github.com/overhear-mesh/overhear/internal/cmdline"
+	"github.com/overhear-mesh/overhear/internal/strictyaml"
 )
 
 func main() {
@@ -60,10 +64,21 @@ have recorded. The other commands talk to a running one.`,
 			if len(args) == 0 {
 				return c.Help()
 			}
-			return usageError{fmt.Errorf("unknown command %q: controlplane --help lists those that there are", args[0])}
+			var names []string
+			for _, one := range c.Commands() {
+				names = append(names, one.Name())
+			}
+			if near := strictyaml.Nearest(args[0], names); near != "" {
+				return usageError{fmt.Errorf("there is no command %q: did you mean %q?", args[0], near)}
+			}
+			return usageError{fmt.Errorf("there is no command %q: controlplane --help lists those that there are", args[0])}
 		},
 	}
-	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usageError{err} })
+	root.SetFlagErrorFunc(func(c *cobra.Command, err error) error {
+		var names []string
+		c.Flags().VisitAll(func(f *pflag.Flag) { names = append(names, f.Name) })
+		return usageError{cmdline.Unknown(err, names)}
+	})
 
 	var r remote
 	remotes := []*cobra.Command{

@@ -9,6 +9,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"flag"
 	"fmt"
 	"io"
@@ -18,9 +19,12 @@ import (
 	"runtime"
 	"runtime/debug"
 	"runtime/metrics"
+	"strings"
 	"syscall"
 	"time"
 
+	"github.com/overhear-mesh/overhear/internal/cmdline"
+	"github.com/overhear-mesh/overhear/internal/strictyaml"
 	"github.com/overhear-mesh/overhear/proxy"
 	"github.com/overhear-mesh/overhear/proxy/admin"
 	"github.com/overhear-mesh/overhear/proxy/config"
@@ -48,22 +52,12 @@ func run(args []string, stdout, stderr io.Writer) int {
 		verb, args = args[0], args[1:]
 	}
 	flags := flag.NewFlagSet("sidecar "+verb, flag.ContinueOnError)
-	flags.SetOutput(stderr)
-	flags.Usage = func() {
-		fmt.Fprint(stderr, usage)
-		for i, e := range config.Environment {
-			if i > 0 {
-				fmt.Fprint(stderr, ", ")
-			}
-			fmt.Fprint(stderr, e.Name)
-		}
-		fmt.Fprintln(stderr, ".")
-	}
+	flags.Usage = func() { help(flags) }
 	var err error
 	switch verb {
 	case "run", "validate":
 		file := flags.String("c", "sidecar.yaml", "the configuration `file`")
-		if code, stop := parse(flags, args, stderr); stop {
+		if code, stop := parse(flags, args, stdout, stderr); stop {
 			return code
 		}
 		if verb == "run" {
@@ -74,37 +68,69 @@ func run(args []string, stdout, stderr io.Writer) int {
 	case "status":
 		address := flags.String("address", "127.0.0.1:15000", "the sidecar's admin `address`")
 		format := flags.String("o", "table", "table or json")
-		if code, stop := parse(flags, args, stderr); stop {
+		if code, stop := parse(flags, args, stdout, stderr); stop {
 			return code
+		}
+		if *format != "table" && *format != "json" {
+			fmt.Fprintf(stderr, "%s: -o %s: want table or json\n", flags.Name(), *format)
+			return 2
 		}
 		ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
 		defer cancel()
-		err = admin.PrintStatus(ctx, stdout, *address, *format)
+		if err = admin.PrintStatus(ctx, stdout, *address, *format); errors.Is(err, syscall.ECONNREFUSED) {
+			err = fmt.Errorf("nothing listens at %s: is the sidecar running, and is this its admin address (-address)?", *address)
+		}
 	case "version":
-		if code, stop := parse(flags, args, stderr); stop {
+		if code, stop := parse(flags, args, stdout, stderr); stop {
 			return code
 		}
 		fmt.Fprintf(stdout, "overhear sidecar %s %s %s/%s\n", buildVersion(), runtime.Version(), runtime.GOOS, runtime.GOARCH)
 	case "help":
 		flags.SetOutput(stdout)
-		flags.Usage()
+		help(flags)
 	default:
-		fmt.Fprintf(stderr, "sidecar: unknown verb %q: want run, validate, status or version\n", verb)
+		fmt.Fprintf(stderr, "sidecar: there is no verb %q", verb)
+		if near := strictyaml.Nearest(verb, verbs); near != "" {
+			fmt.Fprintf(stderr, ": did you mean %q?\n", near)
+		} else {
+			fmt.Fprintf(stderr, ": want %s\n", strings.Join(verbs, ", "))
+		}
 		return 2
 	}
+	if _, ok := errors.AsType[strictyaml.Problems](err); ok {
+		fmt.Fprintln(stderr, err) // a problem a line, in the form that editors link
+		return 1
+	}
 	if err != nil {
-		fmt.Fprintln(stderr, err)
+		fmt.Fprintf(stderr, "sidecar: %v\n", err)
 		return 1
 	}
 	return 0
 }
 
+// verbs are what can be asked of the command.
+var verbs = []string{"run", "validate", "status", "version", "help"}
+
+// help says what the command can do, and the settings that the environment may have.
+func help(flags *flag.FlagSet) {
+	out := flags.Output()
+	fmt.Fprint(out, usage)
+	for i, e := range config.Environment {
+		if i > 0 {
+			fmt.Fprint(out, ", ")
+		}
+		fmt.Fprint(out, e.Name)
+	}
+	fmt.Fprintln(out, ".")
+}
+
 // parse reports the exit code when the arguments end the command.
-func parse(flags *flag.FlagSet, args []string, stderr io.Writer) (code int, stop bool) {
-	switch err := flags.Parse(args); {
-	case err == flag.ErrHelp: //nolint:errorlint // flag returns this very value
+func parse(flags *flag.FlagSet, args []string, stdout, stderr io.Writer) (code int, stop bool) {
+	switch err := cmdline.Parse(flags, args, stdout); {
+	case errors.Is(err, flag.ErrHelp):
 		return 0, true
 	case err != nil:
+		fmt.Fprintf(stderr, "%s: %v\n", flags.Name(), err)
 		return 2, true
 	case flags.NArg() > 0:
 		fmt.Fprintf(stderr, "%s: unexpected argument %q\n", flags.Name(), flags.Arg(0))

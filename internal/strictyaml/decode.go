@@ -232,7 +232,7 @@ func (d *decoder) mapping(entries []*ast.MappingValueNode, at *token.Token, v re
 }
 
 func (d *decoder) unknown(at *token.Token, path, key string, known []string) {
-	if near := nearest(key, known); near != "" {
+	if near := Nearest(key, known); near != "" {
 		d.unread = append(d.unread, join(path, near))
 		d.problem(at, join(path, key), "unknown field: did you mean %q?", near)
 	} else {

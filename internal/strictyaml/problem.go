@@ -53,8 +53,8 @@ func (ps Problems) sorted() Problems {
 	return slices.Compact(ps)
 }
 
-// nearest returns the known name that was probably meant, or "".
-func nearest(name string, known []string) string {
+// Nearest returns the known name that was probably meant, or "".
+func Nearest(name string, known []string) string {
 	fold := func(s string) string {
 		return strings.ToLower(strings.NewReplacer("_", "", "-", "").Replace(s))
 	}

@@ -17,6 +17,7 @@ const module = "github.com/overhear-mesh/overhear"
 // purposes has a line for each room: what it is for, in one sentence without
 // "and". A new package needs a line here before it builds green.
 var purposes = map[string]string{
+	"internal/cmdline":    "answers a flag that does not exist with the one that was meant",
 	"internal/httpguard":  "lets through only the HTTP requests that an operator meant",
 	"internal/strictyaml": "decodes a YAML file strictly, naming everything that is wrong with it at once",
 
@@ -67,6 +68,7 @@ var purposes = map[string]string{
 // mayImport lists what of ours a room may import, by prefix; a room that is not
 // listed may import whatever the general arrows allow.
 var mayImport = map[string][]string{
+	"internal/cmdline":    {"internal/strictyaml"},
 	"internal/httpguard":  {},
 	"internal/strictyaml": {},
 	"outlier":             {},

@@ -16,6 +16,7 @@ import (
 	"flag"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"runtime/debug"
@@ -24,6 +25,8 @@ import (
 	"strings"
 	"time"
 
+	"github.com/overhear-mesh/overhear/internal/cmdline"
+	"github.com/overhear-mesh/overhear/internal/strictyaml"
 	"github.com/overhear-mesh/overhear/test/sim/rival"
 	"github.com/overhear-mesh/overhear/test/sim/scenarios"
 	"github.com/overhear-mesh/overhear/test/sim/world"
@@ -102,7 +105,7 @@ func run(args []string, out, errs io.Writer) error {
 		f.PrintDefaults()
 		fmt.Fprint(errs, "\nFigures, over the seeds of a scenario:\n\n", world.MeasureHelp(), "\n", world.Language)
 	}
-	if err := f.Parse(args); err != nil {
+	if err := cmdline.Parse(f, args, errs); err != nil {
 		return err
 	}
 	if f.NArg() > 0 {
@@ -238,9 +241,25 @@ func pickScenarios(o options) ([]world.Scenario, error) {
 		return nil, err
 	}
 	if len(list) == 0 {
-		return nil, fmt.Errorf("no scenario is called %q; see -list", o.scenario)
+		return nil, fmt.Errorf("no scenario is called %q%s", o.scenario, meant(o.scenario, scenarioNames(files)))
 	}
 	return list, nil
+}
+
+// meant says which name was probably meant, else where they are listed.
+func meant(name string, known []string) string {
+	if near := strictyaml.Nearest(name, known); near != "" {
+		return fmt.Sprintf(": did you mean %q?", near)
+	}
+	return "; see -list"
+}
+
+func scenarioNames(files fs.FS) []string {
+	names, _ := fs.Glob(files, "*.txt") // a pattern that is right
+	for i := range names {
+		names[i] = strings.TrimSuffix(names[i], ".txt")
+	}
+	return names
 }
 
 // settings are the lines of -set.
@@ -279,7 +298,11 @@ func pickProducts(text string) ([]world.Maker, error) {
 			}
 		}
 		if len(some) == n {
-			return nil, fmt.Errorf("no product is called %q; see -list", name)
+			var names []string
+			for _, p := range all {
+				names = append(names, p.Name)
+			}
+			return nil, fmt.Errorf("no product is called %q%s", name, meant(name, names))
 		}
 	}
 	return some, nil

@@ -115,6 +115,22 @@ func TestWhatDoesNotExistIsSaid(t *testing.T) {
 	}
 }
 
+func TestWhatWasProbablyMeantIsNamed(t *testing.T) {
+	for args, want := range map[string]string{
+		"-scenaro crash":          "there is no flag -scenaro: did you mean -scenario?",
+		"-scenario crsh":          `no scenario is called "crsh": did you mean "crash"?`,
+		"-scenario zebra":         `no scenario is called "zebra"; see -list`,
+		"-products overhear,nune": `no product is called "nune"`,
+		"-set caller=3":           `-set: no such setting: "caller=3"`,
+		"-set calers":             `-set: no such setting: "calers": did you mean "callers"?`,
+	} {
+		var out, errs bytes.Buffer
+		if err := run(strings.Fields(args), &out, &errs); err == nil || !strings.HasPrefix(err.Error(), want) || errs.Len() > 0 {
+			t.Errorf("sim %s: got %v and %q, want %s alone", args, err, errs.String(), want)
+		}
+	}
+}
+
 func TestFlagsThatWouldBeLeftOutAreRefused(t *testing.T) {
 	for args, want := range map[string]string{
 		"-soak -1":                     "-soak: want endpoint-hours above 0, have -1",

@@ -16,6 +16,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 
 	"github.com/overhear-mesh/overhear/internal/httpguard"
+	"github.com/overhear-mesh/overhear/internal/strictyaml"
 	"github.com/overhear-mesh/overhear/outlier/merge"
 )
 
@@ -95,7 +96,15 @@ func (cp *ControlPlane) getStatus(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	if wanted != "" && len(st.Services) == 0 {
-		fail(w, http.StatusNotFound, "there is no service %q", wanted)
+		var names []string
+		for _, s := range cp.opts.Registry.Current().Services {
+			names = append(names, s.Name)
+		}
+		hint := ""
+		if near := strictyaml.Nearest(wanted, names); near != "" {
+			hint = fmt.Sprintf(": did you mean %q?", near)
+		}
+		fail(w, http.StatusNotFound, "there is no service %q%s", wanted, hint)
 		return
 	}
 	answer(w, http.StatusOK, st)
@@ -123,7 +132,7 @@ func (cp *ControlPlane) one(w http.ResponseWriter, name string) (merge.Key, bool
 	case 1:
 		return found[0], true
 	case 0:
-		fail(w, http.StatusNotFound, "there is no endpoint %q: want an instance, an address, or SERVICE/INSTANCE", name)
+		fail(w, http.StatusNotFound, "there is no endpoint %q: %s", name, meant(cp.opts.Registry.Current(), name))
 	default:
 		var names []string
 		for _, k := range found {

@@ -2,12 +2,14 @@ package controlplane
 
 import (
 	"cmp"
+	"fmt"
 	"maps"
 	"net/netip"
 	"slices"
 	"strings"
 	"time"
 
+	"github.com/overhear-mesh/overhear/internal/strictyaml"
 	"github.com/overhear-mesh/overhear/outlier"
 	"github.com/overhear-mesh/overhear/outlier/merge"
 	"github.com/overhear-mesh/overhear/xds/registry"
@@ -160,6 +162,26 @@ func find(m *registry.Mesh, name string) []merge.Key {
 		}
 	}
 	return found
+}
+
+// meant is what an operator may have meant by a name that no endpoint has.
+func meant(m *registry.Mesh, name string) string {
+	service, inside, qualified := strings.Cut(name, "/")
+	var names []string
+	for _, s := range m.Services {
+		for _, e := range s.Endpoints {
+			switch {
+			case !qualified:
+				names = append(names, e.ID())
+			case s.Name == service || e.ID() == inside:
+				names = append(names, s.Name+"/"+e.ID())
+			}
+		}
+	}
+	if near := strictyaml.Nearest(name, names); near != "" {
+		return fmt.Sprintf("did you mean %q?", near)
+	}
+	return "want an instance, an address, or SERVICE/INSTANCE"
 }
 
 // why explains one endpoint.

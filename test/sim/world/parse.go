@@ -209,78 +209,6 @@ func (p *parser) check(err error) {
 	}
 }
 
-// Set changes one setting, as a line of a file does.
-func (s *Scenario) Set(key, value string) error {
-	var err error
-	switch key {
-	case "about":
-		s.About = value
-	case "callers":
-		s.Callers, err = count(value, 1)
-	case "endpoints":
-		s.Endpoints, err = count(value, 1)
-	case "zones":
-		s.Zones, err = count(value, 1)
-	case "per-node":
-		s.PerNode, err = count(value, 1)
-	case "routes":
-		s.Routes, err = count(value, 1)
-	case "backups":
-		s.Backups, err = count(value, 0)
-	case "keys":
-		s.Keys, err = count(value, 0)
-	case "report-delay":
-		s.ReportDelay, err = span(value)
-	case "report-jitter":
-		s.ReportJitter, err = span(value)
-	case "balance":
-		err = s.Balance.UnmarshalText([]byte(value))
-	case "prefer-zone":
-		s.PreferZone, err = yes(value)
-	case "control":
-		s.Control, err = yes(value)
-	case "leave-out":
-		s.LeaveOut, err = count(value, 0)
-	case "rate":
-		s.Rate, err = number(value, 0, 1e6)
-	case "sigma":
-		s.Sigma, err = number(value, 0, 3)
-	case "jitter":
-		s.Jitter, err = number(value, 0, 10)
-	case "base":
-		s.Base, err = percent(value)
-	case "unsafe":
-		s.Unsafe, err = percent(value)
-	case "latency":
-		s.Latency, err = span(value)
-	case "timeout":
-		s.Timeout, err = span(value)
-	case "patience":
-		s.Patience, err = span(value)
-	case "near":
-		s.Near, err = span(value)
-	case "far":
-		s.Far, err = span(value)
-	case "warmup":
-		s.Warmup, err = span(value)
-	case "length":
-		s.Length, err = span(value)
-	case "inbound":
-		s.Inbound, err = yes(value)
-	case "ping":
-		s.Ping = value
-		if !slices.Contains([]string{"tcp", "http", "off"}, value) {
-			err = fmt.Errorf("want tcp, http or off, have %q", value)
-		}
-	default:
-		return fmt.Errorf("no such setting: %q", key)
-	}
-	if err != nil {
-		return fmt.Errorf("%s: %w", key, err)
-	}
-	return nil
-}
-
 func (s *Scenario) validate() error {
 	if s.Rate <= 0 || s.Timeout <= 0 || s.Length <= 0 {
 		return errors.New("rate, timeout and length must be above 0")
@@ -319,10 +247,10 @@ func (p *parser) want(fields []string) {
 	w := Want{Measure: fields[0], Stat: fields[1], Below: fields[2] == "<="}
 	switch {
 	case measureOf(w.Measure) == nil:
-		p.check(fmt.Errorf("want: no measure %q; there are %s", w.Measure, strings.Join(MeasureNames(), ", ")))
+		p.check(fmt.Errorf("want: no measure %q%s", w.Measure, meant(w.Measure, MeasureNames())))
 		return
 	case !slices.Contains([]string{"p50", "p95", "max", "mean"}, w.Stat):
-		p.check(fmt.Errorf("want: no statistic %q; there are p50, p95, max and mean", w.Stat))
+		p.check(fmt.Errorf("want: no statistic %q%s", w.Stat, meant(w.Stat, []string{"p50", "p95", "max", "mean"})))
 		return
 	case !w.Below && fields[2] != ">=":
 		p.check(fmt.Errorf("want: %q is neither <= nor >=", fields[2]))
@@ -478,7 +406,7 @@ func parseFault(words []string) (Fault, error) {
 	}
 	i := slices.Index(faultNames[:], words[0])
 	if i < 0 || FaultKind(i) >= Clock {
-		return f, fmt.Errorf("no such fault: %q; there are %s and flap", words[0], strings.Join(faultNames[:Clock], ", "))
+		return f, fmt.Errorf("no such fault: %q%s", words[0], meant(words[0], append(slices.Clone(faultNames[:Clock]), "flap")))
 	}
 	f.Kind = FaultKind(i)
 	words = words[1:]
