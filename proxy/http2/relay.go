@@ -308,6 +308,9 @@ func (x *relay) pushBody(b *batch) {
 	if len(x.body) > int(x.conn.srv.cfg.RetryBuffer) {
 		x.keep = false
 	}
+	if x.whole && x.Mirrored() {
+		x.mirror()
+	}
 	if !x.keep {
 		x.body = x.body[:copy(x.body, x.body[x.sent-x.base:])]
 		x.base = x.sent
