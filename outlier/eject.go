@@ -155,6 +155,8 @@ func (d *Detector) surroundings(m *member, from int, now time.Duration) Surround
 			s.See(d.ratios(m.group, n), d.since(m, n), false)
 		}
 	}
+	last := func(back time.Duration) Tally { n, _ := d.snapshotAt(now - back); return d.since(m, n) }
+	s.Lasts(last(Windows[0]), last(Windows[1]))
 	return s
 }
 

@@ -20,6 +20,8 @@ type Surroundings struct {
 	Slower float64
 
 	failed int64 // of the others, where Worst was seen
+	// What the suspect counted in the last ten seconds, and in the twenty before.
+	newest, older Tally
 }
 
 // See takes in one window: the first is the suspect's own. self is the suspect's
@@ -34,6 +36,18 @@ func (s *Surroundings) See(r Ratios, self Tally, own bool) {
 	}
 }
 
+// Lasts takes in what the suspect counted in the last ten and in the last thirty seconds.
+func (s *Surroundings) Lasts(ten, thirty Tally) {
+	s.newest, s.older = ten, Tally{N: max(0, thirty.N-ten.N), K: max(0, thirty.K-ten.K)}
+}
+
+// alone says whether the suspect has failed much for half a minute, and does so still,
+// in which the others have not.
+func (s *Surroundings) alone() bool {
+	steps := Odds{max(0.1, 1.3*s.Worst), min(0.95, max(0.5, 2.5*s.Worst))}.Steps()
+	return steps.LLR(s.newest.N, s.newest.K) >= guardNats && steps.LLR(s.older.N, s.older.K) >= guardNats
+}
+
 const (
 	// A group is in trouble when its median error rate is troubleTimes what it is
 	// used to and troubleMore on top, by more failures than chance brings.
@@ -45,12 +59,14 @@ const (
 	SlowerMuch = 3
 )
 
-// Trouble says what is wrong with the group as a whole: "errors", "slow" or "".
+// Trouble says what is wrong with the group as a whole: "errors", "slow" or "". That all
+// are slow explains failures that come and go. It does not explain those of one endpoint
+// for half a minute in which nobody else fails.
 func (s *Surroundings) Trouble() string {
 	switch {
 	case s.failed >= troubleFailed && s.Worst >= troubleTimes*s.Usual+troubleMore:
 		return "errors"
-	case s.Slower >= SlowerMuch:
+	case s.Slower >= SlowerMuch && !s.alone():
 		return "slow"
 	}
 	return ""

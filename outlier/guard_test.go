@@ -11,6 +11,10 @@ import (
 func TestInAGroupInTroubleOnlyWhatFailsNearlyEverythingMayLeave(t *testing.T) {
 	troubled := Surroundings{W: 0.02, Worst: 0.1, Usual: 0.001, failed: 40}
 	slow := Surroundings{Usual: 0.001, Slower: 20}
+	lasting, ending, late := slow, slow, slow
+	lasting.Lasts(Tally{100, 40}, Tally{300, 120})
+	ending.Lasts(Tally{100, 5}, Tally{300, 120})
+	late.Lasts(Tally{100, 40}, Tally{300, 45})
 	for _, tt := range []struct {
 		name string
 		self Tally
@@ -23,6 +27,9 @@ func TestInAGroupInTroubleOnlyWhatFailsNearlyEverythingMayLeave(t *testing.T) {
 		{"nearly everything, amid errors", Tally{20, 18}, troubled, true, "in trouble"},
 		{"a burst while all queue", Tally{41, 10}, slow, false, "20.0 times as long"},
 		{"everything while all queue", Tally{10, 10}, slow, true, "20.0 times as long"},
+		{"while all queue, and alone with it for half a minute", Tally{41, 10}, lasting, true, ""},
+		{"while all queue, of which it has recovered", Tally{41, 10}, ending, false, "20.0 times as long"},
+		{"while all queue, for a few seconds", Tally{41, 10}, late, false, "20.0 times as long"},
 		{"a burst, and the others are as always", Tally{41, 10}, Surroundings{Worst: 0.01, Usual: 0.001, failed: 5}, true, "others fail at 0.0 %"},
 		{"two failures of the others are chance", Tally{41, 10}, Surroundings{Worst: 0.3, Usual: 0.001, failed: 2}, true, ""},
 		{"a group that is used to it", Tally{41, 20}, Surroundings{W: 0.1, Worst: 0.1, Usual: 0.1, failed: 40}, true, ""},

@@ -225,6 +225,7 @@ func (t *Table) surroundings(c *candidate, now time.Duration) outlier.Surroundin
 			s.See(t.ratios(g, from, now), e.counted(from, now), false)
 		}
 	}
+	s.Lasts(e.counted(now-outlier.Windows[0], now), e.counted(now-outlier.Windows[1], now))
 	return s
 }
 
