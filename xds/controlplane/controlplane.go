@@ -15,7 +15,6 @@ import (
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/health"
 	"google.golang.org/grpc/health/grpc_health_v1"
-	"google.golang.org/grpc/keepalive"
 
 	"github.com/overhear-mesh/overhear/internal/strictyaml"
 	"github.com/overhear-mesh/overhear/xds/report"
@@ -102,15 +101,11 @@ func (cp *ControlPlane) Run(ctx context.Context) error {
 // of their own, so that there is nothing to wait for when ctx ends: clients keep
 // what they have and come again.
 func (cp *ControlPlane) serveGRPC(ctx context.Context, lis net.Listener) error {
-	s := grpc.NewServer(
+	s := grpc.NewServer(append(server.Options(),
 		grpc.ConnectionTimeout(10*time.Second),
 		// A client needs two or three; an aggregator in front of many, some hundred.
 		grpc.MaxConcurrentStreams(1024),
-		// Sidecars ask every 30 s whether the other side is there, also when no
-		// stream is open.
-		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: 10 * time.Second, PermitWithoutStream: true}),
-		grpc.KeepaliveParams(keepalive.ServerParameters{Time: 30 * time.Second, Timeout: 10 * time.Second}),
-	)
+	)...)
 	cp.server.Register(s)
 	cp.collector.Register(s)
 	healthy := health.NewServer()

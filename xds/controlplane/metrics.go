@@ -49,7 +49,7 @@ var (
 	descACKs      = desc("xds_acks_total", "xDS responses that clients accepted.", "type")
 	descNACKs     = desc("xds_nacks_total", "xDS responses that clients refused.", "type")
 	descPushes    = desc("pushes_total", "Sets of resources that were handed over for publication.")
-	descPush      = desc("push_duration_seconds", "Time from a decision to its being handed to the streams of all clients.")
+	descPush      = desc("push_duration_seconds", "Time from a decision to its being queued for the streams of all clients.")
 	descStep      = desc("step_duration_seconds", "Time that one look at the evidence took.")
 )
 

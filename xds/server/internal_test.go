@@ -5,6 +5,7 @@ import (
 	"net/netip"
 	"slices"
 	"testing"
+	"testing/synctest"
 
 	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
 	discoveryv3 "github.com/envoyproxy/go-control-plane/envoy/service/discovery/v3"
@@ -80,31 +81,36 @@ func TestAResponseThatWasThrownAwayIsMadeAgain(t *testing.T) {
 
 func TestAFullChannelLosesNothingAndStopsNobody(t *testing.T) {
 	envoys := resource.View{Kind: resource.Envoy}
-	s, f := opened(t, assigned(envoys, "a", 1))
-	full := make(chan cache.Response)
-	cancel := ask(t, f, full, "a")
-	if err := s.Apply(assigned(envoys, "a", 2)); err != nil {
-		t.Fatal(err)
-	}
-	cancel()
-	ch := make(chan cache.Response, 1)
-	ask(t, f, ch, "a")
-	if got := received(t, ch); got != 1 {
-		t.Errorf("got %d resources, want a", got)
-	}
+	synctest.Test(t, func(t *testing.T) {
+		s, f := opened(t, assigned(envoys, "a", 1))
+		full := make(chan cache.Response)
+		cancel := ask(t, f, full, "a")
+		if err := s.Apply(assigned(envoys, "a", 2)); err != nil {
+			t.Fatal(err)
+		}
+		synctest.Wait()
+		cancel()
+		ch := make(chan cache.Response, 1)
+		ask(t, f, ch, "a")
+		if got := received(t, ch); got != 1 {
+			t.Errorf("got %d resources, want a", got)
+		}
+	})
 }
 
 func TestACancelledWatchIsSentNothing(t *testing.T) {
-	envoys := resource.View{Kind: resource.Envoy}
-	s, f := opened(t)
-	ch := make(chan cache.Response, 1)
-	ask(t, f, ch, "a")()
-	if err := s.Apply(assigned(envoys, "a", 1)); err != nil {
-		t.Fatal(err)
-	}
-	if got := received(t, ch); got != 0 {
-		t.Errorf("got %d resources, want none", got)
-	}
+	synctest.Test(t, func(t *testing.T) {
+		s, f := opened(t)
+		ch := make(chan cache.Response, 1)
+		ask(t, f, ch, "a")()
+		if err := s.Apply(assigned(resource.View{Kind: resource.Envoy}, "a", 1)); err != nil {
+			t.Fatal(err)
+		}
+		synctest.Wait()
+		if got := received(t, ch); got != 0 {
+			t.Errorf("got %d resources, want none", got)
+		}
+	})
 }
 
 func TestZonesShareWhatIsEqual(t *testing.T) {

@@ -48,6 +48,7 @@ type Server struct {
 	byID    map[*corev3.Node]*stream        // see front
 	byNode  map[string]map[*stream]struct{} // by node.id; a node may have several
 	opened  uint64
+	pending pending
 	// Counts by type.
 	acks, nacks, responses [numTypes]uint64
 }
@@ -77,10 +78,14 @@ type Change struct {
 	TypeURL string // resource.TypeCluster, …
 	Name    string
 	Message proto.Message // nil removes; not to be changed after it was handed over
+	// First are the ids of the nodes that should hear of it before the others, the
+	// most urgent first.
+	First []string
 }
 
-// Apply makes all changes, or none if one of them is wrong, and then pushes: a
-// client gets what belongs together at once, each type in one response.
+// Apply makes all changes, or none if one of them is wrong, and has them pushed: a
+// client gets what belongs together at once, each type in one response. It does not
+// wait for that: the last of ten thousand streams has its turn a while later.
 //
 // A view with a zone holds only what differs for that zone; for every other name
 // its clients get the view of the same kind without a zone. Removing from a view
@@ -115,9 +120,20 @@ func (s *Server) Apply(changes ...Change) error {
 	for i, c := range changes {
 		s.set(c.View, types[i], c.Name, contents[i], touched)
 	}
-	for st := range touched {
-		s.flush(st)
+	for _, c := range changes {
+		for _, node := range c.First {
+			for st := range s.byNode[node] {
+				if _, ok := touched[st]; ok {
+					s.pending.add(st, first)
+					delete(touched, st)
+				}
+			}
+		}
 	}
+	for st := range touched {
+		s.pending.add(st, rest)
+	}
+	s.startPush()
 	return nil
 }
 
@@ -205,8 +221,9 @@ func (s *Server) Ready() {
 	defer s.mu.Unlock()
 	s.ready = true
 	for _, st := range s.streams {
-		s.flush(st)
+		s.pending.add(st, rest)
 	}
+	s.startPush()
 }
 
 // Sent says whether a client with that node id has accepted endpoints of the

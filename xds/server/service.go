@@ -94,6 +94,10 @@ func (v services) DeltaRoutes(st routeservicev3.RouteDiscoveryService_DeltaRoute
 	return v.delta.DeltaStreamHandler(st, resource.TypeRoute)
 }
 
+// window is how much a client may send before it is read: a subscription of many
+// names, a report.
+const window = 256 << 10
+
 // Options are what a gRPC server that serves xDS is made with. Sidecars ask every
 // 30 s whether the connection lives, also when no stream is open; by default a gRPC
 // server hangs up on who asks more than once in five minutes. It asks as well: a
@@ -102,5 +106,8 @@ func Options() []grpc.ServerOption {
 	return []grpc.ServerOption{
 		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: 10 * time.Second, PermitWithoutStream: true}),
 		grpc.KeepaliveParams(keepalive.ServerParameters{Time: 30 * time.Second, Timeout: 10 * time.Second}),
+		// With windows that grow, gRPC pings a client after each of its messages to
+		// measure the way: two more packets for each ACK of a push.
+		grpc.StaticStreamWindowSize(window), grpc.StaticConnWindowSize(window),
 	}
 }

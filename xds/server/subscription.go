@@ -30,6 +30,8 @@ type stream struct {
 	url   string // of a stream per type; "" for ADS
 	since time.Time
 	subs  [numTypes]*subscription
+	// queued says in which lanes of Server.pending it stands.
+	queued [numLanes]bool
 	// strangers are the types asked for that are not served here.
 	strangers map[string]struct{}
 }

@@ -1,0 +1,165 @@
+package server
+
+import (
+	"fmt"
+	"log/slog"
+	"slices"
+	"strings"
+	"testing"
+
+	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
+	endpointv3 "github.com/envoyproxy/go-control-plane/envoy/config/endpoint/v3"
+	discoveryv3 "github.com/envoyproxy/go-control-plane/envoy/service/discovery/v3"
+	"github.com/envoyproxy/go-control-plane/pkg/cache/v3"
+	gcp "github.com/envoyproxy/go-control-plane/pkg/server/stream/v3"
+
+	"github.com/overhear-mesh/overhear/xds/resource"
+)
+
+// queue is a server whose pushes are made one by one, and its clients, which
+// acknowledge at once.
+type queue struct {
+	t *testing.T
+	*Server
+	clients []chan cache.DeltaResponse
+	subs    []gcp.Subscription
+}
+
+// newQueue has n clients, n0 and so on, that hold the first version of a.
+func newQueue(t *testing.T, n int) *queue {
+	t.Helper()
+	q := &queue{t: t, Server: New(DefaultConfig(), slog.New(slog.DiscardHandler))}
+	q.pending.going = true // nobody else pushes
+	q.apply(1)
+	q.Ready()
+	for i := range n {
+		f := front{q.Server}
+		if err := f.OnDeltaStreamOpen(t.Context(), int64(i), ""); err != nil {
+			t.Fatal(err)
+		}
+		q.clients = append(q.clients, make(chan cache.DeltaResponse, 1))
+		q.subs = append(q.subs, gcp.NewDeltaSubscription([]string{"a"}, nil, nil, false))
+		q.ask(i, &discoveryv3.DeltaDiscoveryRequest{
+			Node: &corev3.Node{Id: fmt.Sprint("n", i), UserAgentName: "overhear"}, TypeUrl: resource.TypeEndpoints, ResourceNamesSubscribe: []string{"a"},
+		})
+		if got := q.told(); got != fmt.Sprintf("n%d=1", i) {
+			t.Fatalf("told %q at first, want a of the client that has come", got)
+		}
+	}
+	return q
+}
+
+func (q *queue) apply(version byte, first ...string) {
+	q.t.Helper()
+	c := assigned(resource.View{Kind: resource.Overhear}, "a", version)
+	c.First = first
+	if err := q.Apply(c); err != nil {
+		q.t.Fatal(err)
+	}
+}
+
+func (q *queue) ask(i int, r *discoveryv3.DeltaDiscoveryRequest) {
+	q.t.Helper()
+	f := front{q.Server}
+	if err := f.OnStreamDeltaRequest(int64(i), r); err != nil {
+		q.t.Fatal(err)
+	}
+	if _, err := f.CreateDeltaWatch(r, &q.subs[i], q.clients[i]); err != nil {
+		q.t.Fatal(err)
+	}
+}
+
+// told lists who has been told of which version since it was last asked.
+func (q *queue) told() string {
+	q.t.Helper()
+	var all []string
+	for i, ch := range q.clients {
+		select {
+		case r := <-ch:
+			m, err := r.GetDeltaDiscoveryResponse()
+			if err != nil {
+				q.t.Fatal(err)
+			}
+			var a endpointv3.ClusterLoadAssignment
+			if err := m.GetResources()[0].GetResource().UnmarshalTo(&a); err != nil {
+				q.t.Fatal(err)
+			}
+			host := a.GetEndpoints()[0].GetLbEndpoints()[0].GetEndpoint().GetAddress().GetSocketAddress().GetAddress()
+			all = append(all, fmt.Sprintf("n%d=%s", i, strings.TrimPrefix(host, "10.0.0.")))
+			m.Nonce = m.GetSystemVersionInfo()
+			front{q.Server}.OnStreamDeltaResponse(int64(i), r.GetDeltaRequest(), m)
+			q.ask(i, &discoveryv3.DeltaDiscoveryRequest{TypeUrl: resource.TypeEndpoints, ResponseNonce: m.GetNonce()})
+		default:
+		}
+	}
+	return strings.Join(all, " ")
+}
+
+// push makes n pushes and says who was told, in order.
+func (q *queue) push(n int) []string {
+	q.t.Helper()
+	var all []string
+	for range n {
+		if !q.pushOne() {
+			return append(all, "end")
+		}
+		if told := q.told(); told != "" {
+			all = append(all, told)
+		}
+	}
+	return all
+}
+
+func TestThoseWhoUseAnEndpointHearOfItFirst(t *testing.T) {
+	q := newQueue(t, 20)
+	q.apply(2, "n7", "nobody", "n3", "n7")
+	got := q.push(2)
+	if want := []string{"n7=2", "n3=2"}; !slices.Equal(got, want) {
+		t.Errorf("told %q, want %q", got, want)
+	}
+	if got := len(q.push(100)); got != 18+1 {
+		t.Errorf("told %d more and the end, want the other 18", got)
+	}
+}
+
+func TestWhatConcernsThemPassesAPushThatIsUnderWay(t *testing.T) {
+	q := newQueue(t, 20)
+	q.apply(2)
+	q.push(5)
+	q.apply(3, "n11")
+	if got := q.push(1); !slices.Equal(got, []string{"n11=3"}) {
+		t.Errorf("told %q next, want the newest to n11", got)
+	}
+}
+
+func TestWhoWaitsForItsTurnIsToldTheNewestAlone(t *testing.T) {
+	q := newQueue(t, 3)
+	q.apply(2)
+	early := q.push(1)
+	q.apply(3)
+	got := q.push(100)
+	if len(early) != 1 || !strings.HasSuffix(early[0], "=2") {
+		t.Fatalf("told %q, want the second version to one", early)
+	}
+	slices.Sort(got)
+	if want := []string{"end", "n0=3", "n1=3", "n2=3"}; !slices.Equal(got, want) {
+		t.Errorf("told %q, want %q", got, want)
+	}
+}
+
+func TestWhoLeavesBeforeItsTurnHoldsNobodyUp(t *testing.T) {
+	q := newQueue(t, 3)
+	q.apply(2, "n1")
+	q.streams[streamKey{delta: true, id: 1}].subs[endpoints].watch = nil // go-control-plane cancels what waits
+	front{q.Server}.OnDeltaStreamClosed(1, nil)
+	got := q.push(100)
+	slices.Sort(got)
+	if want := []string{"end", "n0=2", "n2=2"}; !slices.Equal(got, want) {
+		t.Errorf("told %q, want %q", got, want)
+	}
+	for l, lane := range q.pending.lanes {
+		if lane != nil {
+			t.Errorf("lane %d holds on to %d streams after the push", l, len(lane))
+		}
+	}
+}
