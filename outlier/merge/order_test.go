@@ -1,6 +1,7 @@
 package merge
 
 import (
+	"cmp"
 	"slices"
 	"testing"
 	"time"
@@ -152,5 +153,34 @@ func TestInAStormASampleOfEachZoneIsAskedAbout(t *testing.T) {
 	}
 	if v := f.verdicts(outlier.Ejected); len(v) != 10 || v[0].At+100*ms < v[9].At {
 		t.Errorf("got %s\nwant all ten of the zone out at once", describe(v))
+	}
+}
+
+// Of some suspects nobody can tell, because probes do not come through. They must not
+// keep those that are down from being asked about.
+func TestInAStormThoseOfWhomNobodyCanTellMakeRoomForOthers(t *testing.T) {
+	f := newFleet(t, mesh{callers: 1, bystanders: 5, endpoints: 20, rate: 50, seed: 7})
+	f.run(12 * time.Second)
+	all := f.table.services["api"].groups[0].endpoints
+	byHash := slices.Clone(all)
+	slices.SortFunc(byHash, func(a, b *endpoint) int { return cmp.Compare(f.table.stormHash(a), f.table.stormHash(b)) })
+	for i, e := range byHash[:10] {
+		fault := crashed
+		if i < 8 {
+			fault.probe = outlier.NotRun
+		}
+		f.target(e.Key).fault = always(fault)
+	}
+	for _, e := range byHash[:10] { // in one moment
+		f.callers[0].attempt(f.callers[0].cells[e.Key])
+	}
+	down := func() bool { return byHash[8].fleet.state.Out() && byHash[9].fleet.state.Out() }
+	if !f.until(f.now+5*time.Second, down) {
+		t.Errorf("after 5 s the two that are down are %v and %v, want both out", byHash[8].fleet.state, byHash[9].fleet.state)
+	}
+	for _, e := range byHash[:8] {
+		if e.fleet.state != outlier.In {
+			t.Errorf("%s, of which nobody can tell, is %v", e.Key, e.fleet.state)
+		}
 	}
 }

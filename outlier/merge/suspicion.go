@@ -56,6 +56,7 @@ type suspicion struct {
 	nextZone  string            // what the next round is limited to
 	confirmed time.Duration
 	storm     bool // confirmed by its neighbours
+	unsettled int  // rounds of the present storm that ended undecided
 	answers   []ProbeAnswer
 	denied    string        // who last contradicted, by id; for Explain
 	deniedAt  time.Duration // when
@@ -112,6 +113,9 @@ func (t *Table) suspectGroup(g *group, now time.Duration) {
 	for _, e := range g.endpoints {
 		s := &e.susp
 		s.agreed = false // until those who speak now have been counted
+		if !g.storm {
+			s.unsettled = 0
+		}
 		if len(s.checks) > 0 {
 			t.settleChecks(e, now)
 		}
@@ -166,17 +170,12 @@ func (s *suspicion) compare(o *suspicion) int {
 	return cmp.Or(cmp.Compare(oldest(s.hard), oldest(o.hard)), cmp.Compare(oldest(s.stalled), oldest(o.stalled)))
 }
 
-// sample takes of each zone the few suspects that stand for all of it.
+// sample takes of each zone the few suspects that stand for all of it. Of whom nobody
+// could tell, they make room for others.
 func (t *Table) sample(suspects []*endpoint) map[*endpoint]bool {
-	hash := func(e *endpoint) uint64 { return hash64(t.seed, "storm", e.Key.Service, e.Key.Instance) }
 	order := slices.Clone(suspects)
 	slices.SortStableFunc(order, func(a, b *endpoint) int {
-		if ha, hb := hash(a), hash(b); ha < hb {
-			return -1
-		} else if ha > hb {
-			return 1
-		}
-		return 0
+		return cmp.Or(cmp.Compare(a.susp.unsettled, b.susp.unsettled), cmp.Compare(t.stormHash(a), t.stormHash(b)))
 	})
 	zones := make(map[string]int)
 	sample := make(map[*endpoint]bool)
@@ -187,6 +186,10 @@ func (t *Table) sample(suspects []*endpoint) map[*endpoint]bool {
 		}
 	}
 	return sample
+}
+
+func (t *Table) stormHash(e *endpoint) uint64 {
+	return hash64(t.seed, "storm", e.Key.Service, e.Key.Instance)
 }
 
 // confirmByNeighbours lets the suspects of a zone of which the whole sample is
@@ -203,7 +206,7 @@ func (t *Table) confirmByNeighbours(suspects []*endpoint, sample map[*endpoint]b
 	}
 	for _, e := range suspects {
 		s := &e.susp
-		if sample[e] || s.confirmed != never || !failed[e.Zone] {
+		if sample[e] || s.confirmed != never || !failed[e.Zone] || s.unsettled > 0 {
 			continue
 		}
 		t.first(e, "")
@@ -271,6 +274,7 @@ func (t *Table) question(e *endpoint, mayAsk bool, now time.Duration) {
 		t.keepAnswers(e)
 		t.endRound(e)
 		s.nextZone = ""
+		s.unsettled++
 	}
 }
 
