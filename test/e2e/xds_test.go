@@ -82,6 +82,22 @@ func (f *feed) publish(backends []*backend, beliefs ...outlier.Verdict) {
 		}
 		all.Endpoints = append(all.Endpoints, e)
 	}
+	f.tell(all)
+}
+
+// slow tells that one of the backends is slow and gets a part of its weight.
+func (f *feed) slow(backends []*backend, which int, share float64) {
+	f.t.Helper()
+	all := resource.Endpoints{Service: "api"}
+	for _, b := range backends {
+		all.Endpoints = append(all.Endpoints, resource.Endpoint{Address: b.address, Zone: "z", Weight: 1})
+	}
+	all.Endpoints[which].Share = share
+	f.tell(all)
+}
+
+func (f *feed) tell(all resource.Endpoints) {
+	f.t.Helper()
 	acks := f.Stats().ACKs[resource.TypeEndpoints]
 	for _, k := range []resource.Kind{resource.Envoy, resource.GRPC} {
 		if err := f.SetEndpoints(resource.View{Kind: k}, "api", resource.EncodeEndpoints(all, k)); err != nil {
@@ -312,6 +328,39 @@ static_resources:
 `, envoy.AdminAddress, dynamic, listeners, host, port, clusters)
 }
 
+// everything is the bootstrap of an Envoy that takes all its configuration from the feed.
+func everything(f *feed, apiType string) string {
+	return bootstrap(f, fmt.Sprintf(`
+dynamic_resources:
+  ads_config: { api_type: %s, transport_api_version: V3, grpc_services: [ { envoy_grpc: { cluster_name: xds } } ] }
+  cds_config: { ads: {}, resource_api_version: V3 }
+  lds_config: { ads: {}, resource_api_version: V3 }`, apiType), "[]", "")
+}
+
+// endpointsOnly is the bootstrap of one that takes only the endpoints of its cluster
+// from there.
+func endpointsOnly(f *feed, apiType string) string {
+	return bootstrap(f, "", `
+  - name: api
+    address: { socket_address: { address: 127.0.0.1, port_value: 0 } }
+    filter_chains:
+    - filters:
+      - name: envoy.filters.network.http_connection_manager
+        typed_config:
+          "@type": type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager
+          stat_prefix: api
+          route_config:
+            virtual_hosts: [ { name: all, domains: ["*"], routes: [ { match: { prefix: "/" }, route: { cluster: own-name } } ] } ]
+          http_filters: [ { name: envoy.filters.http.router, typed_config: { "@type": type.googleapis.com/envoy.extensions.filters.http.router.v3.Router } } ]`,
+		fmt.Sprintf(`
+  - name: own-name
+    type: EDS
+    connect_timeout: 1s
+    eds_cluster_config:
+      service_name: api
+      eds_config: { resource_api_version: V3, api_config_source: { api_type: %s, transport_api_version: V3, grpc_services: [ { envoy_grpc: { cluster_name: xds } } ] } }`, apiType))
+}
+
 func TestAnEnvoyThatGetsEverythingFromUsFollowsVerdicts(t *testing.T) {
 	envoy.Find(t)
 	for name, apiType := range map[string]string{"SotW": "GRPC", "delta": "DELTA_GRPC"} {
@@ -324,11 +373,7 @@ func TestAnEnvoyThatGetsEverythingFromUsFollowsVerdicts(t *testing.T) {
 			f.set(resource.Envoy, c, l, r)
 			f.publish(backends)
 			f.Ready()
-			p := envoy.Start(t, bootstrap(f, fmt.Sprintf(`
-dynamic_resources:
-  ads_config: { api_type: %s, transport_api_version: V3, grpc_services: [ { envoy_grpc: { cluster_name: xds } } ] }
-  cds_config: { ads: {}, resource_api_version: V3 }
-  lds_config: { ads: {}, resource_api_version: V3 }`, apiType), "[]", ""))
+			p := envoy.Start(t, everything(f, apiType))
 			requests := throughEnvoy(t, p, "api")
 			verdicts(f, requests, backends)
 
@@ -385,25 +430,7 @@ func TestAnEnvoyThatGetsOnlyEndpointsFromUsFollowsVerdicts(t *testing.T) {
 			f, backends := newFeed(t), httpBackends(t, 4)
 			f.publish(backends)
 			f.Ready()
-			p := envoy.Start(t, bootstrap(f, "", `
-  - name: api
-    address: { socket_address: { address: 127.0.0.1, port_value: 0 } }
-    filter_chains:
-    - filters:
-      - name: envoy.filters.network.http_connection_manager
-        typed_config:
-          "@type": type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager
-          stat_prefix: api
-          route_config:
-            virtual_hosts: [ { name: all, domains: ["*"], routes: [ { match: { prefix: "/" }, route: { cluster: own-name } } ] } ]
-          http_filters: [ { name: envoy.filters.http.router, typed_config: { "@type": type.googleapis.com/envoy.extensions.filters.http.router.v3.Router } } ]`,
-				fmt.Sprintf(`
-  - name: own-name
-    type: EDS
-    connect_timeout: 1s
-    eds_cluster_config:
-      service_name: api
-      eds_config: { resource_api_version: V3, api_config_source: { api_type: %s, transport_api_version: V3, grpc_services: [ { envoy_grpc: { cluster_name: xds } } ] } }`, apiType)))
+			p := envoy.Start(t, endpointsOnly(f, apiType))
 			verdicts(f, throughEnvoy(t, p, "api"), backends)
 		})
 	}

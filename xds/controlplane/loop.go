@@ -60,6 +60,7 @@ type loop struct {
 	services map[string]*registry.Service
 	streams  map[string]*reporter // live, by id
 	beliefs  beliefs
+	slow     slow
 	traces   traces
 	placed   placed // in the server
 	// before has, by epoch, when the verdicts of an earlier life began. The table
@@ -82,7 +83,7 @@ func newLoop(cfg Config, opts Options, srv *server.Server, hist *history, st *st
 		cfg: cfg, log: opts.Log, registry: opts.Registry, server: srv, history: hist, store: st,
 		begun: time.Now(), inbox: make(chan func(*loop), inboxSize), ended: make(chan struct{}), opened: make(chan struct{}),
 		table: merge.NewTable(cfg.Merge, opts.Seed), mesh: &registry.Mesh{}, services: map[string]*registry.Service{},
-		streams: map[string]*reporter{}, beliefs: beliefs{}, traces: traces{}, placed: placed{}, before: map[uint64]time.Time{},
+		streams: map[string]*reporter{}, beliefs: beliefs{}, slow: newSlow(), traces: traces{}, placed: placed{}, before: map[uint64]time.Time{},
 		returns: returns{awaited: map[string]struct{}{}}, numbers: newNumbers(), batch: map[string]struct{}{},
 		batchAt: never, rampAt: never, keepAt: never,
 	}
@@ -193,6 +194,11 @@ func (l *loop) turn() {
 	if now >= l.rampAt {
 		l.publish(l.ramping(), []resource.Kind{resource.Envoy, resource.GRPC})
 	}
+	if now >= l.slow.next() {
+		if names := l.slow.due(now); len(names) > 0 {
+			l.publish(names, []resource.Kind{resource.Envoy})
+		}
+	}
 	if now >= l.keepAt {
 		l.keep()
 	}
@@ -210,7 +216,7 @@ func (l *loop) next() time.Duration {
 	if !l.returns.over {
 		return l.returns.until
 	}
-	return min(l.stepAt, l.batchAt, l.rampAt, l.keepAt, l.followAt)
+	return min(l.stepAt, l.batchAt, l.rampAt, l.keepAt, l.followAt, l.slow.next())
 }
 
 // step lets the table decide and carries out what it decided.
@@ -222,6 +228,7 @@ func (l *loop) step(now time.Duration) {
 
 	l.traces.note(r.Samples)
 	var away []string // services to publish before anything else
+	var users []string // reporters that use what goes away, most of all first
 	for _, c := range r.Changes {
 		l.tell(c)
 		if c.Refused != "" {
@@ -232,6 +239,7 @@ func (l *loop) step(now time.Duration) {
 		service := c.Verdict.Key.Service
 		if severity(c.To) > severity(c.From) {
 			away = append(away, service)
+			users = append(users, l.table.Senders(c.Verdict.Key, now)...)
 		} else {
 			l.later(service, now)
 		}
@@ -245,7 +253,7 @@ func (l *loop) step(now time.Duration) {
 	}
 	if len(away) > 0 {
 		slices.Sort(away)
-		l.publish(slices.Compact(away), allKinds)
+		l.publish(slices.Compact(away), allKinds, users...)
 	}
 	l.order(r)
 	for _, e := range r.Events {
@@ -294,6 +302,7 @@ func (l *loop) order(r merge.Result) {
 		to(p.Reporter, "share", func(s *report.Stream) { s.Share(p) })
 	}
 	for _, w := range r.Weights {
+		l.slow.note(w, l.now())
 		for _, reporter := range w.Reporters {
 			to(reporter, "weight", func(s *report.Stream) { s.Weight(w) })
 		}
@@ -308,19 +317,23 @@ func (l *loop) order(r merge.Result) {
 	}
 }
 
-// publish tells every view of the kinds what is now believed of the services.
-func (l *loop) publish(names []string, kinds []resource.Kind) {
+// publish tells every view of the kinds what is now believed of the services, and
+// the nodes named before the others.
+func (l *loop) publish(names []string, kinds []resource.Kind, first ...string) {
 	now := l.now()
 	began := time.Now()
 	var changes []server.Change
 	for _, name := range names {
 		var wanted []server.Change
 		if s := l.services[name]; s != nil {
-			wanted = l.beliefs.assignments(s, kinds, now)
+			wanted = l.beliefs.assignments(s, kinds, l.slow.share, now)
 		}
 		changes = append(changes, l.placed.replace(name, wanted, func(at slot) bool {
 			return at.typeURL == resource.TypeEndpoints && slices.Contains(kinds, at.view.Kind)
 		})...)
+	}
+	if len(changes) > 0 {
+		changes[0].First = first
 	}
 	l.apply(changes, began)
 	if len(kinds) == len(allKinds) {
@@ -409,7 +422,9 @@ func (l *loop) reload() {
 	}
 	l.services = services
 	l.owners.byKey.Store(&known)
-	maps.DeleteFunc(l.beliefs, func(k merge.Key, _ map[merge.Scope]held) bool { _, ok := known[k]; return !ok })
+	gone := func(k merge.Key) bool { _, ok := known[k]; return !ok }
+	maps.DeleteFunc(l.beliefs, func(k merge.Key, _ map[merge.Scope]held) bool { return gone(k) })
+	l.slow.forget(gone, func(name string) bool { return services[name] != nil })
 	l.history.add(Event{Time: l.wall(now), Kind: "registry",
 		Text: fmt.Sprintf("mesh in force: %s, %s", count(len(services), "service"), count(l.mesh.Len(), "endpoint"))})
 	// Before the gate is open this answers nobody. But a client that comes back with
@@ -425,7 +440,7 @@ func (l *loop) publishAll(now time.Duration, began time.Time) {
 	everything := func(slot) bool { return true }
 	for i := range l.mesh.Services {
 		s := &l.mesh.Services[i]
-		wanted := append(clusters(s), l.beliefs.assignments(s, allKinds, now)...)
+		wanted := append(clusters(s), l.beliefs.assignments(s, allKinds, l.slow.share, now)...)
 		changes = append(changes, l.placed.replace(s.Name, wanted, everything)...)
 	}
 	for _, name := range slices.Sorted(maps.Keys(l.placed)) {

@@ -80,15 +80,21 @@ func (b beliefs) scopes(s *registry.Service) []merge.Scope {
 	return slices.Sorted(maps.Keys(zones))
 }
 
-// endpoints is what clients of a kind in a scope are told of a service.
-func (b beliefs) endpoints(s *registry.Service, scope merge.Scope, kind resource.Kind, now time.Duration) resource.Endpoints {
+// endpoints is what clients of a kind in a scope are told of a service. share gives the
+// part of its weight that an endpoint gets for being slow.
+func (b beliefs) endpoints(s *registry.Service, scope merge.Scope, kind resource.Kind, share func(merge.Key) float64, now time.Duration) resource.Endpoints {
+	lowered := s.EnvoyWeights && s.Detection.Outlier.Mode != outlier.Shadow
 	all := resource.Endpoints{Service: s.Name, Ramp: s.Detection.Outlier.Ramp, Endpoints: make([]resource.Endpoint, len(s.Endpoints))}
 	for i, e := range s.Endpoints {
 		all.Endpoints[i] = resource.Endpoint{
 			Instance: e.Instance, Address: e.Address, Region: e.Region, Zone: e.Zone, Node: e.Node,
 			Priority: e.Priority, Weight: e.Weight, Inbound: e.Inbound, Draining: e.Draining, Labels: e.Labels,
 		}
-		v, ok := b.in(merge.Key{Service: s.Name, Instance: e.ID()}, scope)
+		k := merge.Key{Service: s.Name, Instance: e.ID()}
+		if lowered {
+			all.Endpoints[i].Share = share(k)
+		}
+		v, ok := b.in(k, scope)
 		if !ok {
 			continue
 		}
@@ -106,7 +112,7 @@ func (b beliefs) endpoints(s *registry.Service, scope merge.Scope, kind resource
 
 // assignments are the endpoints of a service as every view of the kinds is told
 // them.
-func (b beliefs) assignments(s *registry.Service, kinds []resource.Kind, now time.Duration) []server.Change {
+func (b beliefs) assignments(s *registry.Service, kinds []resource.Kind, share func(merge.Key) float64, now time.Duration) []server.Change {
 	var all []server.Change
 	for _, scope := range append([]merge.Scope{merge.Fleet}, b.scopes(s)...) {
 		for _, kind := range kinds {
@@ -114,7 +120,7 @@ func (b beliefs) assignments(s *registry.Service, kinds []resource.Kind, now tim
 				View:    resource.View{Kind: kind, Zone: string(scope)},
 				TypeURL: resource.TypeEndpoints,
 				Name:    s.Name,
-				Message: resource.EncodeEndpoints(b.endpoints(s, scope, kind, now), kind),
+				Message: resource.EncodeEndpoints(b.endpoints(s, scope, kind, share, now), kind),
 			})
 		}
 	}

@@ -105,6 +105,8 @@ func TestEachKindOfClientGetsWhatItNeeds(t *testing.T) {
 	}
 }
 
+func fullShare(merge.Key) float64 { return 1 }
+
 func TestAViewOfAZoneIsTakenAwayWithItsVerdict(t *testing.T) {
 	s := registry.NewService("api")
 	s.Endpoints = []registry.Endpoint{{Address: netip.MustParseAddrPort("10.0.0.1:80"), Instance: "api-1", Weight: 1}}
@@ -114,12 +116,12 @@ func TestAViewOfAZoneIsTakenAwayWithItsVerdict(t *testing.T) {
 	eds := func(at slot) bool { return at.typeURL == resource.TypeEndpoints }
 
 	b.note(merge.Verdict{Key: k, Scope: "a", State: outlier.Ejected}, time.Second)
-	got := places(p.replace("api", b.assignments(&s, kinds, time.Second), eds))
+	got := places(p.replace("api", b.assignments(&s, kinds, fullShare, time.Second), eds))
 	if diff := cmp.Diff([]string{"overhear EDS api", "overhear/a EDS api"}, got); diff != "" {
 		t.Errorf("with a verdict for zone a (-want +got):\n%s", diff)
 	}
 	b.note(merge.Verdict{Key: k, Scope: "a", State: outlier.In}, time.Second)
-	got = places(p.replace("api", b.assignments(&s, kinds, time.Second), eds))
+	got = places(p.replace("api", b.assignments(&s, kinds, fullShare, time.Second), eds))
 	if diff := cmp.Diff([]string{"-overhear/a EDS api", "overhear EDS api"}, got); diff != "" {
 		t.Errorf("without it (-want +got):\n%s", diff)
 	}

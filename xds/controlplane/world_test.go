@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"maps"
 	"net"
 	"net/http"
 	"net/netip"
@@ -67,7 +68,11 @@ type world struct {
 }
 
 func newWorld(t *testing.T, edit func(*controlplane.Config)) *world {
-	w := &world{t: t, net: pipenet.New(1), registry: registry.Static(mesh()), cfg: controlplane.DefaultConfig()}
+	return newWorldOf(t, mesh(), edit)
+}
+
+func newWorldOf(t *testing.T, m *registry.Mesh, edit func(*controlplane.Config)) *world {
+	w := &world{t: t, net: pipenet.New(1), registry: registry.Static(m), cfg: controlplane.DefaultConfig()}
 	w.cfg.XDS, w.cfg.HTTP, w.cfg.Insecure, w.cfg.APIToken = xdsAddr, apiAddr, true, token
 	if edit != nil {
 		edit(&w.cfg)
@@ -196,6 +201,9 @@ type sidecar struct {
 	ready     chan struct{}
 	unhealthy map[string]time.Time // when an endpoint was first told to be out
 	pushes    []resource.Endpoints // all that it was told, in order
+	weights   []merge.Weight       // that were ordered
+	settings  []merge.Settings
+	latency   map[int]uint32 // cumulative answers by bucket, which it reports
 }
 
 func (w *world) sidecar(i int, zone string) *sidecar {
@@ -348,11 +356,7 @@ func (s *sidecar) instances() []string {
 func (s *sidecar) attempts(instance string, n, k uint32, class outlier.Class) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	c := s.cells[instance]
-	if c == nil {
-		c = &merge.Cell{Key: merge.Key{Service: "api", Instance: instance}, LastOK: -1, LastOKStart: -1, LastHard: -1, LastHardStart: -1}
-		s.cells[instance] = c
-	}
+	c := s.cellLocked(instance)
 	now := s.now()
 	c.Counts.N += n
 	if k < n {
@@ -366,6 +370,29 @@ func (s *sidecar) attempts(instance string, n, k uint32, class outlier.Class) {
 		c.Counts.Server += k
 	}
 	s.pokeLocked()
+}
+
+// answers counts n good attempts on an instance of which some take longer than nine in
+// ten usually do, and some longer than 99 in 100.
+func (s *sidecar) answers(instance string, n, often, tail uint32) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	c := s.cellLocked(instance)
+	now := s.now()
+	c.Counts.N += n
+	c.Counts.N90 += often
+	c.Counts.N99 += tail
+	c.LastOK, c.LastOKStart = now, now
+	s.pokeLocked()
+}
+
+func (s *sidecar) cellLocked(instance string) *merge.Cell {
+	c := s.cells[instance]
+	if c == nil {
+		c = &merge.Cell{Key: merge.Key{Service: "api", Instance: instance}, LastOK: -1, LastOKStart: -1, LastHard: -1, LastHardStart: -1}
+		s.cells[instance] = c
+	}
+	return c
 }
 
 // broken makes the sidecar's probes of an instance fail.
@@ -420,6 +447,13 @@ func (o source) Build() report.Message {
 		for _, c := range s.cells {
 			m.Report.Cells = append(m.Report.Cells, *c)
 		}
+		if len(s.latency) > 0 {
+			totals := merge.ClusterTotals{Service: "api"}
+			for _, bucket := range slices.Sorted(maps.Keys(s.latency)) {
+				totals.Latency = append(totals.Latency, outlier.LatencyCount{Bucket: bucket, Count: s.latency[bucket]})
+			}
+			m.Report.Clusters = append(m.Report.Clusters, totals)
+		}
 	}
 	return m
 }
@@ -445,6 +479,8 @@ func (o source) Handle(orders report.Orders) {
 		s.polls = append(s.polls, merge.PollAnswer{ID: p.ID, At: now, Cell: cell})
 	}
 	s.leases = append(s.leases, orders.Leases...)
+	s.weights = append(s.weights, orders.Weights...)
+	s.settings = append(s.settings, orders.Settings...)
 	if len(s.probes)+len(s.polls) > 0 {
 		select {
 		case s.ready <- struct{}{}:

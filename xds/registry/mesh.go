@@ -55,6 +55,10 @@ type Service struct {
 	Ping Ping `yaml:"ping"`
 	// Detection says how the service's endpoints are judged; see Policy.
 	Detection merge.Policy `yaml:"detection"`
+	// EnvoyWeights says whether Envoys are told that an endpoint which is slow for all
+	// callers gets a part of its weight; default true. A change of weights moves keys in
+	// an Envoy that hashes (ring_hash, maglev): there it is better left out.
+	EnvoyWeights bool `yaml:"envoy_weights"`
 	// Endpoints are the addresses that offer the service. An empty list is allowed:
 	// a service may be known before it runs.
 	Endpoints []Endpoint `yaml:"endpoints"`
@@ -134,7 +138,7 @@ func (m *Mesh) Len() int {
 // would make it.
 func NewService(name string) Service {
 	return Service{
-		Name: name, Protocol: HTTP1, ConnectTimeout: time.Second,
+		Name: name, Protocol: HTTP1, ConnectTimeout: time.Second, EnvoyWeights: true,
 		Ping: Ping{Kind: merge.PingTCP, Path: "/"}, Detection: merge.DefaultPolicy(),
 	}
 }

@@ -20,6 +20,7 @@ services:
     connect_timeout: 250ms
     listen: 127.0.0.1:10000
     hosts: [api, api.internal]
+    envoy_weights: false
     ping: {kind: http, path: /healthz, host: api.internal}
     detection:
       leave_out: 2
@@ -67,7 +68,7 @@ func TestAFullMeshFile(t *testing.T) {
 			},
 		}, {
 			Name: "cache", Protocol: registry.TCP, ConnectTimeout: time.Second,
-			Ping: registry.Ping{Kind: merge.PingTCP, Path: "/"}, Detection: base,
+			Ping: registry.Ping{Kind: merge.PingTCP, Path: "/"}, Detection: base, EnvoyWeights: true,
 		}},
 	}
 	if diff := cmp.Diff(want, got, cmp.Comparer(func(a, b netip.AddrPort) bool { return a == b })); diff != "" {

@@ -24,6 +24,11 @@
 // call; the encoder therefore never makes one for a foreign client, it publishes
 // the least bad endpoints as HEALTHY. Our own sidecar does that by itself.
 //
+// An endpoint that is slow for all callers gets a part of its weight. Sidecars are told
+// so over their report streams, an Envoy by the weight in its assignment, which
+// LEAST_REQUEST and ROUND_ROBIN follow. gRPC's round_robin takes no weights of
+// endpoints, so that there is nothing to tell it.
+//
 // Weights are published times [WeightScale], so that a ramp can be expressed to
 // clients that only know integers.
 //

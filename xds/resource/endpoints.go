@@ -27,6 +27,10 @@ type Endpoint struct {
 	Inbound            bool   // an inbound sidecar stands in front of it
 	Draining           bool   // it is on its way out
 	Labels             map[string]string
+	// Share is the part of its weight that it gets for being slow, 0 to 1; 0 means 1.
+	// Envoys are told: sidecars know it from their report streams, and gRPC's
+	// round_robin takes no weights of endpoints.
+	Share float64
 	// Verdict is what the fleet believes of it; the zero Verdict is "in". An
 	// encoder for sidecars publishes RampAge as it is given, so the caller keeps
 	// the age of the moment of the verdict; an encoder for foreign clients

@@ -101,6 +101,9 @@ func tell(e Endpoints, k Kind) []told {
 	shrink := sum/maxWeight + 1
 	for i := range all {
 		w := uint64(max(all[i].Weight, 1)) * WeightScale / shrink
+		if share := all[i].Share; k == Envoy && share > 0 && share < 1 {
+			w = uint64(float64(w) * share)
+		}
 		if k != Overhear && all[i].Verdict.State == outlier.Ramp {
 			w = uint64(float64(w) * rampShare(all[i].Verdict, ramp))
 		}

@@ -135,6 +135,29 @@ func TestAForeignClientIsNeverToldThatNobodyIsHealthy(t *testing.T) {
 	}
 }
 
+func TestAnEnvoyAloneIsToldTheWeightOfASlowEndpoint(t *testing.T) {
+	half := outlier.Verdict{State: outlier.Ramp, RampFrom: 0.5}
+	for _, tc := range []struct {
+		share   float64
+		verdict outlier.Verdict
+		kind    resource.Kind
+		want    uint32
+	}{
+		{0, outlier.Verdict{}, resource.Envoy, 200},
+		{1, outlier.Verdict{}, resource.Envoy, 200},
+		{0.25, outlier.Verdict{}, resource.Envoy, 50},
+		{0.001, outlier.Verdict{}, resource.Envoy, 1},
+		{0.25, half, resource.Envoy, 25},
+		{0.25, outlier.Verdict{}, resource.GRPC, 200},
+		{0.25, outlier.Verdict{}, resource.Overhear, 200},
+	} {
+		told := lbEndpoints(resource.EncodeEndpoints(pair(resource.Endpoint{Weight: 2, Share: tc.share, Verdict: tc.verdict}), tc.kind))
+		if got := told[1].GetLoadBalancingWeight().GetValue(); got != tc.want {
+			t.Errorf("share %v, %s, to %s: weight %d, want %d", tc.share, tc.verdict.State, tc.kind, got, tc.want)
+		}
+	}
+}
+
 func TestForeignClientsSeeARampInFiveSteps(t *testing.T) {
 	const ramp = 10 * time.Second
 	weight := func(age time.Duration, kind resource.Kind) uint32 {
