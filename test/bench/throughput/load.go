@@ -7,107 +7,137 @@ import (
 	"fmt"
 	"io"
 	"net"
-	"slices"
 	"sync"
 	"time"
 )
 
-const bodySize = 1024
+func getRequest() []byte {
+	return []byte("GET /work HTTP/1.1\r\nHost: api.local\r\nUser-Agent: throughput\r\nAccept: */*\r\n\r\n")
+}
 
-// backend answers every request with 200 and one kilobyte, spending as little as
-// Go can: its cost is not under test.
-type backend struct{ listener net.Listener }
+func postRequest() []byte {
+	return fmt.Appendf(nil, "POST /work HTTP/1.1\r\nHost: api.local\r\nUser-Agent: throughput\r\nContent-Type: text/plain\r\nContent-Length: %d\r\n\r\n%s",
+		postSize, bytes.Repeat([]byte("p"), postSize))
+}
 
-func startBackend() (*backend, error) {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		return nil, err
-	}
-	answer := fmt.Appendf(nil, "HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nContent-Length: %d\r\n\r\n%s", bodySize, bytes.Repeat([]byte("x"), bodySize))
-	go func() {
-		for {
-			c, err := l.Accept()
-			if err != nil {
-				return
-			}
-			go func() {
-				defer c.Close()
-				buf := make([]byte, 8<<10)
-				kept := 0
-				for {
-					n, err := c.Read(buf[kept:])
-					if err != nil {
-						return
-					}
-					kept += n
-					for { // the requests have no body: each ends with its head
-						end := bytes.Index(buf[:kept], []byte("\r\n\r\n"))
-						if end < 0 {
-							break
-						}
-						kept = copy(buf, buf[end+4:kept])
-						if _, err := c.Write(answer); err != nil {
-							return
-						}
-					}
+// closed keeps every connection busy with one request at a time until the duration is
+// over. An answer other than 200 with a whole body is an error: a proxy that fails
+// fast must not look cheap.
+func closed(request []byte) func(context.Context, work, string, string, time.Duration) (turn, error) {
+	return func(ctx context.Context, w work, address, _ string, d time.Duration) (turn, error) {
+		return onEach(ctx, w.connections, address, d, func(ctx context.Context, _ int, c net.Conn) ([]float64, error) {
+			x := exchanger{Conn: c}
+			for ctx.Err() == nil {
+				if err := x.exchange(request); err != nil {
+					return nil, err
 				}
-			}()
+			}
+			return x.micros, nil
+		})
+	}
+}
+
+// drivePaced sends so many requests in a second, each connection in its turn: what is
+// late does not hold up the others. Latency counts from the moment of sending.
+func drivePaced(ctx context.Context, w work, address, _ string, d time.Duration) (turn, error) {
+	request, start := getRequest(), time.Now()
+	return onEach(ctx, w.connections, address, d, func(ctx context.Context, i int, c net.Conn) ([]float64, error) {
+		x := exchanger{Conn: c}
+		for k := i; ; k += w.connections {
+			at := start.Add(time.Duration(k) * time.Second / rateFixed)
+			select {
+			case <-time.After(time.Until(at)):
+			case <-ctx.Done():
+				return x.micros, nil
+			}
+			if err := x.exchange(request); err != nil {
+				return nil, err
+			}
 		}
-	}()
-	return &backend{l}, nil
+	})
 }
 
-func (b *backend) address() string { return b.listener.Addr().String() }
-func (b *backend) close()          { b.listener.Close() }
-
-// turn is what one product did in one round.
-type turn struct {
-	Requests int     `json:"requests"`
-	Rate     float64 `json:"requests_per_second"`
-	CPU      float64 `json:"cpu_us_per_request"`
-	Busy     float64 `json:"cores_busy"`
-	P50      float64 `json:"p50_us"`
-	P99      float64 `json:"p99_us"`
+// driveSmall sends a few bytes and waits until they are back.
+func driveSmall(ctx context.Context, w work, address, _ string, d time.Duration) (turn, error) {
+	return onEach(ctx, w.connections, address, d, func(ctx context.Context, _ int, c net.Conn) ([]float64, error) {
+		var micros []float64
+		buf := bytes.Repeat([]byte("s"), smallSize)
+		for ctx.Err() == nil {
+			start := time.Now()
+			if _, err := c.Write(buf); err != nil {
+				return nil, err
+			}
+			if _, err := io.ReadFull(c, buf); err != nil {
+				return nil, err
+			}
+			micros = append(micros, since(start))
+		}
+		return micros, nil
+	})
 }
 
-// load keeps every connection busy with one request at a time until the duration
-// is over. An answer other than 200 with a whole body is an error: a proxy that
-// fails fast must not look cheap.
-func load(ctx context.Context, address string, connections int, d time.Duration) (turn, error) {
+// driveBulk reads what the server sends as fast as it can, in units of 64 KiB.
+func driveBulk(ctx context.Context, w work, address, _ string, d time.Duration) (turn, error) {
+	return onEach(ctx, w.connections, address, d, func(ctx context.Context, _ int, c net.Conn) ([]float64, error) {
+		if _, err := c.Write([]byte{bulkByte}); err != nil {
+			return nil, err
+		}
+		var micros []float64
+		buf := make([]byte, 4*bulkUnit)
+		for got, start := 0, time.Now(); ctx.Err() == nil; {
+			n, err := c.Read(buf)
+			if err != nil {
+				return nil, err
+			}
+			for got += n; got >= bulkUnit; got -= bulkUnit {
+				micros = append(micros, since(start))
+				start = time.Now()
+			}
+		}
+		return micros, nil
+	})
+}
+
+func since(start time.Time) float64 { return float64(time.Since(start).Nanoseconds()) / 1e3 }
+
+// errNothing is a turn that was too short for the machine.
+var errNothing = errors.New("nothing was answered")
+
+// onEach opens connections, has each busy for so long, and puts together what they
+// tell of each unit: the microseconds that it took.
+func onEach(ctx context.Context, connections int, address string, d time.Duration, busy func(context.Context, int, net.Conn) ([]float64, error)) (turn, error) {
 	ctx, cancel := context.WithTimeout(ctx, d)
 	defer cancel()
 	var (
-		wg        sync.WaitGroup
-		mu        sync.Mutex
-		latencies []time.Duration
-		failed    error
+		wg     sync.WaitGroup
+		mu     sync.Mutex
+		micros []float64
+		failed error
 	)
-	for range connections {
+	for i := range connections {
 		wg.Go(func() {
-			mine, err := loadOne(ctx, address)
+			mine, err := onOne(ctx, i, address, busy)
 			mu.Lock()
 			defer mu.Unlock()
-			latencies = append(latencies, mine...)
-			failed = errors.Join(failed, err)
+			micros = append(micros, mine...)
+			if failed == nil {
+				failed = err // the others say the same
+			}
 		})
 	}
 	wg.Wait()
 	if failed != nil {
 		return turn{}, failed
 	}
-	if len(latencies) == 0 {
-		return turn{}, errors.New("no request was answered")
+	if len(micros) == 0 {
+		return turn{}, errNothing
 	}
-	slices.Sort(latencies)
-	us := func(q float64) float64 {
-		return float64(latencies[int(q*float64(len(latencies)-1))].Nanoseconds()) / 1e3
-	}
-	return turn{Requests: len(latencies), P50: us(0.5), P99: us(0.99)}, nil
+	var t turn
+	t.latencies(micros)
+	return t, nil
 }
 
-var request = []byte("GET /work HTTP/1.1\r\nHost: api.local\r\nUser-Agent: throughput\r\nAccept: */*\r\n\r\n")
-
-func loadOne(ctx context.Context, address string) ([]time.Duration, error) {
+func onOne(ctx context.Context, i int, address string, busy func(context.Context, int, net.Conn) ([]float64, error)) ([]float64, error) {
 	c, err := net.DialTimeout("tcp", address, 5*time.Second)
 	if err != nil {
 		return nil, err
@@ -116,33 +146,40 @@ func loadOne(ctx context.Context, address string) ([]time.Duration, error) {
 	if err := c.SetDeadline(time.Now().Add(time.Minute)); err != nil {
 		return nil, err
 	}
-	var latencies []time.Duration
-	buf := make([]byte, 8<<10)
-	for ctx.Err() == nil {
-		start := time.Now()
-		if _, err := c.Write(request); err != nil {
-			return nil, err
-		}
-		filled, whole := 0, 0
-		for whole == 0 || filled < whole {
-			n, err := c.Read(buf[filled:])
-			if err != nil {
-				return nil, fmt.Errorf("after %d requests on this connection: %w", len(latencies), err)
-			}
-			filled += n
-			if whole == 0 {
-				if end := bytes.Index(buf[:filled], []byte("\r\n\r\n")); end >= 0 {
-					if !bytes.HasPrefix(buf, []byte("HTTP/1.1 200 ")) {
-						return nil, fmt.Errorf("answer %.60q", buf[:filled])
-					}
-					whole = end + 4 + bodySize
-				}
-			}
-		}
-		if filled != whole {
-			return nil, fmt.Errorf("%d bytes more than the answer: %w", filled-whole, io.ErrShortBuffer)
-		}
-		latencies = append(latencies, time.Since(start))
+	return busy(ctx, i, c)
+}
+
+// exchanger makes one request after the other on a connection.
+type exchanger struct {
+	net.Conn
+	buf    [8 << 10]byte
+	micros []float64
+}
+
+func (x *exchanger) exchange(request []byte) error {
+	start := time.Now()
+	if _, err := x.Write(request); err != nil {
+		return err
 	}
-	return latencies, nil
+	filled, whole := 0, 0
+	for whole == 0 || filled < whole {
+		n, err := x.Read(x.buf[filled:])
+		if err != nil {
+			return fmt.Errorf("after %d requests on this connection: %w", len(x.micros), err)
+		}
+		filled += n
+		if whole == 0 {
+			if end := bytes.Index(x.buf[:filled], headEnd); end >= 0 {
+				if !bytes.HasPrefix(x.buf[:], []byte("HTTP/1.1 200")) {
+					return fmt.Errorf("answer %.60q", x.buf[:filled])
+				}
+				whole = end + len(headEnd) + bodySize
+			}
+		}
+	}
+	if filled != whole {
+		return fmt.Errorf("%d bytes more than the answer: %w", filled-whole, io.ErrShortBuffer)
+	}
+	x.micros = append(x.micros, since(start))
+	return nil
 }
