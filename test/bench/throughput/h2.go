@@ -144,7 +144,7 @@ func echo(ctx context.Context, conn *grpc.ClientConn, end time.Time) (micros []f
 	}
 	var more []byte
 	if err := stream.RecvMsg(&more); !errors.Is(err, io.EOF) {
-		return nil, fmt.Errorf("at the end of a stream came %q, %v", more, err)
+		return nil, fmt.Errorf("a stream did not end, but sent %q: %w", more, err)
 	}
 	return micros, nil
 }
