@@ -3,6 +3,7 @@ package reporting
 import (
 	"context"
 	"fmt"
+	"math"
 	"math/rand/v2"
 	"net"
 	"net/netip"
@@ -765,6 +766,77 @@ func TestAMuteReachesTheClustersAndEnds(t *testing.T) {
 		muted(true)
 		w.sink.stream.Mute(merge.Mute{Reporter: "sidecar-1"})
 		muted(false)
+	})
+}
+
+func TestAWeightReachesTheClusterAndLapses(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, 3)
+		w.attempt("api-0", outlier.OK)
+		settle()
+		share := func(want float64) {
+			t.Helper()
+			time.Sleep(100 * time.Millisecond)
+			for _, e := range w.cluster.Snapshot().Endpoints {
+				expected := 1.0
+				if e.ID == "api-0" {
+					expected = want
+				}
+				if math.Abs(e.Share-expected) > 1e-6 {
+					t.Errorf("%s has share %v, want %v", e.ID, e.Share, expected)
+				}
+			}
+		}
+		order := func(weight float64) {
+			w.sink.stream.Weight(merge.Weight{Key: key(0), Weight: weight, For: 30 * time.Second, Reason: "a test"})
+		}
+		share(1)
+		order(0.4)
+		share(0.4)
+		time.Sleep(20 * time.Second)
+		order(0.3)
+		share(0.3)
+		time.Sleep(20 * time.Second) // it was said again in time
+		share(0.3)
+		time.Sleep(15 * time.Second) // and now no more
+		share(1)
+		order(0.5)
+		share(0.5)
+		order(1)
+		share(1)
+	})
+}
+
+func TestPercentilesOfAllServeASidecarThatKnowsNone(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, 2)
+		w.attempt("api-0", outlier.OK)
+		settle()
+		// An attempt is overdue at four times the 99th percentile: the sidecar tells so.
+		overdue := func(from time.Time) (last time.Duration) {
+			for _, h := range w.sink.all(from) {
+				for _, c := range h.Clusters {
+					if c.Service == "api" {
+						last = c.Overdue
+					}
+				}
+			}
+			return last
+		}
+		before := time.Now()
+		w.attempt("api-0", outlier.OK)
+		settle()
+		if got := overdue(before); got < time.Second {
+			t.Fatalf("overdue after %v before anybody knows, want the most that there is", got)
+		}
+		w.sink.stream.Settings(merge.Settings{Service: "api", Latency: outlier.Percentiles{P50: 20 * time.Millisecond, P90: 50 * time.Millisecond, P99: 100 * time.Millisecond}})
+		before = time.Now()
+		time.Sleep(2 * time.Second)
+		w.attempt("api-0", outlier.OK)
+		settle()
+		if got := overdue(before); got != 400*time.Millisecond {
+			t.Errorf("overdue after %v, want four times the fleet's 99th percentile", got)
+		}
 	})
 }
 

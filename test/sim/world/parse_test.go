@@ -85,7 +85,7 @@ func TestWhatIsWrongIsNamedWithItsLine(t *testing.T) {
 		"\n\nat 0s endpoint 1: overlode 20%":  "story.txt:3: at: no such fault: \"overlode\": did you mean \"overload\"?",
 		"\nwant spede p50 <= 1":               "story.txt:2: want: no measure \"spede\"; there are ",
 		"\nreport-dealy 1s":                   "story.txt:2: no such setting: \"report-dealy\": did you mean \"report-delay\"?",
-		"wnat off p50 <= 1s":                  "no such setting: \"wnat\": did you mean \"want\"?",
+		"wamt off p50 <= 1s":                  "no such setting: \"wamt\": did you mean \"want\"?",
 		"inbound perhaps":                     "want yes or no",
 		"ping loud":                           "want tcp, http or off",
 		"at 0s endpoint 1: crash now":         "what is \"now\"",
