@@ -441,12 +441,12 @@ func (t *Table) foldCell(e *endpoint, s *staged, now time.Duration) {
 		}
 	}
 
-	e.fast.count(e, s, from, d, fastRow)
-	e.slow.count(e, s, from, d, slowRow)
+	e.fast.count(e, s, from, d, fastRow, muted)
+	e.slow.count(e, s, from, d, slowRow, muted)
 	if r.Zone != "" {
 		z := e.zoneOf(r, t.observers[r.slot].zone)
 		z.n += int64(d.N)
-		z.row.count(e, s, from, d, zoneRow)
+		z.row.count(e, s, from, d, zoneRow, muted)
 	}
 
 	t.foldPace(e, s, from, d)

@@ -174,7 +174,7 @@ func (t *Table) rowCandidate(e *endpoint, now time.Duration) *candidate {
 // everybody's.
 func (t *Table) ownFault(c *candidate, now time.Duration) bool {
 	e := c.e
-	if c.row.once() && !c.guard("moment", false, "most of its failures are connections that broke within %v, which is one event, however many saw it", oneMoment) {
+	if t.once(e, c.row, c.kind) && !c.guard("moment", false, "most of its failures are connections that broke within %v, which is one event, however many saw it", oneMoment) {
 		t.refuse(c, "moment", now)
 		return false
 	}
@@ -441,7 +441,7 @@ func (t *Table) watchFor(e *endpoint, now time.Duration) {
 // if the endpoint were well: failures are told at once and successes when there is
 // time. Without them any three failures would look like the beginning of more.
 func (e *endpoint) unheard(w *row, now time.Duration) int64 {
-	missing := e.rate*(now-w.since).Seconds() - float64(w.last.n)
+	missing := e.rate*(now-w.since).Seconds() - float64(w.last.told)
 	return int64(max(0, missing) * float64(w.last.odds.Steps().OK))
 }
 

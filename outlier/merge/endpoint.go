@@ -141,6 +141,9 @@ type extra struct {
 type place struct {
 	gen   uint32
 	index int32
+	conn  uint32 // hard failures since then
+	// The first of them that was told, and the latest start of one; never: none.
+	hard, hardStart time.Duration
 }
 
 func newEndpoint(spec Endpoint, now time.Duration) *endpoint {

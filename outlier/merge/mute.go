@@ -111,17 +111,23 @@ func (t *Table) unmute(now time.Duration) {
 // forgetDomain makes the present counters of a domain's reporters their base in
 // every open row of e.
 func (t *Table) forgetDomain(e *endpoint, d *domain) {
-	t.rebase(&e.fast, d)
-	t.rebase(&e.slow, d)
+	t.rebase(e, &e.fast, fastRow, d)
+	t.rebase(e, &e.slow, slowRow, d)
 	for _, z := range e.zones {
-		t.rebase(&z.row, d)
+		t.rebase(e, &z.row, zoneRow, d)
 	}
 }
 
-func (t *Table) rebase(w *row, d *domain) {
+func (t *Table) rebase(e *endpoint, w *row, k kind, d *domain) {
 	for i := range w.active {
-		if x := &w.active[i]; t.observers[x.slot].domain == d.index {
-			x.fromN, x.fromK = x.n, x.k
+		x := &w.active[i]
+		if t.observers[x.slot].domain != d.index {
+			continue
+		}
+		x.fromN, x.fromK = x.n, x.k
+		if w.has(e, k, x.cell) {
+			at := e.cells[x.cell].x.place(k)
+			at.conn, at.hard, at.hardStart = 0, never, never
 		}
 	}
 }

@@ -133,6 +133,11 @@ func (t *Table) readPace(e *endpoint, steps outlier.Steps, tail bool, now time.D
 		if tail {
 			y = &x.tail
 		}
+		out.told += int64(y.n - y.fromN)
+		if o.divisor == 0 {
+			out.reporters--
+			continue
+		}
 		sums[o.domain] += y.value(steps, o.divisor, now)
 		out.n += int64(y.n - y.fromN)
 		out.k += int64(y.k - y.fromK)
@@ -149,7 +154,7 @@ func (t *Table) readPace(e *endpoint, steps outlier.Steps, tail bool, now time.D
 	for _, c := range tops[max(0, len(tops)-e.group.service.policy.LeaveOut):] {
 		out.largest += c
 	}
-	if silent := int64(e.rate*(now-p.since).Seconds()) - out.n; silent > 0 {
+	if silent := int64(e.rate*(now-p.since).Seconds()) - out.told; silent > 0 {
 		out.sum += steps.OK * silent
 	}
 	out.t = out.sum - out.largest

@@ -44,23 +44,20 @@ func (x *extra) place(k kind) *place {
 // counts from since on. A cell that has not changed since then is its own base,
 // so only those that have changed are in it.
 type row struct {
-	open    bool
-	gen     uint32
-	since   time.Duration // t_x
-	cleared time.Duration // when it was last closed
-	active  []entry
-	classes Tally // of the reports since it opened
-	last    reading
-	// The first hard failure that was told since it opened, and the latest start of
-	// one; never: none.
-	hard, hardStart time.Duration
-	failed          bool          // since the last reading
-	oks             int64         // successes since then
-	over            bool          // that was over the threshold
-	rested          time.Duration // when it was looked at last and not read; never: not since
-	held            time.Duration // when its verdict was first refused for the sake of others; never: it was not
-	others          float64       // w, as it was
-	othersAt        time.Duration // then
+	open     bool
+	gen      uint32
+	since    time.Duration // t_x
+	cleared  time.Duration // when it was last closed
+	active   []entry
+	classes  Tally // of the reports since it opened, but of the muted
+	last     reading
+	failed   bool          // since the last reading
+	oks      int64         // successes since then
+	over     bool          // that was over the threshold
+	rested   time.Duration // when it was looked at last and not read; never: not since
+	held     time.Duration // when its verdict was first refused for the sake of others; never: it was not
+	others   float64       // w, as it was
+	othersAt time.Duration // then
 }
 
 // entry is one cell in a row: what it counted when the row began and now. Rows of
@@ -90,6 +87,7 @@ type reading struct {
 	sum, t    int64
 	largest   int64 // what was left out
 	n, k      int64
+	told      int64 // attempts, of those too whose evidence is set aside
 	reporters int
 	domains   int // with c > 0
 	h         int64
@@ -102,7 +100,7 @@ func (w *row) close(now time.Duration) {
 }
 
 func (w *row) begin(since time.Duration) {
-	w.open, w.since, w.oks, w.hard, w.hardStart, w.othersAt, w.rested, w.held = true, since, 0, never, never, never, never, never
+	w.open, w.since, w.oks, w.othersAt, w.rested, w.held = true, since, 0, never, never, never
 	w.gen++
 }
 
@@ -175,14 +173,14 @@ func (t *Table) openRow(e *endpoint, w *row, steps outlier.Steps, zone string, n
 }
 
 // count lets the change of a cell enter the row.
-func (w *row) count(e *endpoint, s *staged, from Point, d outlier.Counts, k kind) {
+func (w *row) count(e *endpoint, s *staged, from Point, d outlier.Counts, k kind, muted bool) {
 	if !w.open {
 		return
 	}
 	c := &e.cells[s.cell]
 	at := c.extra().place(k)
 	if at.gen != w.gen {
-		*at = place{gen: w.gen, index: int32(len(w.active))}
+		*at = place{gen: w.gen, index: int32(len(w.active)), hard: never, hardStart: never}
 		base := w.base(s, from)
 		w.active = append(w.active, entry{cell: s.cell, slot: c.reporter, fromN: base.N, fromK: base.K, changed: c.changed})
 	}
@@ -204,25 +202,46 @@ func (w *row) count(e *endpoint, s *staged, from Point, d outlier.Counts, k kind
 	if d.N > 0 {
 		x.changed = s.at
 	}
-	w.classes.add(d)
+	if !muted {
+		w.classes.add(d)
+	}
+	at.conn += d.Conn
 	if d.Conn > 0 && s.lastHard > never {
-		if w.hard == never {
-			w.hard = s.lastHard
+		if at.hard == never {
+			at.hard = s.lastHard
 		}
-		w.hard, w.hardStart = min(w.hard, s.lastHard), max(w.hardStart, s.hardFrom)
+		at.hard, at.hardStart = min(at.hard, s.lastHard), max(at.hardStart, s.hardFrom)
 	}
 }
 
 // oneMoment is how far apart hard failures must be to tell of more than one event.
 const oneMoment = 100 * time.Millisecond
 
-// once says whether the row rests on hard failures of one moment. Connections that
+// once says whether row w of e rests on hard failures of one moment. Connections that
 // stood and break all at once are one piece of news about the endpoint, however many
 // there were and however many saw it: the test takes attempts to fail independently. A
 // process that drops its connections and goes on serves the next attempts; one that
 // does not fails some that begin later, and is asked about by probes in the meantime.
-func (w *row) once() bool {
-	return 2*w.classes.Conn >= w.last.k && w.classes.Conn > 0 && w.hardStart < w.hard+oneMoment
+func (t *Table) once(e *endpoint, w *row, k kind) bool {
+	if 2*w.classes.Conn < w.last.k {
+		return false
+	}
+	broken, first, last := int64(0), never, never
+	for i := range w.active {
+		x := &w.active[i]
+		if t.observers[x.slot].divisor == 0 || !w.has(e, k, x.cell) {
+			continue
+		}
+		at := e.cells[x.cell].x.place(k)
+		broken += int64(at.conn)
+		if at.hard != never && (first == never || at.hard < first) {
+			first = at.hard
+		}
+		if last = max(last, at.hardStart); last >= first+oneMoment {
+			return false
+		}
+	}
+	return 2*broken >= w.last.k && broken > 0
 }
 
 // base is what a cell had counted when the row began. Between two readings the
@@ -356,9 +375,14 @@ func (t *Table) read(e *endpoint, w *row, steps outlier.Steps, who only, now tim
 			out.reporters--
 			continue
 		}
-		n, k := x.n-x.fromN, x.k-x.fromK
-		out.n += int64(n)
-		out.k += int64(k)
+		n, k := int64(x.n-x.fromN), int64(x.k-x.fromK)
+		out.told += n
+		if o.divisor == 0 {
+			out.reporters--
+			continue
+		}
+		out.n += n
+		out.k += k
 		c := x.value(steps, o.divisor, now)
 		if lone[o.domain] { // most are: nothing to add up
 			out.sum += c
