@@ -35,7 +35,7 @@ func TestEachCommandLineHasItsAnswerAndItsExitStatus(t *testing.T) {
 		{"run -c " + bad, 1, "", bad + ":1:1: outbund"},
 		{"status -address " + nobody, 1, "", "sidecar: nothing listens at " + nobody},
 		{"status -o xml", 2, "", "sidecar status: -o xml: want table or json\n"},
-		{"status -adres x", 2, "", "sidecar status: there is no flag -adres: did you mean -address?\n"},
+		{"status -addrss x", 2, "", "sidecar status: there is no flag -addrss: did you mean -address?\n"},
 		{"rnu", 2, "", `sidecar: there is no verb "rnu": did you mean "run"?` + "\n"},
 		{"zebra", 2, "", `sidecar: there is no verb "zebra": want run, validate, status, version, help` + "\n"},
 		{"validate -c", 2, "", "sidecar validate: flag needs an argument: -c\n"},

@@ -56,8 +56,8 @@ func TestHelpGoesWhereItIsWanted(t *testing.T) {
 func TestTheErrorOfCobraIsKnown(t *testing.T) {
 	c := &cobra.Command{Use: "x", RunE: func(*cobra.Command, []string) error { return nil }, SilenceErrors: true, SilenceUsage: true}
 	c.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return cmdline.Unknown(err, []string{"address", "output"}) })
-	c.SetArgs([]string{"--adres", "y"})
-	want := "there is no flag --adres: did you mean --address?"
+	c.SetArgs([]string{"--addrss", "y"})
+	want := "there is no flag --addrss: did you mean --address?"
 	if err := c.Execute(); err == nil || err.Error() != want {
 		t.Errorf("got %v, want %s", err, want)
 	}
