@@ -21,7 +21,7 @@ func (c *conn) attemptOnce(ctx context.Context, fresh bool) (outlier.Ending, boo
 		if c.head == 0 || c.srv.deps.Trace != nil { // each attempt is a span of its own
 			c.buildRequest()
 		}
-		ending, ok = c.converse()
+		ending, ok = c.converse(ctx)
 	}
 	if !ok {
 		c.endAttempt(ending)
@@ -63,18 +63,17 @@ func (c *conn) owed() time.Duration {
 	return max(0, c.now-time.Duration(c.guard.moved.Load()))
 }
 
-// hear takes in what the head of the answer says. It must still be where it was
-// read.
-func (c *conn) hear() {
-	r := &c.res
-	c.Headed = true
-	c.Answer = exchange.Answer{
+// hear takes in what the head of an answer to t says, which was read into buf.
+func hear(t *exchange.Try, r *response, buf []byte, now time.Duration) {
+	t.Headed = true
+	t.Answer = exchange.Answer{
 		Status: r.status, RetryAfter: r.retryAfter, Wait: r.wait,
-		Origin: c.Believe(r.origin.of(c.resp)), GRPC: r.grpc,
+		Origin: t.Believe(r.origin.of(buf)), GRPC: r.grpc,
 	}
-	if code, ok := syntax.Number(r.grpcStatus.of(c.resp)); ok {
-		c.Answer.GRPCSeen, c.Answer.GRPCStatus = true, int(code)
+	if code, ok := syntax.Number(r.grpcStatus.of(buf)); ok {
+		t.Answer.GRPCSeen, t.Answer.GRPCStatus = true, int(code)
 	}
+	t.Attempt.Headers(now)
 }
 
 // connect gets a connection to c.Endpoint.
@@ -84,50 +83,55 @@ func (c *conn) connect(ctx context.Context, fresh bool) (outlier.Ending, bool) {
 		perTry = 0 // it begins when the body has been sent
 	}
 	dialing := c.guard.try(ctx, c.now, perTry)
-	if c.Cluster != nil {
-		pending := &c.Cluster.Limits().Pending
-		if !pending.Acquire() {
-			return outlier.EndLocalLimit, false
-		}
-		defer pending.Release()
-	}
-	var err error
-	switch {
-	case c.srv.deps.Streams != nil && c.Endpoint.Multiplexed():
-		c.up, c.Reused, err = c.srv.deps.Streams.Open(dialing, c.Endpoint)
-	case fresh:
-		c.up, err = c.Endpoint.Fresh(dialing)
-	default:
-		c.up, c.Reused, err = c.Endpoint.Get(dialing, c.now)
-	}
-	if !c.Reused {
+	up, reused, err := c.dial(dialing, c.Endpoint, c.now, fresh)
+	if !reused {
 		c.now = c.srv.deps.Clock.Now()
 	}
 	if err != nil {
-		return c.unconnected(err), false
+		if why := c.guard.reason(); why != uninterrupted {
+			return why.ending(), false
+		}
+		return unconnected(err), false
 	}
-	c.Reached = true
-	if why := c.guard.hold(c.up); why != uninterrupted {
+	c.up, c.Reused, c.Reached = up, reused, true
+	if why := c.guard.hold(up, c.hedgeAt()); why != uninterrupted {
 		return why.ending(), false
 	}
 	return 0, true
 }
 
-// unconnected is why there is no connection.
-func (c *conn) unconnected(err error) outlier.Ending {
-	c.up = nil
-	if why := c.guard.reason(); why != uninterrupted {
-		return why.ending()
+var errPending = &upstream.ConnectError{Ending: outlier.EndLocalLimit, Err: errors.New("too many requests wait for a connection")}
+
+// dial gets a connection to an endpoint, and says whether it has been used before. It
+// changes nothing of c.
+func (c *conn) dial(ctx context.Context, ep *upstream.Endpoint, now time.Duration, fresh bool) (*upstream.Conn, bool, error) {
+	if c.Cluster != nil {
+		pending := &c.Cluster.Limits().Pending
+		if !pending.Acquire() {
+			return nil, false, errPending
+		}
+		defer pending.Release()
 	}
-	ending := outlier.EndUnreachable
-	if e, ok := errors.AsType[*upstream.ConnectError](err); ok {
-		ending = e.Ending
+	switch {
+	case c.srv.deps.Streams != nil && ep.Multiplexed():
+		return c.srv.deps.Streams.Open(ctx, ep)
+	case fresh:
+		up, err := ep.Fresh(ctx)
+		return up, false, err
 	}
-	return ending
+	return ep.Get(ctx, now)
 }
 
-// converse sends the request and reads the head of the answer.
-func (c *conn) converse() (outlier.Ending, bool) {
+// unconnected is why there is no connection.
+func unconnected(err error) outlier.Ending {
+	if e, ok := errors.AsType[*upstream.ConnectError](err); ok {
+		return e.Ending
+	}
+	return outlier.EndUnreachable
+}
+
+// converse sends the request and brings the head of the answer.
+func (c *conn) converse(ctx context.Context) (outlier.Ending, bool) {
 	werr := c.sendRequest()
 	if werr == nil && !c.whole {
 		c.startPump()
@@ -137,6 +141,26 @@ func (c *conn) converse() (outlier.Ending, bool) {
 	}
 	c.rw = 0
 	c.res.reset()
+	ending, ok := c.readAnswer(ctx, werr)
+	if why := c.guard.answered(); ok && why != uninterrupted {
+		ending, ok = why.ending(), false
+	}
+	if ok {
+		if !c.whole {
+			c.Attempt.Asked(time.Duration(c.guard.moved.Load()))
+		}
+		c.guard.moved.Store(int64(c.now))
+		hear(&c.Try, &c.res, c.resp, c.now)
+	}
+	if c.hedge != nil {
+		return c.compare(ending, ok)
+	}
+	return ending, ok
+}
+
+// readAnswer reads a final head, or says what it means that there is none. werr is of
+// sending the request.
+func (c *conn) readAnswer(ctx context.Context, werr error) (outlier.Ending, bool) {
 	for {
 		done, p := c.res.parse(c.resp[:c.rw], c.srv.limits)
 		if p == nil && done && c.res.interim() && !c.switches() {
@@ -150,28 +174,23 @@ func (c *conn) converse() (outlier.Ending, bool) {
 			return outlier.EndBadFraming, false
 		}
 		if done {
-			break
+			return 0, true
 		}
 		if c.rw == len(c.resp) {
 			c.growResponse(c.srv.limits.bytes + 1)
 		}
 		n, err := c.up.Read(c.resp[c.rw:])
 		c.now = c.srv.deps.Clock.Now()
-		if n == 0 && err != nil {
+		switch c.rw += n; {
+		case n > 0 || err == nil:
+		case !c.guard.calm():
 			return c.silent(err, werr), false
+		case c.hedge == nil:
+			c.beginHedge(ctx)
+		case c.overtaken():
+			return 0, true
 		}
-		c.rw += n
 	}
-	if why := c.guard.answered(); why != uninterrupted {
-		return why.ending(), false
-	}
-	c.hear()
-	if !c.whole {
-		c.Attempt.Asked(time.Duration(c.guard.moved.Load()))
-	}
-	c.guard.moved.Store(int64(c.now))
-	c.Attempt.Headers(c.now)
-	return 0, true
 }
 
 // silent is what it means that a connection ended without a final head. err is
@@ -194,18 +213,30 @@ func (c *conn) silent(err, werr error) outlier.Ending {
 		c.retryAs = e.Retry
 		return e.Ending
 	}
+	begun := c.rw > 0 || c.Interim > 0
+	if begun {
+		c.Record.Detail = "connection ended within a response head"
+	}
+	return breakOf(&c.Try, c.up, begun, err, c.now)
+}
+
+// breakOf is what it means that a connection broke before a final head; begun says that
+// something had come.
+func breakOf(t *exchange.Try, up *upstream.Conn, begun bool, err error, now time.Duration) outlier.Ending {
+	if e, ok := errors.AsType[*upstream.StreamError](err); ok {
+		return e.Ending
+	}
 	switch upstream.Ending(err) {
 	case outlier.EndOwnErrno, outlier.EndLocalLimit:
 		return outlier.EndOwnErrno
 	}
-	if c.rw > 0 || c.Interim > 0 {
-		c.Record.Detail = "connection ended within a response head"
+	switch {
+	case begun:
 		return outlier.EndConnectionLost
-	}
-	// Also what would say something else of connecting: a host that has become
-	// unreachable may have processed the request before.
-	if c.Reused {
-		return c.Endpoint.Lost(c.up, c.now)
+	case t.Reused:
+		// Also what would say something else of connecting: a host that has become
+		// unreachable may have processed the request before.
+		return t.Endpoint.Lost(up, now)
 	}
 	return outlier.EndResetBeforeHeaders
 }

@@ -16,8 +16,14 @@ const (
 // buildRequest writes the head for the endpoint, and whatever of the body leaves
 // with it, as far as it is framing.
 func (c *conn) buildRequest() {
+	c.out.head, c.tail = c.appendRequest(c.out.head[:0], &c.Try)
+	c.head = len(c.out.head)
+}
+
+// appendRequest writes the head for an attempt; tail ends a body in chunks.
+func (c *conn) appendRequest(b []byte, t *exchange.Try) (head, tail []byte) {
 	buf, r := c.in, &c.req
-	b := append(c.out.head[:0], r.method.of(buf)...)
+	b = append(b, r.method.of(buf)...)
 	b = append(b, ' ')
 	route := c.Record.Route // nil inbound
 	if route != nil && route.Rewrites() && !r.connect {
@@ -33,10 +39,10 @@ func (c *conn) buildRequest() {
 	switch {
 	case route != nil && route.Host != "" && !r.connect:
 		b = append(b, route.Host...)
-	case r.authority.len() == 0 && c.Endpoint.Multiplexed():
+	case r.authority.len() == 0 && t.Endpoint.Multiplexed():
 		// HTTP/1.0 may name no host. To an endpoint of HTTP/1.1 that is an empty one
 		// (RFC 9112, section 3.2), which HTTP/2 has not.
-		b = append(b, c.Endpoint.Address...)
+		b = append(b, t.Endpoint.Address...)
 	default:
 		b = append(b, r.authority.of(buf)...)
 	}
@@ -66,16 +72,14 @@ func (c *conn) buildRequest() {
 	}
 	for _, f := range c.srv.deps.Trace.Fields() {
 		b = append(append(b, f.Name()...), ": "...)
-		b = append(f.Append(b, &c.Record.Trace, c.Span()), crlf...)
+		b = append(f.Append(b, &c.Record.Trace, c.SpanOf(t)), crlf...)
 	}
 	b = c.appendVia(b, c.major, r.minor)
 	b = append(b, crlf...)
 	if r.chunked {
-		b, c.tail = frameChunk(b, c.in[r.size:c.data], &c.body)
-	} else {
-		c.tail = nil
+		return frameChunk(b, c.in[r.size:c.data], &c.body)
 	}
-	c.out.head, c.head = b, len(b)
+	return b, nil
 }
 
 // sendRequest writes what there is of the request.

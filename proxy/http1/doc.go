@@ -9,11 +9,12 @@
 // write wherever both are there, so that a request costs a read and a write on each
 // side, besides reads that find nothing yet. Nothing on this path allocates.
 //
-// Two more goroutines exist when they must. A request body that is not there
+// Three more goroutines exist when they must. A request body that is not there
 // when the first attempt begins is carried by a pump, so that an endpoint may
 // answer before it has seen all of it. A client that has waited for some tens of
-// milliseconds is watched, so that its leaving is noticed. Both end before the
-// next request is looked at.
+// milliseconds is watched, so that its leaving is noticed. An attempt that is overdue
+// gets another one beside it, on another endpoint. All end before the next request is
+// looked at.
 //
 // # Time
 //

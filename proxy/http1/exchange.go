@@ -27,6 +27,7 @@ type task struct {
 	upgrade    string // the protocol that is asked for, of those that are allowed; "": none
 
 	up      *upstream.Conn // of the attempt
+	hedge   *hedge         // beside it; nil: none
 	retryAs outlier.Ending // to decide a retry by, if the ending is not; see upstream.StreamError
 
 	out   outbox // towards the endpoint, then towards the client

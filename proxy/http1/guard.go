@@ -34,6 +34,7 @@ const (
 	byRest               // give the buffers back and go on waiting
 	byHead               // the head did not come in time
 	byCollect            // the body did not come at once
+	byHedge              // the attempt is overdue, or the one beside it has an answer
 	byTry                // the attempt's time is up
 	byRequest            // the request's time is up
 	byStall              // nothing has moved
@@ -70,6 +71,8 @@ type guard struct {
 	why     reason
 	shutOff bool           // byEnd: for good
 	up      *upstream.Conn // of the attempt under way
+	hedge   *hedge         // beside it; nil: none
+	alone   bool           // it is the only one left
 	wake    chan struct{}  // who waits between two attempts listens here
 
 	// dial bounds the waits for connections. It is used by one exchange after the
@@ -82,6 +85,7 @@ type guard struct {
 	until     time.Duration // end of waiting, reading, collecting; never if none
 	restAt    time.Duration
 	tryAt     time.Duration
+	hedgeAt   time.Duration
 	headed    bool // the attempt has been answered: tryAt does not matter
 	requestAt time.Duration
 	stall     time.Duration // 0: may stand still
@@ -119,7 +123,7 @@ func (g *guard) begin(now, stall time.Duration) {
 		g.settleLocked()
 	}
 	g.phase, g.stall = exchanging, stall
-	g.tryAt, g.requestAt, g.watchAt = wheel.Never, wheel.Never, wheel.Never
+	g.tryAt, g.hedgeAt, g.requestAt, g.watchAt = wheel.Never, wheel.Never, wheel.Never, wheel.Never
 	g.begun++
 	g.mu.Unlock()
 	at := now + watchAfter
@@ -160,12 +164,15 @@ func (g *guard) try(ctx context.Context, now, perTry time.Duration) context.Cont
 	return dial
 }
 
-// hold names the attempt's connection, so that it can be interrupted.
-func (g *guard) hold(up *upstream.Conn) reason {
+// hold names the attempt's connection, so that it can be interrupted. From hedgeAt on
+// the attempt is overdue.
+func (g *guard) hold(up *upstream.Conn, hedgeAt time.Duration) reason {
 	g.mu.Lock()
-	defer g.mu.Unlock()
-	g.up, g.dialing = up, false
-	return g.why
+	g.up, g.dialing, g.hedgeAt = up, false, hedgeAt
+	why := g.why
+	g.mu.Unlock()
+	g.wheel.Arm(&g.timer, hedgeAt)
+	return why
 }
 
 // answered is told that the attempt has brought a head, in time unless it
@@ -173,8 +180,27 @@ func (g *guard) hold(up *upstream.Conn) reason {
 func (g *guard) answered() reason {
 	g.mu.Lock()
 	defer g.mu.Unlock()
+	g.calmLocked()
 	g.tryAt, g.headed = wheel.Never, true
 	return g.why
+}
+
+// calm reports whether it was byHedge that the attempt was interrupted, and lets it go
+// on.
+func (g *guard) calm() bool {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return g.calmLocked()
+}
+
+func (g *guard) calmLocked() bool {
+	g.hedgeAt = wheel.Never
+	if g.why != byHedge {
+		return false
+	}
+	g.why = uninterrupted
+	_ = g.up.SetReadDeadline(time.Time{})
+	return true
 }
 
 // lack is told that more of an answer is waited for until then.
@@ -188,6 +214,7 @@ func (g *guard) lack(until time.Duration) {
 func (g *guard) release(done bool) reason {
 	g.mu.Lock()
 	defer g.mu.Unlock()
+	g.calmLocked()
 	g.up, g.dialing, g.tryAt = nil, false, wheel.Never
 	if done {
 		g.requestAt = wheel.Never // what is left is between us and the client
@@ -261,7 +288,8 @@ func (g *guard) settleLocked() {
 }
 
 // interrupt makes the connection's goroutine wake up. The first reason counts,
-// except that the end of an attempt is nothing beside the end of its request.
+// except that what concerns an attempt is nothing beside its end, and that nothing
+// beside the end of its request.
 func (g *guard) interrupt(why reason) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
@@ -269,20 +297,31 @@ func (g *guard) interrupt(why reason) {
 }
 
 func (g *guard) interruptLocked(why reason) {
-	if g.why != uninterrupted && (g.why != byTry || why <= byTry) {
+	if g.why != uninterrupted && (g.why != byTry && g.why != byHedge || why <= g.why) {
 		return
+	}
+	if why == byHedge && (g.up == nil || g.headed) {
+		return // it is being looked at already
 	}
 	g.why = why
 	if g.phase == tunneling {
 		return // the tunnel sees the same context end
 	}
 	switch why {
+	case byHedge:
+		_ = g.up.SetReadDeadline(longAgo)
+		return
 	case byTry:
+		if g.alone {
+			g.stopHedgeLocked(why.ending())
+			return
+		}
 	case byIdle, byRest, byHead, byCollect:
 		_ = g.nc.SetReadDeadline(longAgo)
 		return
 	default:
 		_ = g.nc.SetDeadline(longAgo)
+		g.stopHedgeLocked(why.ending())
 	}
 	if g.up != nil {
 		_ = g.up.SetDeadline(longAgo)
@@ -374,6 +413,10 @@ func (g *guard) visitExchangeLocked(now time.Duration) time.Duration {
 		g.tryAt = wheel.Never
 		g.interruptLocked(byTry)
 	}
+	if now >= g.hedgeAt {
+		g.hedgeAt = wheel.Never
+		g.interruptLocked(byHedge)
+	}
 	if now >= g.watchAt {
 		g.watchAt = wheel.Never
 		g.watch()
@@ -382,7 +425,7 @@ func (g *guard) visitExchangeLocked(now time.Duration) time.Duration {
 	if now >= lacks {
 		g.interruptLocked(byStall)
 	}
-	next := min(g.requestAt, g.tryAt, g.watchAt, lacks)
+	next := min(g.requestAt, g.tryAt, g.hedgeAt, g.watchAt, lacks)
 	if g.stall > 0 {
 		due := time.Duration(g.moved.Load()) + g.stall
 		if now >= due {
@@ -407,6 +450,8 @@ func (r reason) ending() outlier.Ending {
 	switch r {
 	case byTry:
 		return outlier.EndPerTryTimeout
+	case byHedge:
+		return outlier.EndHedgeLoser
 	case byRequest:
 		return outlier.EndRouteTimeout
 	case byClient, byBody:

@@ -27,7 +27,7 @@ func (c *conn) relay() bool {
 		}
 		rest := at + used
 		if c.reply.done {
-			keep = c.finish(rest == c.rw) && keep
+			keep = c.finish(rest == c.rw, true) && keep
 			c.Leave(c.now) // before the client has the answer, and may count on it
 		}
 		if err := c.passOn(data, chunked); err != nil {
@@ -128,9 +128,9 @@ func (c *conn) readReply() (outlier.Ending, bool) {
 }
 
 // finish ends the exchange with the endpoint: all of its answer has been read.
-// clean says that nothing came after it. It reports whether the request has been
-// read as well.
-func (c *conn) finish(clean bool) bool {
+// clean says that nothing came after it, last that the answer is the client's. It
+// reports whether the request has been read as well.
+func (c *conn) finish(clean, last bool) bool {
 	sent := c.stopPump()
 	read := c.body.done
 	if c.up == nil {
@@ -143,13 +143,13 @@ func (c *conn) finish(clean bool) bool {
 	// Who answered before it had the request, or said more than the answer, may
 	// take the next request for something else.
 	reusable := clean && sent && c.res.persistent() && c.reply.framing != untilClose && !c.req.connect
-	kicked := c.guard.release(true) != uninterrupted
+	kicked := c.guard.release(last) != uninterrupted
 	if reusable && !kicked {
 		c.Endpoint.Put(c.up, c.now)
 	} else {
 		c.up.Discard()
 	}
-	if kicked {
+	if kicked && last {
 		c.guard.settle() // it came too late: the answer is here
 	}
 	c.up = nil
@@ -173,7 +173,7 @@ func (c *conn) discardAnswer() {
 	c.frameReply()
 	_, used, p := c.reply.take(c.resp[c.res.size:c.rw], c.srv.limits)
 	if p == nil && c.reply.done {
-		c.finish(c.res.size+used == c.rw)
+		c.finish(c.res.size+used == c.rw, false)
 		return
 	}
 	c.endAttempt(outlier.EndComplete)

@@ -322,3 +322,26 @@ func TestTheEndOfTheContextBreaksOffWhatIsUnderWay(t *testing.T) {
 		// inRig ends the context and waits for ServeConn to return.
 	}, hangs)
 }
+
+func TestTheTimeOfARequestGoesOnAfterAnAnswerThatIsNotPassedOn(t *testing.T) {
+	for name, hedge := range map[string]bool{"repeated": false, "hedged": true} {
+		edit := func(o *options) {
+			o.rule.Timeout, o.rule.Retry.On = 4*time.Second, append(o.rule.Retry.On, resilience.GatewayError)
+			o.rule.Retry.HedgeOnOverdue = hedge
+		}
+		first, second := late(0, bad), late(never, ok)
+		if hedge {
+			half := strings.Replace(ok, "ok", "o", 1)
+			first, second = late(2*time.Second, bad), late(time.Second, half)
+		}
+		t.Run(name, func(t *testing.T) {
+			hedged(t, edit, func(r *rig, c *client, _ time.Duration) {
+				began := r.clock.Now()
+				got := c.do(get)
+				if took := r.clock.Now() - began; took < 4*time.Second || took > 4*time.Second+3*wheel.Tick {
+					t.Errorf("got %d %q after %v, want it to end after 4s", got.StatusCode, got.body, took)
+				}
+			}, first, second)
+		})
+	}
+}
