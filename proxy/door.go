@@ -44,6 +44,7 @@ type door struct {
 	table   atomic.Pointer[router.Table] // of an outbound http door
 	target  target                       // of an outbound tcp door
 	apps    []*upstream.Endpoint         // of an inbound door
+	opened  atomic.Uint32                // connections to these, ever
 
 	closing atomic.Bool   // shut has been called
 	closed  chan struct{} // and has returned
@@ -306,7 +307,7 @@ func (s *Sidecar) openInbound(ctx context.Context, in config.Inbound, cfg config
 	if err != nil {
 		return nil, err
 	}
-	stats, wake := s.counted(in)
+	stats, wake := s.counted(d, in)
 	if in.Protocol != config.TCP {
 		deps := func(version config.ApplicationProtocol) exchange.Deps {
 			if in.ApplicationProtocol != config.Same {
@@ -335,12 +336,12 @@ const applicationWait = 250 * time.Millisecond
 
 // counted makes the counters of the local application: it is counted and not judged, so
 // that its detector is made for the counters and never stepped.
-func (s *Sidecar) counted(in config.Inbound) (stats *outlier.Endpoint, wake func()) {
+func (s *Sidecar) counted(d *door, in config.Inbound) (stats *outlier.Endpoint, wake func()) {
 	detector := outlier.New(outlier.DefaultConfig(), rand.New(rand.NewPCG(0, 0)))
 	detector.SetMembers([]outlier.Member{{ID: in.Instance, Weight: 1}}, s.clock.Now())
 	stats, wake = detector.Endpoint(in.Instance), func() {}
 	if s.reporter != nil {
-		wake = s.reporter.Own(reporting.Instance{Service: in.Service, Instance: in.Instance, Stats: stats})
+		wake = s.reporter.Own(reporting.Instance{Service: in.Service, Instance: in.Instance, Stats: stats, Opened: d.opened.Load})
 	}
 	return stats, wake
 }
@@ -349,7 +350,13 @@ func (s *Sidecar) counted(in config.Inbound) (stats *outlier.Endpoint, wake func
 // Same: none, but opaquely.
 func (s *Sidecar) application(d *door, in config.Inbound, version config.ApplicationProtocol, stats *outlier.Endpoint, wake func()) *upstream.Endpoint {
 	options := upstream.DefaultOptions()
-	options.Dial = s.opts.Dial
+	options.Dial = func(ctx context.Context, network, address string) (net.Conn, error) {
+		c, err := s.opts.Dial(ctx, network, address)
+		if err == nil {
+			d.opened.Add(1)
+		}
+		return c, err
+	}
 	options.HTTP2 = version == config.OnlyHTTP2
 	if version != config.Same {
 		options.RefusedWait = applicationWait

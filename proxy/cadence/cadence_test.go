@@ -246,12 +246,22 @@ func TestAnAnswerThatEndsASuspensionIsToldAtOnce(t *testing.T) {
 func TestAnApplicationIsStartedAgainWhenItAnswersAfterARefusal(t *testing.T) {
 	for _, c := range []struct {
 		level   outlier.Level
+		opened  []uint32 // connections by the refusal, and by the answer after it; nil: unknown
 		restart bool
-	}{{outlier.LevelConnect, true}, {outlier.LevelApp, false}} {
+	}{
+		{outlier.LevelConnect, nil, true}, {outlier.LevelConnect, []uint32{3, 4}, true}, {outlier.LevelApp, nil, false},
+		// Its listener is gone: an old connection answers.
+		{outlier.LevelConnect, []uint32{3, 3}, false},
+	} {
 		detector := outlier.New(outlier.DefaultConfig(), rand.New(rand.NewPCG(0, 0)))
 		detector.SetMembers([]outlier.Member{{ID: "own"}}, 0)
 		stats := detector.Endpoint("own")
-		own := cadence.NewOwn(key, stats)
+		var opened func() uint32
+		n := uint32(0)
+		if c.opened != nil {
+			opened, n = func() uint32 { return n }, c.opened[0]
+		}
+		own := cadence.NewOwn(key, stats, opened)
 		now := time.Minute
 		end := func(class outlier.Class) {
 			now += time.Second
@@ -271,6 +281,9 @@ func TestAnApplicationIsStartedAgainWhenItAnswersAfterARefusal(t *testing.T) {
 			t.Errorf("it began at %v, want with its sidecar", first)
 		}
 		end(outlier.Conn)
+		if c.opened != nil {
+			n = c.opened[1]
+		}
 		end(outlier.OK)
 		want := first
 		if c.restart {
@@ -278,7 +291,7 @@ func TestAnApplicationIsStartedAgainWhenItAnswersAfterARefusal(t *testing.T) {
 		}
 		end(outlier.OK)
 		if got := started(); got != want {
-			t.Errorf("failed at level %s: started at %v, want %v", c.level, got, want)
+			t.Errorf("failed at level %s, connections %v: started at %v, want %v", c.level, c.opened, got, want)
 		}
 	}
 }

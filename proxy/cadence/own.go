@@ -16,6 +16,8 @@ type Own struct {
 	lastOK   time.Duration // outlier.Never: not yet
 	refused  time.Duration // since when nothing but refusals; outlier.Never: not so
 	gone     bool          // the application took no connection when it was last tried
+	opened   func() uint32 // connections that it has ever taken; nil: unknown
+	before   uint32        // these, when it took none
 	started  time.Duration // of the application, as far as this sidecar can know
 	told     merge.OwnCell
 	ever     bool
@@ -23,10 +25,12 @@ type Own struct {
 
 // NewOwn returns an instance whose application is counted by stats. Its start is that of
 // the sidecar, whose clock begins then: the two are started together. It is started
-// again when it answers after it has refused a connection.
-func NewOwn(k merge.Key, stats *outlier.Endpoint) *Own {
+// again when it answers after it has refused a connection, and has taken one since: an
+// application that has lost its listener alone answers on old connections. opened is how
+// many connections it has ever taken; nil: nobody counts them.
+func NewOwn(k merge.Key, stats *outlier.Endpoint, opened func() uint32) *Own {
 	// A start at 0 would be an unknown one.
-	return &Own{Key: k, stats: stats, lastOK: outlier.Never, refused: outlier.Never, started: time.Millisecond}
+	return &Own{Key: k, stats: stats, opened: opened, lastOK: outlier.Never, refused: outlier.Never, started: time.Millisecond}
 }
 
 // Look compares the counters with those of the last look, and says whether there is
@@ -41,7 +45,7 @@ func (o *Own) Look(now time.Duration) bool {
 	o.ok, o.conn = ok, conn
 	if answered {
 		o.lastOK, o.refused = now, outlier.Never
-		if o.gone {
+		if o.gone && (o.opened == nil || o.opened() != o.before) {
 			o.gone, o.started = false, now
 		}
 	}
@@ -49,6 +53,9 @@ func (o *Own) Look(now time.Duration) bool {
 		// A connection that is reset, or lost, ends no process.
 		level, _ := o.stats.LastHard()
 		o.gone = level == outlier.LevelConnect
+		if o.gone && o.opened != nil {
+			o.before = o.opened()
+		}
 	}
 	if failed && o.refused == outlier.Never {
 		o.refused = now

@@ -14,13 +14,15 @@ type Instance struct {
 	Service, Instance string
 	// Stats counts what the application answered.
 	Stats *outlier.Endpoint
+	// Opened is how many connections the application has ever taken; nil: unknown.
+	Opened func() uint32
 }
 
 // Own has an instance reported at first hand. The returned function is to be called
 // with each hard failure; it neither blocks nor allocates. To name an instance again
 // replaces its counters.
 func (r *Reporter) Own(i Instance) (wake func()) {
-	o := cadence.NewOwn(merge.Key{Service: i.Service, Instance: i.Instance}, i.Stats)
+	o := cadence.NewOwn(merge.Key{Service: i.Service, Instance: i.Instance}, i.Stats, i.Opened)
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	for n, before := range r.own {

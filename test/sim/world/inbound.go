@@ -43,7 +43,7 @@ func (h *host) changed() {
 	d := outlier.New(outlier.DefaultConfig(), h.o.dice()) // for the counters; it is never stepped
 	d.SetMembers([]outlier.Member{{ID: id, Weight: 1}}, h.w.now)
 	h.stats = d.Endpoint(id)
-	h.own = cadence.NewOwn(merge.Key{Service: service, Instance: id}, h.stats)
+	h.own = cadence.NewOwn(merge.Key{Service: service, Instance: id}, h.stats, nil)
 	h.schedule, h.at = cadence.NewSchedule(cadence.DefaultConfig()), never
 	h.gen++
 	h.connected = false
