@@ -43,7 +43,8 @@
 // # The hot path
 //
 // [Endpoint.Start], [Endpoint.Headers] and [Endpoint.End] only count: a handful of
-// atomic operations for the whole attempt, no allocation. Each failure adds a log
+// atomic operations for the whole attempt, no allocation but for the room that the first
+// failure and each route, when it is first heard of, take. Each failure adds a log
 // likelihood ratio to the endpoint's score, each success subtracts one; End says when
 // the slow path should look. All the rest happens in [Detector.Step], which one
 // goroutine calls, each 100 ms or so while something is wrong, and whenever an End
@@ -76,6 +77,8 @@
 // more. Later all fail far more than they are used to, if one looks back ten or thirty
 // seconds. As long as either holds, only an endpoint that fails most of what it gets
 // may leave: what it still answers nobody else has room for ([Surroundings.Trouble]).
+// But that all are slow does not excuse one endpoint that has failed a third of its
+// requests or more for half a minute in which nobody else failed.
 //
 // The route's fault. A route that fails wherever it is served, such as a request that
 // every version of the program stumbles over, looks like its endpoint's fault where

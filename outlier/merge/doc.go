@@ -39,12 +39,16 @@
 // started by real traffic. Probes only confirm: a good probe clears nobody, because a
 // gray failure answers probes (Huang et al. 2017). Connections that were reset are no
 // crash until a new one has failed as well, and new ones that fail are none while old
-// ones are answered: the table asks those who have said nothing. A few endpoints of
+// ones are answered: that nobody has told of an answer lately means nothing, so that the
+// table asks those who have said nothing, and asks again when there was time for some
+// answers. It need not where two fault domains that had answers lately find their
+// connections gone, or where a neighbour of the zone is down as well. A few endpoints of
 // the suspect's zone are probed as well, so that a zone that is down is found at once
 // and not one endpoint after the other, as traffic finds it. If a large part of a group
-// is suspected at once, a sample of each zone stands for the zone. Whoever is
-// contradicted is not heard about that endpoint for a second, and after three times in
-// a row for ten.
+// is suspected at once, a sample of each zone stands for the zone; those of whom nobody
+// can tell make room in it for others. Whoever is contradicted is not heard about that
+// endpoint for a second, and after three times in a row for ten; until the second is over
+// nobody else's refusals that are told late make a verdict either.
 //
 // If attempts only hang, at as many fault domains, and nobody has had an answer for a
 // moment, the endpoint is suspended. Three reporters go on trying it in turn, one
@@ -52,7 +56,9 @@
 // answered ends it. The table remembers the longest pause that ended by itself in the
 // last ten minutes and suspends for none that is not half as long again, up to 1.75 s:
 // a process that stands still to collect garbage is suspended once, and its like not
-// again.
+// again. The first such pause looks like a hang in every respect, within the time in
+// which a hang is to be found. To be wrong about it is cheap: nobody has an answer
+// meanwhile, nothing goes on the record, and traffic is back with the first answer.
 //
 // The statistical way counts. Per fault domain d, c_d is the log likelihood
 // ratio of its counts since the excursion began: failing at rate p1 against
@@ -75,12 +81,11 @@
 //
 // A verdict must then rest on more than one moment of broken connections (a process
 // that drops all of them and goes on has told one piece of news, by many mouths), and
-// pass the group guard (if everybody fails alike, the
-// endpoint is not the cause), the gathering of neighbours (so that a zone leaves
-// in one push), the choice of scope (a fault of the endpoint is seen from
-// everywhere, a fault of the path from one zone), and the caps. What the group or a
-// cap has held back for a second must be seen anew once they let it: meanwhile the
-// endpoint may have become well.
+// pass the group guard (if everybody fails alike, the endpoint is not the cause), the
+// gathering of neighbours (so that a zone leaves in one push), the choice of scope (a
+// fault of the endpoint is seen from everywhere, a fault of the path from one zone), and
+// the caps. What the group or a cap has held back for a second must be seen anew once
+// they let it: meanwhile the endpoint may have become well.
 //
 // # Latency
 //
@@ -138,4 +143,18 @@
 // Reports that arrive between two Steps may be permuted or doubled: the table
 // and the next changes are the same. Counters are cumulative, so a lost report
 // costs delay only. A restart of the owner readmits nobody: see [Table.Restore].
+//
+// # Limits
+//
+// f + 1 broken fault domains that fail alike, and are not muted, give a verdict. At one
+// request a second from all reporters, errors of 50 % take some twenty seconds.
+//
+// Reporters see routes and the table does not. When a reporter finds out that a route
+// fails everywhere, it takes back what that route did to its own scores, but not what it
+// has told: counters only grow, so that a lost report costs delay and no more, and no
+// reading is heard that is older than the last report, so that their order makes no
+// difference. What such a route does before it is found out, within some twenty requests
+// at each reporter, the guards must bear. Where requests are spread evenly it does the
+// same to all endpoints; where they are hashed, errors on one route are not told while
+// the endpoint answers others.
 package merge
