@@ -37,6 +37,10 @@ func command(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	if err == nil {
 		return 0
 	}
+	if _, ok := errors.AsType[strictyaml.Problems](err); ok {
+		root.PrintErrln(err) // a problem a line, in the form that editors link
+		return 1
+	}
 	root.PrintErrf("controlplane: %v\n", err)
 	if _, ok := errors.AsType[usageError](err); ok {
 		return 2

@@ -263,7 +263,13 @@ func (d *decoder) validate(v reflect.Value, path string) {
 	switch v.Kind() {
 	case reflect.Struct:
 		for _, f := range fieldsOf(v.Type()) {
-			if f.asked {
+			switch {
+			case f.inlined:
+				// Its fields are asked as those of v; it may have something to say of them.
+				if inner := v.FieldByIndex(f.index); inner.CanAddr() {
+					d.invalid(inner.Addr().Interface().(interface{ Validate() error }).Validate(), path)
+				}
+			case f.asked:
 				d.validate(v.FieldByIndex(f.index), join(path, f.name))
 			}
 		}
@@ -322,7 +328,9 @@ func structFields(v reflect.Value) map[string]reflect.Value {
 	known := fieldsOf(v.Type())
 	fields := make(map[string]reflect.Value, len(known))
 	for _, f := range known {
-		fields[f.name] = v.FieldByIndex(f.index)
+		if !f.inlined {
+			fields[f.name] = v.FieldByIndex(f.index)
+		}
 	}
 	return fields
 }
@@ -332,6 +340,10 @@ type field struct {
 	name  string
 	index []int // as FieldByIndex takes it
 	asked bool  // it, or something inside it, may have a Validate method
+	// inlined: it is no field of the file, but a struct whose fields are, and which can
+	// be asked. (One that is embedded is asked by the struct that it is part of, which
+	// has its methods.)
+	inlined bool
 }
 
 // fieldCache has the fields of the struct types that were met: a file with a thousand
@@ -354,12 +366,15 @@ func fieldsOf(t reflect.Type) []field {
 				inner.index = append([]int{i}, inner.index...)
 				fields = append(fields, inner)
 			}
+			if !f.Anonymous && reflect.PointerTo(f.Type).Implements(validator) {
+				fields = append(fields, field{index: []int{i}, inlined: true})
+			}
 			continue
 		}
 		if name == "" {
 			name = strings.ToLower(f.Name)
 		}
-		fields = append(fields, field{name, []int{i}, asked(f.Type)})
+		fields = append(fields, field{name: name, index: []int{i}, asked: asked(f.Type)})
 	}
 	fieldCache.Store(t, fields)
 	return fields

@@ -51,6 +51,13 @@ type shared struct {
 	Note string `yaml:"note"`
 }
 
+func (s shared) Validate() error {
+	if s.Note == "bad" {
+		return fieldError{"note", "is bad"}
+	}
+	return nil
+}
+
 type file struct {
 	Inline   shared             `yaml:",inline"`
 	Name     string             `yaml:"name"`
@@ -171,6 +178,7 @@ zzz: 1
 			`f.yaml:12:13: backends[0].weight: "300" is no whole number from 0 to 255`,
 			`f.yaml:13:1: zzz: unknown field: known here are backends, buffer, by_name, count, labels, level, name, note, on, optional, share, timeout`,
 		}},
+		{"an inlined struct that has something to say", "name: a\nnote: bad\n", []string{`f.yaml:2:1: note: is bad`}},
 		{"a repeated field", "name: a\ncount: 1\nname: b\n", []string{
 			`f.yaml:3:1: name: stands here a second time, first on line 1`}},
 		{"the wrong shape", "name: [a]\nbackends: 7\nlabels: [x]\noptional: {address: [1]}\n", []string{

@@ -4,6 +4,7 @@ import (
 	"encoding"
 	"fmt"
 	"math"
+	"net/netip"
 	"reflect"
 	"strconv"
 	"strings"
@@ -68,7 +69,11 @@ func (s *Size) UnmarshalText(text []byte) error {
 func setScalar(v reflect.Value, text string, quoted bool) error {
 	if v.CanAddr() {
 		if u, ok := v.Addr().Interface().(encoding.TextUnmarshaler); ok {
-			return u.UnmarshalText([]byte(text))
+			err := u.UnmarshalText([]byte(text))
+			if _, address := u.(*netip.AddrPort); address && err != nil {
+				return fmt.Errorf("%q is no IP address with a port, such as 10.0.0.1:8080", text)
+			}
+			return err
 		}
 	}
 	if v.Type() == reflect.TypeFor[time.Duration]() {

@@ -117,7 +117,7 @@ services:
       - {address: "10.0.0.1:80", weight: -1}
 `, []string{
 			`m:3:5: services[0].namme: unknown field: did you mean "name"?`,
-			`m:5:18: services[0].endpoints[0].address: ParseAddr("localhost"): unable to parse IP`,
+			`m:5:18: services[0].endpoints[0].address: "localhost:80" is no IP address with a port, such as 10.0.0.1:8080`,
 			`m:6:9: services[0].endpoints[0].wieght: unknown field: did you mean "weight"?`,
 			`m:7:42: services[0].endpoints[1].weight: "-1" is no whole number from 0 to 4294967295`,
 		}},
