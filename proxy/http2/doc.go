@@ -18,7 +18,8 @@
 // pool, link, and no two of a kind at one time. A stream lives in its party, and again
 // in the party's next use: news of it carry its number, by which old news are told.
 //
-// What is decided about a request is decided in proxy/exchange, as for HTTP/1.1.
+// What is decided about a request is decided in proxy/exchange, as for HTTP/1.1. Of a
+// request that is overdue there may be two streams at one time (hedge.go).
 //
 // # The other version
 //

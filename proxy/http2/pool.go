@@ -75,7 +75,7 @@ func (p *pool) take(b *batch, x *relay) {
 	if p.find(b, x) {
 		return
 	}
-	if !x.wait(p) {
+	if !x.wait(p, x.Cluster) {
 		x.limited(b)
 		return
 	}

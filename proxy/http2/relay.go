@@ -48,15 +48,15 @@ type relay struct {
 	respTail []hpack.HeaderField
 	hasTail  bool
 
-	pool    *pool  // in whose queue it is; nil: in none
-	ticket  uint64 // tells its places in queues apart, also over its reuse
-	pending bool   // counted in the limit on waiting requests
+	seat
+	second hedge
 
 	stall     time.Duration // how long it may stand still; 0: for ever
 	moved     time.Duration // when anything of a body or head last came
 	callerAt  time.Duration // when the caller gives up, by grpc-timeout; wheel.Never
 	requestAt time.Duration // when its time is up; wheel.Never
 	tryAt     time.Duration // and the attempt's
+	hedgeAt   time.Duration // when another one is to be made beside it
 	resumeAt  time.Duration // when the next attempt begins, in a pause
 
 	dead  bool // it is over
@@ -111,7 +111,7 @@ func (x *relay) open(b *batch, c *serverConn, r *request) {
 	x.answered, x.respEnd, x.hasTail = false, false, false
 	x.pool, x.pending = nil, false
 	x.stall, x.moved = c.srv.cfg.StreamIdleTimeout, b.now
-	x.callerAt, x.requestAt, x.tryAt, x.resumeAt = wheel.Never, wheel.Never, wheel.Never, wheel.Never
+	x.callerAt, x.requestAt, x.tryAt, x.resumeAt, x.hedgeAt = wheel.Never, wheel.Never, wheel.Never, wheel.Never, wheel.Never
 	x.dead, x.freed = false, false
 
 	t := x.text[:0]
@@ -187,6 +187,7 @@ func (x *relay) complete(b *batch) {
 	}
 	if !x.Attempt.Ended() && !x.Headed {
 		x.Attempt.Asked(b.now)
+		x.hedgeAt = x.HedgeAt(b.now)
 	}
 }
 
@@ -200,39 +201,19 @@ func (x *relay) attempt(b *batch) {
 	x.Begin(b.now, x.whole && (x.Request > 0 || x.PerTry > 0 || x.req.timeout > 0))
 	x.sent = 0
 	x.up.id = 0
-	x.tryAt, x.resumeAt = wheel.Never, wheel.Never
-	if x.whole && x.PerTry > 0 {
-		x.tryAt = b.now + x.PerTry
+	x.tryAt, x.resumeAt, x.hedgeAt = wheel.Never, wheel.Never, wheel.Never
+	if x.whole {
+		if x.PerTry > 0 {
+			x.tryAt = b.now + x.PerTry
+		}
+		x.hedgeAt = x.HedgeAt(b.now)
 		x.arm()
 	}
 	poolOf(x.conn.srv.client, x.Endpoint).take(b, x)
 }
 
-// wait counts the relay among those that wait for a connection, if there may be one
-// more of them.
-func (x *relay) wait(p *pool) bool {
-	if x.Cluster != nil && !x.pending {
-		if !x.Cluster.Limits().Pending.Acquire() {
-			return false
-		}
-		x.pending = true
-	}
-	x.pool = p
-	x.ticket++
-	return true
-}
-
-// unwait takes it out again.
-func (x *relay) unwait() {
-	if x.pool != nil {
-		x.pool.forget(x)
-		x.pool = nil
-	}
-	if x.pending {
-		x.pending = false
-		x.Cluster.Limits().Pending.Release()
-	}
-}
+// unwait gives up the relay's place among those that wait for a connection.
+func (x *relay) unwait() { x.leave(x, x.Cluster) }
 
 // limited ends an attempt for which this sidecar has no room.
 func (x *relay) limited(b *batch) {
@@ -243,21 +224,18 @@ func (x *relay) limited(b *batch) {
 func (x *relay) onLink(b *batch, p *pool, ticket uint64) {
 	x.mu.Lock()
 	defer x.unlock()
-	if x.pool != p || x.ticket != ticket {
-		return
+	if x.called(p, ticket) {
+		p.take(b, x)
 	}
-	x.pool = nil
-	p.take(b, x)
 }
 
 // onNoLink is called by a pool that has none.
 func (x *relay) onNoLink(b *batch, p *pool, ticket uint64, ending outlier.Ending, charged bool) (took bool) {
 	x.mu.Lock()
 	defer x.unlock()
-	if x.pool != p || x.ticket != ticket {
+	if !x.called(p, ticket) {
 		return false
 	}
-	x.pool = nil
 	x.unwait()
 	if charged {
 		ending = outlier.EndSharedConnection // one connection event is one failure
@@ -292,18 +270,10 @@ func (x *relay) pushBody(b *batch) {
 	if x.up.id == 0 {
 		return
 	}
-	rest := x.body[x.sent-x.base:]
-	end := x.whole && x.trailers == nil
-	if len(rest) > 0 || end {
-		x.sent += int64(x.up.link.send(b, &x.up, rest, end))
-	}
+	x.sendRest(b, &x.up, &x.sent)
 	if x.sent > x.granted {
 		x.conn.link.used(b, &x.down, x.down.id, int(x.sent-x.granted))
 		x.granted = x.sent
-	}
-	all := x.sent == x.base+int64(len(x.body))
-	if x.whole && all && x.trailers != nil {
-		x.up.link.sendHead(b, &x.up, true, x.encodeTrailers)
 	}
 	if len(x.body) > int(x.conn.srv.cfg.RetryBuffer) {
 		x.keep = false
@@ -314,6 +284,19 @@ func (x *relay) pushBody(b *batch) {
 	if !x.keep {
 		x.body = x.body[:copy(x.body, x.body[x.sent-x.base:])]
 		x.base = x.sent
+	}
+}
+
+// sendRest sends what there is of the request behind its head, and has not been sent on
+// that stream.
+func (x *relay) sendRest(b *batch, up *stream, sent *int64) {
+	rest := x.body[*sent-x.base:]
+	end := x.whole && x.trailers == nil
+	if len(rest) > 0 || end {
+		*sent += int64(up.link.send(b, up, rest, end))
+	}
+	if x.whole && x.trailers != nil && *sent == x.base+int64(len(x.body)) {
+		up.link.sendHead(b, up, true, x.encodeTrailers)
 	}
 }
 
@@ -402,16 +385,16 @@ func (x *relay) head(b *batch, fields []hpack.HeaderField, end bool, owed time.D
 	}
 	x.up.link.expect(&x.up, length)
 	x.Headed = true
-	x.Answer = exchange.Answer{Status: r.status, RetryAfter: r.retryAfter, Wait: r.wait, Origin: x.Believe([]byte(r.origin)), GRPC: r.grpc}
-	x.grpcEnd(r.grpcStatus, r.pushback)
+	x.Answer = answerOf(&r, &x.Try)
 	x.Attempt.Headers(b.now)
-	x.tryAt = wheel.Never
+	x.tryAt, x.hedgeAt = wheel.Never, wheel.Never
 	if r.status >= 500 || x.Answer.Origin != "" {
 		if x.again(b) {
 			return
 		}
 	}
 	x.answered = true
+	x.second.drop(b, outlier.EndHedgeLoser)
 	if x.streams() {
 		x.requestAt = x.callerAt
 	}
@@ -425,8 +408,25 @@ func (x *relay) head(b *batch, fields []hpack.HeaderField, end bool, owed time.D
 	}
 }
 
-// again makes another attempt in place of an answer that is worth one.
+// answerOf is what a head says of an attempt.
+func answerOf(r *response, t *exchange.Try) exchange.Answer {
+	a := exchange.Answer{Status: r.status, RetryAfter: r.retryAfter, Wait: r.wait, Origin: t.Believe([]byte(r.origin)), GRPC: r.grpc}
+	hearStatus(&a, r.grpcStatus, r.pushback)
+	return a
+}
+
+// again makes another attempt in place of an answer that is worth one, or leaves the
+// request to the one that runs beside it.
 func (x *relay) again(b *batch) bool {
+	if x.Hedge.Runs() {
+		if !x.Rejects(&x.Try) {
+			return false
+		}
+		x.end(b, outlier.EndComplete)
+		x.dropUp(b, codeCancel)
+		x.promote(b)
+		return true
+	}
 	next, decision := x.Again(&x.conn.srv.deps, b.now, exchange.Failure{Ending: outlier.EndComplete, Answered: true, Replayable: x.keep})
 	if next == nil {
 		return false
@@ -450,12 +450,12 @@ func (x *relay) next(b *batch, ep *upstream.Endpoint, decision resilience.Decisi
 	x.attempt(b)
 }
 
-// grpcEnd takes in grpc-status, wherever it stood.
-func (x *relay) grpcEnd(status string, pushback bool) {
+// hearStatus takes in grpc-status, wherever it stood.
+func hearStatus(a *exchange.Answer, status string, pushback bool) {
 	if code, ok := syntax.Number(status); ok {
-		x.Answer.GRPCSeen, x.Answer.GRPCStatus = true, int(code)
+		a.GRPCSeen, a.GRPCStatus = true, int(code)
 	}
-	x.Answer.Pushback = x.Answer.Pushback || pushback
+	a.Pushback = a.Pushback || pushback
 }
 
 // tail takes in the trailers of an answer that have been owed for so long.
@@ -467,9 +467,9 @@ func (x *relay) tail(b *batch, fields []hpack.HeaderField, owed time.Duration) {
 	for i := range fields {
 		switch f := &fields[i]; f.Name {
 		case "grpc-status":
-			x.grpcEnd(f.Value, false)
+			hearStatus(&x.Answer, f.Value, false)
 		case "grpc-retry-pushback-ms":
-			x.grpcEnd("", true)
+			hearStatus(&x.Answer, "", true)
 		}
 	}
 	x.respTail = append(x.respTail[:0], fields...)

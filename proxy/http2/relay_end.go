@@ -69,8 +69,12 @@ func (x *relay) blame(b *batch, f *fault) {
 func (x *relay) failed(b *batch, ending outlier.Ending, f exchange.Failure) {
 	x.end(b, ending)
 	x.dropUp(b, codeCancel)
-	if x.answered {
+	switch {
+	case x.answered:
 		x.cut(b, ending)
+		return
+	case x.Hedge.Runs():
+		x.promote(b)
 		return
 	}
 	if next, decision := x.Again(&x.conn.srv.deps, b.now, f); next != nil {
@@ -120,6 +124,7 @@ func (x *relay) cutGRPC(b *batch, ending outlier.Ending) {
 
 // expire ends a request whose time is up.
 func (x *relay) expire(b *batch, ending outlier.Ending) {
+	x.second.drop(b, ending)
 	x.end(b, ending)
 	x.dropUp(b, codeCancel)
 	if x.answered {
@@ -132,6 +137,7 @@ func (x *relay) expire(b *batch, ending outlier.Ending) {
 // abort ends an exchange that nobody waits for any more.
 func (x *relay) abort(b *batch, ending outlier.Ending, flags exchange.Flags) {
 	x.Record.Flags |= flags
+	x.second.drop(b, ending)
 	x.end(b, ending)
 	x.finish(b)
 }
@@ -269,9 +275,10 @@ func (x *relay) finish(b *batch) {
 	if x.dead {
 		return
 	}
+	// Attempts have ended, or should have.
+	x.second.drop(b, outlier.EndLocalLimit)
 	x.dead = true
-	x.unwait()
-	x.end(b, outlier.EndLocalLimit) // unless it has ended, which it should have
+	x.end(b, outlier.EndLocalLimit)
 	x.dropUp(b, codeCancel)
 	if n := x.base + int64(len(x.body)) - x.granted; n > 0 {
 		x.conn.link.used(b, nil, 0, int(n))

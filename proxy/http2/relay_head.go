@@ -22,7 +22,10 @@ func (x *relay) place(policy *trace.Policy) {
 }
 
 // encodeRequest writes the head for the endpoint.
-func (x *relay) encodeRequest(e *encoder) {
+func (x *relay) encodeRequest(e *encoder) { x.encodeAttempt(e, x.Span()) }
+
+// encodeAttempt writes it for an attempt with this span.
+func (x *relay) encodeAttempt(e *encoder, span trace.SpanID) {
 	r, c := &x.req, x.conn
 	var edit *router.FieldEdit
 	authority, path := r.authority, r.path
@@ -68,7 +71,7 @@ func (x *relay) encodeRequest(e *encoder) {
 		e.put(*f)
 	}
 	for _, f := range c.srv.deps.Trace.Fields() {
-		e.literalBytes(f.Name(), f.Append(e.value[:0], &x.Record.Trace, x.Span()))
+		e.literalBytes(f.Name(), f.Append(e.value[:0], &x.Record.Trace, span))
 	}
 	encodePairs(e, edit)
 	if r.forwarded < 0 && c.from != "" {

@@ -10,7 +10,7 @@ import (
 
 // arm sees to it that visit is called in time.
 func (x *relay) arm() {
-	at := min(x.requestAt, x.tryAt, x.resumeAt)
+	at := min(x.requestAt, x.tryAt, x.resumeAt, x.hedgeAt)
 	if x.stall > 0 {
 		at = min(at, x.moved+x.stall)
 	}
@@ -38,6 +38,9 @@ func (x *relay) visit(b *batch, st *stream, at place) time.Duration {
 		x.failed(b, ending, exchange.Failure{Ending: ending, Replayable: x.keep})
 	case now >= x.resumeAt:
 		x.resume(b)
+	case now >= x.hedgeAt:
+		x.hedgeAt = wheel.Never
+		x.hedge(b)
 	case x.stall > 0 && now >= x.moved+x.stall:
 		x.expire(b, x.still())
 	case x.idles() && now >= x.moved+x.BodyIdle:
@@ -46,7 +49,7 @@ func (x *relay) visit(b *batch, st *stream, at place) time.Duration {
 	if x.dead {
 		return wheel.Never
 	}
-	next := min(x.requestAt, x.tryAt, x.resumeAt)
+	next := min(x.requestAt, x.tryAt, x.resumeAt, x.hedgeAt)
 	if x.stall > 0 {
 		next = min(next, x.moved+x.stall)
 	}
