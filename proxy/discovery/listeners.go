@@ -103,7 +103,7 @@ func (h *handler) Listeners(changed []*listenerv3.Listener, removed []string) er
 		if !slices.ContainsFunc(changed, func(m *listenerv3.Listener) bool { return m.GetName() == name }) {
 			continue // it is not this response's fault
 		}
-		errs = append(errs, fmt.Errorf("listener %q: %w", name, failed[name]))
+		errs = append(errs, failed[name])
 		if before[name] != nil {
 			d.listeners[name] = before[name]
 		} else {

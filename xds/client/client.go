@@ -226,13 +226,18 @@ func (c *Client) stream(ctx context.Context) (good bool, err error) {
 			node = nil // it is said once a stream
 		}
 	}
-	missing := time.NewTimer(0)
-	defer missing.Stop()
+	due := time.NewTimer(0)
+	defer due.Stop()
+	var held []held // a stream has its own
 	for {
-		if at, ok := c.nextMissing(); ok {
-			missing.Reset(time.Until(at))
+		at, ok := c.nextMissing()
+		if len(held) > 0 && (!ok || held[0].until.Before(at)) {
+			at, ok = held[0].until, true
+		}
+		if ok {
+			due.Reset(time.Until(at))
 		} else {
-			missing.Stop()
+			due.Stop()
 		}
 		select {
 		case m, ok := <-responses:
@@ -243,10 +248,19 @@ func (c *Client) stream(ctx context.Context) (good bool, err error) {
 			requests := c.receive(m)
 			good = good || len(requests) > 0 && requests[0].GetErrorDetail() == nil
 			for _, r := range requests {
-				_ = st.Send(r)
+				if wait := c.pace(r); wait > 0 {
+					held = hold(held, r, time.Now().Add(wait))
+				} else {
+					_ = st.Send(r)
+				}
 			}
-		case <-missing.C:
-			c.expire(time.Now())
+		case <-due.C:
+			now := time.Now()
+			for len(held) > 0 && !held[0].until.After(now) {
+				_ = st.Send(held[0].request)
+				held = held[1:]
+			}
+			c.expire(now)
 		}
 	}
 }

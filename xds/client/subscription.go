@@ -17,6 +17,8 @@ type subscription struct {
 	// waiting are the names of which the server has not spoken on this stream, with
 	// the instant from which they count as missing.
 	waiting map[string]time.Time
+	// refusals are the responses in a row that were refused.
+	refusals int
 }
 
 func newSubscription(url string, names []string) *subscription {

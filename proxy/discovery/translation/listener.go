@@ -20,6 +20,7 @@ import (
 
 	"github.com/overhear-mesh/overhear/internal/strictyaml"
 	"github.com/overhear-mesh/overhear/proxy/config"
+	"github.com/overhear-mesh/overhear/proxy/exchange"
 	"github.com/overhear-mesh/overhear/proxy/router"
 )
 
@@ -38,7 +39,7 @@ func (l Listening) With(rules []router.Rule) config.Outbound {
 	out := l.Outbound
 	out.Routes = slices.Clone(rules)
 	for i := range out.Routes {
-		if r := &out.Routes[i]; r.IdleTimeout == 0 {
+		if r := &out.Routes[i]; r.IdleTimeout == 0 && r.Redirect == nil && r.Respond == nil {
 			r.IdleTimeout = l.idle
 		}
 	}
@@ -54,6 +55,7 @@ func Listener(m *listenerv3.Listener) (Listening, error) {
 	}
 	l := Listening{Outbound: config.DefaultOutbound()}
 	out := &l.Outbound
+	out.Paths = exchange.Paths{} // Envoy's default
 	out.Name = m.GetName()
 	if out.Name == "" {
 		p.add("name", "is empty: want one that no other listener has")

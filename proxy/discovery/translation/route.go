@@ -9,6 +9,7 @@ import (
 	routev3 "github.com/envoyproxy/go-control-plane/envoy/config/route/v3"
 
 	"github.com/overhear-mesh/overhear/internal/strictyaml"
+	"github.com/overhear-mesh/overhear/proxy/config"
 	"github.com/overhear-mesh/overhear/proxy/router"
 )
 
@@ -37,10 +38,10 @@ func routes(m *routev3.RouteConfiguration, at string, p *problems) []router.Rule
 	for i, vh := range m.GetVirtualHosts() {
 		at := join(at, fmt.Sprintf("virtual_hosts[%d]", i))
 		hosts := hosts(vh.GetDomains(), at, taken, p)
-		before := len(rules)
+		before, shared := len(rules), above.with(vh, at, p)
 		for j, r := range vh.GetRoutes() {
 			at := fmt.Sprintf("%s.routes[%d]", at, j)
-			rule, never := route(r, vh, at, above.with(vh, at, p), p)
+			rule, never := route(r, vh, at, shared, p)
 			if never {
 				continue
 			}
@@ -53,6 +54,12 @@ func routes(m *routev3.RouteConfiguration, at string, p *problems) []router.Rule
 			none.Hosts, none.Respond = hosts, &router.Respond{Status: 404}
 			rules = append(rules, none)
 		}
+	}
+	// A rule may be wrong only beside another: what is said then counts our rules.
+	whole := config.DefaultOutbound()
+	whole.Address, whole.Routes = "127.0.0.1:1", rules
+	if len(rules) > 0 && len(p.errs) == 0 {
+		p.wrap(join(at, "virtual_hosts"), whole.Validate())
 	}
 	return rules
 }
