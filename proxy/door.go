@@ -96,7 +96,7 @@ func (d *door) numbers() telemetry.Listener {
 
 // outboundKey is what makes an outbound listener the same over a reload.
 func outboundKey(o config.Outbound) string {
-	return fmt.Sprintf("outbound %s %s %s %s %d %t %v", o.Name, o.Protocol, o.DetectTimeout, o.Address, o.MaxConnections, o.ProxyProtocol, o.Upgrades)
+	return fmt.Sprintf("outbound %s %s %s %s %d %t %v %v", o.Name, o.Protocol, o.DetectTimeout, o.Address, o.MaxConnections, o.ProxyProtocol, o.Upgrades, o.Paths)
 }
 
 // inboundKey is the same for an inbound one, none of which can change.
@@ -254,7 +254,7 @@ func (s *Sidecar) openOutbound(ctx context.Context, o config.Outbound, cfg confi
 	}
 	if o.Protocol != config.TCP {
 		deps := s.exchanges(d, o.Upgrades)
-		deps.Router = d.table.Load
+		deps.Router, deps.Paths = d.table.Load, o.Paths
 		d.http1 = http1.NewServer(cfg.HTTP1, deps)
 		d.http2 = http2.NewServer(cfg.HTTP2, deps, s.streams, d.http1)
 	}

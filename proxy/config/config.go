@@ -169,6 +169,8 @@ type Outbound struct {
 	ProxyProtocol bool `yaml:"proxy_protocol"`
 	// Limits of connections; 0 is none.
 	MaxConnections int `yaml:"max_connections"`
+	// Paths are what becomes of a request's path before any rule looks at it.
+	Paths exchange.Paths `yaml:"paths"`
 	// Upgrades are what clients may change to from HTTP, and how long such a tunnel may
 	// be silent.
 	Upgrades exchange.Upgrades `yaml:",inline"`
@@ -404,7 +406,7 @@ func defaults(value any) {
 
 // DefaultOutbound is a listener of which nothing is said yet.
 func DefaultOutbound() Outbound {
-	return Outbound{DetectTimeout: detectTimeout, Upgrades: exchange.DefaultUpgrades()}
+	return Outbound{DetectTimeout: detectTimeout, Paths: exchange.DefaultPaths(), Upgrades: exchange.DefaultUpgrades()}
 }
 
 // detectTimeout is long enough for a client that connects ahead of its first request,

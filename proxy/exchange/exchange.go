@@ -32,6 +32,8 @@ type Deps struct {
 	Trace *trace.Policy
 	// Mirror sends copies of requests; nil: none are.
 	Mirror Mirror
+	// Paths are what becomes of a request's path; the zero value leaves it as it is.
+	Paths Paths
 	// Upgrades are what clients may change to; the zero value is nothing.
 	Upgrades Upgrades
 	// Streams opens what an engine for one request on a connection uses in place of a

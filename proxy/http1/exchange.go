@@ -150,6 +150,10 @@ func (c *conn) handle(ctx context.Context) bool {
 	if c.req.connect && !c.srv.deps.Upgrades.Connect() {
 		return c.reject(501, exchange.DownstreamProtocolError, "CONNECT is not supported")
 	}
+	if !c.cleanPath() {
+		no := exchange.EscapedSlash
+		return c.reject(no.Status, no.Flags, no.Text)
+	}
 	stall, refusal := c.Route(&c.srv.deps, c.now)
 	if c.Delay > 0 {
 		if !c.delay() {

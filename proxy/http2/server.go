@@ -174,7 +174,8 @@ func (c *serverConn) opened(b *batch, l *link, id uint32, fields []hpack.HeaderF
 	if over == nil && c.req.protocol != "" && !l.offers {
 		over = errPseudo // RFC 8441, section 3
 	}
-	if over == nil && (c.tunnels(&c.req) || c.outdated(&c.req)) {
+	escaped := over == nil && !c.req.cleanPath(&c.srv.deps.Paths)
+	if over == nil && !escaped && (c.tunnels(&c.req) || c.outdated(&c.req)) {
 		return c.bridge(b, id, end)
 	}
 	x := relays.Get().(*relay)
@@ -192,6 +193,8 @@ func (c *serverConn) opened(b *batch, l *link, id uint32, fields []hpack.HeaderF
 	case over != nil:
 		x.blame(b, over)
 		return l.cancelled(b)
+	case escaped:
+		x.refuse(b, exchange.EscapedSlash)
 	case c.req.connect:
 		x.reply(b, 501, exchange.DownstreamProtocolError, "no tunnel for this protocol", "")
 	default:

@@ -56,6 +56,7 @@ func Listener(m *listenerv3.Listener) (Listening, error) {
 	l := Listening{Outbound: config.DefaultOutbound()}
 	out := &l.Outbound
 	out.Paths = exchange.Paths{} // Envoy's default
+	out.Paths = exchange.Paths{} // Envoy's default
 	out.Name = m.GetName()
 	if out.Name == "" {
 		p.add("name", "is empty: want one that no other listener has")
