@@ -51,10 +51,10 @@ clusters:
 		code int
 		want string
 	}{
-		{[]string{"serve"}, 2, `unknown verb "serve": want run, validate, status or version`},
+		{[]string{"serve"}, 2, `there is no verb "serve": want run, validate, status, version, help`},
 		{[]string{"validate", "-c", good, "more"}, 2, `unexpected argument "more"`},
 		{[]string{"run", "-c", good + ".missing"}, 1, "no such file"},
-		{[]string{"status", "-address", "127.0.0.1:1"}, 1, "asking the sidecar at 127.0.0.1:1"},
+		{[]string{"status", "-address", "127.0.0.1:1"}, 1, "nothing listens at 127.0.0.1:1"},
 		{[]string{"version"}, 0, "overhear sidecar "},
 	} {
 		p := launch(t, "sidecar", tt.args...)
