@@ -46,6 +46,9 @@ type door struct {
 	apps    []*upstream.Endpoint         // of an inbound door
 	opened  atomic.Uint32                // connections to these, ever
 
+	redirection *redirection // of a transparent outbound door
+	carried     tcp.Config   // how what is passed on is carried
+
 	closing atomic.Bool   // shut has been called
 	closed  chan struct{} // and has returned
 }
@@ -71,15 +74,23 @@ func (d *door) shut(timeout time.Duration) {
 		return
 	}
 	defer close(d.closed)
+	d.drainEngines()
+	d.listener.Drain(timeout)
+	for _, app := range d.apps {
+		app.Retire()
+	}
+}
+
+// drainEngines asks clients to go.
+func (d *door) drainEngines() {
 	if d.http1 != nil {
 		d.http1.Drain()
 	}
 	if d.http2 != nil {
 		d.http2.Drain()
 	}
-	d.listener.Drain(timeout)
-	for _, app := range d.apps {
-		app.Retire()
+	if d.redirection != nil {
+		d.redirection.drain()
 	}
 }
 
@@ -96,7 +107,7 @@ func (d *door) numbers() telemetry.Listener {
 
 // outboundKey is what makes an outbound listener the same over a reload.
 func outboundKey(o config.Outbound) string {
-	return fmt.Sprintf("outbound %s %s %s %s %d %t %v %v", o.Name, o.Protocol, o.DetectTimeout, o.Address, o.MaxConnections, o.ProxyProtocol, o.Upgrades, o.Paths)
+	return fmt.Sprintf("outbound %s %s %s %s %d %t %v %v %v", o.Name, o.Protocol, o.DetectTimeout, o.Address, o.MaxConnections, o.ProxyProtocol, o.Upgrades, o.Paths, o.Redirected)
 }
 
 // inboundKey is the same for an inbound one, none of which can change.
@@ -129,11 +140,21 @@ func (s *Sidecar) applyLocked(ctx context.Context, cfg config.Config) error {
 	for i, o := range cfg.Outbound {
 		d := next[outboundKey(o)]
 		for route := range tables[i].Routes() {
+			if route.Cluster == nil {
+				continue // it is answered here
+			}
 			d.target.Store(route.Cluster)
 			impatient(patience, route)
 			used[route.ClusterName] = true
 		}
+		tables[i].Inherit(d.table.Load())
 		d.table.Store(tables[i])
+		if d.redirection != nil {
+			d.redirection.destinations(o.Destinations, s.discovery.Lookup)
+			for _, to := range o.Destinations {
+				used[to.Cluster] = true
+			}
+		}
 	}
 	for c, timeout := range patience {
 		c.SetTimeout(timeout)
@@ -264,7 +285,15 @@ func (s *Sidecar) openOutbound(ctx context.Context, o config.Outbound, cfg confi
 			FirstByteTimeout: func() time.Duration { return d.target.Load().Config().Outlier.TCPFirstByteTimeout },
 		})
 	}
-	d.listener = listener.New(limit(o.MaxConnections), s.opts.Log, s.proxied(o.ProxyProtocol, d.handler(o.Protocol, o.DetectTimeout)))
+	handler := s.proxied(o.ProxyProtocol, d.handler(o.Protocol, o.DetectTimeout))
+	if o.Redirected.Transparent {
+		d.redirection = &redirection{s: s, d: d, o: o, cfg: cfg, ways: map[*cluster.Cluster]*door{}}
+		if o.Cluster != "" || len(o.Routes) > 0 {
+			d.redirection.direct = handler
+		}
+		handler = d.redirection.serve
+	}
+	d.listener = listener.New(limit(o.MaxConnections), s.opts.Log, handler)
 	return d, nil
 }
 
@@ -324,7 +353,11 @@ func (s *Sidecar) openInbound(ctx context.Context, in config.Inbound, cfg config
 	if in.Protocol == config.TCP || in.Protocol == config.Auto {
 		d.tcp = tcp.New(cfg.TCP, tcp.Deps{Clock: s.clock, Inbound: s.application(d, in, config.Same, stats, wake), Log: d.recorder})
 	}
-	d.listener = listener.New(limit(in.MaxConnections), s.opts.Log, s.proxied(in.ProxyProtocol, d.handler(in.Protocol, in.DetectTimeout)))
+	handler := s.proxied(in.ProxyProtocol, d.handler(in.Protocol, in.DetectTimeout))
+	if in.Redirected.Transparent {
+		handler = s.inboundRedirection(d, in, handler)
+	}
+	d.listener = listener.New(limit(in.MaxConnections), s.opts.Log, handler)
 	return d, nil
 }
 
@@ -387,7 +420,7 @@ func (s *Sidecar) openDoor(ctx context.Context, name, address string, inbound bo
 		}
 	}
 	return &door{
-		name: name, address: address, inbound: inbound, socket: socket, closed: make(chan struct{}),
+		name: name, address: address, inbound: inbound, socket: socket, closed: make(chan struct{}), carried: cfg.TCP,
 		recorder: telemetry.NewRecorder(name, inbound, log, observe),
 	}, nil
 }

@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"net/netip"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -28,6 +29,7 @@ type pod struct {
 	stop    context.CancelFunc
 	ended   chan error
 	client  *http.Client
+	meant   func(net.Conn) (netip.AddrPort, error) // where connections were to go; nil: ask the kernel
 }
 
 // inPod runs body beside a running sidecar, if the configuration says so. Everything
@@ -60,7 +62,7 @@ func (p *pod) start(file string) {
 	var err error
 	p.sidecar, err = proxy.New(p.config(file), proxy.Options{
 		Log:  slog.New(slog.NewTextHandler(p.t.Output(), nil)),
-		Dial: p.host.Dial, Listen: p.host.Listen, Version: "v1.2.3",
+		Dial: p.host.Dial, Listen: p.host.Listen, Version: "v1.2.3", OriginalDestination: p.meant,
 	})
 	if err != nil {
 		p.t.Fatal(err)

@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"net/netip"
 	"reflect"
 	"strings"
 	"sync"
@@ -19,6 +20,7 @@ import (
 	"google.golang.org/grpc"
 
 	"github.com/overhear-mesh/overhear/internal/strictyaml"
+	"github.com/overhear-mesh/overhear/outlier"
 	"github.com/overhear-mesh/overhear/proxy/admin"
 	"github.com/overhear-mesh/overhear/proxy/clock"
 	"github.com/overhear-mesh/overhear/proxy/cluster"
@@ -26,6 +28,7 @@ import (
 	"github.com/overhear-mesh/overhear/proxy/discovery"
 	"github.com/overhear-mesh/overhear/proxy/exchange"
 	"github.com/overhear-mesh/overhear/proxy/http2"
+	"github.com/overhear-mesh/overhear/proxy/listener"
 	"github.com/overhear-mesh/overhear/proxy/mirror"
 	"github.com/overhear-mesh/overhear/proxy/reporting"
 	"github.com/overhear-mesh/overhear/proxy/router"
@@ -44,6 +47,9 @@ type Options struct {
 	Version string
 	// Dial opens every connection: attempts, probes, the control plane.
 	Dial func(ctx context.Context, network, address string) (net.Conn, error)
+	// OriginalDestination tells where a connection was to go that the kernel has
+	// redirected to a transparent listener. Default: what the kernel says.
+	OriginalDestination func(net.Conn) (netip.AddrPort, error)
 	// Listen opens every listener.
 	Listen func(ctx context.Context, network, address string) (net.Listener, error)
 	// OnRequest is called with each HTTP request that has ended, on the goroutine
@@ -81,6 +87,9 @@ type Sidecar struct {
 	opened chan struct{} // closed when the file's listeners are open, or will not be
 	inUse  atomic.Bool   // the first clusters have been set up
 
+	passed  *outlier.Endpoint // counts what goes to unknown destinations
+	passing sync.Map          // of own addresses of connections that go there
+
 	mu      sync.Mutex // guards what follows
 	cfg     config.Config
 	told    []config.Outbound   // the control plane's listeners
@@ -107,7 +116,17 @@ func New(cfg config.Config, opts Options) (*Sidecar, error) {
 		opts.Log = slog.New(slog.DiscardHandler)
 	}
 	if opts.Dial == nil {
-		opts.Dial = new(net.Dialer).DialContext
+		dialer := new(net.Dialer)
+		if cfg.Mark != 0 {
+			var err error
+			if dialer, err = marking(cfg.Mark); err != nil {
+				return nil, err
+			}
+		}
+		opts.Dial = dialer.DialContext
+	}
+	if opts.OriginalDestination == nil {
+		opts.OriginalDestination = listener.OriginalDestination
 	}
 	if opts.Listen == nil {
 		opts.Listen = new(net.ListenConfig).Listen
@@ -116,6 +135,7 @@ func New(cfg config.Config, opts Options) (*Sidecar, error) {
 		opts: opts, clock: clock.New(), start: time.Now(), node: cfg.Node, cfg: cfg,
 		drain: make(chan struct{}), opened: make(chan struct{}), doors: map[string]*door{}, retired: map[*door]bool{}, addrs: map[string]net.Addr{},
 	}
+	s.passed = newPassed(s.clock.Now())
 	s.streams = http2.NewClient(cfg.HTTP2, s.clock)
 	s.mirror = mirror.New(cfg.HTTP1, exchange.Deps{Clock: s.clock, Streams: s.streams})
 	if cfg.AccessLog.Path != "off" {
@@ -483,7 +503,7 @@ func fixedFields(a, b config.Config) string {
 		a, b any
 	}{
 		{"node", a.Node, b.Node}, {"admin", a.Admin, b.Admin}, {"control_plane", a.ControlPlane, b.ControlPlane},
-		{"state_dir", a.StateDir, b.StateDir}, {"log.format", a.Log.Format, b.Log.Format}, {"access_log", a.AccessLog, b.AccessLog}, {"tracing", a.Tracing, b.Tracing}, {"record", a.Record, b.Record},
+		{"state_dir", a.StateDir, b.StateDir}, {"log.format", a.Log.Format, b.Log.Format}, {"access_log", a.AccessLog, b.AccessLog}, {"tracing", a.Tracing, b.Tracing}, {"record", a.Record, b.Record}, {"mark", a.Mark, b.Mark},
 		{"http1", a.HTTP1, b.HTTP1}, {"http2", a.HTTP2, b.HTTP2}, {"tcp", a.TCP, b.TCP}, {"inbound", a.Inbound, b.Inbound},
 	} {
 		if !reflect.DeepEqual(f.a, f.b) {

@@ -35,6 +35,10 @@ type Config struct {
 	Record    Record    `yaml:"record"`
 	Drain     Drain     `yaml:"drain"`
 
+	// Mark of the connections that the sidecar opens (SO_MARK), so that a firewall does
+	// not redirect them to it again. It takes the capability CAP_NET_ADMIN. Default 0, none.
+	Mark uint32 `yaml:"mark"`
+
 	// HTTP1, HTTP2 and TCP are the engines' limits and time-outs, for all listeners.
 	HTTP1 http1.Config `yaml:"http1"`
 	HTTP2 http2.Config `yaml:"http2"`
@@ -160,6 +164,11 @@ type Outbound struct {
 	DetectTimeout time.Duration `yaml:"detect_timeout"`
 	// Cluster that everything goes to.
 	Cluster string `yaml:"cluster"`
+	// Destinations lead what was to go there to clusters; the first that holds counts.
+	// After them, the addresses of endpoints lead to their clusters. For transparent
+	// listeners.
+	Destinations []Destination `yaml:"destinations"`
+	Redirected   Redirected    `yaml:",inline"`
 	// Routes, first match wins; not for tcp. With auto, connections that speak no
 	// HTTP are closed, since they have nothing to match routes on.
 	Routes []router.Rule `yaml:"routes"`
@@ -195,6 +204,9 @@ type Inbound struct {
 	Service  string `yaml:"service"`
 	Instance string `yaml:"instance"`
 
+	// Transparent: what was to go to another port than the application's is carried
+	// to that port of the application's host, unread and uncounted.
+	Redirected Redirected `yaml:",inline"`
 	// ProxyProtocol, MaxConnections and Upgrades as of Outbound.
 	ProxyProtocol  bool              `yaml:"proxy_protocol"`
 	MaxConnections int               `yaml:"max_connections"`
@@ -485,6 +497,11 @@ func (c *Config) Validate() error {
 		if o.Cluster != "" && !exists(o.Cluster) {
 			errs = append(errs, strictyaml.Invalid(field+".cluster", "no cluster %q here%s, and no control plane to bring one", o.Cluster, suggest(known)))
 		}
+		for j, to := range o.Destinations {
+			if to.Cluster != "" && !exists(to.Cluster) {
+				errs = append(errs, strictyaml.Invalid(fmt.Sprintf("%s.destinations[%d].cluster", field, j), "no cluster %q here%s, and no control plane to bring one", to.Cluster, suggest(known)))
+			}
+		}
 		for j, r := range o.Routes {
 			if r.Cluster != "" && !exists(r.Cluster) {
 				errs = append(errs, strictyaml.Invalid(fmt.Sprintf("%s.routes[%d].cluster", field, j), "no cluster %q here%s, and no control plane to bring one", r.Cluster, suggest(known)))
@@ -631,7 +648,7 @@ func (d Drain) Validate() error {
 func (o Outbound) Validate() error {
 	errs := []error{hostPort("address", o.Address, "host:port")}
 	switch {
-	case o.Cluster == "" && len(o.Routes) == 0:
+	case o.Cluster == "" && len(o.Routes) == 0 && !o.Redirected.Transparent:
 		errs = append(errs, strictyaml.Invalid("cluster", "nowhere to send requests: want cluster or routes"))
 	case o.Cluster != "" && len(o.Routes) > 0:
 		errs = append(errs, strictyaml.Invalid("routes", "cluster and routes exclude each other: want one of them"))
@@ -639,6 +656,13 @@ func (o Outbound) Validate() error {
 		errs = append(errs, strictyaml.Invalid("routes", "tcp has nothing to match routes on: want cluster"))
 	}
 	errs = append(errs, router.Check(o.Routes), checkDetection(o.Protocol, o.DetectTimeout), o.Upgrades.Validate())
+	errs = append(errs, o.Redirected.check(o.ProxyProtocol))
+	if o.Redirected.Transparent {
+		errs = append(errs, checkDetection(Auto, o.DetectTimeout)) // the host of a first request is waited for
+	}
+	if len(o.Destinations) > 0 && !o.Redirected.Transparent {
+		errs = append(errs, strictyaml.Invalid("destinations", "are for transparent listeners: others have one destination"))
+	}
 	if o.MaxConnections < 0 {
 		errs = append(errs, strictyaml.Invalid("max_connections", "is %d: want 0 (no limit) or more", o.MaxConnections))
 	}
@@ -662,7 +686,7 @@ func (in Inbound) Validate() error {
 	if in.Address != "" && in.Address == in.Application {
 		errs = append(errs, strictyaml.Invalid("application", "is the listener itself: want the port of the application"))
 	}
-	errs = append(errs, checkDetection(in.Protocol, in.DetectTimeout), in.Upgrades.Validate())
+	errs = append(errs, checkDetection(in.Protocol, in.DetectTimeout), in.Upgrades.Validate(), in.Redirected.check(in.ProxyProtocol))
 	if in.Protocol == TCP && in.ApplicationProtocol != Same {
 		errs = append(errs, strictyaml.Invalid("application_protocol", "is %s: tcp carries whatever comes unread", in.ApplicationProtocol))
 	}

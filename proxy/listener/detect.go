@@ -139,6 +139,9 @@ func (r *replay) read(c net.Conn, p []byte) (int, error) {
 	return n, nil
 }
 
+// unread gives back what has been read.
+func (r *replay) unread(p []byte) { r.first = append(bytes.Clone(p), r.first...) }
+
 // replayConn begins with bytes that have been read already.
 type replayConn struct {
 	net.Conn

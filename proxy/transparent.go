@@ -1,0 +1,263 @@
+package proxy
+
+import (
+	"context"
+	"math/rand/v2"
+	"net"
+	"net/netip"
+	"slices"
+	"strconv"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/overhear-mesh/overhear/outlier"
+	"github.com/overhear-mesh/overhear/proxy/cluster"
+	"github.com/overhear-mesh/overhear/proxy/config"
+	"github.com/overhear-mesh/overhear/proxy/http1"
+	"github.com/overhear-mesh/overhear/proxy/http2"
+	"github.com/overhear-mesh/overhear/proxy/listener"
+	"github.com/overhear-mesh/overhear/proxy/router"
+	"github.com/overhear-mesh/overhear/proxy/tcp"
+	"github.com/overhear-mesh/overhear/proxy/tunnel"
+	"github.com/overhear-mesh/overhear/proxy/upstream"
+)
+
+// redirection is what a transparent listener does with connections that were meant for
+// others. Where one was to go tells the cluster: a destination of the file, or the
+// address of an endpoint that is known. Otherwise rules for the host that its first
+// request asks for may. What is left is passed on to where it was to go, or reset.
+type redirection struct {
+	s      *Sidecar
+	d      *door
+	o      config.Outbound
+	cfg    config.Config
+	direct listener.Handler // for what has come by itself; nil: there is nothing for it
+
+	places atomic.Pointer[[]place]
+
+	mu      sync.Mutex // guards what follows
+	ways    map[*cluster.Cluster]*door
+	index   map[string]*cluster.Cluster // by the address of an endpoint
+	indexed time.Duration               // when that was made; 0: never
+	drained bool                        // a way that is made from now on drains at once
+}
+
+// place is a destination of the file.
+type place struct {
+	config.Destination
+	cluster *cluster.Cluster
+}
+
+// indexFor is for how long the addresses of endpoints are taken to be what they were.
+const indexFor = time.Second
+
+// serve is a Handler.
+func (r *redirection) serve(ctx context.Context, c net.Conn) {
+	to, ok := r.s.redirected(c)
+	switch {
+	case !ok && r.direct != nil:
+		r.direct(ctx, c)
+		return
+	case !ok:
+		tunnel.Reset(c)
+		return
+	case r.s.loops(c, r.d.name):
+		tunnel.Reset(c)
+		return
+	}
+	if known := r.known(to); known != nil {
+		r.way(known)(ctx, c)
+		return
+	}
+	if r.o.Cluster != "" {
+		r.direct(ctx, c)
+		return
+	}
+	r.byHost(ctx, c, to)
+}
+
+// redirected is where a connection was to go; false: it has come by itself.
+func (s *Sidecar) redirected(c net.Conn) (netip.AddrPort, bool) {
+	to, err := s.opts.OriginalDestination(c)
+	return to, err == nil
+}
+
+// known is the cluster that a destination tells; nil: none.
+func (r *redirection) known(to netip.AddrPort) *cluster.Cluster {
+	for _, p := range *r.places.Load() {
+		if p.Holds(to) {
+			return p.cluster
+		}
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if now := r.s.clock.Now(); r.indexed == 0 || now-r.indexed >= indexFor {
+		r.indexLocked()
+		r.indexed = max(now, 1)
+	}
+	return r.index[to.String()]
+}
+
+// indexLocked finds out who is where. Of clusters with the same endpoint the first by
+// name counts. Ways to clusters that are gone take no more requests.
+func (r *redirection) indexLocked() {
+	r.index = map[string]*cluster.Cluster{}
+	all := r.s.discovery.Clusters()
+	for _, c := range all {
+		snapshot := c.Snapshot()
+		if snapshot == nil {
+			continue
+		}
+		for i := range snapshot.Endpoints {
+			if at := snapshot.Endpoints[i].Address; r.index[at] == nil {
+				r.index[at] = c
+			}
+		}
+	}
+	for c, way := range r.ways {
+		if !slices.Contains(all, c) {
+			way.drainEngines()
+			delete(r.ways, c)
+		}
+	}
+}
+
+// byHost asks the rules for the host that is asked for.
+func (r *redirection) byHost(ctx context.Context, c net.Conn, to netip.AddrPort) {
+	table := r.d.table.Load()
+	if r.d.http1 != nil && len(r.o.Routes) > 0 {
+		spoken, host, again, err := listener.Peek(c, r.o.DetectTimeout)
+		if err != nil {
+			_ = c.Close()
+			return
+		}
+		c = again
+		closes := r.o.Redirected.UnknownDestinations == config.CloseUnknown
+		switch {
+		case spoken == listener.HTTP1 && (closes || table.Serves(host)):
+			r.d.http1.ServeConn(ctx, c)
+			return
+		case spoken == listener.HTTP2: // its requests may be for several hosts
+			r.d.http2.ServeConn(ctx, c)
+			return
+		}
+	}
+	if r.o.Redirected.UnknownDestinations == config.CloseUnknown {
+		tunnel.Reset(c)
+		return
+	}
+	r.s.pass(ctx, c, to.String(), r.d)
+}
+
+// way is what is done with connections to a cluster.
+func (r *redirection) way(c *cluster.Cluster) listener.Handler {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	way := r.ways[c]
+	if way == nil {
+		way = r.openWay(c)
+		r.ways[c] = way
+		if r.drained {
+			way.drainEngines()
+		}
+	}
+	if c.Config().Protocol == cluster.TCP {
+		return way.tcp.ServeConn // where the server may speak first, nothing is waited for
+	}
+	return way.handler(r.o.Protocol, r.o.DetectTimeout)
+}
+
+// openWay makes the engines of a listener for one cluster.
+func (r *redirection) openWay(c *cluster.Cluster) *door {
+	way := &door{name: r.d.name, recorder: r.d.recorder}
+	way.target.Store(c)
+	rule := router.DefaultRule()
+	rule.Cluster = c.Name()
+	table, err := router.New([]router.Rule{rule}, func(string) *cluster.Cluster { return c }, &r.s.ids)
+	if err != nil {
+		panic("a rule with a cluster and nothing else is wrong: " + err.Error())
+	}
+	deps := r.s.exchanges(r.d, r.o.Upgrades)
+	deps.Router, deps.Paths = func() *router.Table { return table }, r.o.Paths
+	way.http1 = http1.NewServer(r.cfg.HTTP1, deps)
+	way.http2 = http2.NewServer(r.cfg.HTTP2, deps, r.s.streams, way.http1)
+	way.tcp = tcp.New(r.cfg.TCP, tcp.Deps{
+		Clock: r.s.clock, Cluster: c, Log: r.d.recorder,
+		FirstByteTimeout: func() time.Duration { return c.Config().Outlier.TCPFirstByteTimeout },
+	})
+	return way
+}
+
+// drain lets the ways end.
+func (r *redirection) drain() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.drained = true
+	for _, way := range r.ways {
+		way.drainEngines()
+	}
+}
+
+// destinations are the file's, with their clusters.
+func (r *redirection) destinations(all []config.Destination, lookup func(string) *cluster.Cluster) {
+	places := make([]place, len(all))
+	for i, d := range all {
+		places[i] = place{d, lookup(d.Cluster)}
+	}
+	r.places.Store(&places)
+}
+
+// inboundRedirection has what was to go to another port than the application's carried
+// to that port.
+func (s *Sidecar) inboundRedirection(d *door, in config.Inbound, next listener.Handler) listener.Handler {
+	host, port, _ := net.SplitHostPort(in.Application) // it was checked
+	return func(ctx context.Context, c net.Conn) {
+		to, ok := s.redirected(c)
+		switch at := strconv.Itoa(int(to.Port())); {
+		case !ok || at == port:
+			next(ctx, c)
+		case in.Redirected.UnknownDestinations == config.CloseUnknown, s.loops(c, d.name):
+			tunnel.Reset(c)
+		default:
+			s.pass(ctx, c, net.JoinHostPort(host, at), d)
+		}
+	}
+}
+
+// pass carries a connection to an address that is nobody's endpoint: nothing is read of
+// it, and nothing is counted against anybody.
+func (s *Sidecar) pass(ctx context.Context, c net.Conn, address string, d *door) {
+	options := upstream.DefaultOptions()
+	var own string
+	options.Dial = func(ctx context.Context, network, address string) (net.Conn, error) {
+		conn, err := s.opts.Dial(ctx, network, address)
+		if err == nil {
+			own = conn.LocalAddr().String()
+			s.passing.Store(own, true)
+		}
+		return conn, err
+	}
+	at := upstream.NewEndpoint(address, address, "", 0, false, s.passed, nil, &options)
+	defer at.Retire()
+	tcp.New(d.carried, tcp.Deps{Clock: s.clock, Inbound: at, Log: d.recorder}).ServeConn(ctx, c)
+	s.passing.Delete(own)
+}
+
+// loops reports whether a connection is one that pass has opened: the rules of the
+// firewall lead the sidecar's own connections back to it.
+func (s *Sidecar) loops(c net.Conn, name string) bool {
+	if _, ours := s.passing.Load(c.RemoteAddr().String()); !ours {
+		return false
+	}
+	s.opts.Log.Error("a connection of this sidecar has been redirected to itself: exclude its user, or its mark, from redirection", "listener", name)
+	return true
+}
+
+// newPassed makes the counters of what is passed on: all of it together, and nobody
+// judges by them.
+func newPassed(now time.Duration) *outlier.Endpoint {
+	detector := outlier.New(outlier.DefaultConfig(), rand.New(rand.NewPCG(0, 0)))
+	detector.SetMembers([]outlier.Member{{ID: "passed", Weight: 1}}, now)
+	return detector.Endpoint("passed")
+}
