@@ -86,10 +86,11 @@
 // one that stands out is worth less, and one that mostly fails, on two endpoints, is
 // set aside, with what it did in the last 10 s. An ejection that rested on it is
 // withdrawn, without a record. A cluster with one route has nothing to compare: there
-// the error rate of the group has to do. Where requests are hashed, errors on one route
-// say nothing of an endpoint that answers others ([Detector.SetHashed]); they are not
-// even reported before another route fails there as well, because those who add up what
-// many saw do not see routes.
+// the error rate of the group has to do. Where requests are hashed and an endpoint has
+// fewer than ten keys, or nobody counts them, errors on one route say nothing of an
+// endpoint that answers others ([Detector.SetHashed]); they are not even reported before
+// another route fails there as well, because those who add up what many saw do not see
+// routes. With so few keys the error rate of the others is no measure either.
 //
 // Down. A hard failure opens a suspicion: the endpoint is probed within 20 and 120 ms.
 // If both probes fail hard and nothing was answered in between, it is ejected; waiting

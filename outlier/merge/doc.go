@@ -155,6 +155,6 @@
 // reading is heard that is older than the last report, so that their order makes no
 // difference. What such a route does before it is found out, within some twenty requests
 // at each reporter, the guards must bear. Where requests are spread evenly it does the
-// same to all endpoints; where they are hashed, errors on one route are not told while
-// the endpoint answers others.
+// same to all endpoints; where they are hashed by few keys, errors on one route are not
+// told while the endpoint answers others.
 package merge

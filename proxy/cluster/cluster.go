@@ -65,6 +65,7 @@ type Cluster struct {
 
 	config  atomic.Pointer[Config]
 	picker  atomic.Pointer[picker]
+	keys    atomic.Pointer[balancer.Keys] // nil while the policy does not hash
 	status  atomic.Pointer[status]
 	overdue atomic.Int64
 	limits  *resilience.Limits
@@ -164,6 +165,9 @@ func (c *Cluster) PickKeyed(key uint64, now time.Duration, tried *Tried) *upstre
 	p, seen := c.picker.Load(), tried.balancer()
 	if p == nil {
 		return nil
+	}
+	if k := c.keys.Load(); k != nil {
+		k.See(key)
 	}
 	return p.endpoint(p.PickKeyed(key, rand.Uint64(), now, seen))
 }

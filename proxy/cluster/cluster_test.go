@@ -367,6 +367,34 @@ func TestAKeyKeepsToOneEndpointWhereThePolicyHashes(t *testing.T) {
 	})
 }
 
+// With few keys a route may be pinned to one endpoint, and its errors say nothing of
+// that one; with many, all endpoints serve the same mix.
+func TestOneRouteSpeaksAgainstAHashedEndpointThatHasManyKeys(t *testing.T) {
+	for keys, want := range map[uint64]outlier.State{20: outlier.In, 500: outlier.Ejected} {
+		inMesh(t, 5, func(c *cluster.Config) { c.Balancer.Policy = balancer.Maglev }, func(m *mesh) {
+			ill := m.endpoint(0)
+			for i := range uint64(4000) { // of 10 ms
+				now := m.clock.Now()
+				e := m.cluster.PickKeyed(i%keys, now, nil)
+				route := uint16(1 + i/7%2)
+				o := outlier.Outcome{Class: outlier.OK, Route: route, Conn: uint32(i), Now: now}
+				if e == ill && route == 1 && i > 3500 {
+					o.Class = outlier.Server
+				}
+				a := e.BeginOn(route, now, true)
+				a.End(o)
+				time.Sleep(10 * time.Millisecond)
+				if e == ill && m.status(0).State != outlier.In {
+					break
+				}
+			}
+			if got := m.status(0).State; got != want {
+				t.Errorf("%d keys: it is %v, want %v", keys, got, want)
+			}
+		})
+	}
+}
+
 func TestBaseWeightsAreHonoured(t *testing.T) {
 	inMesh(t, 3, nil, func(m *mesh) {
 		specs := m.specs()

@@ -146,6 +146,7 @@ func (l *loop) work(now time.Duration) {
 
 // step asks the detector what to believe, and acts on it.
 func (l *loop) step(now time.Duration) {
+	l.countKeys(now)
 	result := l.detector.Step(now)
 	l.last, l.dirty = now, false
 	l.next = min(max(result.Next, now+minGap), now+maxGap)
@@ -267,7 +268,23 @@ func (l *loop) configure(cfg Config) {
 	} else {
 		l.detector.SetConfig(cfg.Outlier)
 	}
-	l.detector.SetHashed(cfg.Balancer.Policy.Hashes(), 0) // nobody counts the keys
+	switch hashes := cfg.Balancer.Policy.Hashes(); {
+	case !hashes:
+		l.c.keys.Store(nil)
+		l.detector.SetHashed(false, 0)
+	case l.c.keys.Load() == nil:
+		l.c.keys.Store(new(balancer.Keys))
+		l.detector.SetHashed(true, 0)
+	}
+}
+
+// countKeys tells the detector how many keys the endpoints of a policy that hashes have.
+func (l *loop) countKeys(now time.Duration) {
+	if k := l.c.keys.Load(); k != nil {
+		if each, news := k.Turn(now, len(l.records)); news {
+			l.detector.SetHashed(true, each)
+		}
+	}
 }
 
 func (l *loop) setLinks(links map[Link]bool, now time.Duration) {

@@ -162,6 +162,7 @@ func (o *overhear) Pick(r *Request) int {
 		tried = nil
 	}
 	if o.balancer.Policy.Hashes() {
+		s.keys.See(r.Key)
 		return s.picker.PickKeyed(r.Key, o.w.rng.Uint64(), o.w.now, tried)
 	}
 	return s.picker.Pick(o.w.rng.Uint64(), o.w.now, tried)

@@ -35,6 +35,7 @@ type sidecar struct {
 	stats    []*outlier.Endpoint // by endpoint
 	gates    []*balancer.Gate
 	hashes   []uint64          // of the ids
+	keys     balancer.Keys     // of requests, where they are hashed
 	verdicts []outlier.Verdict // as told by the control plane
 
 	picker  *tiers.Picker
@@ -75,7 +76,7 @@ func newSidecar(o *overhear, index int) *sidecar {
 	cfg.Timeout = o.w.Timeout
 	s.detector, s.doubt = outlier.New(cfg, o.dice()), outlier.NewSelf()
 	s.detector.ShareSelf(s.doubt)
-	s.detector.SetHashed(o.balancer.Policy.Hashes(), 0) // as package cluster does: nobody counts the keys
+	s.detector.SetHashed(o.balancer.Policy.Hashes(), 0)
 	s.reporter = newReporter(s)
 	return s
 }
@@ -144,6 +145,9 @@ func (s *sidecar) stepTimer(gen uint32) {
 
 func (s *sidecar) step() {
 	now := s.w.now
+	if each, news := s.keys.Turn(now, len(s.ids)); news {
+		s.detector.SetHashed(true, each) // as package cluster does
+	}
 	r := s.detector.Step(now)
 	s.last, s.dirty = now, false
 	s.next = min(max(r.Next, now+stepLeast), now+stepMost)
