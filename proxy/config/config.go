@@ -225,8 +225,10 @@ type Endpoint struct {
 	// ID is its identity over changes of address. Default: the address.
 	ID string `yaml:"id"`
 	// Address is ip:port.
-	Address  string `yaml:"address"`
-	Zone     string `yaml:"zone"`
+	Address string `yaml:"address"`
+	// Zone is where it runs, to judge a fault of one zone as such, and for prefer_zone.
+	Zone string `yaml:"zone"`
+	// Priority: the lowest number gets the requests, as far as it is well. Default 0.
 	Priority uint32 `yaml:"priority"`
 	// Weight relative to the others, 1 to 1000. Default 1.
 	Weight uint32 `yaml:"weight"`

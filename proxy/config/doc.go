@@ -14,4 +14,8 @@
 //
 // Some settings may come from the environment too, for images whose file is the
 // same everywhere: see Environment.
+//
+// REFERENCE.md lists every field; it is made of the types' comments.
 package config
+
+//go:generate go test -run TestTheReferenceIsComplete -update .

@@ -16,6 +16,7 @@ import (
 
 // Share is a cluster with its part of a rule's requests.
 type Share struct {
+	// Cluster by its name.
 	Cluster string `yaml:"cluster"`
 	// Weight is relative to those of the others; default 1.
 	Weight uint32 `yaml:"weight"`
@@ -38,36 +39,46 @@ type Rewrite struct {
 type Redirect struct {
 	// Status is 301, 302, 303, 307 or 308; default 301.
 	Status int `yaml:"status"`
-	// Scheme is http or https.
+	// Scheme is http or https; default the client's, by X-Forwarded-Proto.
 	Scheme string `yaml:"scheme"`
-	Host   string `yaml:"host"`
+	// Host, with or without a port.
+	Host string `yaml:"host"`
 	// Path takes the place of the whole path, Prefix that of the rule's prefix.
-	Path       string `yaml:"path"`
-	Prefix     string `yaml:"prefix"`
-	StripQuery bool   `yaml:"strip_query"`
+	Path   string `yaml:"path"`
+	Prefix string `yaml:"prefix"`
+	// StripQuery leaves the query out.
+	StripQuery bool `yaml:"strip_query"`
 }
 
 // Respond answers without asking anybody.
 type Respond struct {
-	Status int    `yaml:"status"`
-	Body   string `yaml:"body"` // text/plain
+	// Status is 200 to 599.
+	Status int `yaml:"status"`
+	// Body is text/plain, at most 4KiB; default what the status is called.
+	Body string `yaml:"body"`
 }
 
 // Edit changes header fields: first Remove, then Set, which replaces, then Add.
 type Edit struct {
-	Set    map[string]string `yaml:"set"`
-	Add    map[string]string `yaml:"add"`
-	Remove []string          `yaml:"remove"`
+	// Set writes fields in place of those of their names.
+	Set map[string]string `yaml:"set"`
+	// Add writes fields beside them.
+	Add map[string]string `yaml:"add"`
+	// Remove takes fields out.
+	Remove []string `yaml:"remove"`
 }
 
 // Hash says by what a policy that hashes keeps requests together. Exactly one
 // field is given. Sources that a request does not have are left out; without any
 // it has no key.
 type Hash struct {
+	// Header is the name of a header field, Cookie that of a cookie, Query that of a
+	// parameter.
 	Header string `yaml:"header"`
 	Cookie string `yaml:"cookie"`
 	Query  string `yaml:"query"`
-	Source bool   `yaml:"source"` // the client's host
+	// Source is the client's host.
+	Source bool `yaml:"source"`
 }
 
 // untouchable are fields that frame a message or belong to the sidecar: no edit

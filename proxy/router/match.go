@@ -37,7 +37,8 @@ func (r *Request) Scheme() string {
 // Regex and Present is given.
 type Text struct {
 	// Name of the header field, in any case, or of the query parameter.
-	Name     string `yaml:"name"`
+	Name string `yaml:"name"`
+	// Exact is the whole value; Prefix, Suffix and Contains are a part of it.
 	Exact    string `yaml:"exact"`
 	Prefix   string `yaml:"prefix"`
 	Suffix   string `yaml:"suffix"`
