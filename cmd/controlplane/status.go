@@ -77,7 +77,7 @@ func printStatus(w io.Writer, st controlplane.Status) error {
 					since = span(st.Now.Sub(e.SinceTime))
 				}
 				line("  %s\t%s\t%s\t%s\t%s\t%s\t%s\t%s", e.Instance, e.Address, orDash(e.Zone), e.State, since,
-					rate(e.Rate), failed(e.Recent), notes(e))
+					rate(e.Rate), failed(e.Recent), notes(e, st.Now))
 			}
 		})
 	}
@@ -112,10 +112,13 @@ func failed(r merge.Recent) string {
 }
 
 // notes are what an operator should know of an endpoint beside its state.
-func notes(e controlplane.EndpointStatus) string {
+func notes(e controlplane.EndpointStatus, now time.Time) string {
 	var all []string
 	if e.State != outlier.In && e.Rule != outlier.RuleNone {
 		all = append(all, e.Rule.String())
+	}
+	if away := time.Duration(e.Away); away > 0 && away > now.Sub(e.SinceTime)+time.Second {
+		all = append(all, "out for "+span(away)+" in all")
 	}
 	if e.Override != nil {
 		all = append(all, fmt.Sprintf("%s by %s: %s", e.Override.Kind, e.Override.By, e.Override.Reason))

@@ -159,6 +159,9 @@ func printPlace(row func(name, format string, args ...any), why controlplane.Why
 	if x.Reason != "" {
 		row("Reason", "%s", x.Reason)
 	}
+	if x.Cause != "" && x.Cause != x.Reason {
+		row("Began", "%s ago: %s", span(time.Duration(x.Away)), x.Cause)
+	}
 }
 
 // printEvidence writes what was seen, by whom, and how it compares with what
@@ -203,7 +206,7 @@ func printEvidence(row func(name, format string, args ...any), why controlplane.
 			percent(x.P0), percent(x.P1), usual(x), percent(x.W))
 	}
 	if x.Reporters > 0 {
-		row("Seen by", "%s with attempts on it; it looks bad from %s", count(x.Reporters, "sidecar"), count(x.Domains, "machine"))
+		row("Seen by", "%s; it looks bad from %s", count(x.Reporters, "sidecar"), count(x.Domains, "machine"))
 	}
 	rest := c
 	for _, r := range x.Top {
@@ -329,10 +332,12 @@ const (
 
 // printScores draws how the score went.
 func printScores(row func(name, format string, args ...any), why controlplane.Why) {
-	for i, t := range why.Scores[:min(len(why.Scores), plotTraces)] {
-		if len(t.Points) == 0 {
-			continue
-		}
+	shown := slices.DeleteFunc(slices.Clone(why.Scores), func(t controlplane.Trace) bool {
+		// A score that led nowhere is no news of an endpoint that another rule took out.
+		other := why.Explain.State != outlier.In.String() && why.Explain.Rule != t.Rule.String()
+		return len(t.Points) == 0 || t.Verdict.IsZero() && other
+	})
+	for i, t := range shown[:min(len(shown), plotTraces)] {
 		begin, end := t.Points[0], t.Points[len(t.Points)-1]
 		what := fmt.Sprintf("rule %s", t.Rule)
 		if t.Scope != merge.Fleet {

@@ -161,6 +161,7 @@ func (t *Table) Explain(k Key, now time.Duration) (Explanation, bool) {
 		x := r.explain
 		x.State, x.Epoch, x.N, x.Since, x.Override = r.state.String(), r.epoch, r.n, Span(now-r.since), e.override
 		x.Next, x.ETA = t.next(e, r, now)
+		r.explainAway(&x, now)
 		x.Avoiders = t.avoiders(e, now)
 		if trial := t.explainTrial(e, r, now); trial != nil {
 			x.Trial = trial
@@ -364,6 +365,9 @@ func (e *endpoint) status(now time.Duration) EndpointStatus {
 		Instance: e.Key.Instance, Zone: e.Zone, State: r.state, Rule: r.rule, Epoch: r.epoch, N: r.n, Since: Span(now - max(r.since, e.added)),
 		Rate: e.rate, Recent: e.recent(now), ErrorRate: e.errors, Measured: e.settled >= measuredFrom, Suspected: e.susp.active || e.susp.confirmed != never,
 		Idle: len(e.idle.leases) > 0, Override: e.override, Weight: e.pace.weight,
+	}
+	if r.state.Out() {
+		st.Away = Span(now - r.away)
 	}
 	if e.leaving() {
 		st.State = outlier.Draining

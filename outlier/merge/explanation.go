@@ -67,6 +67,11 @@ type Explanation struct {
 	// Avoiders have taken the endpoint out by themselves.
 	Avoiders []Avoider `json:"avoiders,omitempty"`
 
+	// Away is for how long it has not been in, through all states, Cause why it was
+	// taken out then: Reason is that of the newest change.
+	Away  Span   `json:"away,omitempty"`
+	Cause string `json:"cause,omitempty"`
+
 	Since    Span      `json:"since"` // in this state for so long
 	N        int       `json:"n"`     // ejections on record
 	Next     string    `json:"next,omitempty"`
@@ -161,6 +166,7 @@ type EndpointStatus struct {
 	N         int           `json:"n"`
 	Since     Span          `json:"since"` // in this state for so long
 	Rate      float64       `json:"rate"`
+	Away      Span          `json:"away,omitempty"` // out for so long, through all states
 	Recent    Recent        `json:"recent"`
 	ErrorRate float64       `json:"error_rate"`       // of some hundred attempts up to eleven seconds ago
 	Measured  bool          `json:"measured"`         // false: most of ErrorRate is what is assumed of a new endpoint

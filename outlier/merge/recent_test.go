@@ -77,3 +77,41 @@ func TestWhoHasTakenAnEndpointOutAloneIsNamed(t *testing.T) {
 		t.Errorf("it is back, and avoided by %+v", got.Avoiders)
 	}
 }
+
+func TestOnItsWayBackAnEndpointStillSaysWhyItWent(t *testing.T) {
+	f := newFleet(t, mesh{callers: 5, endpoints: 6, zones: twoZones, rate: 50, base: 0.001, seed: 7})
+	f.run(12 * time.Second)
+	f.targets[2].fault = always(errs)
+	if _, ok := f.ejected(2, 10*time.Second); !ok {
+		t.Fatal("not ejected")
+	}
+	k := f.targets[2].Key
+	began := f.now
+	first, _ := f.table.Explain(k, f.now)
+	if first.Cause != first.Reason || first.Cause == "" {
+		t.Errorf("just ejected for %q, and the cause is %q", first.Reason, first.Cause)
+	}
+	f.run(20 * time.Second) // it is probed, tested, and sent back
+	x, _ := f.table.Explain(k, f.now)
+	if x.Cause != first.Cause || x.Reason == first.Reason || time.Duration(x.Away) < f.now-began || x.Away <= x.Since {
+		t.Errorf("after 20 s: reason %q, cause %q, away %v and %s for %v, want the first cause", x.Reason, x.Cause, x.Away, x.State, x.Since)
+	}
+	if got := f.status(2).Away; got != x.Away {
+		t.Errorf("status says it is away for %v, want %v", got, x.Away)
+	}
+	// A restart of the owner forgets neither.
+	saved := f.table.Verdicts()
+	again := NewTable(DefaultConfig(), 1)
+	again.Restore(saved, f.now)
+	again.SetService("api", f.policy, []Endpoint{f.targets[2].Endpoint}, f.now)
+	if y, _ := again.Explain(k, f.now); y.Cause != first.Cause || time.Duration(y.Away-x.Away).Abs() > time.Second {
+		t.Errorf("after a restart: cause %q, away %v, want %q and %v", y.Cause, y.Away, first.Cause, x.Away)
+	}
+	f.targets[2].fault = always(works)
+	if !f.until(f.now+time.Minute, func() bool { return f.state(2) == outlier.In }) {
+		t.Fatalf("it is %s", f.state(2))
+	}
+	if z, _ := f.table.Explain(k, f.now); z.Cause != "" || z.Away != 0 {
+		t.Errorf("it is in, and away for %v because %q", z.Away, z.Cause)
+	}
+}

@@ -43,7 +43,9 @@ type record struct {
 	n        int
 	since    time.Duration
 	rampFrom float64
-	fault    float64 // smallest error rate of which the statistic has convicted it; 0: it has not
+	away     time.Duration // when it was last taken out; counts until it is in again
+	cause    string        // why
+	fault    float64       // smallest error rate of which the statistic has convicted it; 0: it has not
 	explain  Explanation
 
 	ends    time.Duration // hold-off, wait for the next probes, suspend or ramp
@@ -70,6 +72,11 @@ func (t *Table) set(e *endpoint, r *record, to outlier.State, rule outlier.Rule,
 	g := e.group
 	g.census.move(e, -1)
 	r.state, r.rule, r.epoch, r.since, r.forgave = to, rule, t.epoch, now, now
+	if to.Out() && !from.Out() {
+		r.away, r.cause = now, reason
+	} else if to == outlier.In {
+		r.cause = ""
+	}
 	g.census.move(e, 1)
 	if r.scope != Fleet {
 		g.census = nil // a zone may have come that had no verdicts of its own
@@ -81,8 +88,17 @@ func (t *Table) set(e *endpoint, r *record, to outlier.State, rule outlier.Rule,
 	x := &r.explain
 	x.State, x.Epoch, x.Rule, x.Reason, x.N, x.Since, x.Override = to.String(), r.epoch, rule.String(), reason, r.n, 0, e.override
 	x.Next, x.ETA = "", 0
+	r.explainAway(x, now)
 	t.out.Changes = append(t.out.Changes, Change{From: from, To: to, Verdict: r.verdict(e), At: now})
 	t.due(now + time.Millisecond)
+}
+
+// explainAway says since when, all in all, and why the endpoint is not in.
+func (r *record) explainAway(x *Explanation, now time.Duration) {
+	x.Away, x.Cause = 0, ""
+	if r.state.Out() || r.state == outlier.Ramp && r.cause != "" {
+		x.Away, x.Cause = Span(now-r.away), r.cause
+	}
 }
 
 // amend corrects what set put into the newest change.

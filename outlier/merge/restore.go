@@ -114,6 +114,7 @@ func (t *Table) restore(e *endpoint, v Verdict, now time.Duration) {
 	*r = record{
 		scope: v.Scope, state: v.State, rule: v.Rule, epoch: v.Epoch, n: max(v.N, 0), since: now, forgave: now,
 		rampFrom: v.RampFrom, explain: v.Explain, wait: p.HoldBase, hung: never,
+		away: now - v.Age - time.Duration(v.Explain.Away), cause: cmp.Or(v.Explain.Cause, v.Explain.Reason),
 	}
 	r.convict(v.Rule, v.Explain.Counts)
 	if v.Override != nil && v.Scope == Fleet {

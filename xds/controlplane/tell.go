@@ -82,7 +82,11 @@ func (l *loop) tell(c merge.Change) {
 	if c.Refused != "" {
 		attrs = append(attrs, slog.String("held_back_by", c.Refused))
 	}
-	l.log.LogAttrs(context.Background(), slog.LevelInfo, message, append(attrs, slog.Any("why", why{v}))...)
+	level := slog.LevelInfo
+	if c.Refused == "" && c.To.Out() && !c.From.Out() {
+		level = slog.LevelWarn // callers have lost an endpoint
+	}
+	l.log.LogAttrs(context.Background(), level, message, append(attrs, slog.Any("why", why{v}))...)
 }
 
 // why is what a verdict rests on, in a log: an object in a JSON one, a sentence in one
