@@ -227,7 +227,7 @@ func (l *loop) step(now time.Duration) {
 	l.urgent, l.stepAt = false, max(r.Next, now+time.Millisecond)
 
 	l.traces.note(r.Samples)
-	var away []string // services to publish before anything else
+	var away []string  // services to publish before anything else
 	var users []string // reporters that use what goes away, most of all first
 	for _, c := range r.Changes {
 		l.tell(c)

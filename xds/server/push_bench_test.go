@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"bytes"
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"io"
 	"log/slog"
@@ -244,6 +245,7 @@ type subscriber struct {
 	in   *http2.Framer
 	out  bytes.Buffer // written at once
 	fr   *http2.Framer
+	read uint32 // and not yet given back to the window
 }
 
 func newSubscriber(addr, id string) (*subscriber, error) {
@@ -319,13 +321,14 @@ func (c *subscriber) run() error {
 			if len(message) < 5 || len(message) < 5+int(binary.BigEndian.Uint32(message[1:])) {
 				continue
 			}
-			size := uint32(len(message))
+			c.read += uint32(len(message))
 			nonce := nonceOf(message[5:])
 			message = message[:0]
-			if err := c.fr.WriteWindowUpdate(0, size); err != nil {
-				return err
+			if c.read >= 16<<10 { // a quarter of the window, as clients do
+				err = errors.Join(c.fr.WriteWindowUpdate(0, c.read), c.fr.WriteWindowUpdate(1, c.read))
+				c.read = 0
 			}
-			if err := c.fr.WriteWindowUpdate(1, size); err != nil {
+			if err != nil {
 				return err
 			}
 			err = c.send(&discoveryv3.DeltaDiscoveryRequest{TypeUrl: resource.TypeEndpoints, ResponseNonce: nonce})

@@ -78,8 +78,8 @@ type Change struct {
 	TypeURL string // resource.TypeCluster, …
 	Name    string
 	Message proto.Message // nil removes; not to be changed after it was handed over
-	// First are the ids of the nodes that should hear of it before the others, the
-	// most urgent first.
+	// First are the ids of nodes that should hear of it before the others, and of what
+	// is applied with it; the most urgent first.
 	First []string
 }
 

@@ -93,13 +93,19 @@ type item struct {
 
 // mark notes that the topic must be looked at before the next response.
 func (s *subscription) mark(t *topic, force bool) {
-	e := s.entries[t]
+	e, known := s.entries[t]
+	if e.dirty && (e.force || !force) {
+		return
+	}
 	if !e.dirty {
 		s.dirty = append(s.dirty, t)
 	}
 	e.dirty = true
 	e.force = e.force || force
-	s.put(t, e)
+	s.entries[t] = e
+	if !known {
+		t.interested[s] = struct{}{}
+	}
 }
 
 func (s *subscription) put(t *topic, e entry) {
