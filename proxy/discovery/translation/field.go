@@ -3,6 +3,7 @@ package translation
 import (
 	"fmt"
 	"slices"
+	"sync"
 
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/reflect/protoreflect"
@@ -83,12 +84,16 @@ type plan struct {
 type planned struct {
 	field
 	descriptor protoreflect.FieldDescriptor
+	label      string // its name
 	listed     bool
 	sub        *plan // of the message in it
+	// leaf: there is nothing in it to look at.
+	leaf bool
 }
 
-// plans are all tables by the name of their message.
-var plans = compile(tables)
+// plans are all tables by the name of their message: made when first a listener is
+// translated, since most sidecars never do, and the descriptors take memory.
+var plans = sync.OnceValue(func() map[protoreflect.FullName]*plan { return compile(tables) })
 
 func compile(tables []message) map[protoreflect.FullName]*plan {
 	all := make(map[protoreflect.FullName]*plan, len(tables))
@@ -99,7 +104,7 @@ func compile(tables []message) map[protoreflect.FullName]*plan {
 		}
 		p := &plan{name: d.FullName()}
 		for i := range d.Fields().Len() {
-			p.fields = append(p.fields, planned{descriptor: d.Fields().Get(i)})
+			p.fields = append(p.fields, planned{descriptor: d.Fields().Get(i), label: string(d.Fields().Get(i).Name())})
 		}
 		for _, f := range t.fields {
 			i := slices.IndexFunc(p.fields, func(have planned) bool { return have.descriptor.Name() == f.name })
@@ -112,9 +117,13 @@ func compile(tables []message) map[protoreflect.FullName]*plan {
 	}
 	for _, p := range all {
 		for i := range p.fields {
-			if m := p.fields[i].descriptor.Message(); m != nil {
-				p.fields[i].sub = all[m.FullName()]
+			f := &p.fields[i]
+			m := f.descriptor.Message()
+			if m != nil {
+				f.sub = all[m.FullName()]
 			}
+			value := m == nil || m.ParentFile().Package() == wellKnown && m.Name() != "Any" && !f.descriptor.IsMap()
+			f.leaf = f.listed && f.use == honoured && len(f.only) == 0 && (value || f.opaque)
 		}
 	}
 	return all

@@ -230,7 +230,7 @@ func filters(all []*hcmv3.HttpFilter, at string, p *problems) {
 func under(m proto.Message, at string, p *problems) {
 	w := walker{problems: p, path: []step{{name: at, index: -1}}}
 	r := m.ProtoReflect()
-	if plan := plans[r.Descriptor().FullName()]; plan != nil {
+	if plan := plans()[r.Descriptor().FullName()]; plan != nil {
 		w.message(plan, r)
 	} else {
 		p.add(at, "%s is not supported", r.Descriptor().FullName())

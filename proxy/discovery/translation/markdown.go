@@ -12,7 +12,7 @@ func Markdown() string {
 	for _, t := range tables {
 		d := t.of.ProtoReflect().Descriptor()
 		fmt.Fprintf(&b, "| **%s** | |\n", d.FullName())
-		p := plans[d.FullName()]
+		p := plans()[d.FullName()]
 		fmt.Fprint(&b, rows(p))
 	}
 	return b.String()

@@ -15,7 +15,7 @@ import (
 func walk(m proto.Message, p *problems) {
 	w := walker{problems: p}
 	r := m.ProtoReflect()
-	w.message(plans[r.Descriptor().FullName()], r)
+	w.message(plans()[r.Descriptor().FullName()], r)
 }
 
 // walker is somewhere in a message. The path is made into text only when there is
@@ -103,7 +103,7 @@ func (w *walker) push(s step, m protoreflect.Message) {
 		w.any(a)
 		return
 	}
-	if p := plans[m.Descriptor().FullName()]; p != nil {
+	if p := plans()[m.Descriptor().FullName()]; p != nil {
 		w.message(p, m)
 	} else if m.Descriptor().ParentFile().Package() != wellKnown {
 		w.problems.add(w.at(), "%s is not supported", m.Descriptor().FullName())
@@ -123,7 +123,7 @@ func (w *walker) any(a *anypb.Any) {
 		return
 	}
 	m := inner.ProtoReflect()
-	p := plans[m.Descriptor().FullName()]
+	p := plans()[m.Descriptor().FullName()]
 	if p == nil {
 		w.problems.add(w.at(), "%s is not supported", m.Descriptor().FullName())
 		return
