@@ -326,6 +326,8 @@ func (t *Table) next(e *endpoint, r *record, now time.Duration) (string, Span) {
 		return "it is judged together with its neighbours", until(e.gatherAt)
 	case e.fast.open && e.fast.last.h > 0: // there is evidence, and it is shown
 		return "it is judged again with each report that speaks of it", 0
+	case e.pace.weight > 0:
+		return "its share is looked at again, and rises while it is as fast as its neighbours", until(e.pace.moved + paceAgain)
 	case r.n > 0:
 		return "one ejection is taken off its record, if it goes on answering", until(r.forgave + forgive)
 	}

@@ -254,13 +254,17 @@ func (t *Table) slowDown(e *endpoint, now time.Duration) {
 	if slower >= outlier.SlowerMuch || weight > paceFull {
 		if now-p.held >= tellAgain || p.held == 0 {
 			p.held = now
-			t.event(EventPace, e, "", fmt.Sprintf("it is slow, and keeps its share: %.0f %% of %d answers took longer than nine in ten usually do, and so it is with its neighbours (they take %.1f times as long as usual)",
+			t.event(EventPaceHeld, e, "", fmt.Sprintf("it is slow, and keeps its share: %.0f %% of %d answers took longer than nine in ten usually do, and so it is with its neighbours (they take %.1f times as long as usual)",
 				100*own.Often, a.n, max(slower, 1)), now)
 		}
 		return
 	}
-	reason := slowText(own, a.n) + fmt.Sprintf(", within %v and by the counts of %s: scores %.1f, where %.0f is enough, and %.1f of %.0f",
-		(now-since).Round(time.Millisecond), sidecars(a.reporters), nats(a.t), nats(a.h), nats(b.t), nats(b.h))
+	over := a
+	if a.t < a.h {
+		over = b
+	}
+	reason := slowText(own, a.n) + fmt.Sprintf(", within %v and by the counts of %s: score %.1f, and it takes %.0f",
+		(now-since).Round(time.Millisecond), sidecars(a.reporters), nats(over.t), nats(over.h))
 	t.setWeight(e, weight, reason, now)
 }
 

@@ -182,7 +182,8 @@ const (
 	EventRestarted    EventKind = "endpoint_restarted"
 	EventPingPath     EventKind = "ping_path_invalid"
 	EventGroup        EventKind = "group_fails" // so many fail alike that none is ejected for it
-	EventPace         EventKind = "pace"        // an endpoint is slow for all callers, or no longer
+	EventPace         EventKind = "pace"        // an endpoint gets another weight, being slow for all callers or no longer
+	EventPaceHeld     EventKind = "pace_held"   // it is slow, and keeps its weight: so are its neighbours
 )
 
 // Event is news for people that changes no verdict.

@@ -42,6 +42,7 @@ var (
 	descVerdicts  = desc("verdicts_total", "Changes of verdicts.", "service", "scope", "state", "rule")
 	descHeldBack  = desc("verdicts_held_back_total", "Verdicts that a guard or a cap held back, by which.", "service", "by")
 	descEndpoints = desc("endpoints", "Endpoints of the registry by the state that the fleet believes them in.", "service", "state")
+	descSlow      = desc("slow_endpoints", "Endpoints that get a part of their weight, for being slow for all callers.", "service")
 	descScoped    = desc("zone_verdicts", "Verdicts in force for single zones of observers.", "service")
 
 	descClients   = desc("xds_streams", "xDS streams that are open.")
@@ -70,6 +71,7 @@ type picture struct {
 	known     int
 	endpoints map[stateLabels]int
 	scoped    map[string]int
+	slow      map[string]int
 }
 
 // Collect reads the loop's numbers in one go. A loop that does not answer in time
@@ -95,7 +97,7 @@ func (l *loop) picture() picture {
 	n.verdicts, n.refused, n.events = maps.Clone(n.verdicts), maps.Clone(n.refused), maps.Clone(n.events)
 	n.suspected, n.orders = maps.Clone(n.suspected), maps.Clone(n.orders)
 	n.probes, n.unheard = maps.Clone(n.probes), maps.Clone(n.unheard)
-	p := picture{numbers: n, ready: l.returns.over, endpoints: map[stateLabels]int{}, scoped: map[string]int{}}
+	p := picture{numbers: n, ready: l.returns.over, endpoints: map[stateLabels]int{}, scoped: map[string]int{}, slow: map[string]int{}}
 	for _, r := range l.table.Reporters(l.now()) {
 		p.known++
 		if r.Live {
@@ -103,7 +105,7 @@ func (l *loop) picture() picture {
 		}
 	}
 	for _, s := range l.mesh.Services {
-		p.scoped[s.Name] = 0
+		p.scoped[s.Name], p.slow[s.Name] = 0, 0
 		for _, e := range s.Endpoints {
 			k := merge.Key{Service: s.Name, Instance: e.ID()}
 			state := outlier.Draining
@@ -113,6 +115,9 @@ func (l *loop) picture() picture {
 			}
 			p.endpoints[stateLabels{s.Name, state}]++
 			p.scoped[s.Name] += len(l.beliefs[k])
+			if l.slow.share(k) < 1 {
+				p.slow[s.Name]++
+			}
 			if judged {
 				p.scoped[s.Name]--
 			}
@@ -208,6 +213,9 @@ func (m sender) loop(p picture) {
 	}
 	for service, n := range p.scoped {
 		m.gauge(descScoped, float64(n), service)
+	}
+	for service, n := range p.slow {
+		m.gauge(descSlow, float64(n), service)
 	}
 	m.counter(descPushes, p.numbers.pushes)
 	m.histogram(descPush, p.numbers.push)

@@ -4,6 +4,7 @@ import (
 	"net/netip"
 	"slices"
 	"strconv"
+	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -68,6 +69,9 @@ func TestAnEndpointThatIsSlowLosesWeightAtSidecarsAndEnvoysAndGetsItBack(t *test
 		told, err := strconv.Atoi(envoy.story()[len(envoy.story())-1])
 		if err != nil || float64(told) < 100*lowest/1.5 || float64(told) > 100*lowest*1.5 {
 			t.Errorf("an Envoy was told %v, want about %.0f", envoy.story(), 100*lowest)
+		}
+		if _, metrics := w.do("GET", "/metrics", "", nil); !strings.Contains(metrics, `overhear_slow_endpoints{service="api"} 1`) {
+			t.Error("the metrics do not count the slow endpoint")
 		}
 		var why controlplane.Why
 		w.get("/api/v1/why?endpoint=api-3", &why)

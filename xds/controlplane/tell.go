@@ -107,6 +107,18 @@ func count(n int, noun string) string {
 	return fmt.Sprintf("%d %ss", n, noun)
 }
 
+// levelOf is how loudly news of the table are logged: what changes how endpoints are used
+// or whom they are judged by is seldom, and what leads to verdicts is not.
+func levelOf(k merge.EventKind) slog.Level {
+	switch k {
+	case merge.EventMuted, merge.EventGroup, merge.EventPingPath:
+		return slog.LevelWarn
+	case merge.EventUnmuted, merge.EventPace, merge.EventRestarted, merge.EventStorm:
+		return slog.LevelInfo
+	}
+	return slog.LevelDebug
+}
+
 // note counts and records news of the table that change no belief.
 func (l *loop) note(e merge.Event) {
 	l.numbers.events[e.Kind]++
@@ -126,6 +138,6 @@ func (l *loop) note(e merge.Event) {
 	l.history.add(Event{
 		Time: l.wall(e.At), Kind: string(e.Kind), Service: e.Key.Service, Endpoint: e.Key.Instance, Reporter: e.Reporter, Text: text,
 	})
-	l.log.LogAttrs(context.Background(), slog.LevelDebug, string(e.Kind), slog.String("service", e.Key.Service),
+	l.log.LogAttrs(context.Background(), levelOf(e.Kind), string(e.Kind), slog.String("service", e.Key.Service),
 		slog.String("endpoint", e.Key.Instance), slog.String("reporter", e.Reporter), slog.String("text", e.Text))
 }

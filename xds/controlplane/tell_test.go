@@ -50,6 +50,17 @@ func TestALogSaysWhyInASentenceToPeopleAndAsDataToPrograms(t *testing.T) {
 	}
 }
 
+func TestWhatChangesHowEndpointsAreUsedIsLoggedAboveDebug(t *testing.T) {
+	for kind, want := range map[merge.EventKind]slog.Level{
+		merge.EventMuted: slog.LevelWarn, merge.EventGroup: slog.LevelWarn, merge.EventPace: slog.LevelInfo,
+		merge.EventSuspicion: slog.LevelDebug, merge.EventContradicted: slog.LevelDebug, merge.EventPaceHeld: slog.LevelDebug,
+	} {
+		if got := levelOf(kind); got != want {
+			t.Errorf("%s is logged at %v, want %v", kind, got, want)
+		}
+	}
+}
+
 func TestOneThingIsNoThings(t *testing.T) {
 	for n, want := range map[int]string{0: "0 services", 1: "1 service", 2: "2 services"} {
 		if got := count(n, "service"); got != want {
