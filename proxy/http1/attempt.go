@@ -132,16 +132,16 @@ func unconnected(err error) outlier.Ending {
 
 // converse sends the request and brings the head of the answer.
 func (c *conn) converse(ctx context.Context) (outlier.Ending, bool) {
-	werr := c.sendRequest()
-	if werr == nil && !c.whole {
-		c.startPump()
-	}
 	if c.resp == nil {
 		c.resp = getBuffer(smallBuffer)
 	}
 	c.rw = 0
 	c.res.reset()
-	ending, ok := c.readAnswer(ctx, werr)
+	werr, rerr := c.sendRequest()
+	if werr == nil && !c.whole {
+		c.startPump()
+	}
+	ending, ok := c.readAnswer(ctx, werr, rerr)
 	if why := c.guard.answered(); ok && why != uninterrupted {
 		ending, ok = why.ending(), false
 	}
@@ -159,15 +159,19 @@ func (c *conn) converse(ctx context.Context) (outlier.Ending, bool) {
 }
 
 // readAnswer reads a final head, or says what it means that there is none. werr is of
-// sending the request.
-func (c *conn) readAnswer(ctx context.Context, werr error) (outlier.Ending, bool) {
+// sending the request, err of a first read.
+func (c *conn) readAnswer(ctx context.Context, werr, err error) (outlier.Ending, bool) {
 	for {
-		done, p := c.res.parse(c.resp[:c.rw], c.srv.limits)
-		if p == nil && done && c.res.interim() && !c.switches() {
-			if p = c.passInterim(); p == nil {
-				continue
-			}
+		switch {
+		case err == nil:
+		case !c.guard.calm():
+			return c.silent(err, werr), false
+		case c.hedge == nil:
+			c.beginHedge(ctx)
+		case c.overtaken():
+			return 0, true
 		}
+		done, p := c.parseAnswer()
 		if p != nil {
 			c.srv.deps.Metrics.BadAnswers.Add(1)
 			c.Record.Detail = p.text
@@ -179,16 +183,24 @@ func (c *conn) readAnswer(ctx context.Context, werr error) (outlier.Ending, bool
 		if c.rw == len(c.resp) {
 			c.growResponse(c.srv.limits.bytes + 1)
 		}
-		n, err := c.up.Read(c.resp[c.rw:])
+		var n int
+		n, err = c.up.Read(c.resp[c.rw:])
 		c.now = c.srv.deps.Clock.Now()
-		switch c.rw += n; {
-		case n > 0 || err == nil:
-		case !c.guard.calm():
-			return c.silent(err, werr), false
-		case c.hedge == nil:
-			c.beginHedge(ctx)
-		case c.overtaken():
-			return 0, true
+		if c.rw += n; n > 0 {
+			err = nil
+		}
+	}
+}
+
+// parseAnswer looks for a final head in what has come, and passes interim ones on.
+func (c *conn) parseAnswer() (done bool, p *problem) {
+	for {
+		done, p := c.res.parse(c.resp[:c.rw], c.srv.limits)
+		if p != nil || !done || !c.res.interim() || c.switches() {
+			return done, p
+		}
+		if p := c.passInterim(); p != nil {
+			return false, p
 		}
 	}
 }

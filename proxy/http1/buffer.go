@@ -52,19 +52,25 @@ type outbox struct {
 
 // send writes head, data and tail as one, and leaves head as it is.
 func (o *outbox) send(to net.Conn, data, tail []byte) (n int64, err error) {
-	var k int
+	if p := o.join(data, tail); p != nil {
+		k, err := to.Write(p)
+		return int64(k), err
+	}
+	o.vec = append(o.parts[:0], o.head, data, tail)
+	n, err = o.vec.WriteTo(to)
+	o.parts = [3][]byte{}
+	return n, err
+}
+
+// join returns head, data and tail in one piece, nil if they are better gathered.
+func (o *outbox) join(data, tail []byte) []byte {
 	switch rest := len(data) + len(tail); {
 	case rest == 0:
-		k, err = to.Write(o.head)
+		return o.head
 	case len(o.head) == 0 && len(tail) == 0:
-		k, err = to.Write(data)
+		return data
 	case rest <= copyMax && rest <= cap(o.head)-len(o.head):
-		k, err = to.Write(append(append(o.head, data...), tail...))
-	default:
-		o.vec = append(o.parts[:0], o.head, data, tail)
-		n, err = o.vec.WriteTo(to)
-		o.parts = [3][]byte{}
-		return n, err
+		return append(append(o.head, data...), tail...)
 	}
-	return int64(k), err
+	return nil
 }

@@ -82,13 +82,29 @@ func (c *conn) appendRequest(b []byte, t *exchange.Try) (head, tail []byte) {
 	return b, nil
 }
 
-// sendRequest writes what there is of the request.
-func (c *conn) sendRequest() error {
+// sendRequest writes what there is of the request. If that is all of it, in one piece,
+// it also reads what comes first of the answer.
+func (c *conn) sendRequest() (werr, rerr error) {
 	c.out.head = c.out.head[:c.head]
-	n, err := c.out.send(c.up.Conn, c.in[c.req.size:c.data], c.tail)
-	c.Sent = n > 0
 	c.mirror()
-	return err
+	data := c.in[c.req.size:c.data]
+	p := c.out.join(data, c.tail)
+	if p == nil || !c.whole {
+		n, err := c.out.send(c.up.Conn, data, c.tail)
+		c.Sent = n > 0
+		return err, nil
+	}
+	sent, n, err := c.up.Ask(p, c.resp)
+	c.now = c.srv.deps.Clock.Now()
+	c.Sent, c.rw = sent > 0, n
+	if sent == len(p) {
+		return nil, err
+	}
+	if err == nil {
+		n, err = c.up.Write(p[sent:])
+		c.Sent = sent+n > 0
+	}
+	return err, nil
 }
 
 // appendTarget writes a target in origin form, or the asterisk (RFC 9112,

@@ -22,6 +22,7 @@ type Conn struct {
 	raw    syscall.RawConn // nil if the connection is no socket
 	peek   func(fd uintptr) bool
 	peeked bool // what peek found
+	ask    ask
 }
 
 // condition is what a look at a connection shows.
@@ -45,6 +46,7 @@ func newConn(raw net.Conn, e *Endpoint, serial uint32) *Conn {
 		if rc, err := socket.SyscallConn(); err == nil {
 			c.raw = rc
 			c.peek = c.peekFD // made once: a method value allocates
+			c.ask.call = c.askFD
 		}
 	}
 	return c
