@@ -213,69 +213,6 @@ func (t *Table) guards(c *candidate, now time.Duration) *candidate {
 	return t.gather(c, g, now)
 }
 
-// surroundings are how the rest of the group does, in the window of the row and in
-// longer ones.
-func (t *Table) surroundings(c *candidate, now time.Duration) outlier.Surroundings {
-	e, g := c.e, c.e.group
-	s := outlier.Surroundings{Usual: g.usual.Rate(), Slower: t.slower(e, c.row, now)}
-	own := window(c.row.since, now)
-	s.See(t.ratios(g, own, now), e.counted(own, now), true)
-	for _, back := range outlier.Windows {
-		if from := now - back; from < own {
-			s.See(t.ratios(g, from, now), e.counted(from, now), false)
-		}
-	}
-	s.Lasts(e.counted(now-outlier.Windows[0], now), e.counted(now-outlier.Windows[1], now))
-	return s
-}
-
-// slowerFor is how long a reporter's word holds that its answers take longer than
-// usual: it gives it with each report of an endpoint that fails it.
-const slowerFor = 3 * time.Second
-
-// slower is how many times as long as usual the group takes to answer those who
-// complain of e: the median of what they say.
-func (t *Table) slower(e *endpoint, w *row, now time.Duration) float64 {
-	if at := e.group.service.slowerAt; at == never || now-at > slowerFor {
-		return 0
-	}
-	var said []float64
-	for i := range w.active {
-		if x := &w.active[i]; x.k != x.fromK {
-			said = t.hearSlower(said, x.slot, e, now)
-		}
-	}
-	return lowMedian(said)
-}
-
-// slowerOf is the same of those who find e slow.
-func (t *Table) slowerOf(entries map[int32]*paceEntry, e *endpoint, now time.Duration) float64 {
-	var said []float64
-	for slot, x := range entries {
-		if x.often.k != x.often.fromK {
-			said = t.hearSlower(said, slot, e, now)
-		}
-	}
-	return lowMedian(said)
-}
-
-func (t *Table) hearSlower(said []float64, slot int32, e *endpoint, now time.Duration) []float64 {
-	r := t.slots[slot]
-	if u := r.services[e.Key.Service]; u != nil && u.slower > 0 && now-u.slowerAt <= slowerFor && !r.domain.muted(now) {
-		said = append(said, u.slower)
-	}
-	return said
-}
-
-// lowMedian sorts in place; of an even number it is the lower of the middle two.
-func lowMedian(list []float64) float64 {
-	if len(list) == 0 {
-		return 0
-	}
-	slices.Sort(list)
-	return list[(len(list)-1)/2]
-}
-
 // gather waits a moment if many others have a score as well.
 func (t *Table) gather(c *candidate, g *group, now time.Duration) *candidate {
 	e := c.e
