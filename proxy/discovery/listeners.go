@@ -237,6 +237,9 @@ func clustersOf(cluster string, rules []router.Rule) map[string]bool {
 		for _, share := range r.Clusters {
 			names[share.Cluster] = true
 		}
+		if r.Mirror != nil {
+			names[r.Mirror.Cluster] = true
+		}
 	}
 	delete(names, "")
 	return names
@@ -297,11 +300,16 @@ func (d *Discovery) applyListeners() (failed map[string]error) {
 	if d.clustered {
 		d.becomeReadyLocked()
 	}
+	d.poke()
+	return failed
+}
+
+// poke lets awaitListeners see what it waits for now.
+func (d *Discovery) poke() {
 	select {
 	case d.poked <- struct{}{}:
 	default:
 	}
-	return failed
 }
 
 // oneByOne finds out which of the listeners cannot be opened, and applies the others.
@@ -353,9 +361,11 @@ func (d *Discovery) retryListeners() {
 	d.mu.Lock()
 	same := slices.Equal(d.plansLocked(), d.applied)
 	d.mu.Unlock()
-	if !same {
-		d.applyListeners() // what cannot be opened is in the log, and tried again
+	if same {
+		d.poke()
+		return
 	}
+	d.applyListeners() // what cannot be opened is in the log, and tried again
 }
 
 // dropWithdrawnLocked lets the clusters go that were withdrawn, and that no route leads

@@ -56,8 +56,26 @@ func forward(m *routev3.RouteAction, at string, rule *router.Rule, p *problems) 
 	if m.GetIdleTimeout() != nil && rule.IdleTimeout == 0 {
 		p.add(at+".idle_timeout", "is none: want a time, which may be a long one")
 	}
+	mirror(m.GetRequestMirrorPolicies(), at+".request_mirror_policies", rule, p)
 	for i, h := range m.GetHashPolicy() {
 		rule.Hash = append(rule.Hash, hash(h, fmt.Sprintf("%s.hash_policy[%d]", at, i), p))
+	}
+}
+
+// mirror reads where copies of requests go.
+func mirror(all []*routev3.RouteAction_RequestMirrorPolicy, at string, rule *router.Rule, p *problems) {
+	if len(all) > 1 {
+		p.add(at, "are %d: want one", len(all))
+	}
+	for _, m := range all {
+		to := router.DefaultMirror()
+		to.Cluster = m.GetCluster()
+		if f := m.GetRuntimeFraction(); f != nil {
+			to.Share = share(f.GetDefaultValue())
+		}
+		if to.Share > 0 {
+			rule.Mirror = &to
+		}
 	}
 }
 

@@ -145,7 +145,7 @@ func TestWhatIsRefusedIsNamed(t *testing.T) {
 		{"routes", `{"virtual_hosts": [{"domains": ["*"], "routes": [{"match": {"prefix": "/"}, "route": {"cluster": "a", "retry_policy": {"retry_on": "envoy-ratelimited"}}}]}]}`,
 			`virtual_hosts[0].routes[0].route.retry_policy.retry_on: has "envoy-ratelimited"`},
 		{"routes", `{"virtual_hosts": [{"domains": ["*"], "routes": [{"match": {"prefix": "/"}, "route": {"cluster": "a"}, "typed_per_filter_config": {"x": {"@type": "type.googleapis.com/google.protobuf.Struct", "value": {}}}}]}]}`,
-			"virtual_hosts[0].routes[0].typed_per_filter_config: is not supported"},
+			`virtual_hosts[0].routes[0].typed_per_filter_config["x"]: google.protobuf.Struct is not supported`},
 		{"routes", `{"request_headers_to_remove": ["X-A"], "virtual_hosts": [{"domains": ["*"], "request_headers_to_add": [{"header": {"key": "x-a", "value": "1"}}], "routes": [{"match": {"prefix": "/"}, "route": {"cluster": "a"}}]}]}`,
 			"virtual_hosts[0].request_headers_to_add[0]: changes x-a, and so does request_headers_to_remove[0]"},
 		{"routes", `{"request_headers_to_add": [{"header": {"key": "x-a", "value": "%DOWNSTREAM_REMOTE_ADDRESS%"}}]}`, "request_headers_to_add[0].header.value: "},

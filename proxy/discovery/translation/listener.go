@@ -1,6 +1,7 @@
 package translation
 
 import (
+	"cmp"
 	"fmt"
 	"net/netip"
 	"slices"
@@ -9,6 +10,7 @@ import (
 
 	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
 	listenerv3 "github.com/envoyproxy/go-control-plane/envoy/config/listener/v3"
+	faultv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/http/fault/v3"
 	routerv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/http/router/v3"
 	httpinspectorv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/listener/http_inspector/v3"
 	proxyprotocolv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/listener/proxy_protocol/v3"
@@ -31,7 +33,9 @@ type Listening struct {
 	// Routes is the name of the RouteConfiguration that brings them; "": none.
 	Routes string
 
-	idle time.Duration // of rules that have none of their own
+	// Of rules that have none of their own, and that ask a cluster.
+	idle  time.Duration
+	fault *router.Fault
 }
 
 // With is the listener with the rules of its RouteConfiguration.
@@ -39,9 +43,12 @@ func (l Listening) With(rules []router.Rule) config.Outbound {
 	out := l.Outbound
 	out.Routes = slices.Clone(rules)
 	for i := range out.Routes {
-		if r := &out.Routes[i]; r.IdleTimeout == 0 && r.Redirect == nil && r.Respond == nil {
-			r.IdleTimeout = l.idle
+		r := &out.Routes[i]
+		if r.Redirect != nil || r.Respond != nil {
+			continue
 		}
+		r.IdleTimeout = cmp.Or(r.IdleTimeout, l.idle)
+		r.Fault = cmp.Or(r.Fault, l.fault)
 	}
 	return out
 }
@@ -55,7 +62,6 @@ func Listener(m *listenerv3.Listener) (Listening, error) {
 	}
 	l := Listening{Outbound: config.DefaultOutbound()}
 	out := &l.Outbound
-	out.Paths = exchange.Paths{} // Envoy's default
 	out.Paths = exchange.Paths{} // Envoy's default
 	out.Name = m.GetName()
 	if out.Name == "" {
@@ -156,7 +162,13 @@ func (l *Listening) http(m *hcmv3.HttpConnectionManager, at string, p *problems)
 	l.Outbound.Protocol = map[hcmv3.HttpConnectionManager_CodecType]config.Protocol{
 		hcmv3.HttpConnectionManager_HTTP1: config.HTTP1, hcmv3.HttpConnectionManager_HTTP2: config.HTTP2, hcmv3.HttpConnectionManager_AUTO: config.Auto,
 	}[m.GetCodecType()]
-	filters(m.GetHttpFilters(), at+".http_filters", p)
+	l.filters(m.GetHttpFilters(), at+".http_filters", p)
+	l.Outbound.Paths = exchange.Paths{
+		Normalize: m.GetNormalizePath().GetValue(), MergeSlashes: m.GetMergeSlashes(),
+		EscapedSlashes: map[hcmv3.HttpConnectionManager_PathWithEscapedSlashesAction]exchange.Slashes{
+			hcmv3.HttpConnectionManager_REJECT_REQUEST: exchange.RejectSlashes, hcmv3.HttpConnectionManager_UNESCAPE_AND_FORWARD: exchange.UnescapeSlashes,
+		}[m.GetPathWithEscapedSlashesAction()],
+	}
 	l.upgrades(m, at+".upgrade_configs", p)
 	if m.GetStreamIdleTimeout() != nil {
 		if l.idle = duration(m.GetStreamIdleTimeout(), at+".stream_idle_timeout", p); l.idle == 0 {
@@ -204,18 +216,25 @@ func (l *Listening) upgrades(m *hcmv3.HttpConnectionManager, at string, p *probl
 }
 
 // filters wants the router at the end. What is before it must be known, or optional.
-func filters(all []*hcmv3.HttpFilter, at string, p *problems) {
+func (l *Listening) filters(all []*hcmv3.HttpFilter, at string, p *problems) {
 	for i, f := range all {
 		at, last := fmt.Sprintf("%s[%d]", at, i), i == len(all)-1
-		config := unpack(f.GetTypedConfig())
-		switch router, is := config.(*routerv3.Router); {
-		case is && last:
-			under(router, at+".router", p)
-		case is:
-			p.add(at, "is the router: want it at the end")
-		case f.GetIsOptional() && !last:
+		switch m := unpack(f.GetTypedConfig()).(type) {
+		case *routerv3.Router:
+			under(m, at+".router", p)
+			if !last {
+				p.add(at, "is the router: want it at the end")
+			}
+		case *faultv3.HTTPFault:
+			under(m, at+".http_fault", p)
+			l.fault = fault(m, at+".http_fault", p)
 		default:
-			p.add(at, "%s is not supported: want the router only, or is_optional", clip(f.GetTypedConfig().GetTypeUrl()))
+			if !f.GetIsOptional() {
+				p.add(at, "%s is not supported: want HTTPFault or Router, or is_optional", clip(f.GetTypedConfig().GetTypeUrl()))
+			}
+		}
+		if _, router := unpack(f.GetTypedConfig()).(*routerv3.Router); last && !router {
+			p.add(at, "is the last: want the router there")
 		}
 		if f.GetDisabled() || f.GetConfigDiscovery() != nil {
 			p.add(at, "is disabled, or comes by itself: want it as it is")

@@ -19,7 +19,7 @@ func Markdown() string {
 }
 
 // rows are the fields of a message: those that are honoured one by one, the harmless by
-// their reason, the others together.
+// their reason, those without an entry together.
 func rows(p *plan) string {
 	var b strings.Builder
 	var last *planned
@@ -29,8 +29,11 @@ func rows(p *plan) string {
 			return
 		}
 		text := cell(last.text)
-		if last.use == harmless {
+		switch last.use {
+		case harmless:
 			text = "accepted without effect: " + text
+		case refused:
+			text = "refused: " + text
 		}
 		if len(last.only) > 0 {
 			text += "; only " + cell(alternatives(last.only))
@@ -39,7 +42,7 @@ func rows(p *plan) string {
 		last, names = nil, nil
 	}
 	var others []string
-	for _, u := range []use{honoured, harmless} {
+	for _, u := range []use{honoured, harmless, refused} {
 		for i := range p.fields {
 			f := &p.fields[i]
 			if !f.listed || f.use != u {
@@ -54,7 +57,7 @@ func rows(p *plan) string {
 		flush()
 	}
 	for i := range p.fields {
-		if f := &p.fields[i]; !f.listed || f.use == refused {
+		if f := &p.fields[i]; !f.listed {
 			others = append(others, string(f.descriptor.Name()))
 		}
 	}

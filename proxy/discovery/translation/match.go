@@ -8,7 +8,6 @@ import (
 	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
 	routev3 "github.com/envoyproxy/go-control-plane/envoy/config/route/v3"
 	matcherv3 "github.com/envoyproxy/go-control-plane/envoy/type/matcher/v3"
-	typev3 "github.com/envoyproxy/go-control-plane/envoy/type/v3"
 
 	"github.com/overhear-mesh/overhear/proxy/router"
 )
@@ -51,15 +50,12 @@ func fraction(m *corev3.RuntimeFractionalPercent, at string, p *problems) (nothi
 	if m == nil {
 		return false
 	}
-	full := map[typev3.FractionalPercent_DenominatorType]uint32{
-		typev3.FractionalPercent_HUNDRED: 100, typev3.FractionalPercent_TEN_THOUSAND: 10_000, typev3.FractionalPercent_MILLION: 1_000_000,
-	}[m.GetDefaultValue().GetDenominator()]
-	n := m.GetDefaultValue().GetNumerator()
+	n, full := m.GetDefaultValue().GetNumerator(), wholeOf(m.GetDefaultValue())
 	if n == 0 {
 		return true
 	}
-	if n < full || full == 0 {
-		p.add(at+".default_value", "is %d of %d: want all or nothing, and weighted_clusters for shares", n, full)
+	if n < full {
+		p.add(at+".default_value", "is %d of %d: want all or nothing", n, full)
 	}
 	return false
 }

@@ -92,6 +92,7 @@ func route(m *routev3.Route, vh *routev3.VirtualHost, at string, above edits, p 
 		p.add(at, "has no action: want route, redirect or direct_response")
 		return rule, never
 	}
+	perRoute(m.GetTypedPerFilterConfig(), at, &rule, p)
 	all := above.with(m, at, p)
 	rule.RequestHeaders, rule.ResponseHeaders = all.request, all.response
 	p.wrap(at, strictyaml.Validate(&rule))

@@ -7,7 +7,7 @@ import (
 
 // tables say what becomes of every field of every message that is read here. A field
 // that is in none of them refuses the resource in which it is set.
-var tables = slices.Concat(listenerTables, routeTables, clusterTables, endpointTables, valueTables)
+var tables = slices.Concat(listenerTables, routeTables, filterTables, clusterTables, endpointTables, valueTables)
 
 // Reasons that several fields share.
 const (

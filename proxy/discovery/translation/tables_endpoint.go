@@ -41,8 +41,8 @@ var endpointTables = []message{
 	),
 	of((*corev3.Address)(nil), as("an IP and a port", "socket_address")),
 	of((*corev3.SocketAddress)(nil),
-		as("TCP", "protocol"),
 		as("an IP", "address"),
 		as("a port", "port_value"),
+		instead("want TCP", "protocol"),
 	),
 }

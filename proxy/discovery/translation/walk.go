@@ -62,7 +62,7 @@ func (w *walker) message(p *plan, m protoreflect.Message) {
 	}
 	for i := range p.fields {
 		f := &p.fields[i]
-		if m.Has(f.descriptor) && (!f.listed || f.use != harmless) {
+		if !f.leaf && (!f.listed || f.use != harmless) && m.Has(f.descriptor) {
 			w.field(f, m.Get(f.descriptor))
 		}
 	}
@@ -70,7 +70,7 @@ func (w *walker) message(p *plan, m protoreflect.Message) {
 
 // field looks at a field that is set and not harmless.
 func (w *walker) field(f *planned, v protoreflect.Value) {
-	name := string(f.descriptor.Name())
+	name := f.label
 	switch {
 	case !f.listed:
 		w.problems.add(w.at(name), "is not supported")
@@ -78,27 +78,36 @@ func (w *walker) field(f *planned, v protoreflect.Value) {
 		w.problems.add(w.at(name), "is not supported: %s", f.text)
 	case !f.honours(v):
 		w.problems.add(w.at(name), "is %v: want %s", plain(f.descriptor, v), alternatives(f.only))
-	case f.opaque || f.descriptor.Message() == nil:
+	case f.opaque || f.descriptor.Message() == nil: // but for its value
 	case f.descriptor.IsMap():
 		v.Map().Range(func(key protoreflect.MapKey, value protoreflect.Value) bool {
 			if f.descriptor.MapValue().Message() != nil {
-				w.push(step{name: name, index: -1, key: key.String()}, value.Message())
+				w.push(step{name: name, index: -1, key: key.String()}, nil, value.Message())
 			}
 			return true
 		})
 	case f.descriptor.IsList():
-		for i := range v.List().Len() {
-			w.push(step{name: name, index: i}, v.List().Get(i).Message())
+		list := v.List()
+		for i := range list.Len() {
+			w.push(step{name: name, index: i}, f.sub, list.Get(i).Message())
 		}
 	default:
-		w.push(step{name: name, index: -1}, v.Message())
+		w.push(step{name: name, index: -1}, f.sub, v.Message())
 	}
 }
 
-// push walks into a message.
-func (w *walker) push(s step, m protoreflect.Message) {
+// push walks into a message, of which p is the plan if it is known.
+func (w *walker) push(s step, p *plan, m protoreflect.Message) {
 	w.path = append(w.path, s)
-	defer func() { w.path = w.path[:len(w.path)-1] }()
+	w.enter(p, m)
+	w.path = w.path[:len(w.path)-1]
+}
+
+func (w *walker) enter(p *plan, m protoreflect.Message) {
+	if p != nil {
+		w.message(p, m)
+		return
+	}
 	if a, ok := m.Interface().(*anypb.Any); ok {
 		w.any(a)
 		return
