@@ -96,7 +96,11 @@ func printWhy(w io.Writer, why controlplane.Why) error {
 	for _, z := range e.Zones {
 		p.printf(",\nbut %s for callers in zone %s, since %s ago", headline[z.State], z.Zone, span(time.Duration(z.Since)))
 	}
-	p.printf("\n%s\n\n", meaning(why))
+	p.printf("\n%s\n", meaning(why))
+	if why.Mode == outlier.Shadow {
+		p.printf("SHADOW MODE: its service is only watched, and nothing but an operator's order is acted upon\n")
+	}
+	p.printf("\n")
 	p.table(func(line func(string, ...any)) {
 		row := func(name, format string, args ...any) { line("%s\t%s", name, fmt.Sprintf(format, args...)) }
 		printPlace(row, why)
@@ -327,7 +331,7 @@ const (
 	// many there are at most.
 	plotColumns = 48
 	plotLines   = 5
-	plotTraces  = 2
+	plotTraces  = 1
 )
 
 // printScores draws how the score went.

@@ -169,6 +169,7 @@ func (t *Table) Explain(k Key, now time.Duration) (Explanation, bool) {
 		return x, true
 	}
 	x := t.explainBase(e, r, now)
+	x.Rule = outlier.RuleNone.String() // that of its last verdict is over
 	t.explainRow(&x, &e.fast, now)
 	t.explainSuspicion(&x, e, now)
 	x.Next, x.ETA = t.next(e, r, now)
@@ -238,7 +239,7 @@ func (t *Table) whyNotYet(e *endpoint, held func(name, format string, args ...an
 		held("leave_one_out", "only %d of the %s with attempts on it saw it fail, and may be broken itself: a verdict takes %d",
 			read.domains, machineCount(t.countSpeakers(&e.fast)), p.LeaveOut+1)
 	case read.t < read.h:
-		held("leave_one_out", "without the loudest %s, which may be broken, the score is %.1f, and a verdict takes %.1f", machineCount(p.LeaveOut), nats(read.t), nats(read.h))
+		held("leave_one_out", "without the %s, which may be broken, the score is %.1f, and a verdict takes %.1f", loudest(p.LeaveOut), nats(read.t), nats(read.h))
 	case read.k < leastFailures:
 		held("evidence", "%d attempts failed, and a verdict takes %d", read.k, leastFailures)
 	case len(e.poll.waiting) > 0:

@@ -52,8 +52,12 @@ type Avoider struct {
 	Told     Span   `json:"told"` // ago: that it was so then is what is known
 }
 
-// avoiders are the live reporters that have taken e out by themselves.
+// avoiders are the live reporters that have taken e out by themselves. In shadow mode
+// they only say that they would.
 func (t *Table) avoiders(e *endpoint, now time.Duration) []Avoider {
+	if e.shadowed() {
+		return nil
+	}
 	var all []Avoider
 	for i := range e.cells {
 		c := &e.cells[i]

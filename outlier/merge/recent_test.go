@@ -72,6 +72,14 @@ func TestWhoHasTakenAnEndpointOutAloneIsNamed(t *testing.T) {
 	if n := b.Status(4 * time.Second)[0].Endpoints[1].Avoiders; n != 1 {
 		t.Errorf("status counts %d, want 1", n)
 	}
+	shadow := DefaultPolicy()
+	shadow.Outlier.Mode = outlier.Shadow
+	e := b.endpoints[k]
+	e.group.service.policy = shadow // in which it only says so
+	if got, _ := b.Explain(k, 4*time.Second); len(got.Avoiders) != 0 {
+		t.Errorf("in shadow mode it is avoided by %+v", got.Avoiders)
+	}
+	e.group.service.policy = DefaultPolicy()
 	say("r1", outlier.Ramp, 5*time.Second)
 	if got, _ := b.Explain(k, 6*time.Second); len(got.Avoiders) != 0 {
 		t.Errorf("it is back, and avoided by %+v", got.Avoiders)

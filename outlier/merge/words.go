@@ -10,6 +10,14 @@ func machines(n int) string { return "sidecars on " + machineCount(n) }
 
 func machineCount(n int) string { return plural(n, "machine") }
 
+// loudest are the fault domains that a statistic leaves out.
+func loudest(n int) string {
+	if n == 1 {
+		return "loudest machine"
+	}
+	return fmt.Sprintf("%d loudest machines", n)
+}
+
 func sidecars(n int) string { return plural(n, "sidecar") }
 
 // were says that so many other sidecars were asked something.

@@ -67,6 +67,7 @@ type Why struct {
 	Now      time.Time         `json:"now"`
 	Endpoint EndpointStatus    `json:"endpoint"`
 	Explain  merge.Explanation `json:"explain"`
+	Mode     outlier.Mode      `json:"mode"` // of the service: shadow acts upon nothing
 	// Scores are how its score went: up to the newest verdict, and in excursions since.
 	// None for an endpoint that has been well for a minute.
 	Scores []Trace `json:"scores,omitempty"`
@@ -194,6 +195,7 @@ func (l *loop) why(k merge.Key, version string) (Why, bool) {
 	explain.Override = nil // its instants are of the table's clock; the endpoint has it in the world's
 	w := Why{Now: l.wall(now), Explain: explain, Scores: l.traces.of(k, l.wall), Events: l.history.about(k, 10)}
 	for _, s := range l.status(k.Service, version).Services {
+		w.Mode = s.Mode
 		for _, e := range s.Endpoints {
 			if e.Instance == k.Instance {
 				w.Endpoint = e
