@@ -74,6 +74,12 @@ type Answer struct {
 	Pushback   bool // grpc-retry-pushback-ms
 }
 
+// Doubtful reports whether the head of an answer may be one for which the request is
+// repeated.
+func (a *Answer) Doubtful() bool {
+	return a.Status >= 400 || a.Origin != "" || a.GRPC && a.GRPCSeen && a.GRPCStatus != 0
+}
+
 // Exchange is one request with all that is decided for it. It belongs to whoever
 // carries the request, and is used again: Open begins the next one.
 type Exchange struct {
@@ -441,6 +447,9 @@ func (x *Exchange) Again(d *Deps, now time.Duration, f Failure) (*upstream.Endpo
 // failure is what an answer is to a policy, if it is none that the client should get.
 func (t *Try) failure() resilience.Failure {
 	f := resilience.Failure{Ending: outlier.EndComplete, Status: t.Answer.Status}
+	if t.Answer.GRPC && t.Answer.GRPCSeen {
+		f.GRPC = t.Answer.GRPCStatus
+	}
 	switch t.Answer.Origin {
 	case outlier.OriginRefused:
 		f.Unprocessed = true

@@ -255,7 +255,7 @@ func (c *conn) try(ctx context.Context) bool {
 		if ok && c.switches() {
 			return c.tunnel(ctx)
 		}
-		if ok && c.Answer.Status < 500 && c.Answer.Origin == "" {
+		if ok && !c.Answer.Doubtful() {
 			return c.relay()
 		}
 		next, decision := c.again(ending, ok)

@@ -388,7 +388,7 @@ func (x *relay) head(b *batch, fields []hpack.HeaderField, end bool, owed time.D
 	x.Answer = answerOf(&r, &x.Try)
 	x.Attempt.Headers(b.now)
 	x.tryAt, x.hedgeAt = wheel.Never, wheel.Never
-	if r.status >= 500 || x.Answer.Origin != "" {
+	if x.Answer.Doubtful() {
 		if x.again(b) {
 			return
 		}

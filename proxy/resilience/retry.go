@@ -20,6 +20,14 @@ const (
 	ServerError                      // every 5xx
 	PerTryTimeout                    // the attempt's own time was up
 	RetriableStatus                  // one of RetryPolicy.Statuses
+
+	// Statuses of gRPC, in the head of an answer: of one that has begun nothing can be
+	// taken back.
+	Cancelled
+	DeadlineExceeded
+	Internal
+	ResourceExhausted
+	Unavailable
 )
 
 var conditions = [...]string{
@@ -28,7 +36,16 @@ var conditions = [...]string{
 	ServerError:     "5xx",
 	PerTryTimeout:   "per-try-timeout",
 	RetriableStatus: "retriable-status-codes",
+
+	Cancelled:         "cancelled",
+	DeadlineExceeded:  "deadline-exceeded",
+	Internal:          "internal",
+	ResourceExhausted: "resource-exhausted",
+	Unavailable:       "unavailable",
 }
+
+// codes are the statuses of gRPC by condition.
+var codes = [...]int{Cancelled: 1, DeadlineExceeded: 4, Internal: 13, ResourceExhausted: 8, Unavailable: 14}
 
 // String is the condition's name in configuration files, where it is Envoy's if
 // Envoy has one.
@@ -53,8 +70,10 @@ type RetryPolicy struct {
 	// MaxAttempts bounds the attempts of one request, the first included;
 	// default 4. 1 forbids retries.
 	MaxAttempts int `yaml:"max_attempts"`
-	// On lists what is repeated beside failures after which nothing was
-	// processed; default reset. The method must be safe as well.
+	// On lists what is repeated beside failures after which nothing was processed: reset,
+	// gateway-error (502, 503, 504), 5xx, per-try-timeout, retriable-status-codes, and of
+	// gRPC cancelled, deadline-exceeded, internal, resource-exhausted and unavailable;
+	// default [reset]. The method must be safe as well, or AnyMethod be set.
 	On []Condition `yaml:"on"`
 	// Statuses are those of retriable-status-codes.
 	Statuses []int `yaml:"statuses"`
@@ -115,6 +134,7 @@ func (p RetryPolicy) Validate() error {
 type Failure struct {
 	Ending outlier.Ending
 	Status int // of the response; 0 if there was none
+	GRPC   int // the status of gRPC in the head of the response; 0 if there was none, or OK
 	// Unprocessed is that the peer promised so (an inbound sidecar whose
 	// application refused the connection) or that no byte of the request was
 	// written. What the ending alone proves need not be said again.
@@ -215,6 +235,10 @@ func (p *RetryPolicy) listed(f Failure) bool {
 			}
 		case RetriableStatus:
 			if slices.Contains(p.Statuses, f.Status) {
+				return true
+			}
+		default:
+			if f.GRPC != 0 && f.GRPC == codes[c] {
 				return true
 			}
 		}

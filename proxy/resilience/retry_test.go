@@ -88,6 +88,9 @@ func TestWhichFailuresAreRepeated(t *testing.T) {
 		{"429, listed", with(func(p *resilience.RetryPolicy) {
 			p.On, p.Statuses = []resilience.Condition{resilience.RetriableStatus}, []int{429}
 		}), answered(get, 429), resilience.AskBudget},
+		{"gRPC, UNAVAILABLE", on(resilience.Unavailable), resilience.Failure{Status: 200, GRPC: 14, Replayable: true, Safe: true, Attempts: 1}, resilience.AskBudget},
+		{"gRPC, INTERNAL", on(resilience.Unavailable), resilience.Failure{Status: 200, GRPC: 13, Replayable: true, Safe: true, Attempts: 1}, resilience.GiveUp},
+		{"gRPC, OK", on(resilience.Unavailable, resilience.Cancelled), answered(get, 200), resilience.GiveUp},
 		{"per-try timeout", byDefault, ended(get, outlier.EndPerTryTimeout), resilience.GiveUp},
 		{"per-try timeout, listed", on(resilience.PerTryTimeout), ended(get, outlier.EndPerTryTimeout), resilience.AskBudget},
 		{"route timeout", on(resilience.PerTryTimeout, resilience.ServerError), ended(get, outlier.EndRouteTimeout), resilience.GiveUp},

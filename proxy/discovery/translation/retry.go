@@ -21,6 +21,11 @@ var retryOn = map[string][]resilience.Condition{
 	"connect-failure":        nil, // repeated in any case: nothing was sent
 	"refused-stream":         nil,
 	"reset-before-request":   nil,
+	"cancelled":              {resilience.Cancelled},
+	"deadline-exceeded":      {resilience.DeadlineExceeded},
+	"internal":               {resilience.Internal},
+	"resource-exhausted":     {resilience.ResourceExhausted},
+	"unavailable":            {resilience.Unavailable},
 }
 
 // retry reads which failures are repeated.
@@ -36,7 +41,7 @@ func retry(m *routev3.RetryPolicy, at string, rule *router.Rule, p *problems) {
 		word = strings.TrimSpace(word)
 		conditions, known := retryOn[word]
 		if !known && word != "" {
-			p.add(at+".retry_on", "has %q: want 5xx, gateway-error, reset, reset-before-request, connect-failure, refused-stream or retriable-status-codes", clip(word))
+			p.add(at+".retry_on", "has %q: want 5xx, gateway-error, reset, reset-before-request, connect-failure, refused-stream, retriable-status-codes or a status of gRPC", clip(word))
 		}
 		for _, c := range conditions {
 			if !slices.Contains(policy.On, c) {
