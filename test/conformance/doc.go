@@ -7,8 +7,10 @@
 //     cloud, through an outbound and an inbound sidecar;
 //   - WebSocket, by a client and an application of this package: frames of all sizes,
 //     fragments, pings, closing from either side, through two sidecars;
-//   - a soak of requests with checksums, in all combinations of versions, while
-//     endpoints break connections off.
+//   - a soak of requests with checksums, of HTTP, gRPC, WebSocket and TCP in all
+//     combinations of versions, while endpoints crash, hang, drain and return: none may
+//     be lost, mixed up, or carried out twice against the rules, and in the end neither
+//     goroutines nor memory may be left. `-soak N` makes it as long as one likes.
 //
 // One command runs it:
 //

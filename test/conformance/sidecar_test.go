@@ -57,32 +57,40 @@ func built(t *testing.T, name string, build func(dir string) *exec.Cmd) string {
 // sidecar runs one of this configuration until the test ends.
 func sidecar(t *testing.T, file string) *proxy.Sidecar {
 	t.Helper()
+	s, stop := startSidecar(t, file)
+	t.Cleanup(stop)
+	return s
+}
+
+// startSidecar runs one until stop.
+func startSidecar(t *testing.T, file string) (s *proxy.Sidecar, stop func()) {
+	t.Helper()
 	cfg, err := config.Decode("sidecar.yaml", []byte("admin: {address: \"off\"}\n"+file), func(string) (string, bool) { return "", false })
 	if err != nil {
 		t.Fatal(err)
 	}
-	s, err := proxy.New(cfg, proxy.Options{})
+	s, err = proxy.New(cfg, proxy.Options{})
 	if err != nil {
 		t.Fatal(err)
 	}
-	ctx, stop := context.WithCancel(context.Background())
+	ctx, cancel := context.WithCancel(context.Background())
 	ended := make(chan error, 1)
 	go func() { ended <- s.Run(ctx) }()
-	t.Cleanup(func() {
-		stop()
-		if err := <-ended; err != nil {
-			t.Errorf("sidecar: %v", err)
-		}
-	})
 	for s.Ready() != "" {
 		select {
 		case err := <-ended:
 			ended <- err
+			cancel()
 			t.Fatalf("sidecar ended: %v", err)
 		case <-time.After(5 * time.Millisecond):
 		}
 	}
-	return s
+	return s, func() {
+		cancel()
+		if err := <-ended; err != nil {
+			t.Errorf("sidecar: %v", err)
+		}
+	}
 }
 
 // port is that of a sidecar's listener.
@@ -118,4 +126,11 @@ func backend(t *testing.T, protocols *http.Protocols) string {
 	t.Cleanup(func() { _ = srv.Close() })
 	go func() { _ = srv.Serve(ln) }()
 	return ln.Addr().String()
+}
+
+// only2 is HTTP/2 without being asked.
+func only2() *http.Protocols {
+	p := new(http.Protocols)
+	p.SetUnencryptedHTTP2(true)
+	return p
 }

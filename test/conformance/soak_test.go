@@ -1,251 +1,232 @@
 package conformance
 
 import (
-	"bytes"
 	"context"
-	"crypto/sha256"
 	"errors"
+	"flag"
 	"fmt"
-	"io"
 	"math/rand/v2"
-	"net"
-	"net/http"
 	"runtime"
-	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
 )
 
-// soakFor is how long each combination of versions is kept busy.
-const soakFor = 1500 * time.Millisecond
+var (
+	soakCount = flag.Int64("soak", 0, "requests of TestSoak; 0: as many as there are in -soak-for")
+	soakFor   = flag.Duration("soak-for", 5*time.Second, "how long TestSoak lasts without -soak")
+)
 
-// TestSoak keeps clients of both versions busy with endpoints of both, while these break
-// connections off. Each request says what it is and what its answer must be: an answer
-// is its own, whole, or an error; what was carried out twice is something that may be.
+const (
+	// soakWorkers are for each combination of protocols.
+	soakWorkers = 3
+	// soakLost is when a request counts as lost. The sidecar gives up much sooner.
+	soakLost = time.Minute
+	// soakLate is for how long a request that has ended may still be carried out.
+	soakLate = 10 * time.Second
+)
+
+// TestSoak carries requests of all protocols, in all combinations, while endpoints
+// crash, hang, drain and return. Each request says what it is and what its answer must
+// be: an answer is its own, and whole, or an error. None is without either, and none
+// that must not be repeated is carried out twice.
+//
+//	go test ./test/conformance -run TestSoak -v -soak 10000000 -timeout 0
 func TestSoak(t *testing.T) {
-	var seen sync.Map // of requests that must not be repeated: id → times carried out
-	handler := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		body, err := io.ReadAll(r.Body)
-		if err != nil {
-			return
+	before := settled()
+	s := newSoak(t)
+	ctx, stop := context.WithCancel(t.Context())
+	if *soakCount == 0 {
+		time.AfterFunc(*soakFor, stop)
+	}
+	var trouble, clients sync.WaitGroup
+	troubled, calm := context.WithCancel(t.Context())
+	for _, group := range s.groups {
+		trouble.Go(func() { group.suffer(troubled) })
+	}
+	for _, k := range s.kinds {
+		for range soakWorkers {
+			clients.Go(func() { s.work(ctx, k) })
 		}
-		if fmt.Sprintf("%x", sha256.Sum256(body)) != r.Header.Get("Sum") {
-			w.WriteHeader(http.StatusTeapot)
-			return
+	}
+	clients.Go(func() { s.watch(ctx) })
+	clients.Wait()
+	stop()
+	calm()
+	trouble.Wait()
+	s.close()
+
+	for _, k := range s.kinds {
+		t.Logf("%-28s %8d answered %8d failed", k.name, k.good.Load(), k.failed.Load())
+		if k.good.Load() == 0 {
+			t.Errorf("%s: nothing was answered", k.name)
 		}
-		n, _ := seen.LoadOrStore(r.Header.Get("Id"), new(atomic.Int64))
+	}
+	after := settled()
+	t.Logf("%d requests, %d carried out twice; %d goroutines and %d KiB before, %d and %d after",
+		s.total.Load(), s.twice.Load(), before.goroutines, before.heap>>10, after.goroutines, after.heap>>10)
+	if after.goroutines > before.goroutines+10 {
+		t.Errorf("%d goroutines are left, and there were %d", after.goroutines, before.goroutines)
+	}
+	if after.heap > before.heap+32<<20 {
+		t.Errorf("%d bytes are left on the heap, and there were %d", after.heap, before.heap)
+	}
+}
+
+// size is what a process holds.
+type size struct {
+	goroutines int
+	heap       uint64
+}
+
+// settled waits for what is on its way out.
+func settled() size {
+	var s size
+	for range 40 {
+		last := s.goroutines
+		runtime.GC()
+		var m runtime.MemStats
+		runtime.ReadMemStats(&m)
+		if s = (size{runtime.NumGoroutine(), m.HeapAlloc}); s.goroutines == last {
+			return s
+		}
+		time.Sleep(100 * time.Millisecond)
+	}
+	return s
+}
+
+// kind is one combination of protocols.
+type kind struct {
+	name string
+	// ask makes a request with a body and compares the answer with it. An error that
+	// is an errFailed is one that may be; any other is a fault.
+	ask func(ctx context.Context, id string, body []byte) error
+	// once: the sidecar must not repeat it.
+	once bool
+
+	good, failed atomic.Int64
+}
+
+// soak is a run of them all.
+type soak struct {
+	t      *testing.T
+	kinds  []*kind
+	groups []*group
+	close  func()
+
+	total, twice atomic.Int64
+	times        sync.Map // id of a request that must not be repeated → *atomic.Int64, how often it was carried out
+}
+
+// carriedOut is called by endpoints.
+func (s *soak) carriedOut(id string) {
+	if n, ok := s.times.Load(id); ok {
 		n.(*atomic.Int64).Add(1)
-		w.Header().Set("Id", r.Header.Get("Id"))
-		_, _ = w.Write(body)
-	})
-	modern, older := newFlaky(t), newFlaky(t)
-	modern.serve = func(c net.Conn) { serveOne(c, &http.Server{Handler: handler, Protocols: only2()}) }
-	older.serve = func(c net.Conn) { serveOne(c, &http.Server{Handler: handler}) }
-	before := runtime.NumGoroutine()
-	s := sidecar(t, fmt.Sprintf(`
-outbound:
-  - {name: new-new, address: "127.0.0.1:0", protocol: http2, cluster: modern}
-  - {name: new-old, address: "127.0.0.1:0", protocol: http2, cluster: older}
-  - {name: old-new, address: "127.0.0.1:0", protocol: http1, cluster: modern}
-  - {name: old-old, address: "127.0.0.1:0", protocol: http1, cluster: older}
-clusters:
-  - {name: modern, protocol: http2, outlier: {mode: shadow}, endpoints: [{address: %q}, {address: %q}]}
-  - {name: older, outlier: {mode: shadow}, endpoints: [{address: %q}, {address: %q}]}
-`, modern.listen(), modern.listen(), older.listen(), older.listen()))
-	for _, name := range []string{"new-new", "new-old", "old-new", "old-old"} {
-		t.Run(name, func(t *testing.T) {
-			ctx, cancel := context.WithTimeout(t.Context(), soakFor)
-			defer cancel()
-			var wg sync.WaitGroup
-			wg.Go(func() {
-				for ctx.Err() == nil {
-					time.Sleep(100 * time.Millisecond)
-					modern.breakOne()
-					older.breakOne()
-				}
-			})
-			var good, failed atomic.Int64
-			for range 4 {
-				transport := &http.Transport{MaxIdleConnsPerHost: 16}
-				if strings.HasPrefix(name, "new") {
-					transport.Protocols = only2()
-				}
-				client := &http.Client{Transport: transport}
-				for range 8 {
-					wg.Go(func() {
-						for ctx.Err() == nil {
-							switch err := ask(client, "127.0.0.1:"+port(t, s, name)); {
-							case err == nil:
-								good.Add(1)
-							case !errors.Is(err, errFailed):
-								t.Error(err)
-								return
-							default:
-								failed.Add(1)
-							}
-						}
-					})
-				}
-			}
-			wg.Wait()
-			t.Logf("%d answered, %d failed", good.Load(), failed.Load())
-			if good.Load() <= failed.Load() {
-				t.Errorf("%d answered and %d failed: want more good than bad", good.Load(), failed.Load())
-			}
-		})
 	}
-	seen.Range(func(id, n any) bool {
-		if n := n.(*atomic.Int64).Load(); n > 1 && strings.HasPrefix(id.(string), "POST") {
-			t.Errorf("%s was carried out %d times", id, n)
+}
+
+// work makes one request after the other.
+func (s *soak) work(ctx context.Context, k *kind) {
+	var ended []done
+	for n := int64(0); ctx.Err() == nil; n++ {
+		if *soakCount > 0 && s.total.Load() >= *soakCount {
+			break
 		}
-		return true
-	})
-	modern.stop()
-	older.stop()
-	s.Drain()
-	for range 200 {
-		if runtime.NumGoroutine() <= before+10 {
+		s.total.Add(1)
+		id := fmt.Sprintf("%016x", rand.Uint64())
+		if k.once {
+			s.times.Store(id, new(atomic.Int64))
+		}
+		start := time.Now()
+		limit, cancel := context.WithTimeout(s.t.Context(), soakLost)
+		err := k.ask(limit, id, someBytes())
+		cancel()
+		switch {
+		case time.Since(start) >= soakLost:
+			s.t.Errorf("%s: a request got no answer in %v", k.name, soakLost)
+			return
+		case err == nil:
+			k.good.Add(1)
+		case errors.Is(err, errFailed):
+			k.failed.Add(1)
+		default:
+			s.t.Errorf("%s: %v", k.name, err)
 			return
 		}
-		time.Sleep(25 * time.Millisecond)
-	}
-	t.Errorf("%d goroutines are left of a sidecar that began with %d", runtime.NumGoroutine(), before)
-}
-
-var errFailed = errors.New("no answer")
-
-// ask makes one request; an error other than errFailed says that something is wrong.
-func ask(client *http.Client, address string) error {
-	body := make([]byte, rand.IntN(3)*rand.IntN(40_000))
-	for i := range body {
-		body[i] = byte(rand.Uint32())
-	}
-	method := []string{"GET", "POST", "PUT"}[rand.IntN(3)]
-	if method == "GET" {
-		body = nil
-	}
-	id := fmt.Sprintf("%s-%d", method, rand.Uint64())
-	q, err := http.NewRequest(method, "http://"+address+"/"+id, bytes.NewReader(body))
-	if err != nil {
-		return err
-	}
-	q.GetBody = nil // the client does not repeat
-	q.Header.Set("Id", id)
-	q.Header.Set("Sum", fmt.Sprintf("%x", sha256.Sum256(body)))
-	res, err := client.Do(q)
-	if err != nil {
-		return errFailed
-	}
-	defer res.Body.Close()
-	got, err := io.ReadAll(res.Body)
-	switch {
-	case res.StatusCode == http.StatusServiceUnavailable || res.StatusCode == http.StatusBadGateway, err != nil:
-		return errFailed
-	case res.StatusCode != http.StatusOK:
-		return fmt.Errorf("%s: got %d", id, res.StatusCode)
-	case res.Header.Get("Id") != id:
-		return fmt.Errorf("%s: got the answer to %s", id, res.Header.Get("Id"))
-	case !bytes.Equal(got, body):
-		return fmt.Errorf("%s: got %d bytes that are not the %d sent", id, len(got), len(body))
-	}
-	return nil
-}
-
-// flaky is a set of servers whose connections are broken off now and then.
-type flaky struct {
-	t     *testing.T
-	serve func(net.Conn)
-
-	mu    sync.Mutex
-	conns map[net.Conn]bool
-	lns   []net.Listener
-}
-
-func newFlaky(t *testing.T) *flaky { return &flaky{t: t, conns: map[net.Conn]bool{}} }
-
-func (f *flaky) listen() string {
-	f.t.Helper()
-	ln, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		f.t.Fatal(err)
-	}
-	f.lns = append(f.lns, ln)
-	go func() {
-		for {
-			c, err := ln.Accept()
-			if err != nil {
-				return
-			}
-			f.mu.Lock()
-			f.conns[c] = true
-			f.mu.Unlock()
-			go func() {
-				f.serve(c)
-				c.Close()
-				f.mu.Lock()
-				defer f.mu.Unlock()
-				delete(f.conns, c)
-			}()
+		if k.once {
+			ended = s.judge(k, append(ended, done{id, time.Now()}), soakLate)
 		}
-	}()
-	return ln.Addr().String()
+	}
+	s.judge(k, ended, 0)
 }
 
-// breakOne resets a connection.
-func (f *flaky) breakOne() {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	for c := range f.conns {
-		_ = c.(*net.TCPConn).SetLinger(0)
-		c.Close()
+// done is a request that has ended, and may be under way still.
+type done struct {
+	id string
+	at time.Time
+}
+
+// judge looks at those that ended so long ago, and returns the others.
+func (s *soak) judge(k *kind, ended []done, late time.Duration) []done {
+	for len(ended) > 0 && time.Since(ended[0].at) >= late {
+		if n, ok := s.times.LoadAndDelete(ended[0].id); ok && n.(*atomic.Int64).Load() > 1 {
+			s.twice.Add(1)
+			s.t.Errorf("%s: a request was carried out %d times", k.name, n.(*atomic.Int64).Load())
+		}
+		ended = ended[1:]
+	}
+	return ended
+}
+
+// watch sees to it that the heap does not grow with the number of requests.
+func (s *soak) watch(ctx context.Context) {
+	if *soakCount == 0 {
 		return
 	}
-}
-
-func (f *flaky) stop() {
-	for _, ln := range f.lns {
-		ln.Close()
-	}
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	for c := range f.conns {
-		c.Close()
-	}
-}
-
-// only2 is HTTP/2 without being asked.
-func only2() *http.Protocols {
-	p := new(http.Protocols)
-	p.SetUnencryptedHTTP2(true)
-	return p
-}
-
-// serveOne serves one connection to its end.
-func serveOne(c net.Conn, srv *http.Server) {
-	l := &once{conn: c, ended: make(chan struct{})}
-	srv.ConnState = func(_ net.Conn, s http.ConnState) {
-		if s == http.StateClosed {
-			close(l.ended)
+	tick := time.NewTicker(time.Second)
+	defer tick.Stop()
+	var quarter size
+	for reported := int64(0); ctx.Err() == nil; {
+		<-tick.C
+		n := s.total.Load()
+		if n >= *soakCount {
+			return
+		}
+		if quarter.heap == 0 && n >= *soakCount/4 {
+			quarter = held()
+		}
+		if n < reported+*soakCount/20 {
+			continue
+		}
+		reported = n
+		now := held()
+		s.t.Logf("%d requests: %d goroutines, %d MiB", n, now.goroutines, now.heap>>20)
+		if quarter.heap > 0 && now.heap > 2*quarter.heap+32<<20 {
+			s.t.Errorf("the heap has grown from %d to %d bytes", quarter.heap, now.heap)
 		}
 	}
-	_ = srv.Serve(l)
 }
 
-// once is a listener of one connection.
-type once struct {
-	conn  net.Conn
-	ended chan struct{}
+func held() size {
+	runtime.GC()
+	var m runtime.MemStats
+	runtime.ReadMemStats(&m)
+	return size{runtime.NumGoroutine(), m.HeapAlloc}
 }
 
-func (l *once) Accept() (net.Conn, error) {
-	if c := l.conn; c != nil {
-		l.conn = nil
-		return c, nil
+// someBytes is a body: mostly short, sometimes larger than any buffer.
+func someBytes() []byte {
+	n := rand.IntN(2000)
+	if rand.IntN(8) == 0 {
+		n = rand.IntN(100_000)
 	}
-	<-l.ended
-	return nil, io.EOF
+	body := make([]byte, n)
+	for i := 0; i+8 <= n; i += 8 {
+		x := rand.Uint64()
+		for j := range 8 {
+			body[i+j] = byte(x >> (8 * j))
+		}
+	}
+	return body
 }
-func (l *once) Close() error   { return nil }
-func (l *once) Addr() net.Addr { return &net.TCPAddr{} }
