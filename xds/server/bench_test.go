@@ -83,3 +83,32 @@ func BenchmarkFlip(b *testing.B) {
 		})
 	}
 }
+
+// A state-of-the-world client repeats all names with each ACK: what that costs here,
+// in the lock that all streams share.
+func BenchmarkAck(b *testing.B) {
+	for _, n := range []int{10, 1000} {
+		b.Run(fmt.Sprintf("names=%d", n), func(b *testing.B) {
+			s := New(DefaultConfig(), slog.New(slog.DiscardHandler))
+			f := front{s}
+			s.Ready()
+			if err := f.OnStreamOpen(b.Context(), 1, ""); err != nil {
+				b.Fatal(err)
+			}
+			r := &discoveryv3.DiscoveryRequest{Node: &corev3.Node{Id: "n", UserAgentName: "envoy"}, TypeUrl: resource.TypeEndpoints}
+			for i := range n {
+				r.ResourceNames = append(r.ResourceNames, fmt.Sprint("service-", i))
+			}
+			want, ch := gcp.NewSotwSubscription(r.GetResourceNames(), false), make(chan cache.Response, 1)
+			b.ReportAllocs()
+			for b.Loop() {
+				if err := f.OnStreamRequest(1, r); err != nil {
+					b.Fatal(err)
+				}
+				if _, err := f.CreateWatch(r, want, ch); err != nil {
+					b.Fatal(err)
+				}
+			}
+		})
+	}
+}

@@ -2,6 +2,7 @@ package server
 
 import (
 	"context"
+	"hash/maphash"
 	"iter"
 	"maps"
 	"slices"
@@ -214,34 +215,58 @@ type watch struct {
 // CreateWatch is cache.ConfigWatcher for state of the world: it takes over what
 // the client subscribes to, and sends what there is to say or waits for it.
 func (f front) CreateWatch(r *cache.Request, want cache.Subscription, ch chan cache.Response) (func(), error) {
+	asked := digest(r.GetResourceNames())
 	f.s.mu.Lock()
 	defer f.s.mu.Unlock()
 	sub, first, err := f.s.subscription(r.GetNode(), r.GetTypeUrl())
 	if sub == nil {
 		return nil, err
 	}
-	if err := f.s.check(maps.Keys(want.SubscribedResources()), len(want.SubscribedResources())); err != nil {
-		return nil, err
-	}
 	sub.lost()
-	sub.setWildcard(want.IsWildcard())
-	for name := range want.SubscribedResources() {
-		if t := sub.table.topic(name); !sub.entries[t].named {
-			sub.name(name)
-			sub.mark(t, false)
+	if first || asked != sub.asked {
+		if err := f.s.check(maps.Keys(want.SubscribedResources()), len(want.SubscribedResources())); err != nil {
+			return nil, err
 		}
-	}
-	if sub.named > len(want.SubscribedResources()) {
-		for t, e := range sub.entries {
-			if _, ok := want.SubscribedResources()[t.name]; e.named && !ok {
-				sub.unname(t)
-			}
-		}
+		sub.subscribe(want)
+		sub.asked = asked
 	}
 	if first {
 		sub.resume(r.GetVersionInfo())
 	}
 	return f.s.arm(sub, &watch{request: r, respond: ch}), nil
+}
+
+// digests are told apart by a seed that no client knows.
+var digests = maphash.MakeSeed()
+
+// digest stands for a list of names: a client repeats all of them with each ACK, and
+// nearly always they are those of before.
+func digest(names []string) uint64 {
+	var h maphash.Hash
+	h.SetSeed(digests)
+	for _, name := range names {
+		maphash.WriteComparable(&h, name)
+	}
+	return h.Sum64()
+}
+
+// subscribe takes over what a client of state of the world wants: all of it.
+func (s *subscription) subscribe(want cache.Subscription) {
+	names := want.SubscribedResources()
+	s.setWildcard(want.IsWildcard())
+	for name := range names {
+		if t := s.table.topic(name); !s.entries[t].named {
+			s.name(name)
+			s.mark(t, false)
+		}
+	}
+	if s.named > len(names) {
+		for t, e := range s.entries {
+			if _, ok := names[t.name]; e.named && !ok {
+				s.unname(t)
+			}
+		}
+	}
 }
 
 // CreateDeltaWatch is cache.ConfigWatcher for delta.

@@ -355,9 +355,12 @@ func (s *Server) answered(sub *subscription, nonce, refusal string) (refused *ba
 			refused = b
 		}
 	}
-	// On other streams the endpoints could have overtaken the clusters until now.
-	for st := range s.byNode[sub.stream.node] {
-		s.repeat(st, b)
+	// On a stream of their own the endpoints could have overtaken the clusters until
+	// now. An aggregated stream has both, and a node id need not be its client's alone.
+	if len(b.announced) > 0 && sub.stream.url != "" {
+		for st := range s.byNode[sub.stream.node] {
+			s.repeat(st, b)
+		}
 	}
 	return refused
 }
@@ -407,30 +410,13 @@ type ClientStatus struct {
 // Clients lists the streams that have said who they are, by node id and age.
 func (s *Server) Clients() []ClientStatus {
 	s.mu.Lock()
-	defer s.mu.Unlock()
-	all := make([]ClientStatus, 0, len(s.byID))
-	for _, st := range s.byID {
-		c := ClientStatus{
-			Node: st.node, Kind: st.view.Kind.String(), Zone: st.view.Zone,
-			Peer: st.peer, Delta: st.delta, Since: st.since,
+	streams := slices.Collect(maps.Values(s.byID))
+	s.mu.Unlock()
+	all := make([]ClientStatus, 0, len(streams))
+	for _, st := range streams {
+		if c, ok := s.client(st); ok {
+			all = append(all, c)
 		}
-		for _, sub := range st.subs {
-			if sub == nil {
-				continue
-			}
-			t := TypeStatus{
-				TypeURL: typeURLs[sub.typ], Wildcard: sub.wildcard, Names: sub.named,
-				Version: sub.version, Acked: sub.acked, Waiting: len(sub.dirty),
-				NACKs: sub.nacks, LastNACK: sub.lastNACK, NACKedAt: sub.nackedAt,
-			}
-			for _, e := range sub.entries {
-				if e.sent != nil {
-					t.Resources++
-				}
-			}
-			c.Types = append(c.Types, t)
-		}
-		all = append(all, c)
 	}
 	slices.SortFunc(all, func(a, b ClientStatus) int {
 		if c := strings.Compare(a.Node, b.Node); c != 0 {
@@ -439,6 +425,37 @@ func (s *Server) Clients() []ClientStatus {
 		return a.Since.Compare(b.Since)
 	})
 	return all
+}
+
+// client describes one stream; false when it has ended. The lock is held for one
+// stream at a time, so that no push waits for the whole list.
+func (s *Server) client(st *stream) (ClientStatus, bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.byID[st.id] != st {
+		return ClientStatus{}, false
+	}
+	c := ClientStatus{
+		Node: st.node, Kind: st.view.Kind.String(), Zone: st.view.Zone,
+		Peer: st.peer, Delta: st.delta, Since: st.since,
+	}
+	for _, sub := range st.subs {
+		if sub == nil {
+			continue
+		}
+		t := TypeStatus{
+			TypeURL: typeURLs[sub.typ], Wildcard: sub.wildcard, Names: sub.named,
+			Version: sub.version, Acked: sub.acked, Waiting: len(sub.dirty),
+			NACKs: sub.nacks, LastNACK: sub.lastNACK, NACKedAt: sub.nackedAt,
+		}
+		for _, e := range sub.entries {
+			if e.sent != nil {
+				t.Resources++
+			}
+		}
+		c.Types = append(c.Types, t)
+	}
+	return c, true
 }
 
 // Stats counts what the server did since its start.

@@ -456,6 +456,33 @@ func TestEndpointsAreSaidAgainOnAStreamOfTheirOwn(t *testing.T) {
 	})
 }
 
+// Fleets in which all proxies have one node id are not rare. What one of a thousand
+// acknowledges must not be a push to the others.
+func TestNamesakesAreNotToldWhatOneOfThemAcknowledges(t *testing.T) {
+	both(t, func(t *testing.T, h *harness, delta bool) {
+		h.apply(cluster("a", 1), assignment("a", 1))
+		h.Ready()
+		one, other := h.open(node("n", envoyView), delta), h.open(node("n", envoyView), delta)
+		for _, c := range []*stream{one, other} {
+			c.subscribe(cds)
+			c.want("clusters[a]")
+			c.subscribe(eds, "a")
+			c.want("endpoints[a]")
+		}
+		h.apply(assignment("a", 2))
+		late := other.next()
+		one.want("endpoints[a]")
+		h.apply(cluster("a", 2))
+		changed := other.next()
+		one.want("clusters[a]")
+		one.want("endpoints[a]")
+		other.ack(changed)
+		one.quiet("it heard the endpoints behind its own clusters")
+		other.ack(late)
+		other.want("endpoints[a]")
+	})
+}
+
 func TestAGRPCClientIsSentNoEndpointsThatDidNotChange(t *testing.T) {
 	bubble(t, func(t *testing.T, h *harness) {
 		h.apply(in(grpcView, cluster("a", 1)), in(grpcView, assignment("a", 1)))

@@ -42,6 +42,7 @@ type subscription struct {
 	typ    typeIndex
 	table  *table
 
+	asked    uint64 // digest of the names of the last request, in state of the world
 	wildcard bool
 	named    int // entries subscribed by name
 	entries  map[*topic]entry
