@@ -59,7 +59,8 @@ func merged(have router.Edit, places map[string]string, add []*corev3.HeaderValu
 		if !ok || !take(name, place) {
 			continue
 		}
-		if o.GetAppendAction() == corev3.HeaderValueOption_OVERWRITE_IF_EXISTS_OR_ADD || o.GetAppend() != nil && !o.GetAppend().GetValue() {
+		appends := o.GetAppend() //nolint:staticcheck // deprecated, and still what many control planes send
+		if o.GetAppendAction() == corev3.HeaderValueOption_OVERWRITE_IF_EXISTS_OR_ADD || appends != nil && !appends.GetValue() {
 			out.Set[name] = value
 		} else {
 			out.Add[name] = value

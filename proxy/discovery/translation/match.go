@@ -81,20 +81,10 @@ func header(m *routev3.HeaderMatcher, at string, rule *router.Rule, p *problems)
 	switch by := m.GetHeaderMatchSpecifier().(type) {
 	case *routev3.HeaderMatcher_StringMatch:
 		stringMatch(by.StringMatch, at+".string_match", &text, p)
-	case *routev3.HeaderMatcher_ExactMatch:
-		exact(by.ExactMatch, &text)
-	case *routev3.HeaderMatcher_PrefixMatch:
-		text.Prefix = by.PrefixMatch
-	case *routev3.HeaderMatcher_SuffixMatch:
-		text.Suffix = by.SuffixMatch
-	case *routev3.HeaderMatcher_ContainsMatch:
-		text.Contains = by.ContainsMatch
-	case *routev3.HeaderMatcher_SafeRegexMatch:
-		text.Regex = by.SafeRegexMatch.GetRegex()
 	case *routev3.HeaderMatcher_PresentMatch:
 		text.Present, text.Not = true, !by.PresentMatch
 	default:
-		text.Present = true
+		olderMatch(m, &text)
 	}
 	switch {
 	case m.GetName() == ":method":
@@ -111,6 +101,27 @@ func header(m *routev3.HeaderMatcher, at string, rule *router.Rule, p *problems)
 		text.Not = true
 	}
 	rule.Headers = append(rule.Headers, text)
+}
+
+// olderMatch reads the forms that string_match has taken the place of. Without any the
+// field must be there.
+//
+//nolint:staticcheck // deprecated, and still what many control planes send
+func olderMatch(m *routev3.HeaderMatcher, text *router.Text) {
+	switch by := m.GetHeaderMatchSpecifier().(type) {
+	case *routev3.HeaderMatcher_ExactMatch:
+		exact(by.ExactMatch, text)
+	case *routev3.HeaderMatcher_PrefixMatch:
+		text.Prefix = by.PrefixMatch
+	case *routev3.HeaderMatcher_SuffixMatch:
+		text.Suffix = by.SuffixMatch
+	case *routev3.HeaderMatcher_ContainsMatch:
+		text.Contains = by.ContainsMatch
+	case *routev3.HeaderMatcher_SafeRegexMatch:
+		text.Regex = by.SafeRegexMatch.GetRegex()
+	default:
+		text.Present = true
+	}
 }
 
 // alternation is a regular expression that is nothing but a list of words.
