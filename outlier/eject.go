@@ -296,7 +296,7 @@ func (d *Detector) eject(m *member, rule Rule, explain Explanation, now time.Dur
 	m.forget(now)
 	m.doubted = true
 	explain.Ejections, explain.Hold = l.ejections, l.hold
-	explain.Next, explain.NextAt = "probe after the hold-off", l.until
+	explain.Next, explain.NextAt = "it is probed", l.until
 	c.Explain = explain
 	r.Changes = append(r.Changes, c)
 	d.active = true

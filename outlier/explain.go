@@ -120,23 +120,23 @@ func (d *Detector) checks(m *member, rule Rule, refusal string, e *Explanation) 
 				return all
 			}
 		}
-		if high, others := d.scored(m); !ask(refusedGather, "%d of %d others have a score as well", high, others) {
+		if high, others := d.scored(m); !ask(refusedGather, "%d of its %d neighbours look bad as well", high, others) {
 			return all
 		}
 	}
 	left := e.Members - e.Out - 1
-	if !ask(refusedLast, "%d of %d would be left", max(left, 0), e.Members) {
+	if !ask(refusedLast, "%d of %d endpoints would be left", max(left, 0), e.Members) {
 		return all
 	}
-	if e.Members == 2 && !ask(refusedSmall, "the only other endpoint must be better and have answered within %v", partnerLife) {
+	if e.Members == 2 && !ask(refusedSmall, "the only other endpoint must do better, and have answered within %v", partnerLife) {
 		return all
 	}
-	detail := fmt.Sprintf("%d of %d are out, %d may be", e.Out, e.Members, e.Cap)
+	detail := fmt.Sprintf("%d of %d endpoints are out without it, and %d may be", e.Out, e.Members, e.Cap)
 	if rule == RuleHard && e.Out+1 > e.Cap {
-		detail += fmt.Sprintf("; what is down may exceed that while each of the rest carries at most %.1f times its healthy peak", d.cfg.Headroom)
+		detail += fmt.Sprintf("; what takes no connection may exceed that, while each of the rest carries at most %.1f times its healthy peak", d.cfg.Headroom)
 	}
 	if ask(refusedCap, "%s", detail) && d.cfg.Mode == Shadow {
-		all = append(all, Check{Name: "shadow", Detail: "the policy is only tried: it keeps its traffic"})
+		all = append(all, Check{Name: "shadow", Detail: "the cluster is in shadow mode, so that it keeps its traffic"})
 	}
 	return all
 }
@@ -145,13 +145,13 @@ func (d *Detector) checks(m *member, rule Rule, refusal string, e *Explanation) 
 func (d *Detector) afterRefusal(m *member, refusal string, e *Explanation) {
 	switch refusal {
 	case refusedGather:
-		e.Next, e.NextAt = "judged together with its neighbours", m.group.gather+gatherWait
+		e.Next, e.NextAt = "it is judged together with its neighbours", m.group.gather+gatherWait
 	case refusedCap, refusedLast:
-		e.Next = "goes when there is room, unless it recovers"
+		e.Next = "it goes when there is room, unless it recovers"
 	case refusedSmall:
-		e.Next = "goes when the other is seen to be well, unless it recovers"
+		e.Next = "it goes when the other one is seen to be well, unless it recovers"
 	default:
-		e.Next = "judged again with more evidence"
+		e.Next = "it is judged again with more evidence"
 	}
 }
 

@@ -42,7 +42,7 @@ func (d *Detector) recover(m *member, now time.Duration, r *Result) {
 		l.probeAt, l.probeLost, l.probes, l.good = now, 0, 0, 0
 		l.probeWait = l.hold
 		c.Explain = d.explain(m, l.cause, now)
-		c.Explain.Next, c.Explain.NextAt = "one good probe begins probation", now
+		c.Explain.Next, c.Explain.NextAt = "a probe that is answered lets a few requests test it", now
 		r.Changes = append(r.Changes, c)
 		d.probe(m, now, r)
 	case Probing:
@@ -155,7 +155,7 @@ func (d *Detector) beginProbation(m *member, now time.Duration) {
 		l.probeAt = now + secondGood
 	}
 	c.Explain = d.explain(m, l.cause, now)
-	c.Explain.Next = "attempts on probation decide"
+	c.Explain.Next = "a few real requests decide"
 	d.pending = append(d.pending, c)
 	d.stale = true
 }
@@ -222,6 +222,6 @@ func (d *Detector) ramp(m *member, from float64, now time.Duration, r *Result) {
 	l.rampFrom, l.rampAt = from, now
 	m.forget(now)
 	c.Explain = d.explain(m, l.cause, now)
-	c.Explain.Next, c.Explain.NextAt = "full share", now+d.cfg.Ramp
+	c.Explain.Next, c.Explain.NextAt = "it has its full share", now+d.cfg.Ramp
 	r.Changes = append(r.Changes, c)
 }

@@ -18,7 +18,7 @@ func (c Change) Sentence() string {
 	if n := len(e.Checks); n > 0 && c.Refused != "" {
 		fmt.Fprintf(&b, "; held back by %s: %s", c.Refused, e.Checks[n-1].Detail)
 	}
-	if c.Shadow && c.Refused == "" && c.To.Out() {
+	if c.Shadow && c.Refused == "" && (c.To.Out() || c.Rule == RuleLatency && e.Weight < 1) {
 		b.WriteString("; in shadow mode, so that it keeps its traffic")
 	}
 	if e.Next != "" {
