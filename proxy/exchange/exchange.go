@@ -161,6 +161,12 @@ func (x *Exchange) Span() trace.SpanID { return x.SpanOf(&x.Try) }
 // SpanOf is that of the attempt under way, or of its hedge.
 func (x *Exchange) SpanOf(t *Try) trace.SpanID { return x.Record.Trace.Child(t.place) }
 
+// Counted reports whether attempts carry their number, in router.AttemptCount.
+func (x *Exchange) Counted() bool { return x.Record.Route != nil && x.Record.Route.AttemptCount }
+
+// Number is 1 for the first attempt of a request.
+func (t *Try) Number() int { return t.place + 1 }
+
 // Refusal is an answer in place of an endpoint's.
 type Refusal struct {
 	Status int
@@ -313,7 +319,7 @@ func (x *Exchange) Account(d *Deps, now time.Duration) {
 	if d.Log == nil {
 		return
 	}
-	x.Record.Duration, x.Record.Final = now-x.Record.Start, x.Try.place
+	x.Record.Duration, x.Record.Final = now-x.Record.Start, x.place
 	x.Record.GRPC = x.GRPC || x.Headed && x.Answer.GRPC
 	if x.Headed && x.Answer.GRPCSeen {
 		x.Record.GRPCStatus = x.Answer.GRPCStatus
@@ -421,7 +427,7 @@ type Failure struct {
 func (x *Exchange) Again(d *Deps, now time.Duration, f Failure) (*upstream.Endpoint, resilience.Decision) {
 	failure := resilience.Failure{Ending: f.Ending, Unprocessed: f.Unprocessed || !x.Sent}
 	if f.Answered {
-		failure = x.Try.failure()
+		failure = x.failure()
 	}
 	failure.Answered, failure.Replayable = x.Interim > 0, f.Replayable
 	failure.Safe, failure.Attempts = x.repeatable(f.Ending), x.tries()

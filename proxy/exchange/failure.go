@@ -11,7 +11,7 @@ func (x *Exchange) Failed(d *Deps, ending outlier.Ending) (status int, text, ori
 	status, text = statusOf(ending)
 	if d.Inbound != nil {
 		// To a caller of gRPC a time-out is DEADLINE_EXCEEDED, wherever it happened.
-		if origin = originOf(ending); origin != "" && !(x.GRPC && origin == outlier.OriginTimeout) {
+		if origin = originOf(ending); origin != "" && (!x.GRPC || origin != outlier.OriginTimeout) {
 			status = 503
 		}
 	}

@@ -97,7 +97,7 @@ func (x *Exchange) countHedges(m *Metrics) {
 			continue
 		}
 		m.Hedges.Add(1)
-		if i == x.Try.place && x.Headed {
+		if i == x.place && x.Headed {
 			m.HedgesWon.Add(1)
 		}
 	}

@@ -18,7 +18,7 @@ func (c *conn) attemptOnce(ctx context.Context, fresh bool) (outlier.Ending, boo
 	c.beginAttempt()
 	ending, ok := c.connect(ctx, fresh)
 	if ok {
-		if c.head == 0 || c.srv.deps.Trace != nil { // each attempt is a span of its own
+		if c.head == 0 || c.srv.deps.Trace != nil || c.Counted() { // each attempt is a span of its own
 			c.buildRequest()
 		}
 		ending, ok = c.converse(ctx)

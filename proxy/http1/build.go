@@ -74,6 +74,10 @@ func (c *conn) appendRequest(b []byte, t *exchange.Try) (head, tail []byte) {
 		b = append(append(b, f.Name()...), ": "...)
 		b = append(f.Append(b, &c.Record.Trace, c.SpanOf(t)), crlf...)
 	}
+	if c.Counted() {
+		b = append(b, router.AttemptCount+": "...)
+		b = append(strconv.AppendInt(b, int64(t.Number()), 10), crlf...)
+	}
 	b = c.appendVia(b, c.major, r.minor)
 	b = append(b, crlf...)
 	if r.chunked {

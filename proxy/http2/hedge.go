@@ -102,7 +102,7 @@ func (h *hedge) openOn(b *batch, l *link) bool {
 	l.nextID += 2
 	l.addLocked(b, &h.up, id, h, -1)
 	end := len(x.body) == 0 && x.trailers == nil
-	l.sendHeadLocked(&h.up, end, func(e *encoder) { x.encodeAttempt(e, x.SpanOf(&x.Hedge)) })
+	l.sendHeadLocked(&h.up, end, func(e *encoder) { x.encodeAttempt(e, &x.Hedge) })
 	l.mu.Unlock()
 	b.touch(l)
 	h.leave(h, x.Cluster)

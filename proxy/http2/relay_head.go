@@ -5,6 +5,7 @@ import (
 
 	"golang.org/x/net/http2/hpack"
 
+	"github.com/overhear-mesh/overhear/proxy/exchange"
 	"github.com/overhear-mesh/overhear/proxy/router"
 	"github.com/overhear-mesh/overhear/proxy/syntax"
 	"github.com/overhear-mesh/overhear/proxy/trace"
@@ -22,10 +23,10 @@ func (x *relay) place(policy *trace.Policy) {
 }
 
 // encodeRequest writes the head for the endpoint.
-func (x *relay) encodeRequest(e *encoder) { x.encodeAttempt(e, x.Span()) }
+func (x *relay) encodeRequest(e *encoder) { x.encodeAttempt(e, &x.Try) }
 
-// encodeAttempt writes it for an attempt with this span.
-func (x *relay) encodeAttempt(e *encoder, span trace.SpanID) {
+// encodeAttempt writes it for an attempt.
+func (x *relay) encodeAttempt(e *encoder, t *exchange.Try) {
 	r, c := &x.req, x.conn
 	var edit *router.FieldEdit
 	authority, path := r.authority, r.path
@@ -71,7 +72,10 @@ func (x *relay) encodeAttempt(e *encoder, span trace.SpanID) {
 		e.put(*f)
 	}
 	for _, f := range c.srv.deps.Trace.Fields() {
-		e.literalBytes(f.Name(), f.Append(e.value[:0], &x.Record.Trace, span))
+		e.literalBytes(f.Name(), f.Append(e.value[:0], &x.Record.Trace, x.SpanOf(t)))
+	}
+	if x.Counted() {
+		e.number(router.AttemptCount, int64(t.Number()))
 	}
 	encodePairs(e, edit)
 	if r.forwarded < 0 && c.from != "" {

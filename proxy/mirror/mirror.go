@@ -78,7 +78,7 @@ func (c *Client) play(ctx context.Context, r replica) {
 	here, there := net.Pipe()
 	var server sync.WaitGroup
 	server.Go(func() {
-		defer there.Close()
+		defer func() { _ = there.Close() }()
 		c.server.ServeConn(ctx, conn{there, r.route})
 	})
 	if _, err := here.Write(r.text); err == nil {

@@ -148,6 +148,19 @@ func (e Edit) compile() *FieldEdit {
 	return out
 }
 
+// AttemptCount is the field that numbers attempts.
+const AttemptCount = "x-envoy-attempt-count"
+
+// requestEdit is what the rule changes for the endpoint, the number of the attempt left
+// out.
+func (r *Rule) requestEdit() *FieldEdit {
+	edit := r.RequestHeaders
+	if r.AttemptCount {
+		edit.Remove = append(slices.Clone(edit.Remove), AttemptCount)
+	}
+	return edit.compile()
+}
+
 // Drops reports whether a field does not pass. A nil edit drops none.
 func (e *FieldEdit) Drops(name []byte) bool {
 	if e == nil {

@@ -56,6 +56,10 @@ type Rule struct {
 	// client.
 	RequestHeaders  Edit `yaml:"request_headers"`
 	ResponseHeaders Edit `yaml:"response_headers"`
+	// AttemptCount tells the endpoint, in x-envoy-attempt-count, which attempt of the
+	// request it gets; default false. A field of that name that the client has sent is
+	// not passed on then.
+	AttemptCount bool `yaml:"attempt_count"`
 	// Hash is by what a cluster whose balancer hashes keeps requests together.
 	Hash []Hash `yaml:"hash"`
 	// Mirror sends copies of requests to another cluster; default none.
@@ -178,6 +182,7 @@ func (r Rule) idle(wrong func(field, format string, args ...any)) {
 		set  bool
 	}{
 		{"rewrite", r.Rewrite != Rewrite{}},
+		{"attempt_count", r.AttemptCount},
 		{"hash", len(r.Hash) > 0},
 		{"fault", r.Fault != nil},
 		{"mirror", r.Mirror != nil},

@@ -38,6 +38,8 @@ type Route struct {
 	Respond  *Respond
 	// Host, if not empty, is the Host header that the endpoint gets.
 	Host string
+	// AttemptCount is whether attempts are numbered.
+	AttemptCount bool
 	// Request and Response change header fields; nil: none.
 	Request, Response *FieldEdit
 	// Rate bounds the rule's requests; nil: nothing does.
@@ -181,7 +183,8 @@ func (r *Rule) route(name, to string, resolve func(string) *cluster.Cluster, ids
 		IdleTimeout:   r.IdleTimeout,
 		Retry:         &r.Retry,
 		Host:          r.Rewrite.Host,
-		Request:       r.RequestHeaders.compile(),
+		AttemptCount:  r.AttemptCount,
+		Request:       r.requestEdit(),
 		Response:      r.ResponseHeaders.compile(),
 		Fault:         r.Fault,
 		rewrite:       r.Rewrite.compile(r),

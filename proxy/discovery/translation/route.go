@@ -79,6 +79,7 @@ func route(m *routev3.Route, vh *routev3.VirtualHost, at string, above edits, p 
 	switch action := m.GetAction().(type) {
 	case *routev3.Route_Route:
 		forward(action.Route, at+".route", &rule, p)
+		rule.AttemptCount = vh.GetIncludeRequestAttemptCount()
 		if own := action.Route.GetRetryPolicy(); own != nil {
 			retry(own, at+".route.retry_policy", &rule, p)
 		} else if shared := vh.GetRetryPolicy(); shared != nil {

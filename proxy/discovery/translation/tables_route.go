@@ -31,6 +31,7 @@ var routeTables = []message{
 		as(toRequestHeaders, "request_headers_to_add", "request_headers_to_remove"),
 		as(toResponseHeaders, "response_headers_to_add", "response_headers_to_remove"),
 		as("retry of the rules that have none", "retry_policy"),
+		as("attempt_count", "include_request_attempt_count"),
 		fine(statistics, "name", "virtual_clusters"),
 		fine(informational, "metadata"),
 	),
