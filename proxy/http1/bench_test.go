@@ -3,6 +3,7 @@ package http1
 import (
 	"bytes"
 	"context"
+	"fmt"
 	"io"
 	"net"
 	"strings"
@@ -107,23 +108,29 @@ func answerRaw(c net.Conn, answer []byte) {
 
 // once makes one request and reads as much as its answer must have.
 func (l *loop) once(tb testing.TB) {
-	if _, err := l.client.Write(l.request); err != nil {
+	if err := l.ask(); err != nil {
 		tb.Fatal(err)
+	}
+}
+
+func (l *loop) ask() error {
+	if _, err := l.client.Write(l.request); err != nil {
+		return err
 	}
 	n := 0
 	for {
 		k, err := l.client.Read(l.buf[n:])
 		if err != nil {
-			tb.Fatal(err)
+			return err
 		}
 		n += k
 		head := bytes.Index(l.buf[:n], []byte("\r\n\r\n"))
 		body := len(l.answer) - bytes.Index(l.answer, []byte("\r\n\r\n"))
 		if head >= 0 && n-head >= body {
 			if !bytes.HasPrefix(l.buf, l.answer[:len("HTTP/1.1 200 ")]) {
-				tb.Fatalf("answer: got %q", l.buf[:n])
+				return fmt.Errorf("got %q", l.buf[:n])
 			}
-			return
+			return nil
 		}
 	}
 }
