@@ -29,7 +29,7 @@ func (t *Table) explainBase(e *endpoint, r *record, now time.Duration) Explanati
 	}
 	slices.Sort(x.Muted)
 	if p := &e.pace; p.weight > 0 {
-		x.Weight = p.weight
+		x.Weight = e.weight()
 		x.Findings = append(x.Findings, e.paceFinding())
 	}
 	return x
@@ -367,7 +367,7 @@ func (e *endpoint) status(now time.Duration) EndpointStatus {
 	st := EndpointStatus{
 		Instance: e.Key.Instance, Zone: e.Zone, State: r.state, Rule: r.rule, Epoch: r.epoch, N: r.n, Since: Span(now - max(r.since, e.added)),
 		Rate: e.rate, Recent: e.recent(now), ErrorRate: e.errors, Measured: e.settled >= measuredFrom, Suspected: e.susp.active || e.susp.confirmed != never,
-		Idle: len(e.idle.leases) > 0, Override: e.override, Weight: e.pace.weight,
+		Idle: len(e.idle.leases) > 0, Override: e.override, Weight: e.weight(),
 	}
 	if r.state.Out() {
 		st.Away = Span(now - r.away)

@@ -273,13 +273,24 @@ func slowText(own outlier.SlowShares, n int64) string {
 	return fmt.Sprintf("%.0f %% of %d answers took longer than nine in ten usually do, and %.0f %% longer than 99 in 100", 100*own.Often, n, 100*own.Tail)
 }
 
+// weight is the part of its share that the endpoint gets; 0: all of it.
+func (e *endpoint) weight() float64 {
+	if e.shadowed() {
+		return 0
+	}
+	return e.pace.weight
+}
+
 // paceFinding is why the endpoint has the weight that it has.
 func (e *endpoint) paceFinding() string {
-	gets := "gets"
+	return fmt.Sprintf("it is slow for all callers and %s %.0f %% of its share: %s", e.gets(), 100*e.pace.weight, e.pace.reason)
+}
+
+func (e *endpoint) gets() string {
 	if e.shadowed() {
-		gets = "would get, but for shadow mode,"
+		return "would get, but for shadow mode,"
 	}
-	return fmt.Sprintf("it is slow for all callers and %s %.0f %% of its share: %s", gets, 100*e.pace.weight, e.pace.reason)
+	return "gets"
 }
 
 func share(k, n int64) float64 { return outlier.Tally{N: n, K: min(k, n)}.Rate() }
@@ -325,7 +336,7 @@ func (t *Table) setWeight(e *endpoint, weight float64, reason string, now time.D
 	p.weight = weight
 	if math.Abs(weight-was) >= 0.05 {
 		p.reason = reason
-		t.event(EventPace, e, "", fmt.Sprintf("it gets %.0f %% of its share (%.0f %% before): %s", 100*weight, 100*was, reason), now)
+		t.event(EventPace, e, "", fmt.Sprintf("it %s %.0f %% of its share (%.0f %% before): %s", e.gets(), 100*weight, 100*was, reason), now)
 	}
 	t.sendWeight(e, weight, now)
 	if weight == 1 {

@@ -265,6 +265,11 @@ func TestShadowAndOffLeaveWeightsAlone(t *testing.T) {
 		if told := len(w.events) > 0; told != (name == "shadow") {
 			t.Errorf("%s: told %v: %v", name, told, w.events)
 		}
+		x, _ := w.table.Explain(w.key(2), w.now)
+		says := slices.ContainsFunc(x.Findings, func(f string) bool { return strings.Contains(f, "would get, but for shadow mode, ") })
+		if says != (name == "shadow") || x.Weight != 0 || w.table.Status(w.now)[0].Endpoints[2].Weight != 0 {
+			t.Errorf("%s: explained by %q, weight %v; want no weight, and a finding in shadow mode alone", name, x.Findings, x.Weight)
+		}
 	}
 }
 

@@ -21,7 +21,8 @@ func reason(v merge.Verdict) string {
 	return v.Rule.String()
 }
 
-// objection is the same of one that was held back, after what held it back.
+// objection is the same of one that was held back, after what held it back; and, of both,
+// what comes next.
 func objection(v merge.Verdict) string {
 	text := reason(v)
 	if n := len(v.Explain.Guards); n > 0 && !v.Explain.Guards[n-1].Pass {
