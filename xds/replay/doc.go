@@ -10,6 +10,9 @@
 // by arrival; a file has none. Machines whose wall clocks differ by d are seen d
 // apart, which matters where successes and failures within d contradict each other.)
 //
+// Files of one sidecar may overlap, as copies do, or files that were taken while it
+// went on: of the time that two of them tell of, one counts ([Repeat]).
+//
 // # What was asked
 //
 // A table decides by asking: it orders probes, polls counts, lends test shares. What
