@@ -8,6 +8,8 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"github.com/overhear-mesh/overhear/test/sim/world"
 )
 
 func output(t *testing.T, args ...string) string {
@@ -166,5 +168,32 @@ func TestAFileOfOnesOwnIsRun(t *testing.T) {
 	}
 	if got := output(t, "-file", file, "-seeds", "1-1", "-products", "overhear,none"); !strings.Contains(got, "mine: mine") {
 		t.Errorf("got\n%s", got)
+	}
+}
+
+func TestAFewRunsJudgeOnlyWhatMustNeverBe(t *testing.T) {
+	s := Stats{N: 1, Mean: 3, P50: 3, P95: 3, Max: 3}
+	for _, c := range []struct {
+		stat  string
+		value float64
+		runs  int
+		want  string
+	}{
+		{"p50", 2, 19, "not judged"},
+		{"p95", 4, 19, "not judged"},
+		{"mean", 2, 20, "MISSED"},
+		{"mean", 4, 20, "ok"},
+		{"max", 2, 1, "MISSED"},
+		{"max", 4, 1, "ok"},
+	} {
+		o := judge(world.Want{Measure: "harm", Stat: c.stat, Below: true, Value: c.value}, s, c.runs)
+		if got := o.mark(); got != c.want {
+			t.Errorf("%d runs, %s of 3, at most %v wanted: %q, want %q", c.runs, c.stat, c.value, got, c.want)
+		}
+	}
+	var out bytes.Buffer
+	wants(&out, []Run{{Scenario: "s", Wants: []Outcome{{Want: "w", Met: true, Runs: 2, Needs: 20}, {Want: "x", Met: true, Runs: 2, Needs: 1}}}})
+	if got := out.String(); !strings.Contains(got, "1 of 2 met, 1 not judged") || strings.Contains(got, "MISSED") {
+		t.Errorf("got %q, want one met and one not judged", got)
 	}
 }

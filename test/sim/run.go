@@ -53,10 +53,27 @@ func (n Number) MarshalJSON() ([]byte, error) {
 
 // Outcome is an expectation with what was measured.
 type Outcome struct {
-	Want string `json:"want"`
-	Got  Number `json:"got"`
-	Met  bool   `json:"met"`
+	Want  string `json:"want"`
+	Got   Number `json:"got"`
+	Met   bool   `json:"met"`
+	Runs  int    `json:"runs"`
+	Needs int    `json:"needs"` // runs, fewer are not judged
 }
+
+// mark is the outcome in a word.
+func (o Outcome) mark() string {
+	switch {
+	case o.Runs < o.Needs:
+		return "not judged"
+	case o.Met:
+		return "ok"
+	}
+	return "MISSED"
+}
+
+// enough is how many runs a median, a mean or a 95th percentile needs to say more of
+// the rules than of the seeds. A maximum may be judged by each run.
+const enough = 20
 
 // variants reads the scenarios whose names match one of the patterns, each with all
 // that it varies.
@@ -198,7 +215,7 @@ func (r *Run) judge(runs []Run, without map[string]int) {
 			other = runs[without[r.Scenario]].Figures[w.Measure]
 			w.Value *= float64(stat(w, other))
 		}
-		r.Wants = append(r.Wants, judge(w, r.Figures[w.Measure]))
+		r.Wants = append(r.Wants, judge(w, r.Figures[w.Measure], r.Seeds))
 	}
 }
 
@@ -208,8 +225,12 @@ func at(sorted []float64, q float64) Number {
 	return Number(sorted[min(max(i, 0), len(sorted)-1)])
 }
 
-func judge(w world.Want, s Stats) Outcome {
+func judge(w world.Want, s Stats, runs int) Outcome {
 	got := stat(w, s)
+	needs := enough
+	if w.Stat == "max" {
+		needs = 1
+	}
 	sign, met := ">=", float64(got) >= w.Value
 	if w.Below {
 		sign, met = "<=", float64(got) <= w.Value
@@ -218,7 +239,7 @@ func judge(w world.Want, s Stats) Outcome {
 	if w.Without {
 		want += " (without)"
 	}
-	return Outcome{Want: want, Got: got, Met: met}
+	return Outcome{Want: want, Got: got, Met: met, Runs: runs, Needs: needs}
 }
 
 // stat is the statistic of a figure that is wanted.

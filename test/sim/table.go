@@ -72,22 +72,22 @@ func cell(s Stats, ok bool, stat string) string {
 
 // wants prints every expectation with what was measured.
 func wants(out io.Writer, runs []Run) {
-	rows := [][]string{{"scenario", "product", "wanted", "measured", ""}}
-	missed := 0
+	rows := [][]string{{"scenario", "product", "wanted", "measured", "runs", ""}}
+	count := map[string]int{}
 	for _, r := range runs {
 		for _, w := range r.Wants {
-			mark := "ok"
-			if !w.Met {
-				mark = "MISSED"
-				missed++
-			}
-			rows = append(rows, []string{r.Scenario, r.Product, w.Want, format(float64(w.Got)), mark})
+			count[w.mark()]++
+			rows = append(rows, []string{r.Scenario, r.Product, w.Want, format(float64(w.Got)), strconv.Itoa(w.Runs), w.mark()})
 		}
 	}
 	if len(rows) == 1 {
 		return
 	}
-	fmt.Fprintf(out, "\nWanted of overhear: %d of %d met\n", len(rows)-1-missed, len(rows)-1)
+	fmt.Fprintf(out, "\nWanted of overhear: %d of %d met", count["ok"], len(rows)-1)
+	if n := count["not judged"]; n > 0 {
+		fmt.Fprintf(out, ", %d not judged: %d runs are needed", n, enough)
+	}
+	fmt.Fprintln(out)
 	grid(out, rows)
 }
 

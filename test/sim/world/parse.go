@@ -81,7 +81,7 @@ FAULT:
 Ways can have: blackhole, unreachable, errors P%, slow xF [P%], heal, and flap of these.
 
 Expectations of overhear, over all seeds; "98% without" is that part of what the same
-seeds give without detection:
+seeds give without detection. All but a max need 20 seeds, and are not judged by fewer:
 
   want MEASURE p50|p95|max|mean <=|>= VALUE
   want MEASURE p50|p95|max|mean <=|>= P% without
