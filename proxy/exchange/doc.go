@@ -8,15 +8,19 @@
 // lock, all of its methods are called:
 //
 //	x.Open(…)
-//	stall, refusal := x.Route(deps, now)
-//	ep := x.Pick(deps, now, false)
-//	x.Begin(ep, now, …)
+//	stall, refusal := x.Route(deps, now)   // x.Delay: wait, then Proceed
+//	x.Endpoint = x.Pick(deps, now, false)
+//	x.Begin(now, …)
 //	…
-//	x.End(ending, facts)               // of the attempt, exactly once
+//	x.End(deps, now, ended)            // of the attempt, exactly once
 //	next, decision := x.Again(…)       // nil: no other attempt
 //	…
 //	x.Leave(now)
 //	x.Account(deps, now)
+//
+// Beside an attempt that is overdue there may be a second one, x.Hedge: from HedgeAt on
+// PickHedge says where, BeginHedge and EndHedge are for it what Begin and End are for
+// the first, and Promote puts it in the place of a first that has ended.
 //
 // So the rules for retries and their budget, for what is an endpoint's fault, and
 // for the flags of the access log exist once.
