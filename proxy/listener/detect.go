@@ -175,3 +175,6 @@ type replaySocket struct {
 
 // Read implements net.Conn.
 func (r *replaySocket) Read(p []byte) (int, error) { return r.read(r.TCPConn, p) }
+
+// NetConn is the socket, for whoever has read the first bytes.
+func (r *replaySocket) NetConn() net.Conn { return r.TCPConn }

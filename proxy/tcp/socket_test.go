@@ -7,9 +7,11 @@ import (
 	"net"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/overhear-mesh/overhear/outlier"
 	"github.com/overhear-mesh/overhear/proxy/clock"
+	"github.com/overhear-mesh/overhear/proxy/listener"
 	"github.com/overhear-mesh/overhear/proxy/tcp"
 	"github.com/overhear-mesh/overhear/proxy/upstream"
 )
@@ -121,6 +123,40 @@ func TestBulkArrivesWholeInBothDirections(t *testing.T) {
 	}
 	if got := proxy.Stats().Spliced; got == 0 {
 		t.Error("the kernel has not taken over")
+	}
+}
+
+// On listeners that detect, the client's connection begins with bytes that have been
+// read already.
+func TestBulkIsTheKernelsAlsoAfterADetector(t *testing.T) {
+	const size = 16 << 20
+	got := make(chan []byte, 1)
+	opts := upstream.DefaultOptions()
+	address := loopback(t, func(c *net.TCPConn) { got <- drain(c) })
+	app := upstream.NewEndpoint("a", address, "", 0, false, stats(), nil, &opts)
+	records := make(chan tcp.Record, 1)
+	proxy := tcp.New(tcp.DefaultConfig(), tcp.Deps{Clock: clock.New(), Inbound: app, Log: recorder(records)})
+	detector := listener.NewDetector(time.Minute, nil, nil, proxy.ServeConn)
+	front := loopback(t, func(c *net.TCPConn) { detector.ServeConn(t.Context(), c) })
+	c, err := net.Dial("tcp", front)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	sum := sha256.New()
+	first := []byte("\x00 is no HTTP")
+	if _, err := io.MultiWriter(c, sum).Write(first); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := pour(io.MultiWriter(c, sum), 4, size); err != nil {
+		t.Fatal(err)
+	}
+	c.(*net.TCPConn).CloseWrite()
+	if got := <-got; string(got) != string(sum.Sum(nil)) {
+		t.Errorf("what arrived hashes to %x, want %x", got, sum.Sum(nil))
+	}
+	if r := <-records; r.Sent != int64(size+len(first)) || proxy.Stats().Spliced == 0 {
+		t.Errorf("got %d bytes, of which the kernel has moved %d; want %d and some", r.Sent, proxy.Stats().Spliced, size+len(first))
 	}
 }
 

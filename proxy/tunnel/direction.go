@@ -40,7 +40,7 @@ const (
 // by any.
 type direction struct {
 	src, dst net.Conn
-	spliced  bool         // the kernel can move data from src to dst
+	from, to *net.TCPConn // the same, for the kernel to move data; nil if it cannot
 	first    func()       // called before the first bytes are passed on; may be nil
 	began    atomic.Bool  // src has sent something, whether dst has taken it or not
 	moved    atomic.Int64 // bytes that dst has taken
@@ -49,9 +49,20 @@ type direction struct {
 }
 
 func (d *direction) connect(src, dst net.Conn, spliced bool) {
-	_, from := src.(*net.TCPConn)
-	_, to := dst.(*net.TCPConn)
-	d.src, d.dst, d.spliced = src, dst, spliced && from && to
+	d.src, d.dst = src, dst
+	if from, to := socket(src), socket(dst); spliced && from != nil && to != nil {
+		d.from, d.to = from, to
+	}
+}
+
+// socket is what c is, or what it is a shell of that has read the first bytes. Those
+// have been passed on by the time data is bulk. nil: there is none.
+func socket(c net.Conn) *net.TCPConn {
+	if shell, ok := c.(interface{ NetConn() net.Conn }); ok {
+		c = shell.NetConn()
+	}
+	s, _ := c.(*net.TCPConn)
+	return s
 }
 
 // run passes ahead on, and then copies.
@@ -98,7 +109,7 @@ func (d *direction) copy() (stop, error) {
 		default:
 			run += n
 		}
-		if run >= bulkRun && d.spliced {
+		if run >= bulkRun && d.from != nil {
 			release()
 			buffer, run = d.small[:], 0
 			if how, over, err := d.splice(); over {
@@ -125,8 +136,8 @@ func (d *direction) pass(b []byte) error {
 // ended.
 func (d *direction) splice() (how stop, over bool, err error) {
 	for {
-		_ = d.src.SetReadDeadline(time.Now().Add(spliceWait))
-		n, err := io.CopyN(d.dst, d.src, spliceChunk)
+		_ = d.from.SetReadDeadline(time.Now().Add(spliceWait))
+		n, err := io.CopyN(d.to, d.from, spliceChunk)
 		d.moved.Add(n)
 		d.bulk += n
 		switch {
@@ -135,7 +146,7 @@ func (d *direction) splice() (how stop, over bool, err error) {
 		case errors.Is(err, io.EOF):
 			return endOfStream, true, nil
 		case errors.Is(err, os.ErrDeadlineExceeded):
-			_ = d.src.SetReadDeadline(time.Time{})
+			_ = d.from.SetReadDeadline(time.Time{})
 			return 0, false, nil
 		case isWrite(err):
 			return writeFailed, true, err
