@@ -29,7 +29,11 @@ func (e *endpoint) recent(now time.Duration) Recent {
 		e.series.advance(now)
 		all = e.series.since(now - recentFor)
 	} else {
+		// Who looks must not change what is decided next, which goes by the share of a
+		// moment ago.
+		share, at := e.quietShare, e.quietAt
 		all = e.tally(now-recentFor, now)
+		e.quietShare, e.quietAt = share, at
 	}
 	return Recent{Within: Span(recentFor), N: all.N, K: all.K}
 }
