@@ -84,8 +84,12 @@ func (x *relay) clear() {
 	if cap(x.fields) > keepFields {
 		x.fields = nil
 	}
+	if cap(x.respTail) > keepFields {
+		x.respTail = nil
+	}
 	clear(x.fields[:cap(x.fields)])
-	x.fields, x.trailers, x.respTail = x.fields[:0], nil, nil
+	clear(x.respTail[:cap(x.respTail)])
+	x.fields, x.trailers, x.respTail = x.fields[:0], nil, x.respTail[:0]
 	if cap(x.body) > keepBytes {
 		x.body = nil
 	}
