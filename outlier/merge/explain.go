@@ -20,7 +20,7 @@ func (t *Table) explainBase(e *endpoint, r *record, now time.Duration) Explanati
 	x := Explanation{
 		Service: e.Key.Service, Instance: e.Key.Instance, Labels: e.Labels, Scope: r.scope,
 		State: r.state.String(), Epoch: r.epoch, Rule: r.rule.String(), N: r.n, Since: Span(now - r.since),
-		Pg: e.group.baseline.Pg, PgMeasured: e.group.measured(), Rate: e.rate, Override: e.override, Avoiders: t.avoiders(e, now),
+		Pg: e.group.baseline.Pg, PgMeasured: e.group.measured(), Rate: e.rate, Override: e.override,
 	}
 	for _, d := range t.domains {
 		if d.muted(now) {
@@ -170,6 +170,7 @@ func (t *Table) Explain(k Key, now time.Duration) (Explanation, bool) {
 	}
 	x := t.explainBase(e, r, now)
 	x.Rule = outlier.RuleNone.String() // that of its last verdict is over
+	x.Avoiders = t.avoiders(e, now)
 	t.explainRow(&x, &e.fast, now)
 	t.explainSuspicion(&x, e, now)
 	x.Next, x.ETA = t.next(e, r, now)

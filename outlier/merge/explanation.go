@@ -64,7 +64,8 @@ type Explanation struct {
 	Witnesses []Witness     `json:"witnesses,omitempty"`
 	Probes    []ProbeAnswer `json:"probes,omitempty"`
 	Findings  []string      `json:"findings,omitempty"`
-	// Avoiders have taken the endpoint out by themselves.
+	// Avoiders have taken the endpoint out by themselves. They are known to Explain, and no
+	// part of a verdict: there may be a thousand.
 	Avoiders []Avoider `json:"avoiders,omitempty"`
 
 	// Away is for how long it has not been in, through all states, Cause why it was
