@@ -6,6 +6,16 @@
 // there and has no endpoints. A cluster of the file hides one of the same name
 // that the control plane offers.
 //
+// # Listeners
+//
+// A control plane may also tell of listeners and their routes, as standard xDS
+// resources: package translation makes of them what the file would say, or refuses
+// them. Nothing breaks on the way from one state of the world to the next, in whatever
+// order its parts come: a listener waits for its routes, and routes wait for their
+// clusters' endpoints, for as long as a resource that was asked for may take; what ran
+// before goes on meanwhile. A cluster that is withdrawn while routes still lead to it
+// stays for as long.
+//
 // # Without a control plane
 //
 // What was accepted last is kept in a file in the state directory. A sidecar
