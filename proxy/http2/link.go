@@ -113,9 +113,12 @@ type link struct {
 	b           batch
 	in          []byte // in[:w] has been read; nil while idle
 	w           int
-	first       [64]byte // reads the first bytes while there is no buffer
-	greeted     bool     // the preface has come
-	settingsIn  bool     // and the first SETTINGS
+	first       [64]byte              // reads the first bytes while there is no buffer
+	await       func(fd uintptr) bool // does without; nil if the connection is no socket
+	got         int                   // what await has read
+	gotErr      error
+	greeted     bool // the preface has come
+	settingsIn  bool // and the first SETTINGS
 	dec         *hpack.Decoder
 	fields      []hpack.HeaderField
 	listSize    int
@@ -211,6 +214,9 @@ func newLink(cfg *Config, k clock.Clock, w *wheel.Wheel, nc net.Conn, r role, cl
 	if s, ok := socket.(syscall.Conn); ok {
 		if raw, err := s.SyscallConn(); err == nil {
 			l.raw, l.write = raw, l.writeFD
+			if _, plain := socket.(*net.TCPConn); plain { // another may have bytes that the socket has not
+				l.await = l.awaiter()
+			}
 		}
 	}
 	l.dec = hpack.NewDecoder(tableSize, l.emit)
@@ -261,18 +267,10 @@ func (l *link) start(b *batch) {
 func (l *link) run() {
 	b := &l.b
 	for {
-		buf := l.in
-		if buf == nil {
-			buf = l.first[:]
-		}
-		n, err := l.nc.Read(buf[l.w:])
+		n, err := l.receive()
 		if n > 0 {
 			b.now = l.clock.Now()
 			l.heard.Store(int64(b.now))
-			if l.in == nil {
-				l.in = getBuffer()
-				copy(l.in, l.first[:n])
-			}
 			l.resting.CompareAndSwap(rested, wakeful)
 			l.w += n
 			if f := l.parse(b); f != nil {
@@ -291,6 +289,25 @@ func (l *link) run() {
 		}
 	}
 	l.end(b)
+}
+
+// receive reads behind l.in[:l.w]. The buffer may be there only afterwards.
+func (l *link) receive() (n int, err error) {
+	switch {
+	case l.await != nil && l.w == 0:
+		l.got, l.gotErr = 0, nil
+		if err := l.raw.Read(l.await); err != nil {
+			return 0, err // interrupted or closed
+		}
+		return l.got, l.gotErr
+	case l.in != nil:
+		return l.nc.Read(l.in[l.w:])
+	}
+	if n, err = l.nc.Read(l.first[:]); n > 0 {
+		l.in = getBuffer()
+		copy(l.in, l.first[:n])
+	}
+	return n, err
 }
 
 // rest gives the buffer back and reports whether that was what the reader was
