@@ -1,6 +1,7 @@
 package proxy_test
 
 import (
+	"bufio"
 	"fmt"
 	"io"
 	"net"
@@ -180,5 +181,44 @@ clusters:
 			p.t.Errorf("got %d copies, want none", len(got))
 		}
 		p.wantMetric(`overhear_mirrored_requests_total{listener="web",result="dropped"} 2`)
+	})
+}
+
+// A copy is a little longer than its original, and may be more than the engine takes:
+// it then answers before it has read the body.
+func TestACopyThatIsRefusedAtOnceDoesNotStayUnderWay(t *testing.T) {
+	inPod(t, `
+http1: {max_head: 1KiB}
+outbound:
+  - {name: web, address: "127.0.0.1:1001", routes: [{cluster: api, mirror: {cluster: next}}]}
+clusters:
+  - {name: api, endpoints: [{address: "10.0.1.1:80"}]}
+  - {name: next, endpoints: [{address: "10.0.1.2:80"}]}
+`, func(p *pod) {
+		p.witness(1, nil)
+		next := p.witness(2, nil)
+		c, err := p.host.Dial(p.t.Context(), "tcp", "127.0.0.1:1001")
+		if err != nil {
+			p.t.Fatal(err)
+		}
+		defer c.Close()
+		head := "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 20000\r\nX-Long: "
+		head += strings.Repeat("x", 1<<10-len(head)-4) + "\r\n\r\n"
+		br := bufio.NewReader(c)
+		for range 300 {
+			if _, err := io.WriteString(c, head+strings.Repeat("b", 20_000)); err != nil {
+				p.t.Fatal(err)
+			}
+			res, err := http.ReadResponse(br, nil)
+			if err != nil || res.StatusCode != 200 {
+				p.t.Fatalf("got %v, %v, want 200", res, err)
+			}
+			res.Body.Close()
+			synctest.Wait()
+		}
+		if got := next.all(); len(got) != 0 {
+			p.t.Errorf("got %d copies, want none: they are too long", len(got))
+		}
+		p.wantMetric(`overhear_mirrored_requests_total{listener="web",result="sent"} 300`)
 	})
 }

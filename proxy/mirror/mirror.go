@@ -76,16 +76,16 @@ func (c *Client) Send(route *router.Route, head, body, tail []byte) bool {
 // play is the client of one copy: it reads the answer and throws it away.
 func (c *Client) play(ctx context.Context, r replica) {
 	here, there := net.Pipe()
-	var server sync.WaitGroup
-	server.Go(func() {
+	var others sync.WaitGroup
+	others.Go(func() {
 		defer func() { _ = there.Close() }()
 		c.server.ServeConn(ctx, conn{there, r.route})
 	})
-	if _, err := here.Write(r.text); err == nil {
-		_, _ = io.Copy(io.Discard, here)
-	}
+	// Not before it reads: who answers early does not wait for the rest.
+	others.Go(func() { _, _ = here.Write(r.text) })
+	_, _ = io.Copy(io.Discard, here)
 	_ = here.Close()
-	server.Wait()
+	others.Wait()
 }
 
 // conn is a connection for one request whose route is known.
