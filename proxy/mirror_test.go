@@ -210,7 +210,7 @@ clusters:
 				p.t.Fatal(err)
 			}
 			res, err := http.ReadResponse(br, nil)
-			if err != nil || res.StatusCode != 200 {
+			if err != nil || res.StatusCode != http.StatusOK {
 				p.t.Fatalf("got %v, %v, want 200", res, err)
 			}
 			res.Body.Close()

@@ -81,7 +81,7 @@ func (p *pod) raw2(path string) int {
 	p.t.Helper()
 	transport := &http.Transport{Protocols: only2(), DialContext: p.host.Dial}
 	defer transport.CloseIdleConnections()
-	req, err := http.NewRequestWithContext(p.t.Context(), "GET", "http://127.0.0.1:1001", nil)
+	req, err := http.NewRequestWithContext(p.t.Context(), http.MethodGet, "http://127.0.0.1:1001", nil)
 	if err != nil {
 		p.t.Fatal(err)
 	}

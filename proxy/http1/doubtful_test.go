@@ -1,6 +1,7 @@
 package http1
 
 import (
+	"net/http"
 	"testing"
 
 	"github.com/overhear-mesh/overhear/proxy/resilience"
@@ -16,7 +17,7 @@ func TestAnAnswerBelow500IsRepeatedIfItsStatusIsListed(t *testing.T) {
 		repeated := false
 		for range 20 {
 			got := r.dial().do(get)
-			if got.StatusCode != 200 {
+			if got.StatusCode != http.StatusOK {
 				t.Fatalf("got %d, want 200; %+v", got.StatusCode, r.last())
 			}
 			repeated = repeated || len(r.last().Attempts) == 2

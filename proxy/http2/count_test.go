@@ -21,14 +21,15 @@ func TestAnEndpointIsToldWhichAttemptItGets(t *testing.T) {
 			mu.Lock()
 			defer mu.Unlock()
 			got = append(got, r.Header.Values(router.AttemptCount)...)
-			w.WriteHeader(503)
+			w.WriteHeader(http.StatusServiceUnavailable)
 		})
 		edit := func(o *options) {
 			o.rule.AttemptCount = tt.counts
 			o.rule.Retry.On, o.rule.Retry.MaxAttempts = []resilience.Condition{resilience.GatewayError}, 2
 		}
 		inRig(t, edit, func(r *rig) {
-			text(t, r.askWith("/", router.AttemptCount, "9"))
+			res := r.askWith("/", router.AttemptCount, "9")
+			text(t, res)
 		}, refuse, refuse)
 		if !slices.Equal(got, tt.want) {
 			t.Errorf("counts %v: got %q, want %q", tt.counts, got, tt.want)
