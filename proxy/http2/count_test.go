@@ -28,8 +28,7 @@ func TestAnEndpointIsToldWhichAttemptItGets(t *testing.T) {
 			o.rule.Retry.On, o.rule.Retry.MaxAttempts = []resilience.Condition{resilience.GatewayError}, 2
 		}
 		inRig(t, edit, func(r *rig) {
-			res := r.askWith("/", router.AttemptCount, "9")
-			text(t, res)
+			text(t, r.askWith("/", router.AttemptCount, "9")) //nolint:bodyclose // text closes it
 		}, refuse, refuse)
 		if !slices.Equal(got, tt.want) {
 			t.Errorf("counts %v: got %q, want %q", tt.counts, got, tt.want)
