@@ -90,18 +90,19 @@ func suspicious[T []byte | string](path T) bool {
 	if len(path) == 0 || path[0] != '/' {
 		return false // the asterisk of OPTIONS
 	}
-	for i := range len(path) {
-		switch path[i] {
-		case '%', '\\':
+	before := path[0]
+	for i := 1; i < len(path); i++ {
+		b := path[i]
+		if special[b] && (before == '/' || b == '%' || b == '\\') {
 			return true
-		case '.', '/':
-			if i > 0 && path[i-1] == '/' {
-				return true
-			}
 		}
+		before = b
 	}
 	return false
 }
+
+// special are the bytes that Clean looks for; a dot and a slash count behind a slash.
+var special = [256]bool{'%': true, '\\': true, '.': true, '/': true}
 
 func escapedSlash(path []byte) bool {
 	for i := range path {
