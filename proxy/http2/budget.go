@@ -15,8 +15,9 @@ const (
 
 	// resets are streams that end before their answer: reset by the peer
 	// (CVE-2023-44487, "rapid reset"), or by us for a fault of the peer's
-	// (CVE-2025-8671, "made you reset"). The rate is nghttp2's.
-	resetBurst   = 1000
+	// (CVE-2025-8671, "made you reset"). The rate is nghttp2's, the burst half of its: all
+	// streams of a connection twice over. Each costs an endpoint a request.
+	resetBurst   = 500
 	resetPerSec  = 33
 	resetPerWork = 1 // for each stream that ends as it should
 )

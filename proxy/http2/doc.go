@@ -41,5 +41,10 @@
 // A violation ends its stream or its connection, as RFC 9113 has it, and nothing is
 // guessed. What costs us something and brings nothing has a budget (budget.go), a head
 // has limits before it is decoded and after, and whoever does not read what he makes
-// us say is cut off.
+// us say is cut off. Known attacks, each with a test of that name: rapid reset
+// (CVE-2023-44487), made you reset (CVE-2025-8671, also by malformed heads),
+// CONTINUATION without end or content (CVE-2023-45288), SETTINGS, PING, PRIORITY, empty
+// DATA (CVE-2019-9511 to 9518), WINDOW_UPDATE, frames of no known type, slow readers and
+// stuck windows, heads that do not come, bombs of HPACK and thousands of tiny fields
+// (CVE-2019-15226); 120 crumbs of a cookie pass, and are counted (CVE-2026-47774).
 package http2

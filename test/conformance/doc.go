@@ -7,6 +7,8 @@
 //     cloud, through an outbound and an inbound sidecar;
 //   - WebSocket, by a client and an application of this package: frames of all sizes,
 //     fragments, pings, closing from either side, through two sidecars;
+//   - floods beside good clients: who floods is cut off, what that costs is counted, and
+//     the others lose no request;
 //   - a soak of requests with checksums, of HTTP, gRPC, WebSocket and TCP in all
 //     combinations of versions, while endpoints crash, hang, drain and return: none may
 //     be lost, mixed up, or carried out twice against the rules, and in the end neither
