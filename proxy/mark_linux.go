@@ -15,7 +15,7 @@ func marking(mark uint32) (*net.Dialer, error) {
 	if err != nil {
 		return nil, err
 	}
-	defer unix.Close(probe)
+	defer func() { _ = unix.Close(probe) }() // it has done nothing
 	if err := unix.SetsockoptInt(probe, unix.SOL_SOCKET, unix.SO_MARK, int(mark)); err != nil {
 		return nil, fmt.Errorf("mark: %w: want the capability CAP_NET_ADMIN, or no mark and the sidecar's user excluded from redirection", err)
 	}
