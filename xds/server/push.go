@@ -12,8 +12,8 @@ const atOnce = 8
 type lane int
 
 const (
-	first lane = iota // those who use what has changed
-	rest
+	users lane = iota // those who use what has changed
+	others
 	numLanes
 )
 
@@ -31,7 +31,7 @@ func (p *pending) add(st *stream, l lane) {
 	}
 }
 
-func (p *pending) empty() bool { return len(p.lanes[first])+len(p.lanes[rest]) == 0 }
+func (p *pending) empty() bool { return len(p.lanes[users])+len(p.lanes[others]) == 0 }
 
 // next takes out whose turn it is; nil: nobody is left.
 func (p *pending) next() *stream {

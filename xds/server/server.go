@@ -124,14 +124,14 @@ func (s *Server) Apply(changes ...Change) error {
 		for _, node := range c.First {
 			for st := range s.byNode[node] {
 				if _, ok := touched[st]; ok {
-					s.pending.add(st, first)
+					s.pending.add(st, users)
 					delete(touched, st)
 				}
 			}
 		}
 	}
 	for st := range touched {
-		s.pending.add(st, rest)
+		s.pending.add(st, others)
 	}
 	s.startPush()
 	return nil
@@ -221,7 +221,7 @@ func (s *Server) Ready() {
 	defer s.mu.Unlock()
 	s.ready = true
 	for _, st := range s.streams {
-		s.pending.add(st, rest)
+		s.pending.add(st, others)
 	}
 	s.startPush()
 }
