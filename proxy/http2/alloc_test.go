@@ -1,4 +1,8 @@
+//go:build !race
+
 package http2
+
+// With the race detector sync.Pool forgets on purpose what it is given.
 
 import (
 	"bytes"

@@ -56,7 +56,7 @@ func (s *seat) leave(t taker, c *cluster.Cluster) {
 // as it has brought an answer, or the first attempt none, its stream becomes the
 // relay's own. The relay's lock guards it.
 type hedge struct {
-	x *relay
+	x *relay // never another one, so that it may be read without the lock
 	seat
 	up   stream
 	sent int64 // bytes of the body
@@ -72,10 +72,9 @@ func (x *relay) hedge(b *batch) {
 		return
 	}
 	h := &x.second
-	h.x, h.sent, h.up.id = x, 0, 0
+	h.sent, h.up.id = 0, 0
 	x.BeginHedge(ep, b.now)
-	p := poolOf(x.conn.srv.client, ep)
-	h.take(b, p)
+	h.take(b, poolOf(x.conn.srv.client, ep))
 }
 
 // take opens the stream on a connection, now or when there is one.
@@ -137,7 +136,7 @@ func (h *hedge) onNoLink(b *batch, p *pool, ticket uint64, ending outlier.Ending
 // drop ends the attempt, if it runs.
 func (h *hedge) drop(b *batch, ending outlier.Ending) {
 	x := h.x
-	if x == nil || !x.Hedge.Runs() {
+	if !x.Hedge.Runs() {
 		return
 	}
 	h.leave(h, x.Cluster)

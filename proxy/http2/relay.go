@@ -60,7 +60,11 @@ type relay struct {
 	freed bool // and given back
 }
 
-var relays = sync.Pool{New: func() any { return new(relay) }}
+var relays = sync.Pool{New: func() any {
+	x := new(relay)
+	x.second.x = x
+	return x
+}}
 
 // unlock ends a call into the relay, and gives it back if it is over.
 func (x *relay) unlock() {
