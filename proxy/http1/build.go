@@ -1,6 +1,7 @@
 package http1
 
 import (
+	"net/http"
 	"strconv"
 
 	"github.com/overhear-mesh/overhear/proxy/exchange"
@@ -389,7 +390,7 @@ func (c *conn) buildReply(r *ownAnswer, keep bool) {
 	}
 	b := append(c.out.head[:0], "HTTP/1.1 "...)
 	b = strconv.AppendInt(b, int64(r.status), 10)
-	b = append(append(append(b, ' '), syntax.StatusText(r.status)...), crlf...)
+	b = append(append(append(b, ' '), http.StatusText(r.status)...), crlf...)
 	b = c.appendDate(b)
 	var edit *router.FieldEdit
 	if r.asked || r.location != "" {

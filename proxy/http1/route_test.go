@@ -1,6 +1,7 @@
 package http1
 
 import (
+	"fmt"
 	"net/http"
 	"testing"
 
@@ -54,12 +55,18 @@ func TestADirectResponseIsWhatTheRuleSays(t *testing.T) {
 	for _, tt := range []struct {
 		respond router.Respond
 		body    string
-	}{{router.Respond{Status: 200, Body: "alive"}, "alive"}, {router.Respond{Status: 404}, "Not Found"}, {router.Respond{Status: 204, Body: "x"}, ""}} {
+	}{
+		{router.Respond{Status: 200, Body: "alive"}, "alive"},
+		{router.Respond{Status: 404}, "Not Found"},
+		{router.Respond{Status: 204, Body: "x"}, ""},
+		{router.Respond{Status: 299, Body: "?"}, "?"},
+	} {
 		inRig(t, func(o *options) { o.rule.Cluster, o.rule.Respond = "", &tt.respond }, func(r *rig) {
 			c := r.dial()
 			for range 2 {
-				if res := c.do("GET / HTTP/1.1\r\nHost: a\r\n\r\n"); res.StatusCode != tt.respond.Status || res.body != tt.body {
-					t.Errorf("got %d %q, want %d %q", res.StatusCode, res.body, tt.respond.Status, tt.body)
+				want := fmt.Sprintf("%d %s", tt.respond.Status, http.StatusText(tt.respond.Status))
+				if res := c.do("GET / HTTP/1.1\r\nHost: a\r\n\r\n"); res.Status != want || res.body != tt.body {
+					t.Errorf("got %q %q, want %q %q", res.Status, res.body, want, tt.body)
 				}
 			}
 			if line := r.last(); line.Flags != "-" {
