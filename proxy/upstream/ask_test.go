@@ -69,6 +69,7 @@ func TestAskSaysHowFarItCame(t *testing.T) {
 		{"a reset", []byte("ask"), nil, func(s *net.TCPConn, _ *upstream.Conn) { _ = s.SetLinger(0); _ = s.Close() }, 3, syscall.ECONNRESET},
 		{"an interruption while it waits", []byte("ask"), nil, func(_ *net.TCPConn, c *upstream.Conn) { interrupt(c) }, 3, os.ErrDeadlineExceeded},
 		{"an interruption before", []byte("ask"), interrupt, nil, 0, os.ErrDeadlineExceeded},
+		{"an interruption of reading before", []byte("ask"), func(c *upstream.Conn) { _ = c.SetReadDeadline(time.Unix(1, 0)) }, nil, 3, os.ErrDeadlineExceeded},
 		{"closed before", []byte("ask"), func(c *upstream.Conn) { c.Discard() }, nil, 0, net.ErrClosed},
 		{"a request that does not fit", large, nil, nil, -1, nil},
 	} {

@@ -45,6 +45,12 @@ func (c *Conn) Ask(request, answer []byte) (sent, n int, err error) {
 	a.sent, a.got, a.written, a.err = 0, 0, false, nil
 	err = c.raw.Read(a.call)
 	a.request, a.answer = nil, nil
+	if !a.written { // of reading it may be that it was interrupted, and of nothing else
+		if sent, werr := c.Write(request); werr != nil {
+			return sent, 0, werr
+		}
+		return len(request), 0, err
+	}
 	if a.err != nil {
 		err = a.err
 	}
