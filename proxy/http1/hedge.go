@@ -41,7 +41,7 @@ type hedge struct {
 // become a tunnel is not at two endpoints at once, and of a body that is still to come
 // there is no second copy.
 func (c *conn) hedgeAt() time.Duration {
-	if !c.whole || c.upgrade != "" {
+	if !c.whole || c.upgrade != "" || c.req.connect {
 		return wheel.Never
 	}
 	return c.HedgeAt(c.now)
@@ -260,6 +260,9 @@ func (h *hedge) release() {
 func (g *guard) beside(h *hedge) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
+	if g.alone {
+		g.tryAt = wheel.Never // that was the hedge's time
+	}
 	g.hedge, g.alone = h, false
 }
 

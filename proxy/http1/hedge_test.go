@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/overhear-mesh/overhear/outlier"
+	"github.com/overhear-mesh/overhear/proxy/exchange"
 	"github.com/overhear-mesh/overhear/proxy/resilience"
 	"github.com/overhear-mesh/overhear/test/pipenet"
 )
@@ -170,6 +171,7 @@ func TestWhatMayNotBeAtTwoEndpointsIsNotHedged(t *testing.T) {
 	}{
 		{"a method that changes something", "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 0\r\n\r\n", nil},
 		{"an upgrade", shake, upgrading()},
+		{"CONNECT, of whatever a policy says", connect, func(o *options) { upgrading(exchange.Connect)(o); o.rule.Retry.AnyMethod = true }},
 		{"a body that is too large to keep", "GET / HTTP/1.1\r\nHost: a\r\nContent-Length: 40000\r\n\r\n" + strings.Repeat("x", 40000), func(o *options) { o.cfg.RetryBuffer = 4 << 10 }},
 		{"by policy", get, func(o *options) { o.rule.Retry.HedgeOnOverdue = false }},
 		{"without a time-out nothing is overdue", get, func(o *options) { o.rule.Timeout = 0 }},
@@ -189,6 +191,28 @@ func TestWhatMayNotBeAtTwoEndpointsIsNotHedged(t *testing.T) {
 			}, late(5*time.Second, ok), late(0, ok))
 		})
 	}
+}
+
+// The time of a hedge that is over does not end what goes on without it.
+func TestTheTimeOfAHedgeEndsWithIt(t *testing.T) {
+	slow := func(c net.Conn, _ *http.Request) {
+		time.Sleep(1600 * time.Millisecond)
+		_, _ = io.WriteString(c, bad[:len(bad)-2])
+		time.Sleep(5 * time.Second)
+		_, _ = io.WriteString(c, bad[len(bad)-2:])
+	}
+	edit := func(o *options) {
+		o.rule.Retry.MaxAttempts, o.rule.Retry.On = 2, append(o.rule.Retry.On, resilience.GatewayError)
+		o.rule.PerTryTimeout = 3 * time.Second
+	}
+	hedged(t, edit, func(r *rig, c *client, _ time.Duration) {
+		if got := c.do(get); got.StatusCode != http.StatusServiceUnavailable || got.body != "bad" || got.err != nil {
+			t.Errorf("got %d %q, %v, want the first answer, whole", got.StatusCode, got.body, got.err)
+		}
+		if line := r.last(); line.kinds() != "server server" || line.Flags != "-" {
+			t.Errorf("log: got %s %q, want two answers", line.Flags, line.Attempts)
+		}
+	}, slow, late(time.Second, bad))
 }
 
 // Whoever ends a request ends both attempts, and is told of once.
