@@ -82,7 +82,7 @@ func (h *hedge) take(b *batch, p *pool) {
 	switch {
 	case p.find(b, h):
 	case h.wait(p, h.x.Cluster):
-		p.enqueue(waiter{h, h.ticket})
+		p.enqueue(b, waiter{h, h.ticket})
 	default:
 		h.drop(b, outlier.EndLocalLimit)
 	}

@@ -38,7 +38,8 @@ func (c *Client) Open(ctx context.Context, ep *upstream.Endpoint) (*upstream.Con
 	s.script.Begin(http1.Config{MaxHead: c.cfg.MaxHead, MaxFields: c.cfg.MaxFields}, false, "")
 	b := batch{now: c.clock.Now()}
 	if !s.pool.find(&b, s) {
-		s.pool.enqueue(waiter{s, 0})
+		s.pool.enqueue(&b, waiter{s, 0})
+		b.flush()
 		select {
 		case err := <-s.answer:
 			if err != nil {
@@ -79,7 +80,7 @@ func (s *lend) onLink(b *batch, p *pool, _ uint64) {
 		s.answer <- nil
 		return
 	}
-	p.enqueue(waiter{s, 0})
+	p.enqueue(b, waiter{s, 0})
 }
 
 // onNoLink implements taker.

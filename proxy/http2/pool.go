@@ -79,7 +79,7 @@ func (p *pool) take(b *batch, x *relay) {
 		x.limited(b)
 		return
 	}
-	p.enqueue(waiter{x, x.ticket})
+	p.enqueue(b, waiter{x, x.ticket})
 }
 
 // find opens t's stream on a connection that has room.
@@ -126,11 +126,19 @@ func (l *link) promising() bool {
 	return !l.closed && !l.goingAway
 }
 
-func (p *pool) enqueue(w waiter) {
+// enqueue lets somebody wait who has found no connection with room. One that has got
+// room since does not know of him, and makes another one needless.
+func (p *pool) enqueue(b *batch, w waiter) {
 	p.mu.Lock()
-	defer p.mu.Unlock()
 	p.queue = append(p.queue, w)
 	p.waiters.Store(int32(len(p.queue)))
+	p.mu.Unlock()
+	if p.best() != nil {
+		b.freed(p)
+		return
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
 	p.dialLocked()
 }
 
