@@ -399,6 +399,7 @@ func (l *link) shutLocked(c cause) {
 func (l *link) end(b *batch) {
 	l.shut(causeEnd)
 	l.wheel.Remove(&l.timer)
+	l.flush() // the last answer may be waiting for whoever wrote it
 	l.mu.Lock()
 	l.closing = l.writing
 	if !l.closing {
