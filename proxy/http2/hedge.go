@@ -185,18 +185,27 @@ func (l *link) move(from, to *stream, p party) {
 	}
 }
 
-// mine reports whether news of the stream is still news.
-func (h *hedge) mine(at place) bool { return h.up.place == at && at.id != 0 && !h.x.dead }
+// mine locks the relay and reports whether news of the stream is the hedge's. If not, it
+// is the relay's, if anybody's, which may have got the stream while the news was on its
+// way; and nothing is locked.
+func (h *hedge) mine(at place) bool {
+	h.x.mu.Lock()
+	if h.up.place == at && at.id != 0 && !h.x.dead {
+		return true
+	}
+	h.x.unlock()
+	return false
+}
 
 // onHeaders decides: unless the answer is one that would be repeated, it is the
 // request's.
 func (h *hedge) onHeaders(b *batch, _ *stream, at place, fields []hpack.HeaderField, end bool) {
 	x := h.x
-	x.mu.Lock()
-	defer x.unlock()
 	if !h.mine(at) {
+		x.onHeaders(b, &x.up, at, fields, end)
 		return
 	}
+	defer x.unlock()
 	var r response
 	switch f := r.parse(fields); {
 	case f != nil || r.status < 200 && end:
@@ -221,39 +230,42 @@ func (h *hedge) onHeaders(b *batch, _ *stream, at place, fields []hpack.HeaderFi
 
 // onData implements party: there is none before the head, and after it the stream is
 // the relay's.
-func (h *hedge) onData(b *batch, _ *stream, at place, _ []byte, _ bool) bool {
-	h.x.mu.Lock()
-	defer h.x.unlock()
-	if h.mine(at) {
-		h.x.conn.srv.deps.Metrics.BadAnswers.Add(1)
-		h.drop(b, outlier.EndBadFraming)
+func (h *hedge) onData(b *batch, _ *stream, at place, p []byte, end bool) bool {
+	if !h.mine(at) {
+		return h.x.onData(b, &h.x.up, at, p, end)
 	}
+	defer h.x.unlock()
+	h.x.conn.srv.deps.Metrics.BadAnswers.Add(1)
+	h.drop(b, outlier.EndBadFraming)
 	return false
 }
 
 func (h *hedge) onRoom(b *batch, _ *stream, at place) {
-	h.x.mu.Lock()
-	defer h.x.unlock()
-	if h.mine(at) {
-		h.x.sendRest(b, &h.up, &h.sent)
+	if !h.mine(at) {
+		h.x.onRoom(b, &h.x.up, at)
+		return
 	}
+	defer h.x.unlock()
+	h.x.sendRest(b, &h.up, &h.sent)
 }
 
 func (h *hedge) onReset(b *batch, _ *stream, at place, c code) {
-	h.x.mu.Lock()
-	defer h.x.unlock()
-	if h.mine(at) {
-		h.drop(b, outlier.StreamReset(uint32(c)))
+	if !h.mine(at) {
+		h.x.onReset(b, &h.x.up, at, c)
+		return
 	}
+	defer h.x.unlock()
+	h.drop(b, outlier.StreamReset(uint32(c)))
 }
 
 func (h *hedge) onLost(b *batch, _ *stream, at place, l *loss) {
-	h.x.mu.Lock()
-	defer h.x.unlock()
-	if h.mine(at) {
-		ending, _ := l.ending(false)
-		h.drop(b, ending)
+	if !h.mine(at) {
+		h.x.onLost(b, &h.x.up, at, l)
+		return
 	}
+	defer h.x.unlock()
+	ending, _ := l.ending(false)
+	h.drop(b, ending)
 }
 
 func (h *hedge) visit(*batch, *stream, place) time.Duration { return wheel.Never }
