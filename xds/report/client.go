@@ -4,12 +4,15 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"math/rand/v2"
 	"sync"
 	"time"
 
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
 
 	"github.com/overhear-mesh/overhear/xds/reportpb"
 )
@@ -53,6 +56,7 @@ const (
 	backoffMax  = 8 * time.Second
 	settled     = 5 * time.Second // a stream that lived as long proves that all is well
 	renewAfter  = time.Minute     // the soonest that a stream is renewed for want of names
+	deafWait    = time.Minute     // a control plane that takes no reports is asked again that late
 )
 
 // Client is the sidecar's end of the report stream.
@@ -91,13 +95,22 @@ func (c *Client) Run(ctx context.Context) error {
 		c.monologue(ctx)
 		return nil
 	}
-	failures, wait := 0, time.Duration(0)
+	failures, wait, deaf := 0, time.Duration(0), false
 	for ctx.Err() == nil {
 		began := c.cfg.Now() + wait
 		err := c.stream(ctx, wait)
 		if ctx.Err() != nil {
 			return nil
 		}
+		if status.Code(err) == codes.Unimplemented {
+			// It is somebody else's, and that may last for ever: said once.
+			if !deaf {
+				c.cfg.Log.LogAttrs(ctx, slog.LevelInfo, "the control plane takes no reports: this sidecar decides alone")
+			}
+			deaf, wait = true, deafWait/2+rand.N(deafWait/2)
+			continue
+		}
+		deaf = false
 		c.cfg.Log.LogAttrs(ctx, slog.LevelWarn, "report stream ended", slog.Any("cause", err))
 		if c.cfg.Now()-began >= settled {
 			failures = 0
@@ -197,7 +210,12 @@ func (c *Client) send(ctx context.Context, cancel context.CancelCauseFunc, srv r
 				return err
 			}
 		}
-		return c.transmit(cancel, srv, up)
+		err := c.transmit(cancel, srv, up)
+		if errors.Is(err, io.EOF) { // the stream has ended, and receive is told why
+			<-ctx.Done()
+			return context.Cause(ctx)
+		}
+		return err
 	}
 	if err := send(encodeHello(c.hello(), c.incarnation, c.cfg.Now())); err != nil {
 		return err

@@ -5,10 +5,12 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"net"
 	"net/netip"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -35,6 +37,7 @@ type world struct {
 	sink      *recorder
 	collector *Collector
 	server    *grpc.Server
+	log       *slog.Logger // of clients; nil: none
 }
 
 // headStart is what the table's clock shows when the world begins.
@@ -61,13 +64,18 @@ func newWorld(t *testing.T, edit func(*CollectorConfig)) *world {
 }
 
 func (w *world) start() {
-	w.server = grpc.NewServer()
-	w.collector.Register(w.server)
+	server := grpc.NewServer()
+	w.collector.Register(server)
+	w.serve(server)
+}
+
+func (w *world) serve(server *grpc.Server) {
+	w.server = server
 	ln, err := w.net.Host("10.0.0.9").Listen(w.t.Context(), "tcp", ":15010")
 	if err != nil {
 		w.t.Fatal(err)
 	}
-	go func() { _ = w.server.Serve(ln) }()
+	go func() { _ = server.Serve(ln) }()
 }
 
 // dial connects a host; the connection is closed when the test ends.
@@ -265,7 +273,7 @@ func (s *sidecar) seen() (links []bool, orders []Orders, hellos int) {
 // run starts a client that ends with the test.
 func (w *world) run(s *sidecar, incarnation uint64) {
 	began := time.Now()
-	c := NewClient(w.dial("10.0.0.1"), ClientConfig{Incarnation: incarnation, Now: func() time.Duration { return time.Since(began) + ms(1) }}, s)
+	c := NewClient(w.dial("10.0.0.1"), ClientConfig{Incarnation: incarnation, Now: func() time.Duration { return time.Since(began) + ms(1) }, Log: w.log}, s)
 	ctx, cancel := context.WithCancel(w.t.Context())
 	var wg sync.WaitGroup
 	wg.Go(func() {
@@ -421,6 +429,37 @@ func TestTheClientComesBackWhenTheControlPlaneDoes(t *testing.T) {
 			t.Errorf("hellos: got %d, want one for each life of the control plane", hellos)
 		}
 		wantLog(t, w.sink, "sidecar-1/7 join", "sidecar-1/7 leave", "sidecar-1/7 join")
+	})
+}
+
+func TestAControlPlaneThatTakesNoReportsIsLeftAlone(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		w := newWorld(t, nil)
+		synctest.Wait()
+		w.server.Stop()
+		var asked atomic.Int32
+		w.serve(grpc.NewServer(grpc.UnknownServiceHandler(func(any, grpc.ServerStream) error {
+			asked.Add(1)
+			return status.Error(codes.Unimplemented, "unknown service")
+		})))
+		var log strings.Builder
+		w.log = slog.New(slog.NewTextHandler(&log, nil))
+		s := newSidecar(Hello{Node: "sidecar-1"})
+		w.run(s, 7)
+		time.Sleep(time.Hour)
+		synctest.Wait()
+		if n := asked.Load(); n < 60 || n > 121 {
+			t.Errorf("asked %d times in an hour, want once or twice a minute", n)
+		}
+		if n := strings.Count(log.String(), "\n"); n != 1 || !strings.Contains(log.String(), "takes no reports") {
+			t.Errorf("log: got %s, want one line that says so", log.String())
+		}
+		w.server.Stop()
+		w.start()
+		time.Sleep(2 * time.Minute)
+		if links, _, _ := s.seen(); len(links) == 0 || !links[len(links)-1] {
+			t.Errorf("links: got %v, want the last to be up once it takes reports", links)
+		}
 	})
 }
 
