@@ -10,6 +10,7 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/google/go-cmp/cmp"
@@ -430,6 +431,7 @@ func TestTunnelsCountAsConnectionsOfTheirCluster(t *testing.T) {
 		r.check(r.dial().do(shake), 503, "*", "UO", "10.0.1.1 ok")
 		_ = first.CloseWrite()
 		_, _ = io.ReadAll(first.br)
+		synctest.Wait() // the client hears of the end before it is booked
 		second := r.dial()
 		second.send(shake)
 		if got := readHead(second.br); !strings.HasPrefix(got, "HTTP/1.1 101 ") {
