@@ -88,7 +88,7 @@ type Sidecar struct {
 	inUse  atomic.Bool   // the first clusters have been set up
 
 	passed  *outlier.Endpoint // counts what goes to unknown destinations
-	passing sync.Map          // of own addresses of connections that go there
+	passing sync.Map          // of passage: connections that go there
 
 	mu      sync.Mutex // guards what follows
 	cfg     config.Config

@@ -62,7 +62,7 @@ func (r *redirection) serve(ctx context.Context, c net.Conn) {
 	case !ok:
 		tunnel.Reset(c)
 		return
-	case r.s.loops(c, r.d.name):
+	case r.s.loops(c, to, r.d.name):
 		tunnel.Reset(c)
 		return
 	}
@@ -147,7 +147,7 @@ func (r *redirection) byHost(ctx context.Context, c net.Conn, to netip.AddrPort)
 		tunnel.Reset(c)
 		return
 	}
-	r.s.pass(ctx, c, to.String(), r.d)
+	r.s.pass(ctx, c, to, r.d)
 }
 
 // way is what is done with connections to a cluster.
@@ -209,45 +209,52 @@ func (r *redirection) destinations(all []config.Destination, lookup func(string)
 }
 
 // inboundRedirection has what was to go to another port than the application's carried
-// to that port.
+// there: to the address that was meant. The application's host is the loopback as a rule,
+// on which others listen that are not for callers from outside, such as the sidecar's own
+// outbound listeners.
 func (s *Sidecar) inboundRedirection(d *door, in config.Inbound, next listener.Handler) listener.Handler {
-	host, port, _ := net.SplitHostPort(in.Application) // it was checked
+	_, port, _ := net.SplitHostPort(in.Application) // it was checked
 	return func(ctx context.Context, c net.Conn) {
 		to, ok := s.redirected(c)
-		switch at := strconv.Itoa(int(to.Port())); {
-		case !ok || at == port:
+		switch {
+		case !ok || strconv.Itoa(int(to.Port())) == port:
 			next(ctx, c)
-		case in.Redirected.UnknownDestinations == config.CloseUnknown, s.loops(c, d.name):
+		case in.Redirected.UnknownDestinations == config.CloseUnknown, s.loops(c, to, d.name):
 			tunnel.Reset(c)
 		default:
-			s.pass(ctx, c, net.JoinHostPort(host, at), d)
+			s.pass(ctx, c, to, d)
 		}
 	}
 }
 
+// passage is a connection that pass has opened, as both of its ends see it. Of its own
+// address alone there may be another one, of the application, to somewhere else.
+type passage struct{ own, to string }
+
 // pass carries a connection to an address that is nobody's endpoint: nothing is read of
 // it, and nothing is counted against anybody.
-func (s *Sidecar) pass(ctx context.Context, c net.Conn, address string, d *door) {
+func (s *Sidecar) pass(ctx context.Context, c net.Conn, to netip.AddrPort, d *door) {
 	options := upstream.DefaultOptions()
-	var own string
+	address := to.String()
+	var way passage
 	options.Dial = func(ctx context.Context, network, address string) (net.Conn, error) {
 		conn, err := s.opts.Dial(ctx, network, address)
 		if err == nil {
-			own = conn.LocalAddr().String()
-			s.passing.Store(own, true)
+			way = passage{conn.LocalAddr().String(), address}
+			s.passing.Store(way, true)
 		}
 		return conn, err
 	}
 	at := upstream.NewEndpoint(address, address, "", 0, false, s.passed, nil, &options)
 	defer at.Retire()
 	tcp.New(d.carried, tcp.Deps{Clock: s.clock, Inbound: at, Log: d.recorder}).ServeConn(ctx, c)
-	s.passing.Delete(own)
+	s.passing.Delete(way)
 }
 
 // loops reports whether a connection is one that pass has opened: the rules of the
 // firewall lead the sidecar's own connections back to it.
-func (s *Sidecar) loops(c net.Conn, name string) bool {
-	if _, ours := s.passing.Load(c.RemoteAddr().String()); !ours {
+func (s *Sidecar) loops(c net.Conn, to netip.AddrPort, name string) bool {
+	if _, ours := s.passing.Load(passage{c.RemoteAddr().String(), to.String()}); !ours {
 		return false
 	}
 	s.opts.Log.Error("a connection of this sidecar has been redirected to itself: exclude its user, or its mark, from redirection", "listener", name)

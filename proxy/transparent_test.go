@@ -178,13 +178,14 @@ func TestAnInboundListenerLeadsToThePortThatWasMeant(t *testing.T) {
 		{"the application's", "pass", "10.0.0.1:8080", "200 application"},
 		{"by itself", "pass", "", "200 application"},
 		{"another", "pass", "10.0.0.1:9090", "200 metrics"},
+		{"one that is open to the pod alone", "pass", "10.0.0.1:9091", "reset"},
 		{"another, where nothing is passed on", "close", "10.0.0.1:9090", "reset"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				p := newPod(t)
-				for port, body := range map[int]string{8080: "application", 9090: "metrics"} {
-					p.local(port, body)
+				for at, body := range map[string]string{"127.0.0.1:8080": "application", "10.0.0.1:9090": "metrics", "127.0.0.1:9091": "private"} {
+					p.local(at, body)
 				}
 				p.redirect(&tt.to)
 				p.start(`
@@ -206,10 +207,10 @@ inbound:
 	}
 }
 
-// local serves on a port of the pod's loopback.
-func (p *pod) local(port int, body string) {
+// local serves on an address of the pod.
+func (p *pod) local(at, body string) {
 	p.t.Helper()
-	ln, err := p.host.Listen(p.t.Context(), "tcp", fmt.Sprintf("127.0.0.1:%d", port))
+	ln, err := p.host.Listen(p.t.Context(), "tcp", at)
 	if err != nil {
 		p.t.Fatal(err)
 	}

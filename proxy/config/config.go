@@ -68,7 +68,7 @@ type Node struct {
 type Admin struct {
 	// Address to listen on. Default 127.0.0.1:15000; "off" for none.
 	Address string `yaml:"address"`
-	// Token permits the calls that change something (drain, log level), as
+	// Token, of 16 characters or more, permits the calls that change something (drain, log level), as
 	// "Authorization: Bearer TOKEN". Default: none, and no such calls.
 	Token string `yaml:"token"`
 }
@@ -205,7 +205,7 @@ type Inbound struct {
 	Instance string `yaml:"instance"`
 
 	// Transparent: what was to go to another port than the application's is carried
-	// to that port of the application's host, unread and uncounted.
+	// there, unread and uncounted.
 	Redirected Redirected `yaml:",inline"`
 	// ProxyProtocol, MaxConnections and Upgrades as of Outbound.
 	ProxyProtocol  bool              `yaml:"proxy_protocol"`
@@ -545,12 +545,19 @@ func (n Node) Validate() error {
 	return nil
 }
 
+// minToken is as long as what is not guessed.
+const minToken = 16
+
 // Validate checks the operator's door.
 func (a Admin) Validate() error {
-	if a.Address == "off" {
-		return nil
+	var errs []error
+	if n := len(a.Token); n > 0 && n < minToken {
+		errs = append(errs, strictyaml.Invalid("token", "is %d characters long: want %d or more", n, minToken))
 	}
-	return hostPort("address", a.Address, "host:port, or off")
+	if a.Address != "off" {
+		errs = append(errs, hostPort("address", a.Address, "host:port, or off"))
+	}
+	return errors.Join(errs...)
 }
 
 // Validate checks the addresses, and that plain text stays on this machine.
@@ -657,7 +664,7 @@ func (o Outbound) Validate() error {
 	case o.Protocol == TCP && len(o.Routes) > 0:
 		errs = append(errs, strictyaml.Invalid("routes", "tcp has nothing to match routes on: want cluster"))
 	}
-	errs = append(errs, router.Check(o.Routes), checkDetection(o.Protocol, o.DetectTimeout), o.Upgrades.Validate())
+	errs = append(errs, router.Check(o.Routes), checkDetection(o.Protocol, o.DetectTimeout))
 	errs = append(errs, o.Redirected.check(o.ProxyProtocol))
 	if o.Redirected.Transparent {
 		errs = append(errs, checkDetection(Auto, o.DetectTimeout)) // the host of a first request is waited for
@@ -688,7 +695,7 @@ func (in Inbound) Validate() error {
 	if in.Address != "" && in.Address == in.Application {
 		errs = append(errs, strictyaml.Invalid("application", "is the listener itself: want the port of the application"))
 	}
-	errs = append(errs, checkDetection(in.Protocol, in.DetectTimeout), in.Upgrades.Validate(), in.Redirected.check(in.ProxyProtocol))
+	errs = append(errs, checkDetection(in.Protocol, in.DetectTimeout), in.Redirected.check(in.ProxyProtocol))
 	if in.Protocol == TCP && in.ApplicationProtocol != Same {
 		errs = append(errs, strictyaml.Invalid("application_protocol", "is %s: tcp carries whatever comes unread", in.ApplicationProtocol))
 	}
@@ -733,8 +740,12 @@ func (e Endpoint) Validate() error {
 }
 
 func hostPort(field, value, want string) error {
-	if host, port, err := net.SplitHostPort(value); err != nil || host == "" || port == "" {
+	host, port, err := net.SplitHostPort(value)
+	if err != nil || host == "" || port == "" {
 		return strictyaml.Invalid(field, "is %q: want %s", value, want)
+	}
+	if _, err := strconv.ParseUint(port, 10, 16); err != nil {
+		return strictyaml.Invalid(field, "is %q: want a port of 0 to 65535", value)
 	}
 	return nil
 }
