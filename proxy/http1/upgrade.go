@@ -45,6 +45,9 @@ func (r *request) wanted(buf []byte, u *exchange.Upgrades) string {
 // for, so that what it sent must not be read as a request. After CONNECT none can tell:
 // what follows may be of somebody who speaks through the client.
 func (c *conn) hasty() bool {
+	if c.upgrade != "" {
+		c.stopWatch() // what came while the answer was awaited counts
+	}
 	return c.req.connect || c.upgrade != "" && c.rest < c.w
 }
 

@@ -200,22 +200,29 @@ func TestARefusedUpgradeIsAnOrdinaryAnswer(t *testing.T) {
 		c := r.dial()
 		r.check(c.do(shake), 426, "no", "-", "10.0.1.1 ok")
 		r.check(c.do(get), 426, "no", "-", "10.0.1.1 ok") // the connection goes on
-		// But not with what was meant for a tunnel.
-		c.send(shake + "GET /evil HTTP/1.1\r\nHost: evil\r\n\r\n")
-		if got := c.read("GET"); got.StatusCode != http.StatusUpgradeRequired || !got.Close {
-			t.Errorf("response: got %d, close %v, want 426 and close", got.StatusCode, got.Close)
-		}
-		if err := c.ended(); err != nil {
-			t.Errorf("end: %v", err)
-		}
-		if got := len(r.log.all()); got != 3 {
-			t.Errorf("requests: got %d, want 3", got)
+		// But not with what was meant for a tunnel, whether it comes along or while the
+		// answer is awaited.
+		for n, later := range []time.Duration{0, 2 * watchAfter} {
+			c := r.dial()
+			c.send(shake)
+			time.Sleep(later)
+			c.send("GET /evil HTTP/1.1\r\nHost: evil\r\n\r\n")
+			if got := c.read("GET"); got.StatusCode != http.StatusUpgradeRequired || !got.Close {
+				t.Errorf("response: got %d, close %v, want 426 and close", got.StatusCode, got.Close)
+			}
+			if err := c.ended(); err != nil {
+				t.Errorf("end: %v", err)
+			}
+			if got := len(r.log.all()); got != 3+n {
+				t.Errorf("requests: got %d, want %d", got, 3+n)
+			}
 		}
 	}, talk(func(req *http.Request) string {
 		j.add(req.URL.Path)
+		time.Sleep(4 * watchAfter)
 		return refused
 	}))
-	if diff := cmp.Diff([]string{"/chat", "/", "/chat"}, j.lines); diff != "" {
+	if diff := cmp.Diff([]string{"/chat", "/", "/chat", "/chat"}, j.lines); diff != "" {
 		t.Errorf("what the endpoint saw (-want +got):\n%s", diff)
 	}
 }
