@@ -3,6 +3,7 @@ package outlier
 import (
 	"errors"
 	"fmt"
+	"strings"
 	"time"
 )
 
@@ -269,7 +270,7 @@ func (v *validation) choice(path, got string, want ...string) {
 			return
 		}
 	}
-	v.add(path, fmt.Sprintf("is %q, want one of %q", got, want))
+	v.add(path, fmt.Sprintf("is %q: want one of %s", got, strings.Join(want, ", ")))
 }
 
 func (v *validation) duration(path string, got, lo, hi time.Duration) {

@@ -77,7 +77,7 @@ clusters:
 func TestEveryWrongValueIsSaidAtOnce(t *testing.T) {
 	_, err := config.Decode("sidecar.yaml", []byte(`
 node: {id: ""}
-admin: {address: "127.0.0.1:15001"}
+admin: {address: "127.0.0.1:15001", token: secret}
 control_plane:
   addresses: ["10.1.2.3:15010"]
 log: {level: loud}
@@ -90,6 +90,7 @@ outbound:
   - {address: "127.0.0.1:15002", protocol: tcp, routes: [{prefix: /, cluster: api}]}
 inbound:
   - {address: "127.0.0.1:15006", application: "127.0.0.1:15006"}
+  - {address: "127.0.0.1:99999", application: "127.0.0.1:1"}
 clusters:
   - name: api
     endpoints: [{address: "localhost:80"}, {address: "127.0.0.1:1", weight: 0}]
@@ -100,6 +101,7 @@ clusters:
 	}
 	want := []string{
 		`sidecar.yaml:2:8: node.id: is empty: want a name that is unique in the mesh`,
+		`sidecar.yaml:3:37: admin.token: is 6 characters long: want 16 or more`,
 		`sidecar.yaml:5:15: control_plane.addresses[0]: 10.1.2.3:15010 is not on this machine and the connection has no TLS: want a loopback address, or insecure: true`,
 		`sidecar.yaml:6:7: log.level: is "loud": want debug, info, warn, error`,
 		`sidecar.yaml:7:14: access_log.path: is empty: want a file, stdout, stderr or off`,
@@ -112,9 +114,10 @@ clusters:
 		`sidecar.yaml:12:5: outbound[1].cluster: nowhere to send requests: want cluster or routes`,
 		`sidecar.yaml:13:49: outbound[2].routes: tcp has nothing to match routes on: want cluster`,
 		`sidecar.yaml:15:34: inbound[0].application: is the listener itself: want the port of the application`,
-		`sidecar.yaml:18:18: clusters[0].endpoints[0].address: is "localhost:80": want ip:port`,
-		`sidecar.yaml:18:69: clusters[0].endpoints[1].weight: is 0: want 1 to 1000`,
-		`sidecar.yaml:19:5: clusters[1].name: a second cluster "api": names must be unique`,
+		`sidecar.yaml:16:6: inbound[1].address: is "127.0.0.1:99999": want a port of 0 to 65535`,
+		`sidecar.yaml:19:18: clusters[0].endpoints[0].address: is "localhost:80": want ip:port`,
+		`sidecar.yaml:19:69: clusters[0].endpoints[1].weight: is 0: want 1 to 1000`,
+		`sidecar.yaml:20:5: clusters[1].name: a second cluster "api": names must be unique`,
 	}
 	if diff := cmp.Diff(want, strings.Split(err.Error(), "\n")); diff != "" {
 		t.Errorf("problems differ (-want +got):\n%s", diff)

@@ -12,7 +12,8 @@ import (
 // that were meant for others.
 type Redirected struct {
 	// Transparent: ask the kernel where each connection was to go (SO_ORIGINAL_DST).
-	// One that has come by itself is served as by any listener. Default false.
+	// One that has come by itself is served as by any listener, or reset where there
+	// is neither cluster nor routes. Default false.
 	Transparent bool `yaml:"transparent"`
 	// UnknownDestinations is what becomes of a connection that was to go where nothing
 	// of the file or the control plane is: pass carries it there, unread and

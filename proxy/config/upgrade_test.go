@@ -42,7 +42,7 @@ func TestAnUpgradeThatWouldHideRequestsIsRefused(t *testing.T) {
 	_, err := config.Decode("sidecar.yaml", []byte(`
 outbound:
   - {address: "127.0.0.1:1", cluster: api, upgrades: [h2c], tunnel_idle_timeout: 1ms}
-  - {address: "127.0.0.1:2", cluster: api, upgrades: [WebSocket]}
+  - {address: "127.0.0.1:2", cluster: api, upgrades: [WebSocket, "a b"]}
 inbound:
   - {address: "127.0.0.1:3", application: "127.0.0.1:4", upgrades: ["web socket"]}
 clusters:
@@ -55,6 +55,7 @@ clusters:
 		`sidecar.yaml:3:44: outbound[0].upgrades: "h2c" would carry requests past this sidecar; HTTP/2 needs no upgrade here`,
 		`sidecar.yaml:3:61: outbound[0].tunnel_idle_timeout: 1ms: want 0s (never) or at least 1s`,
 		`sidecar.yaml:4:44: outbound[1].upgrades: "WebSocket": want it in lower case`,
+		`sidecar.yaml:4:44: outbound[1].upgrades: "a b": want names of protocols, such as websocket, or connect`,
 		`sidecar.yaml:6:58: inbound[0].upgrades: "web socket": want names of protocols, such as websocket, or connect`,
 	}
 	if diff := cmp.Diff(want, strings.Split(err.Error(), "\n")); diff != "" {

@@ -253,7 +253,8 @@ func TestWrongActionsNameTheField(t *testing.T) {
 		edit func(*router.Rule)
 		want string
 	}{
-		{func(r *router.Rule) { r.Clusters = []router.Share{{"a", 1}} }, "cluster: missing: want one of cluster, clusters, redirect and respond"},
+		{func(r *router.Rule) { r.Clusters = []router.Share{{"a", 1}} }, "cluster: cluster, clusters, redirect and respond exclude each other: want one of them"},
+		{func(r *router.Rule) { r.Cluster = "" }, "cluster: missing: want one of cluster, clusters, redirect and respond"},
 		{func(r *router.Rule) { r.Cluster, r.Clusters = "", []router.Share{{"", 0}} }, "clusters[0].weight: 0: want 1 to 65536"},
 		{func(r *router.Rule) { r.Headers = []router.Text{{Name: "a b", Exact: "x"}} }, `headers[0].name: "a b": want a name`},
 		{func(r *router.Rule) { r.Headers = []router.Text{{Name: "a", Exact: "x", Prefix: "y"}} }, "headers[0]: want one of"},

@@ -82,6 +82,6 @@ const maxGRPCStatus = 16
 
 func wrongShare(field string, share float64, wrong func(field, format string, args ...any)) {
 	if !(share > 0 && share <= 1) {
-		wrong(field, "%v%%: want more than 0%% and at most 100%%", share*100)
+		wrong(field, "%.4g%%: want more than 0%% and at most 100%%", share*100)
 	}
 }

@@ -99,8 +99,11 @@ func (r Rule) Validate() error {
 			ways++
 		}
 	}
-	if ways != 1 {
+	switch {
+	case ways == 0:
 		wrong("cluster", "missing: want one of cluster, clusters, redirect and respond")
+	case ways > 1:
+		wrong("cluster", "cluster, clusters, redirect and respond exclude each other: want one of them")
 	}
 	if r.Redirect != nil || r.Respond != nil {
 		r.idle(wrong)

@@ -104,7 +104,7 @@ func launch(t *testing.T, name string, args ...string) *process {
 // listens there.
 func sidecar(t *testing.T, file string) *process {
 	t.Helper()
-	p := launch(t, "sidecar", "run", "-c", write(t, "sidecar.yaml", "admin: {address: \"127.0.0.1:0\", token: secret}\n"+file))
+	p := launch(t, "sidecar", "run", "-c", write(t, "sidecar.yaml", "admin: {address: \"127.0.0.1:0\", token: a-secret-of-tests}\n"+file))
 	p.address("admin")
 	return p
 }

@@ -114,11 +114,11 @@ func TestASidecarServesAndShowsItself(t *testing.T) {
 	if got := call("/logging?level=debug", "guess"); got != http.StatusUnauthorized {
 		t.Errorf("a log level set with a wrong token: got %d, want %d", got, http.StatusUnauthorized)
 	}
-	if got := call("/logging?level=debug", "secret"); got != http.StatusOK {
+	if got := call("/logging?level=debug", "a-secret-of-tests"); got != http.StatusOK {
 		t.Errorf("a log level set: got %d, want %d", got, http.StatusOK)
 	}
 	contain(t, "/logging", p.admin("/logging"), "DEBUG")
-	if got := call("/drain", "secret"); got != http.StatusOK {
+	if got := call("/drain", "a-secret-of-tests"); got != http.StatusOK {
 		t.Errorf("/drain: got %d, want %d", got, http.StatusOK)
 	}
 	if code := p.exit(); code != 0 {
