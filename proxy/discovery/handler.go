@@ -2,7 +2,6 @@ package discovery
 
 import (
 	"errors"
-	"log/slog"
 	"slices"
 	"time"
 
@@ -111,8 +110,8 @@ func (h *handler) Endpoints(changed []resource.Endpoints, removed []string) erro
 	return nil
 }
 
-// Stream tells the clusters whether the control plane is heard.
-func (h *handler) Stream(up bool, why error) {
+// Stream tells the clusters whether the control plane is heard; the client logs it.
+func (h *handler) Stream(up bool, _ error) {
 	d := (*Discovery)(h)
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -125,11 +124,6 @@ func (h *handler) Stream(up bool, why error) {
 			e.SetLink(cluster.ADS, up)
 		}
 	}
-	if up {
-		d.deps.Log.Info("control plane heard")
-		return
-	}
-	d.deps.Log.Warn("control plane lost, serving from what it said last", slog.Any("error", why))
 }
 
 // heardLocked notes that the control plane has said something.
