@@ -9,6 +9,8 @@ import (
 	"strings"
 	"testing"
 
+	xhttp2 "golang.org/x/net/http2"
+
 	"github.com/overhear-mesh/overhear/proxy/cluster"
 	"github.com/overhear-mesh/overhear/proxy/http1"
 )
@@ -121,4 +123,14 @@ func TestAnOlderClientMayNameNoHost(t *testing.T) {
 			t.Errorf("got %d, want 200; %+v", res.StatusCode, r.last())
 		}
 	}, says("ok"))
+}
+
+// What an endpoint sends as data is not read as the head that it has not sent.
+func TestDataBeforeTheHeadIsNoAnswerToAnOlderClient(t *testing.T) {
+	const text = "HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n"
+	inRig(t, nil, func(r *rig) {
+		r.check(r.old(r.front(), "GET", "/", ""), 502, "*", "UPE", "10.0.1.1 server")
+	}, misbehaves(t, func(a *raw) {
+		a.each(func(f *xhttp2.MetaHeadersFrame) { _ = a.WriteData(f.StreamID, true, []byte(text)) })
+	}))
 }

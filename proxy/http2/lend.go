@@ -241,6 +241,16 @@ func (s *lend) onHeaders(b *batch, _ *stream, at place, fields []hpack.HeaderFie
 	}
 }
 
+func (s *lend) onData(b *batch, st *stream, at place, p []byte, end bool) bool {
+	s.mu.Lock()
+	early := s.mine(at) && !s.answered
+	if early { // it would be read as the head
+		s.refuse(b)
+	}
+	s.mu.Unlock()
+	return !early && s.wire.onData(b, st, at, p, end)
+}
+
 // heardAll notes that the answer is complete: who reads on finds the end.
 func (s *lend) heardAll() { s.readErr = io.EOF }
 
