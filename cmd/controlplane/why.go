@@ -188,7 +188,11 @@ func printEvidence(row func(name, format string, args ...any), why controlplane.
 		if recent := why.Endpoint.Recent; recent.K > 0 {
 			against = fmt.Sprintf("%d of about %d attempts failed in the last %s, not enough to speak against it", recent.K, recent.N, span(time.Duration(recent.Within)))
 		}
-		row("Evidence", "%s; it gets %s, and its group's usual error rate is %s", against, rate(x.Rate), usual(x))
+		gets := rate(x.Rate)
+		if gets == "-" {
+			gets = "hardly any request"
+		}
+		row("Evidence", "%s; it gets %s, and its group's usual error rate is %s", against, gets, usual(x))
 	default:
 		row("Evidence", "no traffic speaks of it")
 	}
