@@ -56,7 +56,9 @@ func (c *serverConn) bridge(b *batch, id uint32, end bool) *fault {
 		br = &bridge{conn: c}
 		br.init(c.srv.deps.Clock, br)
 	}
-	br.give(b, id, &c.req, end)
+	if !br.give(b, id, &c.req, end) {
+		return c.bridge(b, id, end)
+	}
 	if fresh {
 		c.older.Go(func() {
 			c.srv.older.ServeConn(c.ctx, br)
@@ -68,11 +70,14 @@ func (c *serverConn) bridge(b *batch, id uint32, end bool) *fault {
 	return nil
 }
 
-// give begins a stream.
-func (br *bridge) give(b *batch, id uint32, r *request, end bool) {
+// give begins a stream, unless the server has closed the bridge since it was chosen.
+func (br *bridge) give(b *batch, id uint32, r *request, end bool) bool {
 	l := br.conn.link
 	br.mu.Lock()
 	defer br.mu.Unlock()
+	if br.closed {
+		return false
+	}
 	br.req = *r
 	br.req.regular = nil
 	br.busy, br.read, br.all, br.gone = true, false, end, false
@@ -86,6 +91,7 @@ func (br *bridge) give(b *batch, id uint32, r *request, end bool) {
 	l.mu.Unlock()
 	br.write(r, end)
 	br.wake.Broadcast()
+	return true
 }
 
 // write makes the head of a request in HTTP/1.1. Crumbs of a cookie become one field

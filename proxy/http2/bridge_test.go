@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"strings"
 	"testing"
+	"testing/synctest"
 
 	xhttp2 "golang.org/x/net/http2"
 
@@ -133,4 +134,24 @@ func TestDataBeforeTheHeadIsNoAnswerToAnOlderClient(t *testing.T) {
 	}, misbehaves(t, func(a *raw) {
 		a.each(func(f *xhttp2.MetaHeadersFrame) { _ = a.WriteData(f.StreamID, true, []byte(text)) })
 	}))
+}
+
+// A bridge may have been chosen for a stream at the moment at which its server closes it.
+func TestAStreamIsNotGivenToABridgeThatHasClosed(t *testing.T) {
+	inRig(t, older, func(r *rig) {
+		r.check(r.get(), 201, "*", "-", "10.0.1.1 ok")
+		synctest.Wait()
+		r.server.mu.Lock()
+		for c := range r.server.conns {
+			c.mu.Lock()
+			br := c.idle[0]
+			c.mu.Unlock()
+			_ = br.Close()
+			c.mu.Lock()
+			c.idle = append(c.idle, br)
+			c.mu.Unlock()
+		}
+		r.server.mu.Unlock()
+		r.check(r.get(), 201, "*", "-", "10.0.1.1 ok")
+	}, served(echo))
 }
