@@ -46,7 +46,8 @@ func (p *Policy) UnmarshalText(text []byte) error {
 
 // Config is how a cluster balances.
 type Config struct {
-	// Policy is the rule of choice. Default p2c.
+	// Policy is the rule of choice: p2c (the better of two drawn, by peak EWMA latency
+	// and load), least_request, round_robin, random, ring_hash or maglev. Default p2c.
 	Policy Policy `yaml:"policy"`
 	// BoundedLoad keeps a hashing policy from piling a popular key's requests
 	// onto one endpoint: none has more in flight than so many times its fair

@@ -177,7 +177,7 @@ type Outbound struct {
 	// connection, and takes the client's address from it; a connection without one is
 	// closed. Default false.
 	ProxyProtocol bool `yaml:"proxy_protocol"`
-	// Limits of connections; 0 is none.
+	// MaxConnections at one time; default 0, no limit.
 	MaxConnections int `yaml:"max_connections"`
 	// Paths are what becomes of a request's path before any rule looks at it.
 	Paths exchange.Paths `yaml:"paths"`
@@ -189,11 +189,11 @@ type Outbound struct {
 // Inbound is a listener that carries requests of the mesh to the local
 // application. Outcomes are counted first-hand and reported; nobody is judged.
 type Inbound struct {
-	// Name, Address and Protocol as of Outbound.
+	// Name, Address and Protocol as in an outbound listener.
 	Name     string   `yaml:"name"`
 	Address  string   `yaml:"address"`
 	Protocol Protocol `yaml:"protocol"`
-	// DetectTimeout as of Outbound.
+	// DetectTimeout is how long auto waits for a connection's first bytes. Default 3s.
 	DetectTimeout time.Duration `yaml:"detect_timeout"`
 	// Application is where the local application listens, host:port.
 	Application string `yaml:"application"`
@@ -208,7 +208,7 @@ type Inbound struct {
 	// Transparent: what was to go to another port than the application's is carried
 	// there, unread and uncounted.
 	Redirected Redirected `yaml:",inline"`
-	// ProxyProtocol, MaxConnections and Upgrades as of Outbound.
+	// ProxyProtocol and MaxConnections as in an outbound listener.
 	ProxyProtocol  bool              `yaml:"proxy_protocol"`
 	MaxConnections int               `yaml:"max_connections"`
 	Upgrades       exchange.Upgrades `yaml:",inline"`

@@ -344,6 +344,10 @@ func (c *typeComments) field(t reflect.Type, name string) string {
 
 var (
 	word = regexp.MustCompile(`[A-Z][A-Za-z0-9]*`)
+	// inside is a word with a capital that begins no sentence, and what follows.
+	inside = regexp.MustCompile(`([a-z0-9,;"/)] )([A-Z][a-z]+)( header| \(|)`)
+	// godoc is what only the documentation of the package has a link for.
+	godoc = regexp.MustCompile(` \((?:\[[A-Z][\w.]*\](?:, )?)+\)|; see \[[A-Z]\w*\]`)
 	// named are the fields that a comment begins with.
 	named = regexp.MustCompile(`^[A-Z]\w*(, [A-Z]\w*)*( and [A-Z]\w*)?`)
 )
@@ -355,7 +359,7 @@ func (c *typeComments) words(t reflect.Type, text string) string {
 		name, _, _ := strings.Cut(t.Field(i).Tag.Get("yaml"), ",")
 		names[t.Field(i).Name] = name
 	}
-	text = strings.Join(strings.Fields(text), " ")
+	text = godoc.ReplaceAllString(strings.Join(strings.Fields(text), " "), "")
 	begin := len(named.FindString(text))
 	head := word.ReplaceAllStringFunc(text[:begin], func(w string) string {
 		if names[w] != "" {
@@ -363,10 +367,19 @@ func (c *typeComments) words(t reflect.Type, text string) string {
 		}
 		return w
 	})
-	return head + word.ReplaceAllStringFunc(text[begin:], func(w string) string {
+	rest := word.ReplaceAllStringFunc(text[begin:], func(w string) string {
 		if names[w] != "" && strings.ToLower(w[1:]) != w[1:] {
 			return "`" + names[w] + "`"
 		}
 		return w
+	})
+	// A name of one word is told from the beginning of a sentence, and of a header's
+	// name, by where it stands.
+	return head + inside.ReplaceAllStringFunc(rest, func(s string) string {
+		m := inside.FindStringSubmatch(s)
+		if names[m[2]] == "" || m[3] == " header" || m[3] == " (" {
+			return s
+		}
+		return m[1] + "`" + names[m[2]] + "`" + m[3]
 	})
 }

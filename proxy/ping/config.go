@@ -39,7 +39,8 @@ func (k *Kind) UnmarshalText(text []byte) error {
 
 // Config is how a cluster's endpoints are pinged when no traffic tells of them.
 type Config struct {
-	// Kind of the ping. Default tcp.
+	// Kind of the ping: tcp (it connects), http (200 to 399 is healthy) or grpc
+	// (grpc.health.v1). Default tcp.
 	Kind Kind `yaml:"kind"`
 	// Path of an HTTP ping, also of the probe that an HTTP endpoint behind an
 	// inbound sidecar gets. Default "/".
