@@ -287,6 +287,7 @@ func (s *Sidecar) openOutbound(ctx context.Context, o config.Outbound, cfg confi
 	}
 	handler := s.proxied(o.ProxyProtocol, d.handler(o.Protocol, o.DetectTimeout))
 	if o.Redirected.Transparent {
+		s.redirects.Store(true)
 		d.redirection = &redirection{s: s, d: d, o: o, cfg: cfg, ways: map[*cluster.Cluster]*door{}}
 		if o.Cluster != "" || len(o.Routes) > 0 {
 			d.redirection.direct = handler

@@ -87,8 +87,9 @@ type Sidecar struct {
 	opened chan struct{} // closed when the file's listeners are open, or will not be
 	inUse  atomic.Bool   // the first clusters have been set up
 
-	passed  *outlier.Endpoint // counts what goes to unknown destinations
-	passing sync.Map          // of passage: connections that go there
+	passed    *outlier.Endpoint // counts what goes to unknown destinations
+	redirects atomic.Bool       // there is, or was, a transparent listener
+	own       sync.Map          // of passage: connections that have been opened a moment ago
 
 	mu      sync.Mutex // guards what follows
 	cfg     config.Config
@@ -170,7 +171,7 @@ func (s *Sidecar) connect() error {
 		Labels: s.node.Labels, Version: s.opts.Version,
 	}
 	deps := discovery.Deps{
-		Cluster:   cluster.Deps{Clock: s.clock, Dial: s.opts.Dial, Log: s.opts.Log, Seed: uint64(s.start.UnixNano()), Node: s.node.ID, Zone: s.node.Zone},
+		Cluster:   cluster.Deps{Clock: s.clock, Dial: s.dial, Log: s.opts.Log, Seed: uint64(s.start.UnixNano()), Node: s.node.ID, Zone: s.node.Zone},
 		Log:       s.opts.Log,
 		Listeners: s.listen,
 		Added: func(c *cluster.Cluster) {

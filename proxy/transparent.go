@@ -214,6 +214,7 @@ func (r *redirection) destinations(all []config.Destination, lookup func(string)
 // outbound listeners.
 func (s *Sidecar) inboundRedirection(d *door, in config.Inbound, next listener.Handler) listener.Handler {
 	_, port, _ := net.SplitHostPort(in.Application) // it was checked
+	s.redirects.Store(true)
 	return func(ctx context.Context, c net.Conn) {
 		to, ok := s.redirected(c)
 		switch {
@@ -227,34 +228,40 @@ func (s *Sidecar) inboundRedirection(d *door, in config.Inbound, next listener.H
 	}
 }
 
-// passage is a connection that pass has opened, as both of its ends see it. Of its own
-// address alone there may be another one, of the application, to somewhere else.
+// passage is a connection that the sidecar has opened, as both of its ends see it. Of
+// its own address alone there may be another one, of the application, to somewhere else.
 type passage struct{ own, to string }
+
+// ownFor is for how long a connection of the sidecar is known for one, which has been
+// led back to it at once or never.
+const ownFor = time.Second
+
+// dial opens a connection, and remembers whose it is.
+func (s *Sidecar) dial(ctx context.Context, network, address string) (net.Conn, error) {
+	conn, err := s.opts.Dial(ctx, network, address)
+	if err == nil && s.redirects.Load() {
+		way := passage{conn.LocalAddr().String(), conn.RemoteAddr().String()}
+		s.own.Store(way, true)
+		time.AfterFunc(ownFor, func() { s.own.Delete(way) })
+	}
+	return conn, err
+}
 
 // pass carries a connection to an address that is nobody's endpoint: nothing is read of
 // it, and nothing is counted against anybody.
 func (s *Sidecar) pass(ctx context.Context, c net.Conn, to netip.AddrPort, d *door) {
 	options := upstream.DefaultOptions()
+	options.Dial = s.dial
 	address := to.String()
-	var way passage
-	options.Dial = func(ctx context.Context, network, address string) (net.Conn, error) {
-		conn, err := s.opts.Dial(ctx, network, address)
-		if err == nil {
-			way = passage{conn.LocalAddr().String(), address}
-			s.passing.Store(way, true)
-		}
-		return conn, err
-	}
 	at := upstream.NewEndpoint(address, address, "", 0, false, s.passed, nil, &options)
 	defer at.Retire()
 	tcp.New(d.carried, tcp.Deps{Clock: s.clock, Inbound: at, Log: d.recorder}).ServeConn(ctx, c)
-	s.passing.Delete(way)
 }
 
-// loops reports whether a connection is one that pass has opened: the rules of the
-// firewall lead the sidecar's own connections back to it.
+// loops reports whether a connection is one that the sidecar has opened: the rules of the
+// firewall lead its own connections back to it.
 func (s *Sidecar) loops(c net.Conn, to netip.AddrPort, name string) bool {
-	if _, ours := s.passing.Load(passage{c.RemoteAddr().String(), to.String()}); !ours {
+	if _, ours := s.own.Load(passage{c.RemoteAddr().String(), to.String()}); !ours {
 		return false
 	}
 	s.opts.Log.Error("a connection of this sidecar has been redirected to itself: exclude its user, or its mark, from redirection", "listener", name)

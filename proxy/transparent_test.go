@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"net/netip"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 
@@ -148,22 +149,41 @@ clusters:
 }
 
 func TestAConnectionOfTheSidecarThatComesBackEnds(t *testing.T) {
+	t.Run("to nothing that is known", func(t *testing.T) { comesBack(t, "") })
+	t.Run("to an endpoint", func(t *testing.T) {
+		comesBack(t, `
+clusters:
+  - {name: one, protocol: tcp, endpoints: [{address: "127.0.0.1:15001"}]}
+`)
+	})
+}
+
+func comesBack(t *testing.T, clusters string) {
 	synctest.Test(t, func(t *testing.T) {
 		p := newPod(t)
 		to := "127.0.0.1:15001" // as if the firewall had led our own connection back
 		p.redirect(&to)
+		var rounds atomic.Int64
+		meant := p.meant
+		p.meant = func(c net.Conn) (netip.AddrPort, error) {
+			rounds.Add(1)
+			return meant(c)
+		}
 		p.start(`
 node: {id: pod}
 admin: {address: "127.0.0.1:15000"}
 outbound:
   - {name: all, address: "127.0.0.1:15001", protocol: tcp, transparent: true}
-`)
+` + clusters)
 		c, err := p.host.Dial(t.Context(), "tcp", "127.0.0.1:15001")
 		if err != nil {
 			t.Fatal(err)
 		}
 		if n, err := c.Read(make([]byte, 1)); err == nil {
 			t.Errorf("got %d bytes, want the end", n)
+		}
+		if n := rounds.Load(); n > 100 { // the next may be accepted before the last is known
+			t.Errorf("it went round %d times", n)
 		}
 		_ = c.Close()
 		p.stop()
