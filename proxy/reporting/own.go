@@ -20,8 +20,12 @@ type Instance struct {
 
 // Own has an instance reported at first hand. The returned function is to be called
 // with each hard failure; it neither blocks nor allocates. To name an instance again
-// replaces its counters.
+// replaces its counters. One of no service is not reported: no registry knows it.
 func (r *Reporter) Own(i Instance) (wake func()) {
+	if i.Service == "" {
+		r.deps.Log.Warn("nobody is told of the application: set service of the inbound listener, or node.cluster", "instance", i.Instance)
+		return func() {}
+	}
 	o := cadence.NewOwn(merge.Key{Service: i.Service, Instance: i.Instance}, i.Stats, i.Opened)
 	r.mu.Lock()
 	defer r.mu.Unlock()

@@ -3,10 +3,12 @@ package reporting
 import (
 	"context"
 	"fmt"
+	"log/slog"
 	"math"
 	"math/rand/v2"
 	"net"
 	"net/netip"
+	"strings"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -681,6 +683,21 @@ func (w *world) count(id string) outlier.Counts {
 		}
 	}
 	return outlier.Counts{}
+}
+
+func TestAnInstanceOfNoServiceIsNotToldOf(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var log strings.Builder
+		r := New(Config{Node: "sidecar-1", Incarnation: 7}, Deps{Clock: clock.New(), Log: slog.New(slog.NewTextHandler(&log, nil))})
+		r.ctx = t.Context()
+		r.Own(Instance{Instance: "127.0.0.1:15006"})() // a hard failure of it
+		if got := (source{r}).Hello().Own; len(got) > 0 {
+			t.Errorf("told of %+v, which no control plane knows", got)
+		}
+		if !strings.Contains(log.String(), "127.0.0.1:15006") {
+			t.Errorf("log %q, want that it names the instance", log.String())
+		}
+	})
 }
 
 func TestAnApplicationThatRefusesIsToldAtOnceAndAgain(t *testing.T) {
