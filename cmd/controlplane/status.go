@@ -66,7 +66,7 @@ func printStatus(w io.Writer, st controlplane.Status) error {
 	for _, s := range st.Services {
 		p.printf("\n%s (%s), used by %s, usual error rate %s", s.Name, s.Protocol, count(s.Reporters, "sidecar"), baseRate(s))
 		if s.Mode == outlier.Shadow {
-			p.printf(", SHADOW: nothing is acted upon")
+			p.printf(", SHADOW: nothing but orders is acted upon")
 		}
 		p.printf("\n")
 		p.table(func(line func(string, ...any)) {
