@@ -63,7 +63,11 @@ func (e *Explanation) evidence(rule Rule) string {
 		if e.Silence >= 0 {
 			silence = fmt.Sprintf("it has answered nothing for %v", roughly(e.Silence))
 		}
-		return fmt.Sprintf("%d attempts wait for longer than %v, and %s", e.Overdue, roughly(e.OverdueAfter), silence)
+		wait := fmt.Sprintf("%d attempts wait", e.Overdue)
+		if e.Overdue == 1 {
+			wait = "1 attempt waits"
+		}
+		return fmt.Sprintf("%s for longer than %v, and %s", wait, roughly(e.OverdueAfter), silence)
 	case RuleIdle:
 		return fmt.Sprintf("it has no traffic and misses its pings: belief %.1f of %.1f", inNats(e.Belief), inNats(BeliefMax))
 	case RuleRun:

@@ -21,6 +21,9 @@ func TestAChangeIsExplainedInASentence(t *testing.T) {
 		"3 attempts wait for longer than 250ms, and it has answered nothing for 1.2s; next: the first answer ends it": {
 			From: In, To: Suspended, Rule: RuleStalled, Explain: Explanation{Overdue: 3, OverdueAfter: 250 * time.Millisecond, Silence: 1200 * time.Millisecond, Next: "the first answer ends it"},
 		},
+		"1 attempt waits for longer than 1.5s, and it has never answered": {
+			From: In, To: Suspended, Rule: RuleStalled, Explain: Explanation{Overdue: 1, OverdueAfter: 1500 * time.Millisecond, Silence: -1},
+		},
 		"it is slower than its group and gets 40 % of its share": {From: In, To: In, Rule: RuleLatency, Explain: Explanation{Weight: 0.4}},
 		"it is slower than its group and gets 40 % of its share; in shadow mode, so that it keeps its traffic": {
 			From: In, To: In, Rule: RuleLatency, Shadow: true, Explain: Explanation{Weight: 0.4},

@@ -72,7 +72,7 @@ func (n *narrator) closes(r result) {
 	if !r.OK {
 		verdict = "NOT OK: " + strings.Join(r.Problems, "; ")
 	}
-	n.printLocked(0, "   %s: noticed after %s, last attempt of the fleet after %s, %d failed attempts, users lost %d (%d not repeatable), fair share again after %s: %s",
+	n.printLocked(0, "   %s: noticed after %s, last attempt of the fleet after %s, failed attempts %d, users lost %d (%d not repeatable), fair share again after %s: %s",
 		r.Name, figure(r.DetectedMS), figure(r.FleetOffMS), r.FailedAttempts, r.FailedRequests, r.FailedUnrepeatable, figure(r.RecoveredMS), verdict)
 }
 
