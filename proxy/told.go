@@ -52,7 +52,7 @@ func toldError(err error, file int, told []config.Outbound) error {
 // toldStatus is how the sidecar stands with its control plane.
 func (s *Sidecar) toldStatus() *admin.ControlPlane {
 	from := s.discovery.Status()
-	st := &admin.ControlPlane{Connected: from.Connected, Reporting: s.reporter.Connected(), Source: from.Source.String()}
+	st := &admin.ControlPlane{Connected: from.Connected, Reporting: s.reporter.Connected(), Deaf: s.reporter.Deaf(), Source: from.Source.String()}
 	for _, l := range from.Listeners {
 		st.Listeners = append(st.Listeners, admin.ToldListener{Name: l.Name, Open: l.Open, Problem: l.Problem})
 	}

@@ -26,6 +26,9 @@ func TestASidecarServesWhatAStandardControlPlaneTellsIt(t *testing.T) {
 			t.Errorf("not ready: %s", got)
 		}
 		p.wantAnswer(15001, "/", "200 10.0.1.1")
+		if got := p.standing(); !got.Deaf || got.Reporting {
+			t.Errorf("standing %+v, want that nobody takes reports", got)
+		}
 
 		t.Log("routes change")
 		next := oneWorld("web", 2)

@@ -68,8 +68,9 @@ type Status struct {
 type ControlPlane struct {
 	Connected bool   `json:"connected"`
 	Reporting bool   `json:"reporting"`
-	Source    string `json:"resources_from"`          // none, state or control plane
-	Age       string `json:"resources_age,omitempty"` // if they are from the state directory
+	Deaf      bool   `json:"takes_no_reports,omitempty"` // as one that is not ours
+	Source    string `json:"resources_from"`             // none, state or control plane
+	Age       string `json:"resources_age,omitempty"`    // if they are from the state directory
 	// Listeners are those that the control plane tells of.
 	Listeners []ToldListener `json:"listeners,omitempty"`
 	// Refused says of which kinds the last response was refused, and why.

@@ -253,6 +253,12 @@ api      api-3     10.0.0.3:80  suspended  2%     0         0       4         st
 		{"connected", func(s *admin.Status) {
 			s.ControlPlane = &admin.ControlPlane{Connected: true, Reporting: true, Source: "control plane"}
 		}, "sidecar pod-7, v1, up 3s, zone a\ncontrol plane: connected, reporting\n"},
+		{"connected to one that is not ours", func(s *admin.Status) {
+			s.ControlPlane = &admin.ControlPlane{Connected: true, Deaf: true, Source: "control plane"}
+		}, "sidecar pod-7, v1, up 3s, zone a\ncontrol plane: connected, it takes no reports: this sidecar decides alone\n"},
+		{"silent", func(s *admin.Status) {
+			s.ControlPlane = &admin.ControlPlane{Connected: true, Source: "control plane"}
+		}, "sidecar pod-7, v1, up 3s, zone a\ncontrol plane: connected, NOT REPORTING\n"},
 		{"in trouble", func(s *admin.Status) {
 			s.Draining, s.ReloadError = true, "f.yaml:1: nonsense"
 			s.ControlPlane = &admin.ControlPlane{Source: "state", Age: "1h0m0s"}

@@ -54,9 +54,12 @@ func (c Clusters) table(w io.Writer) error {
 	case cp == nil:
 		fmt.Fprintln(w, "control plane: none configured")
 	case cp.Connected:
-		reports := "reporting"
-		if !cp.Reporting {
-			reports = "NOT REPORTING"
+		reports := "NOT REPORTING"
+		switch {
+		case cp.Reporting:
+			reports = "reporting"
+		case cp.Deaf:
+			reports = "it takes no reports: this sidecar decides alone"
 		}
 		fmt.Fprintln(w, "control plane: connected,", reports)
 	default:

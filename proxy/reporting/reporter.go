@@ -124,6 +124,9 @@ func (r *Reporter) Add(c *cluster.Cluster) {
 	c.Subscribe(func(e cluster.Event) { r.hear(m, e) })
 }
 
+// Deaf says whether there is a control plane that takes no reports.
+func (r *Reporter) Deaf() bool { return r.client.Deaf() }
+
 // Connected says whether a control plane hears this sidecar.
 func (r *Reporter) Connected() bool {
 	r.mu.Lock()

@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"math/rand/v2"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"google.golang.org/grpc"
@@ -64,6 +65,7 @@ type Client struct {
 	cfg    ClientConfig
 	stub   reportpb.EvidenceServiceClient
 	source Source
+	deaf   atomic.Bool
 
 	// owned by Run
 	incarnation uint64
@@ -83,6 +85,9 @@ func NewClient(cc grpc.ClientConnInterface, cfg ClientConfig, source Source) *Cl
 	return c
 }
 
+// Deaf reports whether the control plane takes no reports, as one that is not ours.
+func (c *Client) Deaf() bool { return c.deaf.Load() }
+
 // Ends of a stream that are no failures.
 var (
 	errReincarnate = errors.New("told to reincarnate")
@@ -95,7 +100,7 @@ func (c *Client) Run(ctx context.Context) error {
 		c.monologue(ctx)
 		return nil
 	}
-	failures, wait, deaf := 0, time.Duration(0), false
+	failures, wait := 0, time.Duration(0)
 	for ctx.Err() == nil {
 		began := c.cfg.Now() + wait
 		err := c.stream(ctx, wait)
@@ -104,13 +109,13 @@ func (c *Client) Run(ctx context.Context) error {
 		}
 		if status.Code(err) == codes.Unimplemented {
 			// It is somebody else's, and that may last for ever: said once.
-			if !deaf {
+			if !c.deaf.Swap(true) {
 				c.cfg.Log.LogAttrs(ctx, slog.LevelInfo, "the control plane takes no reports: this sidecar decides alone")
 			}
-			deaf, wait = true, deafWait/2+rand.N(deafWait/2)
+			wait = deafWait/2 + rand.N(deafWait/2)
 			continue
 		}
-		deaf = false
+		c.deaf.Store(false)
 		c.cfg.Log.LogAttrs(ctx, slog.LevelWarn, "report stream ended", slog.Any("cause", err))
 		if c.cfg.Now()-began >= settled {
 			failures = 0
