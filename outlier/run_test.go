@@ -171,6 +171,7 @@ func TestARunThatIsNotEnforcedIsTold(t *testing.T) {
 	if told != 1 {
 		t.Errorf("told %d times, want once in 10 s\n%s", told, w.story())
 	}
+	w.runFor(second)
 	if got := w.d.Endpoint("e01").runs.Load(); got != 0 {
 		t.Errorf("runs that are over leave %#x, want 0", got)
 	}

@@ -61,10 +61,13 @@ type Baseline struct {
 }
 
 const (
-	groupSuffers  = 0.1  // of W, from which p0 follows it
-	youngAttempts = 200  // below, Pg is not yet an estimate
-	youngP0       = 0.02 // and this takes its place
-	smallGroup    = 5    // below, nothing averages over the endpoints
+	groupSuffers = 0.1 // of W, from which p0 follows it
+	// Below youngAttempts Pg is not yet an estimate, and youngP0 takes its place. It is
+	// that high because an error rate of 3 % is nothing unusual: with half of it, one
+	// pair of observer and endpoint in a thousand was ejected in its first 20 s.
+	youngAttempts = 600
+	youngP0       = 0.04
+	smallGroup    = 5 // below, nothing averages over the endpoints
 	smallP0       = 0.02
 	p1Max         = 0.95
 )
