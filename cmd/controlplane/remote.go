@@ -85,6 +85,10 @@ func (r *remote) open(ctx context.Context, method, path string, query url.Values
 	if json.Unmarshal(text, &failure) == nil && failure.Error != "" {
 		return nil, errors.New(failure.Error)
 	}
+	if method == http.MethodPost && resp.StatusCode == http.StatusNotFound {
+		// Without a token there are no such calls.
+		return nil, fmt.Errorf("the control plane at %s takes no orders: it was started without OVERHEAR_API_TOKEN, and its file has no control_plane.api_token", r.address)
+	}
 	return nil, fmt.Errorf("%s %s: %s", method, req.URL, resp.Status)
 }
 
