@@ -39,7 +39,7 @@ func Guard(token string, hosts []string, fail Fail, next http.Handler) http.Hand
 		// Hashes have one length, so that the comparison does not tell the token's.
 		if !strings.EqualFold(scheme, "Bearer") || subtle.ConstantTimeCompare(got[:], want[:]) != 1 {
 			w.Header().Set("WWW-Authenticate", `Bearer realm="overhear"`)
-			fail(w, http.StatusUnauthorized, "a call that changes something needs the token")
+			fail(w, http.StatusUnauthorized, "a call that changes something needs the token: this one has none, or another")
 			return
 		}
 		next.ServeHTTP(w, r)

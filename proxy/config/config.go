@@ -198,7 +198,8 @@ type Inbound struct {
 	// Application is where the local application listens, host:port.
 	Application string `yaml:"application"`
 	// ApplicationProtocol is the version of HTTP that it speaks: http1, http2, or
-	// same, which is that of the connection by which a request came. Default same.
+	// same, which is that of the connection by which a request came: one that speaks
+	// HTTP/1.1 alone wants http1 if callers come by HTTP/2. Default same.
 	ApplicationProtocol ApplicationProtocol `yaml:"application_protocol"`
 	// Service and Instance are what the registry calls this endpoint. Default
 	// of Service: the node's cluster; of Instance: the address.
