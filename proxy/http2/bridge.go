@@ -26,16 +26,14 @@ type bridge struct {
 	read bool // of which the server has begun to read
 	all  bool // which the client has sent all of
 	gone bool // the client has given it up
+
+	chosen bool // it is about to be given a stream; guarded by the connection's mu
 }
 
 // bridge finds somebody to serve the request whose head has been read into c.req.
 func (c *serverConn) bridge(b *batch, id uint32, end bool) *fault {
 	c.mu.Lock()
-	var br *bridge
-	if n := len(c.idle); n > 0 {
-		br = c.idle[n-1]
-		c.idle = c.idle[:n-1]
-	}
+	br := c.chooseLocked()
 	running := c.running
 	if br == nil && running < c.srv.cfg.MaxStreams {
 		c.running++
@@ -70,6 +68,19 @@ func (c *serverConn) bridge(b *batch, id uint32, end bool) *fault {
 	return nil
 }
 
+// chooseLocked takes a bridge that waits for a stream; nil: none does. It is to be given
+// one.
+func (c *serverConn) chooseLocked() *bridge {
+	n := len(c.idle) - 1
+	if n < 0 {
+		return nil
+	}
+	br := c.idle[n]
+	c.idle = c.idle[:n]
+	br.chosen = true
+	return br
+}
+
 // give begins a stream, unless the server has closed the bridge since it was chosen.
 func (br *bridge) give(b *batch, id uint32, r *request, end bool) bool {
 	l := br.conn.link
@@ -91,6 +102,9 @@ func (br *bridge) give(b *batch, id uint32, r *request, end bool) bool {
 	l.mu.Unlock()
 	br.write(r, end)
 	br.wake.Broadcast()
+	br.conn.mu.Lock()
+	br.chosen = false
+	br.conn.mu.Unlock()
 	return true
 }
 
@@ -189,7 +203,7 @@ func (br *bridge) offer() (over bool) {
 	if c.ended {
 		return true
 	}
-	if !slices.Contains(c.idle, br) {
+	if !br.chosen && !slices.Contains(c.idle, br) {
 		c.idle = append(c.idle, br)
 	}
 	return false

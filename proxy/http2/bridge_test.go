@@ -155,3 +155,29 @@ func TestAStreamIsNotGivenToABridgeThatHasClosed(t *testing.T) {
 		r.check(r.get(), 201, "*", "-", "10.0.1.1 ok")
 	}, served(echo))
 }
+
+// A server that looks up between the choice and the giving must not offer its bridge anew:
+// that would be given a second stream, which then gets the answer to the first.
+func TestABridgeThatIsChosenIsNotOfferedAnew(t *testing.T) {
+	inRig(t, older, func(r *rig) {
+		r.check(r.get(), 201, "*", "-", "10.0.1.1 ok")
+		synctest.Wait()
+		r.server.mu.Lock()
+		defer r.server.mu.Unlock()
+		for c := range r.server.conns {
+			c.mu.Lock()
+			br := c.chooseLocked()
+			c.mu.Unlock()
+			br.onRoom(nil, nil, place{})
+			synctest.Wait()
+			c.mu.Lock()
+			if len(c.idle) > 0 {
+				t.Error("it waits for another stream")
+			}
+			br.chosen = false
+			c.mu.Unlock()
+			br.onRoom(nil, nil, place{})
+			synctest.Wait()
+		}
+	}, served(echo))
+}
