@@ -82,7 +82,7 @@ func (l *link) sendLocked(st *stream, p []byte, end bool) (n int, freed bool) {
 		return 0, false
 	}
 	for {
-		k := min(len(p)-n, l.peer.frameSize, int(min(st.sendWin, l.sendWin, int64(l.room()))))
+		k := min(len(p)-n, l.peer.frameSize, max(0, int(min(st.sendWin, l.sendWin, int64(l.room())))))
 		last := end && k == len(p)-n
 		if k <= 0 && (!last || len(p) > n) {
 			break

@@ -142,3 +142,30 @@ func TestAnInboundTimeoutIsADeadlineToGRPC(t *testing.T) {
 		}
 	}, misbehaves(t, func(a *raw) { a.each(func(*xhttp2.MetaHeadersFrame) {}) }))
 }
+
+// The end of a stream needs no window, and a peer may make that smaller than nothing (RFC
+// 9113, section 6.9.2).
+func TestTheEndOfAnAnswerNeedsNoWindow(t *testing.T) {
+	inRig(t, nil, func(r *rig) {
+		a := r.attacker(xhttp2.Setting{ID: xhttp2.SettingInitialWindowSize, Val: 10})
+		_ = a.open(1, true, a.head("GET"))
+		if got := a.until(func(f xhttp2.Frame) bool { _, is := f.(*xhttp2.DataFrame); return is }); got != "DATA" {
+			t.Fatalf("got %s, want DATA", got)
+		}
+		_ = a.WriteSettings(xhttp2.Setting{ID: xhttp2.SettingInitialWindowSize, Val: 5})
+		got := a.until(func(f xhttp2.Frame) bool {
+			_, reset := f.(*xhttp2.RSTStreamFrame)
+			return reset || f.Header().Type == xhttp2.FrameData && f.Header().Flags.Has(xhttp2.FlagDataEndStream)
+		})
+		if got != "DATA" {
+			t.Errorf("got %s, want the end in DATA", got)
+		}
+	}, misbehaves(t, func(a *raw) {
+		a.each(func(f *xhttp2.MetaHeadersFrame) {
+			_ = a.open(f.StreamID, false, a.fields(":status", "200"))
+			_ = a.WriteData(f.StreamID, false, make([]byte, 10))
+			time.Sleep(time.Second)
+			_ = a.WriteData(f.StreamID, true, nil)
+		})
+	}))
+}
