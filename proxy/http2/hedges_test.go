@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/overhear-mesh/overhear/outlier"
+	"github.com/overhear-mesh/overhear/proxy/http1"
 	"github.com/overhear-mesh/overhear/proxy/resilience"
 )
 
@@ -70,9 +71,11 @@ func TestHedgesLeaveNothingBehind(t *testing.T) {
 		name  string
 		edit  func(*options)
 		serve func(http.HandlerFunc) func(net.Conn, int)
+		older bool // the clients speak HTTP/1.1
 	}{
-		{"to HTTP/2", func(*options) {}, speaks},
-		{"to HTTP/1.1", older, served},
+		{"to HTTP/2", func(*options) {}, speaks, false},
+		{"to HTTP/1.1", older, served, false},
+		{"from HTTP/1.1 to HTTP/2", func(*options) {}, speaks, true},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			var hedges, won uint64
@@ -83,6 +86,9 @@ func TestHedgesLeaveNothingBehind(t *testing.T) {
 					o.rule.Retry.On = append(o.rule.Retry.On, resilience.GatewayError, resilience.PerTryTimeout)
 					o.cluster.Outlier.Mode = outlier.Shadow
 				}, func(r *rig) {
+					if tt.older {
+						r.olderClient()
+					}
 					var wg sync.WaitGroup
 					for i := range 8 {
 						wg.Go(func() { r.ask(seed, i) })
@@ -99,6 +105,19 @@ func TestHedgesLeaveNothingBehind(t *testing.T) {
 			}
 		})
 	}
+}
+
+// olderClient makes the rig's client one of HTTP/1.1.
+func (r *rig) olderClient() {
+	var served sync.WaitGroup
+	server := http1.NewServer(http1.DefaultConfig(), r.deps)
+	transport := &http.Transport{DialContext: func(context.Context, string, string) (net.Conn, error) {
+		here, there := net.Pipe()
+		served.Go(func() { server.ServeConn(r.t.Context(), there) })
+		return here, nil
+	}}
+	r.client = &http.Client{Transport: transport}
+	r.ends = append(r.ends, func() { transport.CloseIdleConnections(); served.Wait() })
 }
 
 // ask makes requests one after the other, and gives some up.
