@@ -206,7 +206,7 @@ func TestARefusedReloadChangesNothing(t *testing.T) {
 	}{
 		{"not valid", set(func(c *config.Config) { c.Outbound[0].Cluster = "nobody" }), `outbound[0].cluster: no cluster "nobody"`},
 		{"another node", set(func(c *config.Config) { c.Node.ID = "other" }), "node cannot change"},
-		{"another admin port", set(func(c *config.Config) { c.Admin.Token = "other" }), "admin cannot change"},
+		{"another admin port", set(func(c *config.Config) { c.Admin.Address = "127.0.0.1:15009" }), "admin cannot change"},
 		{"another control plane", set(func(c *config.Config) { c.ControlPlane.Addresses = []string{"127.0.0.1:9"} }), "control_plane cannot change"},
 		{"another state directory", set(func(c *config.Config) { c.StateDir = "elsewhere" }), "state_dir cannot change"},
 		{"another format of the log", set(func(c *config.Config) { c.Log.Format = "json" }), "log.format cannot change"},
