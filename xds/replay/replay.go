@@ -204,6 +204,9 @@ func (p *player) play(e entry) {
 	if r := e.Message.Report; r != nil {
 		l.lhm = r.LHM
 		p.apply(l, *r)
+		for i := range r.Cells {
+			p.ordinary(l, &r.Cells[i])
+		}
 	}
 }
 

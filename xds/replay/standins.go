@@ -20,6 +20,9 @@ const (
 	slack = 100 * time.Millisecond
 	// prompt is how long an answer takes that needs no probe.
 	prompt = time.Millisecond
+	// testQuiet is for how long the record has no news of a test before ordinary requests
+	// stand for it.
+	testQuiet = 2 * time.Second
 	// reasonSuspicion is the reason of an order for which it matters who is asked.
 	reasonSuspicion = "suspicion"
 )
@@ -57,6 +60,10 @@ type testShare struct {
 	now  stand
 	sum  outlier.Counts
 	last outlier.Counts
+	// What the holder's ordinary requests had counted when the record last had news of
+	// a test.
+	quiet   time.Duration
+	counted outlier.Counts
 }
 
 // add takes the counts of a share in the record; it returns those of all.
@@ -326,8 +333,35 @@ func (p *player) share(s merge.Share) {
 	case have != nil && have.epoch == s.Epoch:
 		have.until = p.now + s.For
 	default:
-		p.shares[v] = &testShare{epoch: s.Epoch, until: p.now + s.For, base: p.counts[v]}
+		have = &testShare{epoch: s.Epoch, until: p.now + s.For, base: p.counts[v]}
+		p.shares[v] = have
+		p.quiet(v, have)
 	}
+}
+
+// quiet notes that a share has had what the record says of tests up to now.
+func (p *player) quiet(v view, s *testShare) {
+	s.quiet = p.now
+	if l := p.lives[v.reporter]; l != nil {
+		s.counted, _ = p.tape.counts(v, l.Incarnation, p.now)
+	}
+}
+
+// ordinary takes what a holder's ordinary requests came to for its test, if the record
+// has none any more: there the endpoint was back by then.
+func (p *player) ordinary(l *life, c *merge.Cell) {
+	v := view{l.ID, c.Key}
+	s := p.shares[v]
+	if s == nil || s.until < p.now || p.now-s.quiet < testQuiet {
+		return
+	}
+	since := c.Counts.Sub(s.counted)
+	if since.N == 0 || since.N > 1<<20 {
+		return
+	}
+	p.out.Answers.Shares++
+	p.table.Probation(l.ID, c.Key, s.epoch, sum(sum(s.sum, s.last), since), p.now)
+	p.soon()
 }
 
 // shared takes what the record says of test requests.
@@ -351,6 +385,7 @@ func (p *player) shared(from *life, r report.Probation) {
 	}
 	p.out.Answers.Shares++
 	p.table.Probation(who, r.Key, s.epoch, s.add(id, counts), p.now)
+	p.quiet(view{who, r.Key}, s)
 	p.soon()
 }
 
