@@ -272,7 +272,7 @@ func (v *service) FullDuplexCall(stream testgrpc.TestService_FullDuplexCallServe
 // echoTCP serves opaque connections.
 func echoTCP(ln net.Listener) func(context.Context) error {
 	var wg sync.WaitGroup
-	go func() {
+	wg.Go(func() {
 		for {
 			c, err := ln.Accept()
 			if err != nil {
@@ -285,7 +285,7 @@ func echoTCP(ln net.Listener) func(context.Context) error {
 				}
 			})
 		}
-	}()
+	})
 	return func(ctx context.Context) error {
 		ln.Close()
 		over := make(chan struct{})
