@@ -20,7 +20,7 @@ type size struct {
 }
 
 // fails says whether endpoint i is sick.
-func (s size) fails(i int) bool { return float64(i%100) < 100*cmp.Or(s.sick, 0.1) }
+func (s size) fails(i int) bool { return float64(i) < float64(s.endpoints)*cmp.Or(s.sick, 0.1) }
 
 func sizes() []size {
 	if *full {
