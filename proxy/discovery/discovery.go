@@ -76,6 +76,7 @@ type Discovery struct {
 	refused   map[string]Refusal            // by type
 	source    Source
 	saved     time.Time // when the state in use was written, if it came from the file
+	kept      bool      // Keep has said what is looked at
 	isReady   bool
 	answered  chan struct{} // closed when the control plane has told of clusters
 	changed   chan struct{} // the state file is out of date
@@ -186,6 +187,8 @@ func (d *Discovery) Keep(names map[string]bool) {
 			d.settleLocked(e)
 		}
 	}
+	d.kept = true
+	d.sufficeLocked()
 }
 
 // Clusters are all clusters, by name.
@@ -226,8 +229,8 @@ func (d *Discovery) Told() []Told {
 }
 
 // Ready is closed as soon as there is something to serve from: at once without a
-// control plane, or when Run begins if the file has all that was looked up before;
-// else when resources have come from the control plane or from the state directory.
+// control plane, or once Run has begun and Keep has said what is looked at, if the file
+// has all of that; else when resources have come from the control plane or from the state directory.
 func (d *Discovery) Ready() <-chan struct{} { return d.ready }
 
 // Status tells where the resources in use come from.
@@ -305,18 +308,29 @@ func (d *Discovery) start(ctx context.Context, group *errgroup.Group) {
 			return e.Run(own)
 		})
 	}
-	wanted, own := 0, 0
 	for _, e := range d.entries {
 		d.run(e)
+	}
+	d.sufficeLocked()
+}
+
+// sufficeLocked makes it ready if the file has all that is looked at: whether a control
+// plane answers does not matter then.
+func (d *Discovery) sufficeLocked() {
+	if d.run == nil || !d.kept {
+		return
+	}
+	wanted := 0
+	for _, e := range d.entries {
+		if e.wanted && !e.static {
+			return
+		}
 		if e.wanted {
 			wanted++
-			if e.static {
-				own++
-			}
 		}
 	}
-	if wanted > 0 && own == wanted {
-		d.becomeReadyLocked() // whether a control plane answers does not matter
+	if wanted > 0 {
+		d.becomeReadyLocked()
 	}
 }
 

@@ -316,19 +316,35 @@ func TestWithoutAControlPlaneItIsReadyAtOnce(t *testing.T) {
 }
 
 func TestWhoseFileHasEverythingIsReadyBeforeTheControlPlaneAnswers(t *testing.T) {
-	for name, ready := range map[string]bool{"api": true, "other": false} {
+	for _, tt := range []struct {
+		name  string // looked up beside api
+		late  bool   // listeners look when Run has begun
+		ready bool
+	}{{"api", false, true}, {"api", true, true}, {"other", false, false}, {"other", true, false}} {
 		synctest.Test(t, func(t *testing.T) {
 			deps := Deps{ControlPlane: silent{}}
 			deps.Cluster.Clock = clock.New()
 			d := New(Config{Static: []Static{static("api", "10.1.0.1:80")}, XDS: client.DefaultConfig()}, deps)
-			d.Lookup("api")
-			d.Lookup(name) // as listeners do, before Run
 			ctx, cancel := context.WithCancel(t.Context())
 			done := make(chan error, 1)
-			go func() { done <- d.Run(ctx) }()
-			synctest.Wait()
-			if got := isReady(d); got != ready {
-				t.Errorf("listeners name api and %s, the file has api: ready %t, want %t", name, got, ready)
+			run := func() {
+				go func() { done <- d.Run(ctx) }()
+				synctest.Wait()
+			}
+			if tt.late {
+				run()
+			}
+			d.Lookup("api")
+			if isReady(d) {
+				t.Error("ready before Keep")
+			}
+			d.Lookup(tt.name)
+			d.Keep(map[string]bool{"api": true, tt.name: true})
+			if !tt.late {
+				run()
+			}
+			if got := isReady(d); got != tt.ready {
+				t.Errorf("listeners name api and %s, late %t, the file has api: ready %t, want %t", tt.name, tt.late, got, tt.ready)
 			}
 			cancel()
 			if err := <-done; err != nil {
