@@ -319,7 +319,10 @@ func TestARampIsOnePushForSidecarsAndFiveStepsForOthers(t *testing.T) {
 			t.Errorf("what a gRPC client was told differs (-want +got):\n%s", diff)
 		}
 		states := map[outlier.State]int{}
-		for _, push := range all[0].pushes {
+		all[0].mu.Lock()
+		pushes := slices.Clone(all[0].pushes)
+		all[0].mu.Unlock()
+		for _, push := range pushes {
 			for _, e := range push.Endpoints {
 				if e.ID() == "api-3" {
 					states[e.Verdict.State]++
