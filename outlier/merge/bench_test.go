@@ -6,9 +6,10 @@ import (
 	"fmt"
 	"runtime"
 	"slices"
-	"syscall"
 	"testing"
 	"time"
+
+	"github.com/overhear-mesh/overhear/test/cputime"
 )
 
 // The full size needs some gigabytes of memory and half a minute to set up.
@@ -134,9 +135,9 @@ func BenchmarkTable(b *testing.B) {
 					apply = append(apply, time.Since(began)/time.Duration(len(cells)))
 					i++
 				}
-				began, before := time.Now(), used(b)
+				began, before := time.Now(), cputime.Used()
 				p.Step(p.now)
-				step, cpu = append(step, time.Since(began)), append(cpu, used(b)-before)
+				step, cpu = append(step, time.Since(began)), append(cpu, cputime.Used()-before)
 			}
 			slices.Sort(apply)
 			slices.Sort(step)
@@ -190,16 +191,6 @@ func BenchmarkDecide(b *testing.B) {
 			b.ReportMetric(float64(held), "held")
 		})
 	}
-}
-
-// used is the CPU time of the process.
-func used(b *testing.B) time.Duration {
-	b.Helper()
-	var u syscall.Rusage
-	if err := syscall.Getrusage(syscall.RUSAGE_SELF, &u); err != nil {
-		b.Fatal(err)
-	}
-	return time.Duration(u.Utime.Nano() + u.Stime.Nano())
 }
 
 // inUse is how much of the heap is.

@@ -13,12 +13,13 @@ import (
 	"strings"
 	"sync"
 	"sync/atomic"
-	"syscall"
 	"testing"
 	"time"
 
 	"golang.org/x/net/http2"
 	"golang.org/x/net/http2/hpack"
+
+	"github.com/overhear-mesh/overhear/test/cputime"
 )
 
 // floods are what a connection is cut for, written ahead: CVE-2023-44487, 2019-9515,
@@ -121,7 +122,7 @@ clusters:
 	var cost [2]time.Duration
 	for range rounds {
 		for round := range requests {
-			before, began := answered.Load(), processorTime(t)
+			before, began := answered.Load(), cputime.Used()
 			var attackers sync.WaitGroup
 			for i := range hostile * round {
 				attackers.Go(func() {
@@ -134,7 +135,7 @@ clusters:
 			time.Sleep(window)
 			attackers.Wait()
 			requests[round] += answered.Load() - before
-			cost[round] += processorTime(t) - began
+			cost[round] += cputime.Used() - began
 		}
 	}
 	stop()
@@ -146,16 +147,6 @@ clusters:
 	if price > most {
 		t.Errorf("a hostile connection cost %v of processor time, want at most %v", price, most)
 	}
-}
-
-// processorTime is what this process has used.
-func processorTime(t *testing.T) time.Duration {
-	t.Helper()
-	var u syscall.Rusage
-	if err := syscall.Getrusage(syscall.RUSAGE_SELF, &u); err != nil {
-		t.Fatal(err)
-	}
-	return time.Duration(u.Utime.Nano() + u.Stime.Nano())
 }
 
 // fetch makes one request.

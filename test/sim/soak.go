@@ -8,9 +8,9 @@ import (
 	"runtime"
 	"runtime/debug"
 	"strings"
-	"syscall"
 	"time"
 
+	"github.com/overhear-mesh/overhear/test/cputime"
 	"github.com/overhear-mesh/overhear/test/sim/scenarios"
 	"github.com/overhear-mesh/overhear/test/sim/world"
 )
@@ -116,9 +116,9 @@ func soakOne(product world.Maker, s world.Scenario, perPair, hours float64, seed
 	turns = (turns + runtime.GOMAXPROCS(0) - 1) / runtime.GOMAXPROCS(0) * runtime.GOMAXPROCS(0)
 	s.Length = time.Duration(hours / float64(turns) / float64(s.Endpoints) * float64(time.Hour))
 	figures := make([]map[string]float64, turns)
-	began, used := time.Now(), cpu()
+	began, used := time.Now(), cputime.Used()
 	each(turns, func(i int) { figures[i] = world.New(s, product, seed+uint64(i)).Run().Figures() })
-	r := Soak{Product: product.Name, Base: s.Base, Rate: perPair, Hours: hours, Seconds: time.Since(began).Seconds(), CPU: (cpu() - used).Seconds()}
+	r := Soak{Product: product.Name, Base: s.Base, Rate: perPair, Hours: hours, Seconds: time.Since(began).Seconds(), CPU: (cputime.Used() - used).Seconds()}
 	for _, e := range soaked {
 		count := 0.0
 		for _, f := range figures {
@@ -144,15 +144,6 @@ func (s Soak) print(out io.Writer) {
 		}
 		fmt.Fprintf(out, "  %-28s %6d in %.0f %s-hours: at most %.3g per %s and month, %.3g per week\n", e.What, e.Count, e.Per, unit, e.Month, unit, e.Week)
 	}
-}
-
-// cpu is the CPU time that the process has used: others may be busy on the machine.
-func cpu() time.Duration {
-	var u syscall.Rusage
-	if syscall.Getrusage(syscall.RUSAGE_SELF, &u) != nil {
-		return 0
-	}
-	return time.Duration(u.Utime.Nano() + u.Stime.Nano())
 }
 
 // poissonUpper is the exact upper 95 % bound of the mean of a Poisson variable of

@@ -2,9 +2,9 @@ package world
 
 import (
 	"fmt"
-	"syscall"
 	"testing"
-	"time"
+
+	"github.com/overhear-mesh/overhear/test/cputime"
 )
 
 // BenchmarkSoak is the price of a healthy mesh at a low rate, where detectors step
@@ -26,21 +26,11 @@ func benchmark(b *testing.B, text string) {
 		b.Fatal(err)
 	}
 	var attempts int64
-	began := used(b)
+	began := cputime.Used()
 	for b.Loop() {
 		attempts += New(s, Overhear("overhear", Options{}), 1).Run().Attempts()
 	}
-	seconds := (used(b) - began).Seconds()
+	seconds := (cputime.Used() - began).Seconds()
 	b.ReportMetric(float64(attempts)/seconds, "attempts/cpu-s")
 	b.ReportMetric(float64(b.N)*s.Length.Hours()*float64(s.Endpoints)/seconds, "endpoint-h/cpu-s")
-}
-
-// used is the CPU time that this process has used: others may be busy beside it.
-func used(b *testing.B) time.Duration {
-	b.Helper()
-	var u syscall.Rusage
-	if err := syscall.Getrusage(syscall.RUSAGE_SELF, &u); err != nil {
-		b.Fatal(err)
-	}
-	return time.Duration(u.Utime.Nano() + u.Stime.Nano())
 }
