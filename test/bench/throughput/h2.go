@@ -12,7 +12,6 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
-	"sync"
 	"time"
 
 	"google.golang.org/grpc"
@@ -67,12 +66,7 @@ func readLog(path string) (turn, error) {
 	if err := lines.Err(); err != nil {
 		return turn{}, err
 	}
-	if len(micros) == 0 {
-		return turn{}, errNothing
-	}
-	var t turn
-	t.latencies(micros)
-	return t, nil
+	return turnOf(micros)
 }
 
 const echoMethod = "/bench.Echo/Stream"
@@ -82,40 +76,16 @@ func driveStreams(ctx context.Context, w work, address, _ string, d time.Duratio
 	ctx, cancel := context.WithTimeout(ctx, d+10*time.Second)
 	defer cancel()
 	end := time.Now().Add(d)
-	var (
-		wg     sync.WaitGroup
-		mu     sync.Mutex
-		micros []float64
-		failed error
-	)
-	for range w.connections {
+	conns := make([]*grpc.ClientConn, w.connections)
+	for i := range conns {
 		conn, err := grpc.NewClient("passthrough:///"+address, grpc.WithTransportCredentials(insecure.NewCredentials()), grpc.WithDefaultCallOptions(grpc.ForceCodec(raw{})))
 		if err != nil {
 			return turn{}, err
 		}
 		defer conn.Close()
-		for range w.streams {
-			wg.Go(func() {
-				mine, err := echo(ctx, conn, end)
-				mu.Lock()
-				defer mu.Unlock()
-				micros = append(micros, mine...)
-				if failed == nil {
-					failed = err // the others say the same
-				}
-			})
-		}
+		conns[i] = conn
 	}
-	wg.Wait()
-	if failed != nil {
-		return turn{}, failed
-	}
-	if len(micros) == 0 {
-		return turn{}, errNothing
-	}
-	var t turn
-	t.latencies(micros)
-	return t, nil
+	return together(w.connections*w.streams, func(i int) ([]float64, error) { return echo(ctx, conns[i/w.streams], end) })
 }
 
 // echo is one stream.

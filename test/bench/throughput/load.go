@@ -3,7 +3,6 @@ package main
 import (
 	"bytes"
 	"context"
-	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -23,7 +22,7 @@ func postRequest() []byte {
 // closed keeps every connection busy with one request at a time until the duration is
 // over. An answer other than 200 with a whole body is an error: a proxy that fails
 // fast must not look cheap.
-func closed(request []byte) func(context.Context, work, string, string, time.Duration) (turn, error) {
+func closed(request []byte) drive {
 	return func(ctx context.Context, w work, address, _ string, d time.Duration) (turn, error) {
 		return onEach(ctx, w.connections, address, d, func(ctx context.Context, _ int, c net.Conn) ([]float64, error) {
 			x := exchanger{Conn: c}
@@ -100,23 +99,25 @@ func driveBulk(ctx context.Context, w work, address, _ string, d time.Duration) 
 
 func since(start time.Time) float64 { return float64(time.Since(start).Nanoseconds()) / 1e3 }
 
-// errNothing is a turn that was too short for the machine.
-var errNothing = errors.New("nothing was answered")
-
-// onEach opens connections, has each busy for so long, and puts together what they
-// tell of each unit: the microseconds that it took.
+// onEach opens connections, and has each busy for so long. Of each unit they tell the
+// microseconds that it took.
 func onEach(ctx context.Context, connections int, address string, d time.Duration, busy func(context.Context, int, net.Conn) ([]float64, error)) (turn, error) {
 	ctx, cancel := context.WithTimeout(ctx, d)
 	defer cancel()
+	return together(connections, func(i int) ([]float64, error) { return onOne(ctx, i, address, busy) })
+}
+
+// together runs so many at once, and puts together what they tell.
+func together(n int, one func(i int) ([]float64, error)) (turn, error) {
 	var (
 		wg     sync.WaitGroup
 		mu     sync.Mutex
 		micros []float64
 		failed error
 	)
-	for i := range connections {
+	for i := range n {
 		wg.Go(func() {
-			mine, err := onOne(ctx, i, address, busy)
+			mine, err := one(i)
 			mu.Lock()
 			defer mu.Unlock()
 			micros = append(micros, mine...)
@@ -129,12 +130,7 @@ func onEach(ctx context.Context, connections int, address string, d time.Duratio
 	if failed != nil {
 		return turn{}, failed
 	}
-	if len(micros) == 0 {
-		return turn{}, errNothing
-	}
-	var t turn
-	t.latencies(micros)
-	return t, nil
+	return turnOf(micros)
 }
 
 func onOne(ctx context.Context, i int, address string, busy func(context.Context, int, net.Conn) ([]float64, error)) ([]float64, error) {

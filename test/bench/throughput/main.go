@@ -265,7 +265,7 @@ func turns(ctx context.Context, w work, o options, dir, backend string, begin fu
 // direct is the way without a proxy.
 const direct = "direct"
 
-func driver(ctx context.Context, w work, p *process, dir string, drive func(context.Context, work, string, string, time.Duration) (turn, error)) func(time.Duration) (turn, error) {
+func driver(ctx context.Context, w work, p *process, dir string, drive drive) func(time.Duration) (turn, error) {
 	return func(d time.Duration) (turn, error) { return drive(ctx, w, p.address, dir, d) }
 }
 

@@ -28,8 +28,7 @@ type work struct {
 	streams     int // at one time on each connection
 
 	server func(w work, dir string) (server, error)
-	// drive loads an address for so long, in what counts units of work.
-	drive func(ctx context.Context, w work, address, dir string, d time.Duration) (turn, error)
+	drive  drive
 	// gauge takes the place of drive where a product is started for each turn.
 	gauge    func(ctx context.Context, w work, p *process, o options) (turn, error)
 	clusters int // beside the one that is used: a large configuration
@@ -42,6 +41,9 @@ type work struct {
 	needs    []string
 	rounds   float64 // part of the rounds that it gets; 0: all
 }
+
+// drive loads an address for so long, in what counts units of work.
+type drive func(ctx context.Context, w work, address, dir string, d time.Duration) (turn, error)
 
 const (
 	idleMost   = 10_000
@@ -140,11 +142,17 @@ type turn struct {
 	Syscalls float64 `json:"syscalls_per_unit,omitempty"`
 }
 
-// latencies fills in the percentiles of what was measured in microseconds.
-func (t *turn) latencies(micros []float64) {
+// errNothing is a turn that was too short for the machine.
+var errNothing = errors.New("nothing was answered")
+
+// turnOf has the percentiles of what was measured in microseconds.
+func turnOf(micros []float64) (turn, error) {
+	if len(micros) == 0 {
+		return turn{}, errNothing
+	}
 	slices.Sort(micros)
 	at := func(q float64) float64 { return micros[int(q*float64(len(micros)-1))] }
-	t.Units, t.P50, t.P99, t.P999 = len(micros), at(0.5), at(0.99), at(0.999)
+	return turn{Units: len(micros), P50: at(0.5), P99: at(0.99), P999: at(0.999)}, nil
 }
 
 // column is one figure of a table.
