@@ -22,7 +22,7 @@ var configurations embed.FS
 // product is a proxy that can be measured.
 type product struct {
 	name    string
-	config  string                            // file in products/, a template over settings
+	config  string                            // file in products/, a template over settings; "": it has none
 	find    func(dir string) (string, error)  // path of the program
 	args    func(s settings) []string         // its arguments
 	version func(path string) (string, error) // what it says of itself
@@ -101,7 +101,7 @@ func products() []product {
 			},
 		},
 		{
-			name: "floor", config: "floor.c", find: compileFloor,
+			name: "floor", find: compileFloor,
 			args:    func(s settings) []string { return []string{s.ListenPort, s.BackendPort} },
 			version: func(string) (string, error) { return "a forwarder of 100 lines of C", nil },
 			does:    func(w work) bool { return !w.variants && w.down == w.up && w.gauge == nil },
@@ -126,11 +126,10 @@ func compileFloor(dir string) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	file, path := filepath.Join(dir, "forwarder.c"), filepath.Join(dir, "floor")
-	if err := os.WriteFile(file, source, 0o600); err != nil {
-		return "", err
-	}
-	if out, err := exec.Command("cc", "-O2", "-o", path, file).CombinedOutput(); err != nil {
+	path := filepath.Join(dir, "floor")
+	compile := exec.Command("cc", "-O2", "-x", "c", "-o", path, "-")
+	compile.Stdin = bytes.NewReader(source)
+	if out, err := compile.CombinedOutput(); err != nil {
 		return "", fmt.Errorf("cc: %w\n%s", err, out)
 	}
 	return path, nil
@@ -180,6 +179,9 @@ func (p product) settingsFor(w work, dir, backend, sink string) (s settings, err
 		if *parts[0], *parts[1], err = net.SplitHostPort(address); err != nil {
 			return s, err
 		}
+	}
+	if p.config == "" {
+		return s, nil
 	}
 	text, err := template.New(p.config).Delims("{{", "}}").ParseFS(configurations, "products/"+p.config)
 	if err != nil {
