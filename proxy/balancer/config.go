@@ -2,7 +2,6 @@ package balancer
 
 import (
 	"errors"
-	"fmt"
 	"strings"
 
 	"github.com/overhear-mesh/overhear/internal/strictyaml"
@@ -29,12 +28,7 @@ var policies = [...]string{
 func (p Policy) Hashes() bool { return p == RingHash || p == Maglev }
 
 // String is the policy's name in configuration files.
-func (p Policy) String() string {
-	if int(p) < len(policies) {
-		return policies[p]
-	}
-	return fmt.Sprintf("policy(%d)", uint8(p))
-}
+func (p Policy) String() string { return strictyaml.NameOf(p, policies[:], "policy") }
 
 // MarshalText writes the name that UnmarshalText reads.
 func (p Policy) MarshalText() ([]byte, error) { return []byte(p.String()), nil }

@@ -2,7 +2,6 @@ package cluster
 
 import (
 	"errors"
-	"fmt"
 	"net"
 	"strings"
 	"time"
@@ -27,12 +26,7 @@ const (
 var protocols = [...]string{HTTP1: "http1", TCP: "tcp", HTTP2: "http2"}
 
 // String is the protocol's name in configuration files.
-func (p Protocol) String() string {
-	if int(p) < len(protocols) {
-		return protocols[p]
-	}
-	return fmt.Sprintf("protocol(%d)", uint8(p))
-}
+func (p Protocol) String() string { return strictyaml.NameOf(p, protocols[:], "protocol") }
 
 // MarshalText writes the name that UnmarshalText reads.
 func (p Protocol) MarshalText() ([]byte, error) { return []byte(p.String()), nil }

@@ -254,12 +254,7 @@ const (
 var protocols = [...]string{HTTP1: "http1", TCP: "tcp", HTTP2: "http2", Auto: "auto"}
 
 // String is the name that files use.
-func (p Protocol) String() string {
-	if int(p) < len(protocols) {
-		return protocols[p]
-	}
-	return fmt.Sprintf("protocol(%d)", uint8(p))
-}
+func (p Protocol) String() string { return strictyaml.NameOf(p, protocols[:], "protocol") }
 
 // MarshalText writes the name that UnmarshalText reads.
 func (p Protocol) MarshalText() ([]byte, error) { return []byte(p.String()), nil }
@@ -297,12 +292,7 @@ const (
 var versions = [...]string{Same: "same", OnlyHTTP1: "http1", OnlyHTTP2: "http2"}
 
 // String is the name that files use.
-func (p ApplicationProtocol) String() string {
-	if int(p) < len(versions) {
-		return versions[p]
-	}
-	return fmt.Sprintf("protocol(%d)", uint8(p))
-}
+func (p ApplicationProtocol) String() string { return strictyaml.NameOf(p, versions[:], "protocol") }
 
 // MarshalText writes the name that UnmarshalText reads.
 func (p ApplicationProtocol) MarshalText() ([]byte, error) { return []byte(p.String()), nil }

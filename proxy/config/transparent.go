@@ -2,7 +2,6 @@ package config
 
 import (
 	"errors"
-	"fmt"
 	"net/netip"
 
 	"github.com/overhear-mesh/overhear/internal/strictyaml"
@@ -83,12 +82,7 @@ const (
 var unknowns = [...]string{PassUnknown: "pass", CloseUnknown: "close"}
 
 // String is the name that files use.
-func (u Unknown) String() string {
-	if int(u) < len(unknowns) {
-		return unknowns[u]
-	}
-	return fmt.Sprintf("unknown(%d)", uint8(u))
-}
+func (u Unknown) String() string { return strictyaml.NameOf(u, unknowns[:], "unknown") }
 
 // MarshalText writes the name that UnmarshalText reads.
 func (u Unknown) MarshalText() ([]byte, error) { return []byte(u.String()), nil }

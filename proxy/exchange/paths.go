@@ -2,7 +2,6 @@ package exchange
 
 import (
 	"bytes"
-	"fmt"
 
 	"github.com/overhear-mesh/overhear/internal/strictyaml"
 	"github.com/overhear-mesh/overhear/proxy/syntax"
@@ -37,12 +36,7 @@ const (
 var slashes = [...]string{KeepSlashes: "keep", RejectSlashes: "reject", UnescapeSlashes: "unescape"}
 
 // String is the name that files use.
-func (s Slashes) String() string {
-	if int(s) < len(slashes) {
-		return slashes[s]
-	}
-	return fmt.Sprintf("slashes(%d)", uint8(s))
-}
+func (s Slashes) String() string { return strictyaml.NameOf(s, slashes[:], "slashes") }
 
 // MarshalText writes the name that UnmarshalText reads.
 func (s Slashes) MarshalText() ([]byte, error) { return []byte(s.String()), nil }

@@ -2,7 +2,6 @@ package ping
 
 import (
 	"errors"
-	"fmt"
 	"strings"
 	"time"
 
@@ -22,12 +21,7 @@ const (
 var kinds = [...]string{TCP: "tcp", HTTP: "http", GRPC: "grpc", Off: "off"}
 
 // String is the kind's name in configuration files.
-func (k Kind) String() string {
-	if int(k) < len(kinds) {
-		return kinds[k]
-	}
-	return fmt.Sprintf("kind(%d)", uint8(k))
-}
+func (k Kind) String() string { return strictyaml.NameOf(k, kinds[:], "kind") }
 
 // MarshalText writes the name that UnmarshalText reads.
 func (k Kind) MarshalText() ([]byte, error) { return []byte(k.String()), nil }

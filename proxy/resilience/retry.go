@@ -49,12 +49,7 @@ var codes = [...]int{Cancelled: 1, DeadlineExceeded: 4, Internal: 13, ResourceEx
 
 // String is the condition's name in configuration files, where it is Envoy's if
 // Envoy has one.
-func (c Condition) String() string {
-	if int(c) < len(conditions) {
-		return conditions[c]
-	}
-	return fmt.Sprintf("condition(%d)", uint8(c))
-}
+func (c Condition) String() string { return strictyaml.NameOf(c, conditions[:], "condition") }
 
 // MarshalText writes the name that UnmarshalText reads.
 func (c Condition) MarshalText() ([]byte, error) { return []byte(c.String()), nil }

@@ -2,7 +2,6 @@ package trace
 
 import (
 	"encoding/binary"
-	"fmt"
 	"math"
 	"math/rand/v2"
 	"slices"
@@ -24,12 +23,7 @@ const (
 var formats = [...]string{W3C: "w3c", B3: "b3", B3Multi: "b3multi"}
 
 // String is the format's name in configuration files.
-func (f Format) String() string {
-	if int(f) < len(formats) {
-		return formats[f]
-	}
-	return fmt.Sprintf("format(%d)", uint8(f))
-}
+func (f Format) String() string { return strictyaml.NameOf(f, formats[:], "format") }
 
 // MarshalText writes the name that UnmarshalText reads.
 func (f Format) MarshalText() ([]byte, error) { return []byte(f.String()), nil }
