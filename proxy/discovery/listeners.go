@@ -128,11 +128,6 @@ func (h *handler) Routes(changed []*routev3.RouteConfiguration, removed []string
 			errs = append(errs, err)
 			continue
 		}
-		if len(rules) == 0 {
-			none := router.DefaultRule()
-			none.Respond = &router.Respond{Status: 404}
-			rules = []router.Rule{none}
-		}
 		d.routes[m.GetName()] = &routeTable{message: m, rules: rules, clusters: clustersOf("", rules), since: now}
 	}
 	for _, name := range removed {

@@ -9,11 +9,15 @@ import (
 	"testing"
 	"time"
 
+	listenerv3 "github.com/envoyproxy/go-control-plane/envoy/config/listener/v3"
+	routev3 "github.com/envoyproxy/go-control-plane/envoy/config/route/v3"
 	"github.com/google/go-cmp/cmp"
 	"github.com/google/go-cmp/cmp/cmpopts"
+	"google.golang.org/protobuf/encoding/protojson"
 	"google.golang.org/protobuf/testing/protocmp"
 
 	"github.com/overhear-mesh/overhear/outlier"
+	"github.com/overhear-mesh/overhear/proxy/config"
 	"github.com/overhear-mesh/overhear/xds/resource"
 )
 
@@ -46,6 +50,28 @@ func TestAStateIsReadAsItWasWritten(t *testing.T) {
 		if diff := cmp.Diff(s, got, protocmp.Transform(), cmpopts.EquateEmpty(), cmpopts.EquateComparable(netip.AddrPort{})); diff != "" {
 			t.Errorf("%s (-written +read):\n%s", name, diff)
 		}
+	}
+}
+
+// An empty route configuration says that a listener is for nobody, also when it comes
+// from the state directory.
+func TestASavedListenerWithoutARuleIsForNobody(t *testing.T) {
+	saved := state{Saved: time.Now(), Routes: []*routev3.RouteConfiguration{{Name: "r"}}, Listeners: []*listenerv3.Listener{new(listenerv3.Listener)}}
+	if err := protojson.Unmarshal([]byte(`{"name": "in", "address": {"socket_address": {"address": "127.0.0.1", "port_value": 1}}, "filter_chains": [{"filters": [{"typed_config": {
+		"@type": "type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager",
+		"rds": {"config_source": {"ads": {}}, "route_config_name": "r"},
+		"http_filters": [{"typed_config": {"@type": "type.googleapis.com/envoy.extensions.filters.http.router.v3.Router"}}]}}]}]}`), saved.Listeners[0]); err != nil {
+		t.Fatal(err)
+	}
+	dir := t.TempDir()
+	if err := writeFile(filepath.Join(dir, stateFile), encoded(t, saved)); err != nil {
+		t.Fatal(err)
+	}
+	var opened []config.Outbound
+	d := New(Config{StateDir: dir, XDS: XDS(Node{ID: "n"}, nil, []string{"*"})}, Deps{ControlPlane: silent{}, Listeners: func(all []config.Outbound) error { opened = all; return nil }})
+	d.restore()
+	if len(opened) != 1 || len(opened[0].Routes) != 1 || opened[0].Routes[0].Respond == nil || opened[0].Routes[0].Respond.Status != 404 {
+		t.Errorf("opened %+v, want one listener that answers 404", opened)
 	}
 }
 

@@ -38,8 +38,12 @@ type Listening struct {
 	fault *router.Fault
 }
 
-// With is the listener with the rules of its RouteConfiguration.
+// With is the listener with the rules of its RouteConfiguration. One without any rule is
+// for nobody.
 func (l Listening) With(rules []router.Rule) config.Outbound {
+	if len(rules) == 0 {
+		rules = []router.Rule{notFound(nil)}
+	}
 	out := l.Outbound
 	out.Routes = slices.Clone(rules)
 	for i := range out.Routes {
@@ -111,7 +115,7 @@ func Listener(m *listenerv3.Listener) (Listening, error) {
 func (l Listening) check(p *problems) error {
 	whole := l.Outbound
 	if l.Routes != "" {
-		whole = l.With([]router.Rule{{Respond: &router.Respond{Status: 404}, Retry: router.DefaultRule().Retry}})
+		whole = l.With(nil)
 	}
 	p.wrap("", strictyaml.Validate(&whole))
 	return p.err()
@@ -189,11 +193,6 @@ func (l *Listening) http(m *hcmv3.HttpConnectionManager, at string, p *problems)
 		}
 	case *hcmv3.HttpConnectionManager_RouteConfig:
 		l.Outbound = l.With(routes(by.RouteConfig, at+".route_config", p))
-		if len(l.Outbound.Routes) == 0 {
-			none := router.DefaultRule()
-			none.Respond = &router.Respond{Status: 404}
-			l.Outbound = l.With([]router.Rule{none})
-		}
 	default:
 		p.add(at, "has no route_specifier: want rds or route_config")
 	}

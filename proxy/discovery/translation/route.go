@@ -49,10 +49,7 @@ func routes(m *routev3.RouteConfiguration, at string, p *problems) []router.Rule
 			rules = append(rules, rule)
 		}
 		if len(rules) == before && len(hosts) > 0 {
-			// Nobody else's rules are for these hosts.
-			none := router.DefaultRule()
-			none.Hosts, none.Respond = hosts, &router.Respond{Status: 404}
-			rules = append(rules, none)
+			rules = append(rules, notFound(hosts)) // nobody else's rules are for these hosts
 		}
 	}
 	// A rule may be wrong only beside another: what is said then counts our rules.
@@ -62,6 +59,13 @@ func routes(m *routev3.RouteConfiguration, at string, p *problems) []router.Rule
 		p.wrap(join(at, "virtual_hosts"), whole.Validate())
 	}
 	return rules
+}
+
+// notFound is the rule for hosts, or for all, that nobody has a rule for.
+func notFound(hosts []string) router.Rule {
+	none := router.DefaultRule()
+	none.Hosts, none.Respond = hosts, &router.Respond{Status: 404}
+	return none
 }
 
 func join(at, name string) string {
