@@ -463,8 +463,13 @@ func (c *Config) Validate() error {
 		}
 		known[cl.Name] = true
 	}
-	// A cluster that the file does not define may come from a control plane.
-	exists := func(name string) bool { return known[name] || len(c.ControlPlane.Addresses) > 0 }
+	// A cluster that the file does not define may come from a control plane. That one is
+	// named at all is up to the block.
+	leads := func(name, field string) {
+		if name != "" && !known[name] && len(c.ControlPlane.Addresses) == 0 {
+			errs = append(errs, strictyaml.Invalid(field, "no cluster %q here%s, and no control plane to bring one", name, suggest(known)))
+		}
+	}
 	addresses, names := map[string]string{}, map[string]bool{"admin": true} // see proxy.Sidecar.Addr
 	if c.Admin.Address != "off" {
 		addresses[c.Admin.Address] = "admin.address"
@@ -488,25 +493,18 @@ func (c *Config) Validate() error {
 		field := fmt.Sprintf("outbound[%d]", i)
 		taken(o.Address, field+".address")
 		named(o.Name, o.Address, field+".name")
-		if o.Cluster != "" && !exists(o.Cluster) {
-			errs = append(errs, strictyaml.Invalid(field+".cluster", "no cluster %q here%s, and no control plane to bring one", o.Cluster, suggest(known)))
-		}
+		leads(o.Cluster, field+".cluster")
 		for j, to := range o.Destinations {
-			if to.Cluster != "" && !exists(to.Cluster) {
-				errs = append(errs, strictyaml.Invalid(fmt.Sprintf("%s.destinations[%d].cluster", field, j), "no cluster %q here%s, and no control plane to bring one", to.Cluster, suggest(known)))
-			}
+			leads(to.Cluster, fmt.Sprintf("%s.destinations[%d].cluster", field, j))
 		}
 		for j, r := range o.Routes {
-			if r.Cluster != "" && !exists(r.Cluster) {
-				errs = append(errs, strictyaml.Invalid(fmt.Sprintf("%s.routes[%d].cluster", field, j), "no cluster %q here%s, and no control plane to bring one", r.Cluster, suggest(known)))
-			}
-			if r.Mirror != nil && r.Mirror.Cluster != "" && !exists(r.Mirror.Cluster) {
-				errs = append(errs, strictyaml.Invalid(fmt.Sprintf("%s.routes[%d].mirror.cluster", field, j), "no cluster %q here%s, and no control plane to bring one", r.Mirror.Cluster, suggest(known)))
+			route := fmt.Sprintf("%s.routes[%d]", field, j)
+			leads(r.Cluster, route+".cluster")
+			if r.Mirror != nil {
+				leads(r.Mirror.Cluster, route+".mirror.cluster")
 			}
 			for k, share := range r.Clusters {
-				if share.Cluster != "" && !exists(share.Cluster) {
-					errs = append(errs, strictyaml.Invalid(fmt.Sprintf("%s.routes[%d].clusters[%d].cluster", field, j, k), "no cluster %q here%s, and no control plane to bring one", share.Cluster, suggest(known)))
-				}
+				leads(share.Cluster, fmt.Sprintf("%s.clusters[%d].cluster", route, k))
 			}
 		}
 	}
