@@ -213,17 +213,18 @@ func (r Rule) shares() []Share {
 
 // name is what the rule is called in log and metrics.
 func (r Rule) name() string {
+	does := r.Cluster
 	switch {
 	case r.Name != "":
 		return r.Name
 	case r.Redirect != nil:
-		return strings.TrimSpace("redirect " + r.Path + r.Prefix + r.StartsWith + r.Regex)
+		does = "redirect"
 	case r.Respond != nil:
-		return strings.TrimSpace("respond " + r.Path + r.Prefix + r.StartsWith + r.Regex)
+		does = "respond"
 	case r.Cluster == "":
-		return strings.TrimSpace("split " + r.Path + r.Prefix + r.StartsWith + r.Regex)
+		does = "split"
 	}
-	return strings.TrimSpace(r.Cluster + " " + r.Path + r.Prefix + r.StartsWith + r.Regex) // one of the four at most
+	return strings.TrimSpace(does + " " + r.Path + r.Prefix + r.StartsWith + r.Regex) // one of the four at most
 }
 
 // hosts are the rule's hosts in lower case; "*" if it lists none.
