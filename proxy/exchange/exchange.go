@@ -155,10 +155,7 @@ func (x *Exchange) NewID() []byte {
 // ID is what NewID has made.
 func (x *Exchange) ID() []byte { return x.id[:] }
 
-// Span is the span of the attempt under way.
-func (x *Exchange) Span() trace.SpanID { return x.SpanOf(&x.Try) }
-
-// SpanOf is that of the attempt under way, or of its hedge.
+// SpanOf is the span of the attempt under way, or of its hedge.
 func (x *Exchange) SpanOf(t *Try) trace.SpanID { return x.Record.Trace.Child(t.place) }
 
 // Counted reports whether attempts carry their number, in router.AttemptCount.
