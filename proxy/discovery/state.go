@@ -19,6 +19,7 @@ import (
 
 	clusterv3 "github.com/envoyproxy/go-control-plane/envoy/config/cluster/v3"
 	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
+	endpointv3 "github.com/envoyproxy/go-control-plane/envoy/config/endpoint/v3"
 	listenerv3 "github.com/envoyproxy/go-control-plane/envoy/config/listener/v3"
 	routev3 "github.com/envoyproxy/go-control-plane/envoy/config/route/v3"
 	"google.golang.org/protobuf/encoding/protojson"
@@ -113,12 +114,22 @@ func decodeState(data []byte) (state, error) {
 		return state{}, err
 	}
 	s := state{Saved: e.Saved}
-	var errC, errE, errL, errR error
-	s.Clusters, errC = decodeAll(r.Clusters, func(m *clusterv3.Cluster) (*clusterv3.Cluster, error) { return m, nil })
-	s.Endpoints, errE = decodeAll(r.Endpoints, resource.DecodeEndpoints)
-	s.Listeners, errL = unmarshalAll[*listenerv3.Listener](r.Listeners)
-	s.Routes, errR = unmarshalAll[*routev3.RouteConfiguration](r.Routes)
-	return s, errors.Join(errC, errE, errL, errR)
+	var errC, errL, errR error
+	s.Clusters, errC = unmarshalAll[*clusterv3.Cluster](r.Clusters, protojson.Unmarshal)
+	assignments, errE := unmarshalAll[*endpointv3.ClusterLoadAssignment](r.Endpoints, protojson.Unmarshal)
+	s.Listeners, errL = unmarshalAll[*listenerv3.Listener](r.Listeners, proto.Unmarshal)
+	s.Routes, errR = unmarshalAll[*routev3.RouteConfiguration](r.Routes, proto.Unmarshal)
+	if err := errors.Join(errC, errE, errL, errR); err != nil {
+		return state{}, err
+	}
+	for _, m := range assignments {
+		e, err := resource.DecodeEndpoints(m)
+		if err != nil {
+			return state{}, err
+		}
+		s.Endpoints = append(s.Endpoints, e)
+	}
+	return s, nil
 }
 
 func marshalAll[M proto.Message](all []M) ([][]byte, error) {
@@ -133,33 +144,16 @@ func marshalAll[M proto.Message](all []M) ([][]byte, error) {
 	return out, nil
 }
 
-func unmarshalAll[M proto.Message](all [][]byte) ([]M, error) {
+// unmarshalAll reads messages of one type in either form.
+func unmarshalAll[M proto.Message, B ~[]byte](all []B, unmarshal func([]byte, proto.Message) error) ([]M, error) {
 	var out []M
 	for i, b := range all {
 		var none M
 		m := none.ProtoReflect().New().Interface().(M)
-		if err := proto.Unmarshal(b, m); err != nil {
+		if err := unmarshal(b, m); err != nil {
 			return nil, fmt.Errorf("resource %d: %w", i, err)
 		}
 		out = append(out, m)
-	}
-	return out, nil
-}
-
-// decodeAll reads messages of one type, whose name only resource needs to know.
-func decodeAll[M proto.Message, T any](raw []json.RawMessage, decode func(M) (T, error)) ([]T, error) {
-	out := make([]T, 0, len(raw))
-	for i, data := range raw {
-		var none M
-		m := none.ProtoReflect().New().Interface().(M)
-		if err := protojson.Unmarshal(data, m); err != nil {
-			return nil, fmt.Errorf("resource %d: %w", i, err)
-		}
-		v, err := decode(m)
-		if err != nil {
-			return nil, err
-		}
-		out = append(out, v)
 	}
 	return out, nil
 }
