@@ -67,6 +67,24 @@ func (p plan) leadsTo() map[string]bool {
 	return p.routes.clusters
 }
 
+// newListening reads a listener.
+func newListening(m *listenerv3.Listener) (*listening, error) {
+	l, err := translation.Listener(m)
+	if err != nil {
+		return nil, err
+	}
+	return &listening{version: &version{l, clustersOf(l.Outbound.Cluster, l.Outbound.Routes)}, message: m}, nil
+}
+
+// newRouteTable reads a route configuration.
+func newRouteTable(m *routev3.RouteConfiguration) (*routeTable, error) {
+	rules, err := translation.Rules(m)
+	if err != nil {
+		return nil, err
+	}
+	return &routeTable{message: m, rules: rules, clusters: clustersOf("", rules)}, nil
+}
+
 func (d *Discovery) asksForListeners() bool { return len(d.cfg.XDS.Listeners) > 0 }
 
 // Listeners takes in listeners. One whose routes are not known yet, or whose clusters
@@ -78,12 +96,12 @@ func (h *handler) Listeners(changed []*listenerv3.Listener, removed []string) er
 	now := time.Now()
 	var errs []error
 	for _, m := range changed {
-		l, err := translation.Listener(m)
+		next, err := newListening(m)
 		if err != nil {
 			errs = append(errs, err)
 			continue
 		}
-		next := &listening{version: &version{l, clustersOf(l.Outbound.Cluster, l.Outbound.Routes)}, message: m, since: now}
+		next.since = now
 		if last := d.listeners[m.GetName()]; last != nil {
 			next.active = last.active
 		}
@@ -123,12 +141,13 @@ func (h *handler) Routes(changed []*routev3.RouteConfiguration, removed []string
 	now := time.Now()
 	var errs []error
 	for _, m := range changed {
-		rules, err := translation.Rules(m)
+		table, err := newRouteTable(m)
 		if err != nil {
 			errs = append(errs, err)
 			continue
 		}
-		d.routes[m.GetName()] = &routeTable{message: m, rules: rules, clusters: clustersOf("", rules), since: now}
+		table.since = now
+		d.routes[m.GetName()] = table
 	}
 	for _, name := range removed {
 		if d.routes[name] != nil {
@@ -437,20 +456,21 @@ func (d *Discovery) restoreListenersLocked(s state) {
 		return
 	}
 	for _, m := range s.Routes {
-		rules, err := translation.Rules(m)
+		table, err := newRouteTable(m)
 		if err != nil {
 			d.deps.Log.Error("saved routes are not usable, ignored", "error", err)
 			continue
 		}
-		d.routes[m.GetName()] = &routeTable{message: m, rules: rules, clusters: clustersOf("", rules)}
+		d.routes[m.GetName()] = table
 	}
 	for _, m := range s.Listeners {
-		l, err := translation.Listener(m)
+		l, err := newListening(m)
 		if err != nil {
 			d.deps.Log.Error("saved listener is not usable, ignored", "error", err)
 			continue
 		}
-		d.listeners[m.GetName()] = &listening{version: &version{l, clustersOf(l.Outbound.Cluster, l.Outbound.Routes)}, message: m, saved: true}
+		l.saved = true
+		d.listeners[m.GetName()] = l
 	}
 }
 
