@@ -45,7 +45,7 @@ type redirection struct {
 
 // place is a destination of the file.
 type place struct {
-	config.Destination
+	holds   func(to netip.AddrPort) bool
 	cluster *cluster.Cluster
 }
 
@@ -86,7 +86,7 @@ func (s *Sidecar) redirected(c net.Conn) (netip.AddrPort, bool) {
 // known is the cluster that a destination tells; nil: none.
 func (r *redirection) known(to netip.AddrPort) *cluster.Cluster {
 	for _, p := range *r.places.Load() {
-		if p.Holds(to) {
+		if p.holds(to) {
 			return p.cluster
 		}
 	}
@@ -203,7 +203,7 @@ func (r *redirection) drain() {
 func (r *redirection) destinations(all []config.Destination, lookup func(string) *cluster.Cluster) {
 	places := make([]place, len(all))
 	for i, d := range all {
-		places[i] = place{d, lookup(d.Cluster)}
+		places[i] = place{d.Holds(), lookup(d.Cluster)}
 	}
 	r.places.Store(&places)
 }

@@ -42,9 +42,10 @@ func (d Destination) Prefix() netip.Prefix {
 	return netip.Prefix{}
 }
 
-// Holds reports whether a connection was to go there.
-func (d Destination) Holds(to netip.AddrPort) bool {
-	return (d.Port == 0 || d.Port == to.Port()) && d.Prefix().Contains(to.Addr())
+// Holds returns what reports whether a connection was to go there.
+func (d Destination) Holds() func(to netip.AddrPort) bool {
+	network, port := d.Prefix(), d.Port
+	return func(to netip.AddrPort) bool { return (port == 0 || port == to.Port()) && network.Contains(to.Addr()) }
 }
 
 // Validate checks that it can be recognised.

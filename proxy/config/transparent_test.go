@@ -53,7 +53,7 @@ func TestADestinationHoldsItsNetworkAndPort(t *testing.T) {
 		{"fd00::/64", 443, "10.0.0.1:443", false},
 	} {
 		d := config.Destination{Network: tt.network, Port: tt.port, Cluster: "x"}
-		if got := d.Holds(netip.MustParseAddrPort(tt.to)); got != tt.want {
+		if got := d.Holds()(netip.MustParseAddrPort(tt.to)); got != tt.want {
 			t.Errorf("%s port %d holds %s: got %t, want %t", tt.network, tt.port, tt.to, got, tt.want)
 		}
 	}
