@@ -87,11 +87,11 @@ clusters:
 		&kind{name: "WebSocket, 1.1, two sidecars", ask: upgrading(at("new-mesh"))},
 		&kind{name: "TCP", ask: opaquely(at("tcp"))},
 	)
-	dial := func(ctx context.Context, network, address string, _ *tls.Config) (net.Conn, error) {
+	plain := func(ctx context.Context, network, address string, _ *tls.Config) (net.Conn, error) {
 		return new(net.Dialer).DialContext(ctx, network, address)
 	}
 	for name, listener := range map[string]string{"WebSocket, 2 to 1.1": "new-old", "WebSocket, 2, two sidecars": "new-mesh"} {
-		transport := &http2.Transport{AllowHTTP: true, DialTLSContext: dial} //nolint:staticcheck // net/http refuses to send :protocol
+		transport := &http2.Transport{AllowHTTP: true, DialTLSContext: plain} //nolint:staticcheck // net/http refuses to send :protocol
 		client := &http.Client{Transport: transport}
 		ends = append(ends, client.CloseIdleConnections)
 		s.kinds = append(s.kinds, &kind{name: name, ask: connecting(client, at(listener))})
@@ -209,15 +209,24 @@ func streaming(client testgrpc.TestServiceClient) func(context.Context, string, 
 // opaquely sends bytes, and compares what comes back.
 func opaquely(address string) func(context.Context, string, []byte) error {
 	return func(ctx context.Context, _ string, body []byte) error {
-		c, err := new(net.Dialer).DialContext(ctx, "tcp", address)
+		c, err := dial(ctx, address)
 		if err != nil {
-			return errFailed
+			return err
 		}
 		defer c.Close()
-		deadline, _ := ctx.Deadline()
-		_ = c.SetDeadline(deadline)
-		return echoed(c, c, c.(*net.TCPConn).CloseWrite, body)
+		return echoed(c, c, c.CloseWrite, body)
 	}
+}
+
+// dial opens a connection that lasts no longer than ctx.
+func dial(ctx context.Context, address string) (*net.TCPConn, error) {
+	c, err := new(net.Dialer).DialContext(ctx, "tcp", address)
+	if err != nil {
+		return nil, errFailed
+	}
+	deadline, _ := ctx.Deadline()
+	_ = c.SetDeadline(deadline)
+	return c.(*net.TCPConn), nil
 }
 
 // echoed writes a body, ends the writing, and reads it back. An end that is in order

@@ -5,20 +5,17 @@ import (
 	"context"
 	"fmt"
 	"io"
-	"net"
 	"net/http"
 )
 
 // upgrading opens a tunnel by Upgrade.
 func upgrading(address string) func(context.Context, string, []byte) error {
 	return func(ctx context.Context, id string, body []byte) error {
-		c, err := new(net.Dialer).DialContext(ctx, "tcp", address)
+		c, err := dial(ctx, address)
 		if err != nil {
-			return errFailed
+			return err
 		}
 		defer c.Close()
-		deadline, _ := ctx.Deadline()
-		_ = c.SetDeadline(deadline)
 		const key = "dGhlIHNhbXBsZSBub25jZQ=="
 		if _, err := fmt.Fprintf(c, "GET / HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Key: %s\r\nId: %s\r\n\r\n", key, id); err != nil {
 			return errFailed
@@ -37,7 +34,7 @@ func upgrading(address string) func(context.Context, string, []byte) error {
 		case res.Header.Get("Id") != id || res.Header.Get("Sec-WebSocket-Accept") != acceptOf(key):
 			return fmt.Errorf("got the consent to %s, %v instead of %s", res.Header.Get("Id"), res.Header, id)
 		}
-		return echoed(c, r, c.(*net.TCPConn).CloseWrite, body)
+		return echoed(c, r, c.CloseWrite, body)
 	}
 }
 
