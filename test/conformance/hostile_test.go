@@ -7,9 +7,11 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"maps"
 	"math/rand/v2"
 	"net"
 	"net/http"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -114,10 +116,7 @@ clusters:
 			}
 		})
 	}
-	var kinds [][]byte
-	for _, flood := range floods(t) {
-		kinds = append(kinds, flood)
-	}
+	kinds := slices.Collect(maps.Values(floods(t)))
 	var requests [2]int64 // alone, and beside the others
 	var cost [2]time.Duration
 	for range rounds {

@@ -87,10 +87,7 @@ func settled() size {
 	var s size
 	for range 40 {
 		last := s.goroutines
-		runtime.GC()
-		var m runtime.MemStats
-		runtime.ReadMemStats(&m)
-		if s = (size{runtime.NumGoroutine(), m.HeapAlloc}); s.goroutines == last {
+		if s = held(); s.goroutines == last {
 			return s
 		}
 		time.Sleep(100 * time.Millisecond)
