@@ -368,12 +368,17 @@ func (s *Sidecar) openInbound(ctx context.Context, in config.Inbound, cfg config
 // the time in which a caller begins to wonder, and cut off by the caller's leaving.
 const applicationWait = 250 * time.Millisecond
 
-// counted makes the counters of the local application: it is counted and not judged, so
-// that its detector is made for the counters and never stepped.
-func (s *Sidecar) counted(d *door, in config.Inbound) (stats *outlier.Endpoint, wake func()) {
+// unjudged makes the counters of what is counted and not judged: their detector is made
+// for them and never stepped.
+func unjudged(id string, now time.Duration) *outlier.Endpoint {
 	detector := outlier.New(outlier.DefaultConfig(), rand.New(rand.NewPCG(0, 0)))
-	detector.SetMembers([]outlier.Member{{ID: in.Instance, Weight: 1}}, s.clock.Now())
-	stats, wake = detector.Endpoint(in.Instance), func() {}
+	detector.SetMembers([]outlier.Member{{ID: id, Weight: 1}}, now)
+	return detector.Endpoint(id)
+}
+
+// counted makes the counters of the local application.
+func (s *Sidecar) counted(d *door, in config.Inbound) (stats *outlier.Endpoint, wake func()) {
+	stats, wake = unjudged(in.Instance, s.clock.Now()), func() {}
 	if s.reporter != nil {
 		wake = s.reporter.Own(reporting.Instance{Service: in.Service, Instance: in.Instance, Stats: stats, Opened: d.opened.Load})
 	}

@@ -87,7 +87,7 @@ type Sidecar struct {
 	opened chan struct{} // closed when the file's listeners are open, or will not be
 	inUse  atomic.Bool   // the first clusters have been set up
 
-	passed    *outlier.Endpoint // counts what goes to unknown destinations
+	passed    *outlier.Endpoint // counts what goes to unknown destinations, all of it together
 	redirects atomic.Bool       // there is, or was, a transparent listener
 	own       sync.Map          // of passage: connections that have been opened a moment ago
 
@@ -136,7 +136,7 @@ func New(cfg config.Config, opts Options) (*Sidecar, error) {
 		opts: opts, clock: clock.New(), start: time.Now(), node: cfg.Node, cfg: cfg,
 		drain: make(chan struct{}), opened: make(chan struct{}), doors: map[string]*door{}, retired: map[*door]bool{}, addrs: map[string]net.Addr{},
 	}
-	s.passed = newPassed(s.clock.Now())
+	s.passed = unjudged("passed", s.clock.Now())
 	s.streams = http2.NewClient(cfg.HTTP2, s.clock)
 	s.mirror = mirror.New(cfg.HTTP1, exchange.Deps{Clock: s.clock, Streams: s.streams})
 	if cfg.AccessLog.Path != "off" {

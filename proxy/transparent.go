@@ -2,7 +2,6 @@ package proxy
 
 import (
 	"context"
-	"math/rand/v2"
 	"net"
 	"net/netip"
 	"slices"
@@ -11,7 +10,6 @@ import (
 	"sync/atomic"
 	"time"
 
-	"github.com/overhear-mesh/overhear/outlier"
 	"github.com/overhear-mesh/overhear/proxy/cluster"
 	"github.com/overhear-mesh/overhear/proxy/config"
 	"github.com/overhear-mesh/overhear/proxy/http1"
@@ -266,12 +264,4 @@ func (s *Sidecar) loops(c net.Conn, to netip.AddrPort, name string) bool {
 	}
 	s.opts.Log.Error("a connection of this sidecar has been redirected to itself: exclude its user, or its mark, from redirection", "listener", name)
 	return true
-}
-
-// newPassed makes the counters of what is passed on: all of it together, and nobody
-// judges by them.
-func newPassed(now time.Duration) *outlier.Endpoint {
-	detector := outlier.New(outlier.DefaultConfig(), rand.New(rand.NewPCG(0, 0)))
-	detector.SetMembers([]outlier.Member{{ID: "passed", Weight: 1}}, now)
-	return detector.Endpoint("passed")
 }
