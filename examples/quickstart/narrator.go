@@ -107,7 +107,7 @@ func figure(v *float64) string {
 // printSummary prints the table: a line a fault, or its median and p95 if it was
 // shown more than once.
 func printSummary(w io.Writer, o options, results []result, sent, failed, skipped int64) error {
-	fmt.Fprintf(w, "\n%d callers, %d endpoints, %.0f requests/s into each; base error rate 0; (aim) beside each figure\n\n", callers, instances, o.rate/instances)
+	fmt.Fprintf(w, "\n%d callers, %d endpoints, %.0f requests/s into each; base error rate 0; (what a quiet machine should show), of which OK allows ten times\n\n", callers, instances, o.rate/instances)
 	tw := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
 	fmt.Fprintln(tw, "FAULT\tNOTICED\tFLEET OFF\tFAILED ATTEMPTS\tFAILED REQUESTS\tNOT REPEATABLE\tFALSE EJECTIONS\tFAIR SHARE AGAIN\tOK")
 	var names []string
