@@ -3,9 +3,11 @@
 package http1
 
 import (
-	"io"
+	"errors"
 	"net"
 	"syscall"
+
+	"github.com/overhear-mesh/overhear/proxy/upstream"
 )
 
 // rester waits for the next request of a socket without a buffer. The runtime asks it
@@ -38,7 +40,6 @@ func newRester(c *conn, nc net.Conn) *rester {
 
 // read is a Read into the connection's buffer.
 func (r *rester) read() (int, error) {
-	r.n, r.err = 0, nil
 	if err := r.raw.Read(r.ask); err != nil {
 		return 0, err // interrupted or closed
 	}
@@ -51,21 +52,9 @@ func (r *rester) look(fd uintptr) bool {
 	if c.in == nil {
 		c.in = getBuffer(smallBuffer)
 	}
-	for {
-		n, err := syscall.Read(int(fd), c.in)
-		switch {
-		case err == syscall.EINTR:
-			continue
-		case err == syscall.EAGAIN:
-			c.release()
-			return false
-		case err != nil:
-			r.err = err
-		case n == 0:
-			r.err = io.EOF
-		default:
-			r.n = n
-		}
-		return true
+	if r.n, r.err = upstream.ReadSocket(fd, c.in); errors.Is(r.err, syscall.EAGAIN) {
+		c.release()
+		return false
 	}
+	return true
 }

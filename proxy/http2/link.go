@@ -295,7 +295,6 @@ func (l *link) run() {
 func (l *link) receive() (n int, err error) {
 	switch {
 	case l.await != nil && l.w == 0:
-		l.got, l.gotErr = 0, nil
 		if err := l.raw.Read(l.await); err != nil {
 			return 0, err // interrupted or closed
 		}

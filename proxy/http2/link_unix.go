@@ -3,8 +3,10 @@
 package http2
 
 import (
-	"io"
+	"errors"
 	"syscall"
+
+	"github.com/overhear-mesh/overhear/proxy/upstream"
 )
 
 // writeFD writes as much of l.writes as the socket takes at once. It returns true
@@ -39,22 +41,10 @@ func (l *link) readFD(fd uintptr) bool {
 	if l.in == nil {
 		l.in = getBuffer()
 	}
-	for {
-		n, err := syscall.Read(int(fd), l.in)
-		switch {
-		case err == syscall.EINTR:
-			continue
-		case err == syscall.EAGAIN:
-			putBuffer(l.in)
-			l.in = nil
-			return false
-		case err != nil:
-			l.gotErr = err
-		case n == 0:
-			l.gotErr = io.EOF
-		default:
-			l.got = n
-		}
-		return true
+	if l.got, l.gotErr = upstream.ReadSocket(fd, l.in); errors.Is(l.gotErr, syscall.EAGAIN) {
+		putBuffer(l.in)
+		l.in = nil
+		return false
 	}
+	return true
 }

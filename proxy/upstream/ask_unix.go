@@ -68,18 +68,27 @@ func (c *Conn) askFD(fd uintptr) bool {
 		}
 		return a.sent < len(a.request)
 	}
-	n, err := retry(syscall.Read, fd, a.answer)
+	n, err := ReadSocket(fd, a.answer)
 	switch {
 	case errors.Is(err, syscall.EAGAIN):
 		return false
-	case err != nil:
-		a.err = c.failed("read", err)
-	case n == 0:
-		a.err = io.EOF
-	default:
-		a.got = n
+	case err != nil && !errors.Is(err, io.EOF):
+		err = c.failed("read", err)
 	}
+	a.got, a.err = n, err
 	return true
+}
+
+// ReadSocket reads what has come, for functions that syscall.RawConn.Read calls until
+// something has: io.EOF is the end, and EAGAIN that nothing is there yet.
+func ReadSocket(fd uintptr, p []byte) (n int, err error) {
+	switch n, err = retry(syscall.Read, fd, p); {
+	case err != nil:
+		return 0, err
+	case n == 0:
+		return 0, io.EOF
+	}
+	return n, nil
 }
 
 // retry repeats what a signal has interrupted.
