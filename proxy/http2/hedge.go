@@ -120,14 +120,11 @@ func (h *hedge) onLink(b *batch, p *pool, ticket uint64) {
 }
 
 // onNoLink implements taker.
-func (h *hedge) onNoLink(b *batch, p *pool, ticket uint64, ending outlier.Ending, charged bool) (took bool) {
+func (h *hedge) onNoLink(b *batch, p *pool, ticket uint64, ending outlier.Ending) (took bool) {
 	h.x.mu.Lock()
 	defer h.x.unlock()
 	if !h.called(p, ticket) {
 		return false
-	}
-	if charged {
-		ending = outlier.EndSharedConnection
 	}
 	h.drop(b, ending)
 	return true

@@ -84,10 +84,7 @@ func (s *lend) onLink(b *batch, p *pool, _ uint64) {
 }
 
 // onNoLink implements taker.
-func (s *lend) onNoLink(_ *batch, _ *pool, _ uint64, ending outlier.Ending, charged bool) bool {
-	if charged {
-		ending = outlier.EndSharedConnection
-	}
+func (s *lend) onNoLink(_ *batch, _ *pool, _ uint64, ending outlier.Ending) bool {
 	s.answer <- &upstream.ConnectError{Ending: ending, Err: errNoLink}
 	return true
 }

@@ -51,9 +51,12 @@ type pool struct {
 
 // taker is who wants a stream of its own.
 type taker interface {
+	// openOn opens it, and reports whether the link had room for it.
 	openOn(b *batch, l *link) bool
+	// onLink says that there is a connection for whoever held this ticket, onNoLink that
+	// there will be none.
 	onLink(b *batch, p *pool, ticket uint64)
-	onNoLink(b *batch, p *pool, ticket uint64, ending outlier.Ending, charged bool) (took bool)
+	onNoLink(b *batch, p *pool, ticket uint64, ending outlier.Ending) (took bool)
 }
 
 type waiter struct {
@@ -207,9 +210,10 @@ func (p *pool) failed(b *batch, ending outlier.Ending) {
 		p.waiters.Store(0)
 	}
 	p.mu.Unlock()
-	charged := false
 	for _, w := range queue {
-		charged = w.taker.onNoLink(b, p, w.ticket, ending, charged) || charged
+		if w.taker.onNoLink(b, p, w.ticket, ending) {
+			ending = outlier.EndSharedConnection // one connection event is one failure
+		}
 	}
 }
 

@@ -225,7 +225,7 @@ func (x *relay) limited(b *batch) {
 	x.failed(b, outlier.EndLocalLimit, exchange.Failure{Ending: outlier.EndLocalLimit, Replayable: x.keep, Unprocessed: true})
 }
 
-// onLink is called by a pool that has a connection for whoever held this ticket.
+// onLink implements taker.
 func (x *relay) onLink(b *batch, p *pool, ticket uint64) {
 	x.mu.Lock()
 	defer x.unlock()
@@ -234,17 +234,14 @@ func (x *relay) onLink(b *batch, p *pool, ticket uint64) {
 	}
 }
 
-// onNoLink is called by a pool that has none.
-func (x *relay) onNoLink(b *batch, p *pool, ticket uint64, ending outlier.Ending, charged bool) (took bool) {
+// onNoLink implements taker.
+func (x *relay) onNoLink(b *batch, p *pool, ticket uint64, ending outlier.Ending) (took bool) {
 	x.mu.Lock()
 	defer x.unlock()
 	if !x.called(p, ticket) {
 		return false
 	}
 	x.unwait()
-	if charged {
-		ending = outlier.EndSharedConnection // one connection event is one failure
-	}
 	x.failed(b, ending, exchange.Failure{Ending: ending, Replayable: x.keep, Unprocessed: true})
 	return true
 }
