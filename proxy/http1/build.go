@@ -380,58 +380,58 @@ func appendTrailers(b *body, afterData bool) []byte {
 }
 
 // buildReply writes an answer of our own.
-func (c *conn) buildReply(r *ownAnswer, keep bool) {
+func (c *conn) buildReply(r *exchange.Refusal, origin string, keep bool) {
 	if c.out.head == nil {
 		c.out.head = getBuffer(smallBuffer)
 	}
 	if c.GRPC && c.req.begun {
-		c.buildGRPC(r.status, r.text, r.origin, keep)
+		c.buildGRPC(r, origin, keep)
 		return
 	}
 	b := append(c.out.head[:0], "HTTP/1.1 "...)
-	b = strconv.AppendInt(b, int64(r.status), 10)
-	b = append(append(append(b, ' '), http.StatusText(r.status)...), crlf...)
+	b = strconv.AppendInt(b, int64(r.Status), 10)
+	b = append(append(append(b, ' '), http.StatusText(r.Status)...), crlf...)
 	b = c.appendDate(b)
 	var edit *router.FieldEdit
-	if r.asked || r.location != "" {
+	if r.Asked || r.Location != "" {
 		edit = c.Record.Route.Response
 		b = appendPairs(b, edit)
 	}
-	if r.location != "" {
-		b = append(append(append(b, "location: "...), r.location...), crlf...)
+	if r.Location != "" {
+		b = append(append(append(b, "location: "...), r.Location...), crlf...)
 		c.out.head = c.appendPersistence(appendLength(b, 0), keep)
 		return
 	}
 	who, end := "overhear: ", "\n"
-	if r.asked {
+	if r.Asked {
 		who, end = "", ""
 	}
 	if !edit.Drops([]byte("content-type")) {
 		b = append(b, "content-type: text/plain; charset=utf-8\r\n"...)
 	}
-	if r.origin != "" {
-		b = append(append(append(b, syntax.OriginField+": "...), r.origin...), crlf...)
+	if origin != "" {
+		b = append(append(append(b, syntax.OriginField+": "...), origin...), crlf...)
 	}
-	if r.status != 204 {
-		b = appendLength(b, int64(len(who)+len(r.text)+len(end)))
+	if r.Status != 204 {
+		b = appendLength(b, int64(len(who)+len(r.Text)+len(end)))
 	}
 	b = c.appendPersistence(b, keep)
-	if !c.isHead() && r.status != 204 && r.status != 304 {
-		b = append(append(append(b, who...), r.text...), end...)
+	if !c.isHead() && r.Status != 204 && r.Status != 304 {
+		b = append(append(append(b, who...), r.Text...), end...)
 	}
 	c.out.head = b
 }
 
 // buildGRPC writes an answer of our own to a caller that speaks gRPC: a status without
 // a message, as "trailers-only".
-func (c *conn) buildGRPC(status int, text, origin string, keep bool) {
-	code := exchange.GRPCStatus(status)
+func (c *conn) buildGRPC(r *exchange.Refusal, origin string, keep bool) {
+	code := r.GRPCStatus()
 	c.Record.Status, c.Record.GRPCStatus = 200, code
 	b := append(c.out.head[:0], "HTTP/1.1 200 OK\r\n"...)
 	b = c.appendDate(b)
 	b = append(b, "content-type: application/grpc\r\ngrpc-status: "...)
 	b = strconv.AppendInt(b, int64(code), 10)
-	b = append(append(append(b, "\r\ngrpc-message: "...), exchange.GRPCMessage(text)...), crlf...)
+	b = append(append(append(b, "\r\ngrpc-message: "...), exchange.GRPCMessage(r.Text)...), crlf...)
 	if origin != "" {
 		b = append(append(append(b, syntax.OriginField+": "...), origin...), crlf...)
 	}

@@ -151,8 +151,7 @@ func (c *conn) handle(ctx context.Context) bool {
 		return c.reject(501, exchange.DownstreamProtocolError, "CONNECT is not supported")
 	}
 	if !c.cleanPath() {
-		no := exchange.EscapedSlash
-		return c.reject(no.Status, no.Flags, no.Text)
+		return c.give(exchange.EscapedSlash, "")
 	}
 	stall, refusal := c.Route(&c.srv.deps, c.now)
 	if c.Delay > 0 {
@@ -162,9 +161,7 @@ func (c *conn) handle(ctx context.Context) bool {
 		stall, refusal = c.Proceed(c.now)
 	}
 	if refusal != nil {
-		return c.give(&ownAnswer{
-			status: refusal.Status, flags: refusal.Flags, text: refusal.Text, location: refusal.Location, asked: refusal.Asked,
-		})
+		return c.give(refusal, "")
 	}
 	if stall == 0 {
 		stall = c.srv.cfg.StreamIdleTimeout
@@ -247,8 +244,7 @@ func (c *conn) beginBody() {
 func (c *conn) try(ctx context.Context) bool {
 	c.Endpoint = c.Pick(&c.srv.deps, c.now, false)
 	if c.Endpoint == nil {
-		no := exchange.NoEndpoint
-		return c.reject(no.Status, no.Flags, no.Text)
+		return c.give(exchange.NoEndpoint, "")
 	}
 	for fresh := false; ; {
 		ending, ok := c.attemptOnce(ctx, fresh)

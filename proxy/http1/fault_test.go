@@ -48,6 +48,23 @@ func TestAFaultDelaysAndAborts(t *testing.T) {
 	}
 }
 
+func TestAFaultGivesGRPCAStatus(t *testing.T) {
+	for _, tt := range []struct {
+		abort router.Abort
+		want  string
+	}{
+		{router.Abort{Status: 503, Share: 1}, "14"},
+		{router.Abort{Status: 503, GRPCStatus: 8, Share: 1}, "8"},
+	} {
+		inRig(t, func(o *options) { o.rule.Fault = &router.Fault{Abort: &tt.abort} }, func(r *rig) {
+			res := r.dial().do("POST /s/m HTTP/1.1\r\nHost: api\r\nContent-Type: application/grpc\r\nContent-Length: 0\r\n\r\n")
+			if got := res.Header.Get("grpc-status"); got != tt.want {
+				t.Errorf("got grpc-status %q, want %s", got, tt.want)
+			}
+		}, say(ok))
+	}
+}
+
 func TestABodyComesThroughADelay(t *testing.T) {
 	fault := router.Fault{Delay: &router.Delay{Duration: time.Second, Share: 1}}
 	inRig(t, func(o *options) { o.rule.Fault = &fault }, func(r *rig) {

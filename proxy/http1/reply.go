@@ -33,30 +33,17 @@ func (c *conn) refuseBody(p *problem) {
 // reject answers in place of an endpoint. It reports whether the connection can
 // carry another request.
 func (c *conn) reject(status int, flags exchange.Flags, text string) bool {
-	return c.send(status, flags, text, "")
+	return c.give(&exchange.Refusal{Status: status, Flags: flags, Text: text}, "")
 }
 
-func (c *conn) send(status int, flags exchange.Flags, text, origin string) bool {
-	return c.give(&ownAnswer{status: status, flags: flags, text: text, origin: origin})
-}
-
-// ownAnswer is an answer of our own.
-type ownAnswer struct {
-	status   int
-	flags    exchange.Flags
-	text     string // what to say
-	origin   string // x-overhear-origin
-	location string // of a redirect, whose text is for the log
-	asked    bool   // text is the body, word for word
-}
-
-func (c *conn) give(r *ownAnswer) bool {
-	keep := c.body.done && c.req.persistent() && !c.srv.draining.Load() && !c.hasty() && r.flags&exchange.DownstreamProtocolError == 0
-	c.Record.Status, c.Record.Flags = r.status, c.Record.Flags|r.flags
-	if c.Record.Detail == "" && !r.asked {
-		c.Record.Detail = r.text
+// give is reject, with all that there may be to say; origin is x-overhear-origin.
+func (c *conn) give(r *exchange.Refusal, origin string) bool {
+	keep := c.body.done && c.req.persistent() && !c.srv.draining.Load() && !c.hasty() && r.Flags&exchange.DownstreamProtocolError == 0
+	c.Record.Status, c.Record.Flags = r.Status, c.Record.Flags|r.Flags
+	if c.Record.Detail == "" && !r.Asked {
+		c.Record.Detail = r.Text
 	}
-	c.buildReply(r, keep)
+	c.buildReply(r, origin, keep)
 	c.answered = true
 	if _, err := c.out.send(c.nc, nil, nil); err != nil {
 		c.lost = true
@@ -86,7 +73,7 @@ func (c *conn) fail(ending outlier.Ending) bool {
 		return false
 	}
 	status, text, origin := c.Failed(&c.srv.deps, ending)
-	return c.send(status, flags, text, origin)
+	return c.give(&exchange.Refusal{Status: status, Flags: flags, Text: text}, origin)
 }
 
 func flagsOf(ending outlier.Ending, why reason) exchange.Flags {
