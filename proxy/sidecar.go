@@ -556,11 +556,7 @@ func (s *Sidecar) status() admin.Status {
 		Uptime: time.Since(s.start).Round(time.Second).String(), Draining: s.draining.Load(),
 	}
 	if s.link != nil {
-		from := s.discovery.Status()
 		st.ControlPlane = s.toldStatus()
-		if from.Source == discovery.Saved {
-			st.ControlPlane.Age = from.Age.Round(time.Second).String()
-		}
 	}
 	if text := s.reloadError.Load(); text != nil {
 		st.ReloadError = *text

@@ -6,9 +6,11 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/overhear-mesh/overhear/proxy/admin"
 	"github.com/overhear-mesh/overhear/proxy/config"
+	"github.com/overhear-mesh/overhear/proxy/discovery"
 )
 
 // listen makes the listeners that the control plane tells of just these, beside those of
@@ -53,6 +55,9 @@ func toldError(err error, file int, told []config.Outbound) error {
 func (s *Sidecar) toldStatus() *admin.ControlPlane {
 	from := s.discovery.Status()
 	st := &admin.ControlPlane{Connected: from.Connected, Reporting: s.reporter.Connected(), Deaf: s.reporter.Deaf(), Source: from.Source.String()}
+	if from.Source == discovery.Saved {
+		st.Age = from.Age.Round(time.Second).String()
+	}
 	for _, l := range from.Listeners {
 		st.Listeners = append(st.Listeners, admin.ToldListener{Name: l.Name, Open: l.Open, Problem: l.Problem})
 	}
