@@ -534,18 +534,22 @@ func (s *Sidecar) shown() admin.Source {
 			if shown.Admin.Token != "" {
 				shown.Admin.Token = "(set)"
 			}
-			dump, err := strictyaml.Encode(shown)
-			if err == nil && len(listeners) > 0 {
-				var more []byte
-				more, err = strictyaml.Encode(map[string]any{"control_plane_listeners": listeners})
-				dump = append(dump, more...)
+			blocks := []any{shown}
+			if len(listeners) > 0 {
+				blocks = append(blocks, map[string]any{"control_plane_listeners": listeners})
 			}
-			if told := s.discovery.Told(); err == nil && len(told) > 0 {
-				var more []byte
-				more, err = strictyaml.Encode(map[string]any{"control_plane_clusters": told})
-				dump = append(dump, more...)
+			if told := s.discovery.Told(); len(told) > 0 {
+				blocks = append(blocks, map[string]any{"control_plane_clusters": told})
 			}
-			return dump, err
+			var dump []byte
+			for _, block := range blocks {
+				text, err := strictyaml.Encode(block)
+				if err != nil {
+					return nil, err
+				}
+				dump = append(dump, text...)
+			}
+			return dump, nil
 		},
 	}
 }
