@@ -105,9 +105,11 @@ func (d *door) numbers() telemetry.Listener {
 	return l
 }
 
-// outboundKey is what makes an outbound listener the same over a reload.
+// outboundKey is what makes an outbound listener the same over a reload: all of it, but
+// for where requests go.
 func outboundKey(o config.Outbound) string {
-	return fmt.Sprintf("outbound %s %s %s %s %d %t %v %v %v", o.Name, o.Protocol, o.DetectTimeout, o.Address, o.MaxConnections, o.ProxyProtocol, o.Upgrades, o.Paths, o.Redirected)
+	o.Cluster, o.Routes, o.Destinations = "", nil, nil
+	return fmt.Sprintf("outbound %+v", o)
 }
 
 // inboundKey is the same for an inbound one, none of which can change.
