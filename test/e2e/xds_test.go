@@ -74,13 +74,9 @@ func listen(t *testing.T) net.Listener {
 // waits until the client has taken it.
 func (f *feed) publish(backends []*backend, beliefs ...outlier.Verdict) {
 	f.t.Helper()
-	all := resource.Endpoints{Service: "api"}
-	for i, b := range backends {
-		e := resource.Endpoint{Address: b.address, Zone: "z", Weight: 1}
-		if i < len(beliefs) {
-			e.Verdict = beliefs[i]
-		}
-		all.Endpoints = append(all.Endpoints, e)
+	all := known(backends)
+	for i, v := range beliefs {
+		all.Endpoints[i].Verdict = v
 	}
 	f.tell(all)
 }
@@ -88,12 +84,18 @@ func (f *feed) publish(backends []*backend, beliefs ...outlier.Verdict) {
 // slow tells that one of the backends is slow and gets a part of its weight.
 func (f *feed) slow(backends []*backend, which int, share float64) {
 	f.t.Helper()
+	all := known(backends)
+	all.Endpoints[which].Share = share
+	f.tell(all)
+}
+
+// known are the backends as the endpoints of "api", of which nothing is believed.
+func known(backends []*backend) resource.Endpoints {
 	all := resource.Endpoints{Service: "api"}
 	for _, b := range backends {
 		all.Endpoints = append(all.Endpoints, resource.Endpoint{Address: b.address, Zone: "z", Weight: 1})
 	}
-	all.Endpoints[which].Share = share
-	f.tell(all)
+	return all
 }
 
 func (f *feed) tell(all resource.Endpoints) {
