@@ -43,7 +43,7 @@ var (
 // is wrong.
 func Cluster(m *clusterv3.Cluster) (Clustered, error) {
 	p := newProblems("cluster", m.GetName())
-	walk(m, p)
+	walk(m, "", p)
 	if err := p.err(); err != nil {
 		return Clustered{}, err
 	}
@@ -148,7 +148,7 @@ func balance(m *clusterv3.Cluster, cfg *cluster.Config, p *problems) {
 		default:
 			continue // the list is for clients that know less, or more
 		}
-		under(config, at+"."+snake(string(config.ProtoReflect().Descriptor().Name())), p)
+		walk(config, at+"."+snake(string(config.ProtoReflect().Descriptor().Name())), p)
 		return
 	}
 	p.add("load_balancing_policy.policies", "has none that is supported: want RoundRobin, LeastRequest, Random, RingHash or Maglev")
@@ -284,6 +284,6 @@ func Specs(a resource.Endpoints) []cluster.Spec {
 // What is left of it resource can read.
 func CheckEndpoints(m *endpointv3.ClusterLoadAssignment) error {
 	p := newProblems("endpoints", m.GetClusterName())
-	walk(m, p)
+	walk(m, "", p)
 	return p.err()
 }

@@ -29,12 +29,8 @@ type edits struct {
 
 // with returns the edits and those of one more level.
 func (e edits) with(m edited, at string, p *problems) edits {
-	prefix := at
-	if prefix != "" {
-		prefix += "."
-	}
-	e.request, e.requestAt = merged(e.request, e.requestAt, m.GetRequestHeadersToAdd(), m.GetRequestHeadersToRemove(), prefix+"request_headers_to_", p)
-	e.response, e.responseAt = merged(e.response, e.responseAt, m.GetResponseHeadersToAdd(), m.GetResponseHeadersToRemove(), prefix+"response_headers_to_", p)
+	e.request, e.requestAt = merged(e.request, e.requestAt, m.GetRequestHeadersToAdd(), m.GetRequestHeadersToRemove(), join(at, "request_headers_to_"), p)
+	e.response, e.responseAt = merged(e.response, e.responseAt, m.GetResponseHeadersToAdd(), m.GetResponseHeadersToRemove(), join(at, "response_headers_to_"), p)
 	return e
 }
 

@@ -61,7 +61,7 @@ func (l Listening) With(rules []router.Rule) config.Outbound {
 // that is wrong.
 func Listener(m *listenerv3.Listener) (Listening, error) {
 	p := newProblems("listener", m.GetName())
-	if walk(m, p); len(p.errs) > 0 {
+	if walk(m, "", p); len(p.errs) > 0 {
 		return Listening{}, p.err()
 	}
 	l := Listening{Outbound: config.DefaultOutbound()}
@@ -218,21 +218,22 @@ func (l *Listening) upgrades(m *hcmv3.HttpConnectionManager, at string, p *probl
 func (l *Listening) filters(all []*hcmv3.HttpFilter, at string, p *problems) {
 	for i, f := range all {
 		at, last := fmt.Sprintf("%s[%d]", at, i), i == len(all)-1
-		switch m := unpack(f.GetTypedConfig()).(type) {
+		filter := unpack(f.GetTypedConfig())
+		switch m := filter.(type) {
 		case *routerv3.Router:
-			under(m, at+".router", p)
+			walk(m, at+".router", p)
 			if !last {
 				p.add(at, "is the router: want it at the end")
 			}
 		case *faultv3.HTTPFault:
-			under(m, at+".http_fault", p)
+			walk(m, at+".http_fault", p)
 			l.fault = fault(m, at+".http_fault", p)
 		default:
 			if !f.GetIsOptional() {
 				p.add(at, "%s is not supported: want HTTPFault or Router, or is_optional", clip(f.GetTypedConfig().GetTypeUrl()))
 			}
 		}
-		if _, router := unpack(f.GetTypedConfig()).(*routerv3.Router); last && !router {
+		if _, router := filter.(*routerv3.Router); last && !router {
 			p.add(at, "is the last: want the router there")
 		}
 		if f.GetDisabled() || f.GetConfigDiscovery() != nil {
@@ -241,17 +242,6 @@ func (l *Listening) filters(all []*hcmv3.HttpFilter, at string, p *problems) {
 	}
 	if len(all) == 0 {
 		p.add(at, "is empty: want the router")
-	}
-}
-
-// under walks a message that stands at a path.
-func under(m proto.Message, at string, p *problems) {
-	w := walker{problems: p, path: []step{{name: at, index: -1}}}
-	r := m.ProtoReflect()
-	if plan := plans()[r.Descriptor().FullName()]; plan != nil {
-		w.message(plan, r)
-	} else {
-		p.add(at, "%s is not supported", r.Descriptor().FullName())
 	}
 }
 

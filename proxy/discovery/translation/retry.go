@@ -1,7 +1,6 @@
 package translation
 
 import (
-	"fmt"
 	"slices"
 	"strings"
 
@@ -63,8 +62,6 @@ func retry(m *routev3.RetryPolicy, at string, rule *router.Rule, p *problems) {
 	if rule.Timeout > 0 && rule.PerTryTimeout > rule.Timeout {
 		rule.PerTryTimeout = 0 // the whole request's comes first
 	}
-	if err := policy.Validate(); err != nil {
-		p.wrap(fmt.Sprintf("%s: as retry", at), err)
-	}
+	p.wrap(at+": as retry", policy.Validate())
 	rule.Retry = policy
 }

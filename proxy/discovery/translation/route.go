@@ -17,7 +17,7 @@ import (
 // [resource.FieldError] for each thing that is wrong.
 func Rules(m *routev3.RouteConfiguration) ([]router.Rule, error) {
 	p := newProblems("route configuration", m.GetName())
-	if walk(m, p); len(p.errs) > 0 {
+	if walk(m, "", p); len(p.errs) > 0 {
 		return nil, p.err()
 	}
 	if m.GetName() == "" {

@@ -11,9 +11,10 @@ import (
 	"google.golang.org/protobuf/types/known/anypb"
 )
 
-// walk finds every field of a message that is set and that nobody honours.
-func walk(m proto.Message, p *problems) {
-	w := walker{problems: p}
+// walk finds every field that is set and that nobody honours of a message, for which
+// there is a table, that stands at a path.
+func walk(m proto.Message, at string, p *problems) {
+	w := walker{problems: p, path: []step{{name: at, index: -1}}}
 	r := m.ProtoReflect()
 	w.message(plans()[r.Descriptor().FullName()], r)
 }
