@@ -44,8 +44,14 @@ func (s *Surroundings) Lasts(ten, thirty Tally) {
 // alone says whether the suspect has failed much for half a minute, and does so still,
 // in which the others have not.
 func (s *Surroundings) alone() bool {
-	steps := Odds{max(0.1, 1.3*s.Worst), min(0.95, max(0.5, 2.5*s.Worst))}.Steps()
+	steps := beyond(s.Worst, 0.1, 0.5).Steps()
 	return steps.LLR(s.newest.N, s.newest.K) >= guardNats && steps.LLR(s.older.N, s.older.K) >= guardNats
+}
+
+// beyond are the odds of one that is worse than the others, who fail at a rate of w,
+// against one that is like them; p0 and p1 are the least rates of both.
+func beyond(w, p0, p1 float64) Odds {
+	return Odds{max(p0, 1.3*w), min(0.95, max(p1, 2.5*w))}
 }
 
 const (
@@ -133,13 +139,14 @@ func Guard(self Tally, s Surroundings, slow bool) GuardResult {
 		return g
 	}
 	g.Asked = true
-	g.P0 = max(p0, 1.3*w)
+	odds := beyond(w, p0, p1)
+	g.P0 = odds.P0
 	if g.P0 > 0.8 {
 		g.Pass = false
 		return g
 	}
-	g.P1 = min(0.95, max(p1, 2.5*w))
-	g.LLR = Odds{g.P0, g.P1}.Steps().LLR(self.N, self.K)
+	g.P1 = odds.P1
+	g.LLR = odds.Steps().LLR(self.N, self.K)
 	g.Pass = g.LLR >= guardNats
 	return g
 }
