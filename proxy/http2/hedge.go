@@ -18,6 +18,19 @@ type seat struct {
 	pending bool   // counted in the limit on waiting requests
 }
 
+// take opens t's stream on a connection of p, now or when there is one. It reports
+// whether t has it, or a place to wait for it.
+func (s *seat) take(b *batch, p *pool, t taker, c *cluster.Cluster) bool {
+	switch {
+	case p.find(b, t):
+		return true
+	case !s.wait(p, c):
+		return false
+	}
+	p.enqueue(b, waiter{t, s.ticket})
+	return true
+}
+
 // wait takes the place, if c may have one more; inbound c is nil.
 func (s *seat) wait(p *pool, c *cluster.Cluster) bool {
 	if c != nil && !s.pending {
@@ -79,11 +92,7 @@ func (x *relay) hedge(b *batch) {
 
 // take opens the stream on a connection, now or when there is one.
 func (h *hedge) take(b *batch, p *pool) {
-	switch {
-	case p.find(b, h):
-	case h.wait(p, h.x.Cluster):
-		p.enqueue(b, waiter{h, h.ticket})
-	default:
+	if !h.seat.take(b, p, h, h.x.Cluster) {
 		h.drop(b, outlier.EndLocalLimit)
 	}
 }
@@ -91,21 +100,10 @@ func (h *hedge) take(b *batch, p *pool) {
 // openOn implements taker.
 func (h *hedge) openOn(b *batch, l *link) bool {
 	x := h.x
-	l.mu.Lock()
-	if !l.acceptsLocked() {
-		l.mu.Unlock()
+	if !x.sendOn(b, l, &h.up, h, &x.Hedge) {
 		return false
 	}
-	x.Hedge.Reused = l.nextID > 1
-	id := l.nextID
-	l.nextID += 2
-	l.addLocked(b, &h.up, id, h, -1)
-	end := len(x.body) == 0 && x.trailers == nil
-	l.sendHeadLocked(&h.up, end, func(e *encoder) { x.encodeAttempt(e, &x.Hedge) })
-	l.mu.Unlock()
-	b.touch(l)
 	h.leave(h, x.Cluster)
-	x.Reached, x.Hedge.Sent = true, true
 	x.sendRest(b, &h.up, &h.sent)
 	return true
 }
@@ -158,7 +156,7 @@ func (x *relay) promote(b *batch) {
 	}
 	if h.up.id == 0 {
 		h.leave(h, x.Cluster)
-		poolOf(x.conn.srv.client, x.Endpoint).take(b, x)
+		x.take(b, poolOf(x.conn.srv.client, x.Endpoint))
 		return
 	}
 	h.up.link.move(&h.up, &x.up, x)

@@ -107,9 +107,7 @@ func (s *lend) head(b *batch) error {
 		s.readErr = s.stopped
 		return s.stopped
 	}
-	id := l.nextID
-	l.nextID += 2
-	l.addLocked(b, &s.st, id, s, -1)
+	l.beginLocked(b, &s.st, s)
 	end := t.Bodiless() && !s.tunnel.asked
 	s.sent = end
 	l.sendHeadLocked(&s.st, end, s.encode)

@@ -20,7 +20,7 @@ func (x *relay) plain() []byte {
 	// little beside a copy, and there is no second place to decide it.
 	var e encoder
 	e.init()
-	x.encodeRequest(&e)
+	x.encodeRequest(&e, &x.Try)
 	fields, err := hpack.NewDecoder(tableSize, nil).DecodeFull(e.block())
 	if err != nil {
 		panic("http2: our own header block: " + err.Error())

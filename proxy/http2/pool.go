@@ -73,18 +73,6 @@ func poolOf(c *Client, ep *upstream.Endpoint) *pool {
 	}).(*pool)
 }
 
-// take opens x's stream on a connection, now or when there is one.
-func (p *pool) take(b *batch, x *relay) {
-	if p.find(b, x) {
-		return
-	}
-	if !x.wait(p, x.Cluster) {
-		x.limited(b)
-		return
-	}
-	p.enqueue(b, waiter{x, x.ticket})
-}
-
 // find opens t's stream on a connection that has room.
 func (p *pool) find(b *batch, t taker) bool {
 	for range maxLinks {

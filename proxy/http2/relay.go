@@ -214,15 +214,17 @@ func (x *relay) attempt(b *batch) {
 		x.hedgeAt = x.HedgeAt(b.now)
 		x.arm()
 	}
-	poolOf(x.conn.srv.client, x.Endpoint).take(b, x)
+	x.take(b, poolOf(x.conn.srv.client, x.Endpoint))
 }
 
 // unwait gives up the relay's place among those that wait for a connection.
 func (x *relay) unwait() { x.leave(x, x.Cluster) }
 
-// limited ends an attempt for which this sidecar has no room.
-func (x *relay) limited(b *batch) {
-	x.failed(b, outlier.EndLocalLimit, exchange.Failure{Ending: outlier.EndLocalLimit, Replayable: x.keep, Unprocessed: true})
+// take opens the attempt's stream on a connection, now or when there is one.
+func (x *relay) take(b *batch, p *pool) {
+	if !x.seat.take(b, p, x, x.Cluster) {
+		x.failed(b, outlier.EndLocalLimit, exchange.Failure{Ending: outlier.EndLocalLimit, Replayable: x.keep, Unprocessed: true})
+	}
 }
 
 // onLink implements taker.
@@ -230,7 +232,7 @@ func (x *relay) onLink(b *batch, p *pool, ticket uint64) {
 	x.mu.Lock()
 	defer x.unlock()
 	if x.called(p, ticket) {
-		p.take(b, x)
+		x.take(b, p)
 	}
 }
 
@@ -246,24 +248,31 @@ func (x *relay) onNoLink(b *batch, p *pool, ticket uint64, ending outlier.Ending
 	return true
 }
 
-// openOn begins the attempt's stream, and reports whether the link had room for it.
+// openOn implements taker.
 func (x *relay) openOn(b *batch, l *link) bool {
+	if !x.sendOn(b, l, &x.up, x, &x.Try) {
+		return false
+	}
+	x.unwait()
+	x.pushBody(b)
+	return true
+}
+
+// sendOn begins the stream of an attempt with the request's head, and reports whether the
+// link had room for it.
+func (x *relay) sendOn(b *batch, l *link, up *stream, p party, t *exchange.Try) bool {
 	l.mu.Lock()
 	if !l.acceptsLocked() {
 		l.mu.Unlock()
 		return false
 	}
-	x.Reused = l.nextID > 1
-	id := l.nextID
-	l.nextID += 2
-	l.addLocked(b, &x.up, id, x, -1)
+	t.Reused = l.nextID > 1
+	l.beginLocked(b, up, p)
 	end := x.whole && len(x.body) == 0 && x.trailers == nil
-	l.sendHeadLocked(&x.up, end, x.encodeRequest)
+	l.sendHeadLocked(up, end, func(e *encoder) { x.encodeRequest(e, t) })
 	l.mu.Unlock()
 	b.touch(l)
-	x.unwait()
-	x.Reached, x.Sent = true, true
-	x.pushBody(b)
+	x.Reached, t.Sent = true, true
 	return true
 }
 

@@ -22,11 +22,8 @@ func (x *relay) place(policy *trace.Policy) {
 	x.Record.Trace = policy.Place(&in)
 }
 
-// encodeRequest writes the head for the endpoint.
-func (x *relay) encodeRequest(e *encoder) { x.encodeAttempt(e, &x.Try) }
-
-// encodeAttempt writes it for an attempt.
-func (x *relay) encodeAttempt(e *encoder, t *exchange.Try) {
+// encodeRequest writes the head for the endpoint of an attempt.
+func (x *relay) encodeRequest(e *encoder, t *exchange.Try) {
 	r, c := &x.req, x.conn
 	var edit *router.FieldEdit
 	authority, path := r.authority, r.path

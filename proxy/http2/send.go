@@ -17,6 +17,13 @@ func (l *link) addLocked(b *batch, st *stream, id uint32, p party, length int64)
 	}
 }
 
+// beginLocked opens a stream to an endpoint.
+func (l *link) beginLocked(b *batch, st *stream, p party) {
+	id := l.nextID
+	l.nextID += 2
+	l.addLocked(b, st, id, p, -1)
+}
+
 // removeLocked closes a stream for good. The caller sees to it that role.freed is
 // called.
 func (l *link) removeLocked(st *stream) {
