@@ -97,9 +97,9 @@ func valid(s string) string { return strings.ToValidUTF8(s, "\uFFFD") }
 // asks for as far as that can be had; what cannot is listed.
 func DecodeCluster(m *clusterv3.Cluster) (Cluster, error) {
 	c := Cluster{Name: m.GetName(), Service: m.GetEdsClusterConfig().GetServiceName(), ConnectTimeout: DefaultConnectTimeout, Policy: DefaultPolicy()}
-	p := &problems{resource: fmt.Sprintf("cluster %q", clip(c.Name))}
+	p := &Problems{Resource: fmt.Sprintf("cluster %q", clip(c.Name))}
 	if c.Name == "" {
-		p.add("name", "is empty")
+		p.Add("name", "is empty")
 	}
 	if c.Service == c.Name {
 		c.Service = ""
@@ -107,21 +107,21 @@ func DecodeCluster(m *clusterv3.Cluster) (Cluster, error) {
 	switch m.GetClusterDiscoveryType().(type) {
 	case *clusterv3.Cluster_Type:
 		if m.GetType() != clusterv3.Cluster_EDS {
-			p.add("type", "is %s: only EDS is supported", m.GetType())
+			p.Add("type", "is %s: only EDS is supported", m.GetType())
 			break
 		}
 		source := m.GetEdsClusterConfig().GetEdsConfig()
 		if source.GetAds() == nil && source.GetSelf() == nil {
-			p.add("eds_cluster_config.eds_config", "is neither ads nor self: endpoints come over the stream that the cluster comes over")
+			p.Add("eds_cluster_config.eds_config", "is neither ads nor self: endpoints come over the stream that the cluster comes over")
 		}
 	default:
-		p.add("type", "is not given: only EDS is supported")
+		p.Add("type", "is not given: only EDS is supported")
 	}
 	if t := m.GetConnectTimeout(); t != nil {
 		if err := t.CheckValid(); err != nil {
-			p.add("connect_timeout", "is no duration: %v", err)
+			p.Add("connect_timeout", "is no duration: %v", err)
 		} else if d := t.AsDuration(); d < time.Millisecond || d > time.Hour {
-			p.add("connect_timeout", "is %v: want 1ms to 1h", d)
+			p.Add("connect_timeout", "is %v: want 1ms to 1h", d)
 		} else {
 			c.ConnectTimeout = d
 		}
@@ -136,7 +136,7 @@ func DecodeCluster(m *clusterv3.Cluster) (Cluster, error) {
 	case m.GetOutlierDetection() != nil:
 		c.Ignored = decodeOutlierDetection(m.GetOutlierDetection(), &c.Policy.Outlier, p)
 	}
-	if err := p.err(); err != nil {
+	if err := p.Err(); err != nil {
 		return Cluster{}, err
 	}
 	return c, nil

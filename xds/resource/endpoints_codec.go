@@ -266,9 +266,9 @@ const (
 // one identity twice, our own metadata with wrong types.
 func DecodeEndpoints(m *endpointv3.ClusterLoadAssignment) (Endpoints, error) {
 	e := Endpoints{Service: m.GetClusterName()}
-	p := &problems{resource: fmt.Sprintf("endpoints %q", clip(e.Service))}
+	p := &Problems{Resource: fmt.Sprintf("endpoints %q", clip(e.Service))}
 	if e.Service == "" {
-		p.add("cluster_name", "is empty: an assignment needs the name of its service")
+		p.Add("cluster_name", "is empty: an assignment needs the name of its service")
 	}
 	seen := map[string]string{} // identity → where
 	for i, l := range m.GetEndpoints() {
@@ -280,21 +280,21 @@ func DecodeEndpoints(m *endpointv3.ClusterLoadAssignment) (Endpoints, error) {
 			}
 			ep.Region, ep.Zone, ep.Priority = l.GetLocality().GetRegion(), l.GetLocality().GetZone(), l.GetPriority()
 			if first, double := seen[ep.ID()]; double {
-				p.add(at, "is %q, and so is %s: an endpoint may stand in an assignment once", clip(ep.ID()), first)
+				p.Add(at, "is %q, and so is %s: an endpoint may stand in an assignment once", clip(ep.ID()), first)
 				continue
 			}
 			seen[ep.ID()] = at
 			e.Endpoints = append(e.Endpoints, ep)
 		}
 	}
-	if err := p.err(); err != nil {
+	if err := p.Err(); err != nil {
 		return Endpoints{}, err
 	}
 	return e, nil
 }
 
-func decodeEndpoint(lb *endpointv3.LbEndpoint, at string, p *problems) (Endpoint, bool) {
-	before := len(p.errs)
+func decodeEndpoint(lb *endpointv3.LbEndpoint, at string, p *Problems) (Endpoint, bool) {
+	before := p.Len()
 	var e Endpoint
 	e.Address = decodeAddress(lb.GetEndpoint().GetAddress(), at+".endpoint.address", p)
 	e.Weight = 1
@@ -321,25 +321,25 @@ func decodeEndpoint(lb *endpointv3.LbEndpoint, at string, p *problems) (Endpoint
 			e.Verdict.Reason = "the control plane says " + health.String()
 		}
 	}
-	return e, len(p.errs) == before
+	return e, p.Len() == before
 }
 
-func decodeAddress(a *corev3.Address, at string, p *problems) netip.AddrPort {
+func decodeAddress(a *corev3.Address, at string, p *Problems) netip.AddrPort {
 	s := a.GetSocketAddress()
 	if s == nil {
-		p.add(at, "has no socket_address: only TCP endpoints with IP and port can be reached")
+		p.Add(at, "has no socket_address: only TCP endpoints with IP and port can be reached")
 		return netip.AddrPort{}
 	}
 	if s.GetProtocol() != corev3.SocketAddress_TCP {
-		p.add(at+".protocol", "is %s: want TCP", s.GetProtocol())
+		p.Add(at+".protocol", "is %s: want TCP", s.GetProtocol())
 	}
 	ip, err := netip.ParseAddr(s.GetAddress())
 	if err != nil {
-		p.add(at+".address", "is %q: want an IP address", clip(s.GetAddress()))
+		p.Add(at+".address", "is %q: want an IP address", clip(s.GetAddress()))
 	}
 	port := s.GetPortValue()
 	if port == 0 || port > math.MaxUint16 {
-		p.add(at+".port_value", "is %d: want 1 to 65535", port)
+		p.Add(at+".port_value", "is %d: want 1 to 65535", port)
 	}
 	return netip.AddrPortFrom(ip, uint16(port))
 }
@@ -349,7 +349,7 @@ func decodeAddress(a *corev3.Address, at string, p *problems) netip.AddrPort {
 type decoder struct {
 	fields map[string]*structpb.Value
 	at     string
-	p      *problems
+	p      *Problems
 }
 
 func (d decoder) endpoint(e *Endpoint) {
@@ -368,13 +368,13 @@ func (d decoder) endpoint(e *Endpoint) {
 		return
 	}
 	if labels.GetStructValue() == nil {
-		d.p.add(d.at+"."+fieldLabels, "is no struct")
+		d.p.Add(d.at+"."+fieldLabels, "is no struct")
 		return
 	}
 	e.Labels = map[string]string{}
 	for name, value := range labels.GetStructValue().GetFields() {
 		if _, ok := value.GetKind().(*structpb.Value_StringValue); !ok {
-			d.p.add(d.at+"."+fieldLabels+"."+clip(name), "is no string")
+			d.p.Add(d.at+"."+fieldLabels+"."+clip(name), "is no string")
 			continue
 		}
 		e.Labels[name] = value.GetStringValue()
@@ -388,7 +388,7 @@ func (d decoder) text(name string) string {
 	}
 	s, ok := v.GetKind().(*structpb.Value_StringValue)
 	if !ok {
-		d.p.add(d.at+"."+name, "is no string")
+		d.p.Add(d.at+"."+name, "is no string")
 		return ""
 	}
 	return s.StringValue
@@ -401,7 +401,7 @@ func (d decoder) flag(name string) bool {
 	}
 	b, ok := v.GetKind().(*structpb.Value_BoolValue)
 	if !ok {
-		d.p.add(d.at+"."+name, "is no bool")
+		d.p.Add(d.at+"."+name, "is no bool")
 		return false
 	}
 	return b.BoolValue
@@ -414,12 +414,12 @@ func (d decoder) number(name string, low, high float64, whole bool) float64 {
 	}
 	n, ok := v.GetKind().(*structpb.Value_NumberValue)
 	if !ok {
-		d.p.add(d.at+"."+name, "is no number")
+		d.p.Add(d.at+"."+name, "is no number")
 		return 0
 	}
 	x := n.NumberValue
 	if !(x >= low && x <= high) || whole && x != math.Trunc(x) { // the first also refuses NaN
-		d.p.add(d.at+"."+name, "is %v: want %v to %v", x, low, high)
+		d.p.Add(d.at+"."+name, "is %v: want %v to %v", x, low, high)
 		return 0
 	}
 	return x

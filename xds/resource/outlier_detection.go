@@ -35,7 +35,7 @@ var unheeded = []protoreflect.Name{
 // decodeOutlierDetection reads the outlier detection of a cluster that came from a
 // control plane of Envoys over our defaults, by the table in the package documentation.
 // It returns the names of the fields that are set and ignored.
-func decodeOutlierDetection(m *clusterv3.OutlierDetection, into *outlier.Config, p *problems) (ignored []string) {
+func decodeOutlierDetection(m *clusterv3.OutlierDetection, into *outlier.Config, p *Problems) (ignored []string) {
 	d := envoyDetection{m: m, problems: p}
 	into.RunAny = d.run("consecutive_5xx", m.GetConsecutive_5Xx(), 0)
 	into.RunAnyEnforced = d.share("enforcing_consecutive_5xx", m.GetEnforcingConsecutive_5Xx(), envoyEnforced)
@@ -70,12 +70,12 @@ func decodeOutlierDetection(m *clusterv3.OutlierDetection, into *outlier.Config,
 // envoyDetection reads one outlier_detection.
 type envoyDetection struct {
 	m        *clusterv3.OutlierDetection
-	problems *problems
+	problems *Problems
 	ignored  []string
 }
 
 func (d *envoyDetection) wrong(field, format string, args ...any) {
-	d.problems.add("outlier_detection."+field, format, args...)
+	d.problems.Add("outlier_detection."+field, format, args...)
 }
 
 // ignore notes those of the fields that are set.

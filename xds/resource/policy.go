@@ -90,24 +90,24 @@ func encodePolicy(policy Policy) *policypb.Policy {
 }
 
 // decodePolicy reads a policy over the defaults that into holds.
-func decodePolicy(a *anypb.Any, into *Policy, p *problems) {
+func decodePolicy(a *anypb.Any, into *Policy, p *Problems) {
 	const at = "metadata." + MetadataKey
 	m := new(policypb.Policy)
 	if err := a.UnmarshalTo(m); err != nil {
-		p.add(at, "is no %s: %v", proto.MessageName(m), err)
+		p.Add(at, "is no %s: %v", proto.MessageName(m), err)
 		return
 	}
 	if m.GetProtocol() != "" {
 		into.Protocol = Protocol(m.GetProtocol())
 	}
 	if !slices.Contains([]Protocol{HTTP1, HTTP2, GRPCWire, TCP}, into.Protocol) {
-		p.add(at+".protocol", "is %q: want http1, http2, grpc or tcp", clip(string(into.Protocol)))
+		p.Add(at+".protocol", "is %q: want http1, http2, grpc or tcp", clip(string(into.Protocol)))
 	}
 	if m.GetPing().GetKind() != "" {
 		into.Ping.Kind = PingKind(m.GetPing().GetKind())
 	}
 	if !slices.Contains([]PingKind{PingOff, PingTCP, PingHTTP, PingGRPC}, into.Ping.Kind) {
-		p.add(at+".ping.kind", "is %q: want off, tcp, http or grpc", clip(string(into.Ping.Kind)))
+		p.Add(at+".ping.kind", "is %q: want off, tcp, http or grpc", clip(string(into.Ping.Kind)))
 	}
 	into.Ping.Path = m.GetPing().GetPath()
 	into.Ping.Host = m.GetPing().GetHost()
@@ -130,7 +130,7 @@ func decodePolicy(a *anypb.Any, into *Policy, p *problems) {
 		default:
 			d, ok := v.Message().Interface().(*durationpb.Duration)
 			if !ok || d.CheckValid() != nil {
-				p.add(at+".outlier."+string(field.Name()), "is no duration")
+				p.Add(at+".outlier."+string(field.Name()), "is no duration")
 				continue
 			}
 			value.SetInt(int64(d.AsDuration()))
@@ -138,9 +138,9 @@ func decodePolicy(a *anypb.Any, into *Policy, p *problems) {
 	}
 	for _, err := range unjoin(into.Outlier.Validate()) {
 		if wrong, ok := errors.AsType[*outlier.FieldError](err); ok {
-			p.add(at+".outlier."+wrong.Path, "%s", clip(wrong.Message))
+			p.Add(at+".outlier."+wrong.Path, "%s", clip(wrong.Message))
 		} else {
-			p.add(at+".outlier", "%s", clip(err.Error()))
+			p.Add(at+".outlier", "%s", clip(err.Error()))
 		}
 	}
 }

@@ -91,22 +91,33 @@ type FieldError struct {
 
 func (e *FieldError) Error() string { return e.Resource + ": " + e.Field + ": " + e.Problem }
 
-// problems collects what is wrong with one resource.
-type problems struct {
-	resource string
-	errs     []error
+// Problems collects what is wrong with one resource. A peer can be wrong in ten thousand
+// places: the first few are enough for it to find the rest.
+type Problems struct {
+	Resource string // as in [FieldError]
+
+	errs []error
+	more int // beyond these
 }
 
-func (p *problems) add(field, format string, args ...any) {
-	p.errs = append(p.errs, &FieldError{Resource: p.resource, Field: field, Problem: fmt.Sprintf(format, args...)})
-}
-
-// err is nil when nothing was added. A peer can be wrong in ten thousand places:
-// the first few are enough for it to find the rest.
-func (p *problems) err() error {
+// Add notes one thing that is wrong.
+func (p *Problems) Add(field, format string, args ...any) {
 	const enough = 8
-	if n := len(p.errs); n > enough {
-		return errors.Join(append(p.errs[:enough:enough], fmt.Errorf("%s: and %d more", p.resource, n-enough))...)
+	if len(p.errs) == enough {
+		p.more++
+		return
+	}
+	p.errs = append(p.errs, &FieldError{Resource: p.Resource, Field: field, Problem: fmt.Sprintf(format, args...)})
+}
+
+// Len is how many things are wrong.
+func (p *Problems) Len() int { return len(p.errs) + p.more }
+
+// Err joins a [FieldError] for each of the first, and how many more there are. It is nil
+// when nothing is wrong.
+func (p *Problems) Err() error {
+	if p.more > 0 {
+		return errors.Join(append(p.errs[:len(p.errs):len(p.errs)], fmt.Errorf("%s: and %d more", p.Resource, p.more))...)
 	}
 	return errors.Join(p.errs...)
 }

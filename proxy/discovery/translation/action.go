@@ -24,28 +24,28 @@ func forward(m *routev3.RouteAction, at string, rule *router.Rule, p *problems) 
 				rule.Clusters = append(rule.Clusters, router.Share{Cluster: c.GetName(), Weight: c.GetWeight().GetValue()})
 			}
 			if c.GetName() == "" {
-				p.add(fmt.Sprintf("%s.weighted_clusters.clusters[%d].name", at, i), "is empty: want the name of a cluster")
+				p.Add(fmt.Sprintf("%s.weighted_clusters.clusters[%d].name", at, i), "is empty: want the name of a cluster")
 			}
 		}
 		if len(rule.Clusters) == 0 {
-			p.add(at+".weighted_clusters.clusters", "have no weight: want one with more than 0")
+			p.Add(at+".weighted_clusters.clusters", "have no weight: want one with more than 0")
 		}
 	case nil:
-		p.add(at, "has no cluster_specifier: want cluster or weighted_clusters")
+		p.Add(at, "has no cluster_specifier: want cluster or weighted_clusters")
 	}
 	if into := m.GetPrefixRewrite(); into != "" {
 		rewritePrefix(into, rule)
 		if strings.Contains(into, `\`) {
-			p.add(at+".prefix_rewrite", "is %q: want a path", clip(into))
+			p.Add(at+".prefix_rewrite", "is %q: want a path", clip(into))
 		}
 	}
 	if by := m.GetRegexRewrite(); by != nil {
 		rule.Rewrite.Regex, rule.Rewrite.Substitution = by.GetPattern().GetRegex(), by.GetSubstitution()
 		if strings.Contains(by.GetSubstitution(), `\\`) {
-			p.add(at+".regex_rewrite.substitution", "is %q: want \\0 to \\9, and no other backslash", clip(by.GetSubstitution()))
+			p.Add(at+".regex_rewrite.substitution", "is %q: want \\0 to \\9, and no other backslash", clip(by.GetSubstitution()))
 		}
 		if m.GetPrefixRewrite() != "" || rule.Rewrite.Regex == "" {
-			p.add(at+".regex_rewrite", "want a pattern, and no prefix_rewrite beside it")
+			p.Add(at+".regex_rewrite", "want a pattern, and no prefix_rewrite beside it")
 		}
 	}
 	rule.Rewrite.Host = m.GetHostRewriteLiteral()
@@ -54,7 +54,7 @@ func forward(m *routev3.RouteAction, at string, rule *router.Rule, p *problems) 
 	}
 	rule.IdleTimeout = duration(m.GetIdleTimeout(), at+".idle_timeout", p)
 	if m.GetIdleTimeout() != nil && rule.IdleTimeout == 0 {
-		p.add(at+".idle_timeout", "is none: want a time, which may be a long one")
+		p.Add(at+".idle_timeout", "is none: want a time, which may be a long one")
 	}
 	mirror(m.GetRequestMirrorPolicies(), at+".request_mirror_policies", rule, p)
 	for i, h := range m.GetHashPolicy() {
@@ -65,7 +65,7 @@ func forward(m *routev3.RouteAction, at string, rule *router.Rule, p *problems) 
 // mirror reads where copies of requests go.
 func mirror(all []*routev3.RouteAction_RequestMirrorPolicy, at string, rule *router.Rule, p *problems) {
 	if len(all) > 1 {
-		p.add(at, "are %d: want one", len(all))
+		p.Add(at, "are %d: want one", len(all))
 	}
 	for _, m := range all {
 		to := router.DefaultMirror()
@@ -109,7 +109,7 @@ func hash(m *routev3.RouteAction_HashPolicy, at string, p *problems) router.Hash
 	case *routev3.RouteAction_HashPolicy_ConnectionProperties_:
 		return router.Hash{Source: true}
 	}
-	p.add(at, "has no policy_specifier: want header, cookie, query_parameter or connection_properties")
+	p.Add(at, "has no policy_specifier: want header, cookie, query_parameter or connection_properties")
 	return router.Hash{}
 }
 
@@ -124,21 +124,21 @@ func redirect(m *routev3.RedirectAction, at string, rule *router.Rule, p *proble
 		Path: m.GetPathRedirect(), Prefix: m.GetPrefixRewrite(), StripQuery: m.GetStripQuery(),
 	}
 	if r.Status == 0 {
-		p.add(at+".response_code", "is %v: want one that there is", m.GetResponseCode())
+		p.Add(at+".response_code", "is %v: want one that there is", m.GetResponseCode())
 	}
 	if m.GetHttpsRedirect() {
 		r.Scheme = "https"
 	}
 	if port := m.GetPortRedirect(); port > 0 {
 		if r.Host == "" {
-			p.add(at+".port_redirect", "is %d: want host_redirect with it", port)
+			p.Add(at+".port_redirect", "is %d: want host_redirect with it", port)
 		}
 		r.Host = fmt.Sprintf("%s:%d", r.Host, port)
 	}
 	if r.Prefix != "" {
 		matched := rule.Prefix + rule.Path
 		if matched == "" || rule.Path == "" && strings.HasSuffix(matched, "/") != strings.HasSuffix(r.Prefix, "/") {
-			p.add(at+".prefix_rewrite", "is %q: want a path, or a prefix or path_separated_prefix that ends with / as this does", clip(r.Prefix))
+			p.Add(at+".prefix_rewrite", "is %q: want a path, or a prefix or path_separated_prefix that ends with / as this does", clip(r.Prefix))
 		}
 	}
 	rule.Redirect = r
@@ -161,12 +161,12 @@ func duration(d *durationpb.Duration, at string, p *problems) time.Duration {
 		return 0
 	}
 	if err := d.CheckValid(); err != nil {
-		p.add(at, "is no duration: %v", err)
+		p.Add(at, "is no duration: %v", err)
 		return 0
 	}
 	t := d.AsDuration()
 	if t < 0 {
-		p.add(at, "is %v: want 0s or more", t)
+		p.Add(at, "is %v: want 0s or more", t)
 		return 0
 	}
 	return t

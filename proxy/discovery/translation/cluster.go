@@ -44,7 +44,7 @@ var (
 func Cluster(m *clusterv3.Cluster) (Clustered, error) {
 	p := newProblems("cluster", m.GetName())
 	walk(m, "", p)
-	if err := p.err(); err != nil {
+	if err := p.Err(); err != nil {
 		return Clustered{}, err
 	}
 	base, err := resource.DecodeCluster(dynamic(m))
@@ -64,14 +64,14 @@ func Cluster(m *clusterv3.Cluster) (Clustered, error) {
 	} else {
 		cfg.Service = base.EDSName()
 		if m.GetLoadAssignment() != nil {
-			p.add("load_assignment", "does not go with type EDS")
+			p.Add("load_assignment", "does not go with type EDS")
 		}
 	}
-	if err := p.err(); err != nil {
+	if err := p.Err(); err != nil {
 		return Clustered{}, err
 	}
 	p.wrap("as cluster", strictyaml.Validate(cfg))
-	return c, p.err()
+	return c, p.Err()
 }
 
 // dynamic is a cluster that resource can read, which knows those of type EDS.
@@ -106,12 +106,12 @@ func foreign(m *clusterv3.Cluster, cfg *cluster.Config, p *problems) {
 	if t := common.GetHealthyPanicThreshold(); t != nil {
 		cfg.Outlier.Panic = t.GetValue() / 100
 		if !(cfg.Outlier.Panic >= 0 && cfg.Outlier.Panic <= 1) {
-			p.add("common_lb_config.healthy_panic_threshold", "is %v: want 0 to 100", t.GetValue())
+			p.Add("common_lb_config.healthy_panic_threshold", "is %v: want 0 to 100", t.GetValue())
 		}
 	}
 	if f := common.GetConsistentHashingLbConfig().GetHashBalanceFactor(); f != nil {
 		if cfg.Balancer.BoundedLoad = float64(f.GetValue()) / 100; f.GetValue() < 100 && f.GetValue() > 0 {
-			p.add("common_lb_config.consistent_hashing_lb_config.hash_balance_factor", "is %d: want 100 or more", f.GetValue())
+			p.Add("common_lb_config.consistent_hashing_lb_config.hash_balance_factor", "is %d: want 100 or more", f.GetValue())
 		}
 	}
 }
@@ -126,7 +126,7 @@ func balance(m *clusterv3.Cluster, cfg *cluster.Config, p *problems) {
 	if m.GetLoadBalancingPolicy() == nil {
 		policy, known := lbPolicies[m.GetLbPolicy()]
 		if !known {
-			p.add("load_balancing_policy", "is not given, and lb_policy wants it")
+			p.Add("load_balancing_policy", "is not given, and lb_policy wants it")
 		}
 		cfg.Balancer.Policy = policy
 		return
@@ -151,13 +151,13 @@ func balance(m *clusterv3.Cluster, cfg *cluster.Config, p *problems) {
 		walk(config, at+"."+snake(string(config.ProtoReflect().Descriptor().Name())), p)
 		return
 	}
-	p.add("load_balancing_policy.policies", "has none that is supported: want RoundRobin, LeastRequest, Random, RingHash or Maglev")
+	p.Add("load_balancing_policy.policies", "has none that is supported: want RoundRobin, LeastRequest, Random, RingHash or Maglev")
 }
 
 // limits reads the circuit breakers of requests of the usual priority, the only one.
 func limits(m *clusterv3.CircuitBreakers, cfg *cluster.Config, p *problems) {
 	if n := len(m.GetThresholds()); n > 1 {
-		p.add("circuit_breakers.thresholds", "are %d: want one", n)
+		p.Add("circuit_breakers.thresholds", "are %d: want one", n)
 	}
 	for _, t := range m.GetThresholds() {
 		for _, l := range []struct {
@@ -174,7 +174,7 @@ func limits(m *clusterv3.CircuitBreakers, cfg *cluster.Config, p *problems) {
 			switch v := l.value.GetValue(); {
 			case !l.given:
 			case v == 0:
-				p.add("circuit_breakers.thresholds[0]", "has a limit of 0: want 1 or more")
+				p.Add("circuit_breakers.thresholds[0]", "has a limit of 0: want 1 or more")
 			case v >= math.MaxInt32:
 				*l.to = 0 // no limit
 			default:
@@ -195,7 +195,7 @@ func protocol(m *clusterv3.Cluster, cfg *cluster.Config, p *problems) {
 		at := fmt.Sprintf("typed_extension_protocol_options[%q]", clip(name))
 		o, ok := unpack(a).(*upstreamsv3.HttpProtocolOptions)
 		if !ok || name != key {
-			p.add(at, "is not supported: want %s", key)
+			p.Add(at, "is not supported: want %s", key)
 			continue
 		}
 		idle(o.GetCommonHttpProtocolOptions(), at+".common_http_protocol_options", cfg, p)
@@ -205,7 +205,7 @@ func protocol(m *clusterv3.Cluster, cfg *cluster.Config, p *problems) {
 		case *upstreamsv3.HttpProtocolOptions_ExplicitHttpConfig_HttpProtocolOptions:
 			cfg.Protocol = cluster.HTTP1
 		default:
-			p.add(at+".explicit_http_config", "is empty: want http_protocol_options or http2_protocol_options")
+			p.Add(at+".explicit_http_config", "is empty: want http_protocol_options or http2_protocol_options")
 		}
 	}
 }
@@ -219,7 +219,7 @@ func idle(m *corev3.HttpProtocolOptions, at string, cfg *cluster.Config, p *prob
 // health reads how an endpoint without traffic is pinged.
 func health(checks []*corev3.HealthCheck, cfg *cluster.Config, p *problems) {
 	if len(checks) > 1 {
-		p.add("health_checks", "are %d: want one at most", len(checks))
+		p.Add("health_checks", "are %d: want one at most", len(checks))
 	}
 	for _, c := range checks {
 		if c.GetTimeout() != nil {
@@ -233,7 +233,7 @@ func health(checks []*corev3.HealthCheck, cfg *cluster.Config, p *problems) {
 		case *corev3.HealthCheck_TcpHealthCheck_:
 			cfg.Ping.Kind = ping.TCP
 		default:
-			p.add("health_checks[0]", "has no health_checker: want http_health_check, tcp_health_check or grpc_health_check")
+			p.Add("health_checks[0]", "has no health_checker: want http_health_check, tcp_health_check or grpc_health_check")
 		}
 	}
 }
@@ -248,10 +248,10 @@ func transport(m *corev3.TransportSocket, cfg *cluster.Config, p *problems) {
 	case *upstreamproxyv3.ProxyProtocolUpstreamTransport:
 		cfg.Protocol, cfg.ProxyProtocol = cluster.TCP, 1+int(s.GetConfig().GetVersion())
 		if _, raw := unpack(s.GetTransportSocket().GetTypedConfig()).(*rawbufferv3.RawBuffer); !raw {
-			p.add("transport_socket.transport_socket", "is not supported: want RawBuffer, there is no TLS")
+			p.Add("transport_socket.transport_socket", "is not supported: want RawBuffer, there is no TLS")
 		}
 	default:
-		p.add("transport_socket", "is not supported: want RawBuffer, there is no TLS")
+		p.Add("transport_socket", "is not supported: want RawBuffer, there is no TLS")
 	}
 }
 
@@ -259,7 +259,7 @@ func transport(m *corev3.TransportSocket, cfg *cluster.Config, p *problems) {
 // reported of them, as of a cluster of the file.
 func inline(m *endpointv3.ClusterLoadAssignment, p *problems) []cluster.Spec {
 	if m == nil {
-		p.add("load_assignment", "is missing: want the endpoints of a STATIC cluster")
+		p.Add("load_assignment", "is missing: want the endpoints of a STATIC cluster")
 		return nil
 	}
 	e, err := resource.DecodeEndpoints(m)
@@ -285,5 +285,5 @@ func Specs(a resource.Endpoints) []cluster.Spec {
 func CheckEndpoints(m *endpointv3.ClusterLoadAssignment) error {
 	p := newProblems("endpoints", m.GetClusterName())
 	walk(m, "", p)
-	return p.err()
+	return p.Err()
 }

@@ -43,7 +43,7 @@ func merged(have router.Edit, places map[string]string, add []*corev3.HeaderValu
 	take := func(name, place string) bool {
 		name = strings.ToLower(name)
 		if first, twice := places[name]; twice {
-			p.add(place, "changes %s, and so does %s: want one of them", clip(name), first)
+			p.Add(place, "changes %s, and so does %s: want one of them", clip(name), first)
 			return false
 		}
 		places[name] = place
@@ -82,7 +82,7 @@ func option(o *corev3.HeaderValueOption, at string, p *problems) (name, value st
 	}
 	plain := strings.ReplaceAll(value, "%%", "")
 	if strings.Contains(plain, "%") {
-		p.add(at+".header.value", "is %q: variables are not supported, and a %% stands as %%%%", clip(value))
+		p.Add(at+".header.value", "is %q: variables are not supported, and a %% stands as %%%%", clip(value))
 	}
 	return h.GetKey(), strings.ReplaceAll(value, "%%", "%"), true
 }

@@ -91,8 +91,8 @@ func TestWhatANewerAPIHasAddedIsRefused(t *testing.T) {
 	for _, m := range samples(t) {
 		m.ProtoReflect().SetUnknown(protowire.AppendVarint(protowire.AppendTag(nil, 9999, protowire.VarintType), 1))
 		p := newProblems("resource", "x")
-		if walk(m, "", p); p.err() == nil || !strings.Contains(p.err().Error(), "field 9999") {
-			t.Errorf("%s with an unknown field: %v, want that it is named", m.ProtoReflect().Descriptor().Name(), p.err())
+		if walk(m, "", p); p.Err() == nil || !strings.Contains(p.Err().Error(), "field 9999") {
+			t.Errorf("%s with an unknown field: %v, want that it is named", m.ProtoReflect().Descriptor().Name(), p.Err())
 		}
 	}
 }

@@ -46,7 +46,7 @@ func fault(m *faultv3.HTTPFault, at string, p *problems) *router.Fault {
 	f := new(router.Fault)
 	if d := m.GetDelay(); d != nil {
 		if d.GetFixedDelay() == nil {
-			p.add(at+".delay", "has no fixed_delay")
+			p.Add(at+".delay", "has no fixed_delay")
 		}
 		if s := share(d.GetPercentage()); s > 0 {
 			f.Delay = &router.Delay{Duration: duration(d.GetFixedDelay(), at+".delay.fixed_delay", p), Share: s}
@@ -62,7 +62,7 @@ func fault(m *faultv3.HTTPFault, at string, p *problems) *router.Fault {
 			case *faultv3.FaultAbort_GrpcStatus:
 				abort.GRPCStatus = int(by.GrpcStatus)
 			default:
-				p.add(at+".abort", "has no error_type: want http_status or grpc_status")
+				p.Add(at+".abort", "has no error_type: want http_status or grpc_status")
 			}
 			f.Abort = &abort
 		}
@@ -102,7 +102,7 @@ func rateLimit(m *ratelimitv3.LocalRateLimit, at string, p *problems) *resilienc
 		tokens = float64(n.GetValue())
 	}
 	if b == nil || b.GetMaxTokens() == 0 || every < time.Millisecond {
-		p.add(at+".token_bucket", "want max_tokens, and a fill_interval of 1ms or more")
+		p.Add(at+".token_bucket", "want max_tokens, and a fill_interval of 1ms or more")
 		return nil
 	}
 	return &resilience.RateConfig{Rate: tokens / every.Seconds(), Burst: int(min(b.GetMaxTokens(), 1<<30))}
@@ -118,7 +118,7 @@ func perRoute(all map[string]*anypb.Any, at string, rule *router.Rule, p *proble
 		case *ratelimitv3.LocalRateLimit:
 			rule.RateLimit = rateLimit(m, at, p)
 		default:
-			p.add(at, "is not supported: want HTTPFault or LocalRateLimit")
+			p.Add(at, "is not supported: want HTTPFault or LocalRateLimit")
 		}
 	}
 }

@@ -61,15 +61,15 @@ func (l Listening) With(rules []router.Rule) config.Outbound {
 // that is wrong.
 func Listener(m *listenerv3.Listener) (Listening, error) {
 	p := newProblems("listener", m.GetName())
-	if walk(m, "", p); len(p.errs) > 0 {
-		return Listening{}, p.err()
+	if walk(m, "", p); p.Len() > 0 {
+		return Listening{}, p.Err()
 	}
 	l := Listening{Outbound: config.DefaultOutbound()}
 	out := &l.Outbound
 	out.Paths = exchange.Paths{} // Envoy's default
 	out.Name = m.GetName()
 	if out.Name == "" {
-		p.add("name", "is empty: want one that no other listener has")
+		p.Add("name", "is empty: want one that no other listener has")
 	}
 	out.Address = address(m.GetAddress(), "address", p)
 	for i, f := range m.GetListenerFilters() {
@@ -78,21 +78,21 @@ func Listener(m *listenerv3.Listener) (Listening, error) {
 			out.ProxyProtocol = true
 		case *httpinspectorv3.HttpInspector:
 		default:
-			p.add(fmt.Sprintf("listener_filters[%d]", i), "is not supported: want ProxyProtocol or HttpInspector")
+			p.Add(fmt.Sprintf("listener_filters[%d]", i), "is not supported: want ProxyProtocol or HttpInspector")
 		}
 	}
 	at, chain := chainOf(m, p)
 	if chain == nil {
-		return l, p.err()
+		return l, p.Err()
 	}
 	if s := chain.GetTransportSocket(); s != nil {
 		if _, raw := unpack(s.GetTypedConfig()).(*rawbufferv3.RawBuffer); !raw {
-			p.add(at+".transport_socket", "is not supported: want RawBuffer, there is no TLS")
+			p.Add(at+".transport_socket", "is not supported: want RawBuffer, there is no TLS")
 		}
 	}
 	if len(chain.GetFilters()) != 1 {
-		p.add(at+".filters", "are %d: want one, HttpConnectionManager or TcpProxy", len(chain.GetFilters()))
-		return l, p.err()
+		p.Add(at+".filters", "are %d: want one, HttpConnectionManager or TcpProxy", len(chain.GetFilters()))
+		return l, p.Err()
 	}
 	at += ".filters[0]"
 	switch f := unpack(chain.GetFilters()[0].GetTypedConfig()).(type) {
@@ -100,12 +100,12 @@ func Listener(m *listenerv3.Listener) (Listening, error) {
 		l.http(f, at+".http_connection_manager", p)
 	case *tcpproxyv3.TcpProxy:
 		if out.Protocol, out.Cluster = config.TCP, f.GetCluster(); out.Cluster == "" {
-			p.add(at+".tcp_proxy.cluster", "is empty: want the name of a cluster")
+			p.Add(at+".tcp_proxy.cluster", "is empty: want the name of a cluster")
 		}
 	default:
-		p.add(at, "is not supported: want HttpConnectionManager or TcpProxy")
+		p.Add(at, "is not supported: want HttpConnectionManager or TcpProxy")
 	}
-	if err := p.err(); err != nil {
+	if err := p.Err(); err != nil {
 		return Listening{}, err
 	}
 	return l, l.check(p)
@@ -118,7 +118,7 @@ func (l Listening) check(p *problems) error {
 		whole = l.With(nil)
 	}
 	p.wrap("", strictyaml.Validate(&whole))
-	return p.err()
+	return p.Err()
 }
 
 // chainOf is the one filter chain of a listener, nil if it has not just one.
@@ -129,7 +129,7 @@ func chainOf(m *listenerv3.Listener, p *problems) (at string, chain *listenerv3.
 	case len(m.GetFilterChains()) == 0 && m.GetDefaultFilterChain() != nil:
 		return "default_filter_chain", m.GetDefaultFilterChain()
 	}
-	p.add("filter_chains", "are %d, default_filter_chain among them: want one, there is nothing to choose by", len(m.GetFilterChains())+count(m.GetDefaultFilterChain() != nil))
+	p.Add("filter_chains", "are %d, default_filter_chain among them: want one, there is nothing to choose by", len(m.GetFilterChains())+count(m.GetDefaultFilterChain() != nil))
 	return "", nil
 }
 
@@ -143,19 +143,19 @@ func count(there bool) int {
 func address(m *corev3.Address, at string, p *problems) string {
 	s := m.GetSocketAddress()
 	if s == nil {
-		p.add(at, "has no socket_address: want an IP and a port")
+		p.Add(at, "has no socket_address: want an IP and a port")
 		return ""
 	}
 	if s.GetProtocol() != corev3.SocketAddress_TCP {
-		p.add(at+".socket_address.protocol", "is %v: want TCP", s.GetProtocol())
+		p.Add(at+".socket_address.protocol", "is %v: want TCP", s.GetProtocol())
 	}
 	ip, err := netip.ParseAddr(s.GetAddress())
 	if err != nil {
-		p.add(at+".socket_address.address", "is %q: want an IP", clip(s.GetAddress()))
+		p.Add(at+".socket_address.address", "is %q: want an IP", clip(s.GetAddress()))
 		return ""
 	}
 	if s.GetPortValue() > 65535 {
-		p.add(at+".socket_address.port_value", "is %d: want 0 to 65535", s.GetPortValue())
+		p.Add(at+".socket_address.port_value", "is %d: want 0 to 65535", s.GetPortValue())
 		return ""
 	}
 	return netip.AddrPortFrom(ip, uint16(s.GetPortValue())).String()
@@ -176,7 +176,7 @@ func (l *Listening) http(m *hcmv3.HttpConnectionManager, at string, p *problems)
 	l.upgrades(m, at+".upgrade_configs", p)
 	if m.GetStreamIdleTimeout() != nil {
 		if l.idle = duration(m.GetStreamIdleTimeout(), at+".stream_idle_timeout", p); l.idle == 0 {
-			p.add(at+".stream_idle_timeout", "is none: want a time, which may be a long one")
+			p.Add(at+".stream_idle_timeout", "is none: want a time, which may be a long one")
 		}
 		if len(l.Outbound.Upgrades.Protocols) > 0 && l.idle > 0 {
 			l.Outbound.Upgrades.TunnelIdle = l.idle
@@ -186,15 +186,15 @@ func (l *Listening) http(m *hcmv3.HttpConnectionManager, at string, p *problems)
 	case *hcmv3.HttpConnectionManager_Rds:
 		source := by.Rds.GetConfigSource()
 		if source.GetAds() == nil && source.GetSelf() == nil {
-			p.add(at+".rds.config_source", "is neither ads nor self: routes come over the stream that the listener comes over")
+			p.Add(at+".rds.config_source", "is neither ads nor self: routes come over the stream that the listener comes over")
 		}
 		if l.Routes = by.Rds.GetRouteConfigName(); l.Routes == "" {
-			p.add(at+".rds.route_config_name", "is empty: want the name of a RouteConfiguration")
+			p.Add(at+".rds.route_config_name", "is empty: want the name of a RouteConfiguration")
 		}
 	case *hcmv3.HttpConnectionManager_RouteConfig:
 		l.Outbound = l.With(routes(by.RouteConfig, at+".route_config", p))
 	default:
-		p.add(at, "has no route_specifier: want rds or route_config")
+		p.Add(at, "has no route_specifier: want rds or route_config")
 	}
 }
 
@@ -207,7 +207,7 @@ func (l *Listening) upgrades(m *hcmv3.HttpConnectionManager, at string, p *probl
 		}
 		name := strings.ToLower(u.GetUpgradeType())
 		if name == "" || slices.Contains(l.Outbound.Upgrades.Protocols, name) {
-			p.add(fmt.Sprintf("%s[%d].upgrade_type", at, i), "is %q: want a name, each once", clip(u.GetUpgradeType()))
+			p.Add(fmt.Sprintf("%s[%d].upgrade_type", at, i), "is %q: want a name, each once", clip(u.GetUpgradeType()))
 			continue
 		}
 		l.Outbound.Upgrades.Protocols = append(l.Outbound.Upgrades.Protocols, name)
@@ -223,25 +223,25 @@ func (l *Listening) filters(all []*hcmv3.HttpFilter, at string, p *problems) {
 		case *routerv3.Router:
 			walk(m, at+".router", p)
 			if !last {
-				p.add(at, "is the router: want it at the end")
+				p.Add(at, "is the router: want it at the end")
 			}
 		case *faultv3.HTTPFault:
 			walk(m, at+".http_fault", p)
 			l.fault = fault(m, at+".http_fault", p)
 		default:
 			if !f.GetIsOptional() {
-				p.add(at, "%s is not supported: want HTTPFault or Router, or is_optional", clip(f.GetTypedConfig().GetTypeUrl()))
+				p.Add(at, "%s is not supported: want HTTPFault or Router, or is_optional", clip(f.GetTypedConfig().GetTypeUrl()))
 			}
 		}
 		if _, router := filter.(*routerv3.Router); last && !router {
-			p.add(at, "is the last: want the router there")
+			p.Add(at, "is the last: want the router there")
 		}
 		if f.GetDisabled() || f.GetConfigDiscovery() != nil {
-			p.add(at, "is disabled, or comes by itself: want it as it is")
+			p.Add(at, "is disabled, or comes by itself: want it as it is")
 		}
 	}
 	if len(all) == 0 {
-		p.add(at, "is empty: want the router")
+		p.Add(at, "is empty: want the router")
 	}
 }
 

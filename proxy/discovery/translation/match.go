@@ -30,10 +30,10 @@ func match(m *routev3.RouteMatch, at string, rule *router.Rule, p *problems) (ne
 	case *routev3.RouteMatch_SafeRegex:
 		rule.Regex = path.SafeRegex.GetRegex()
 		if rule.Regex == "" {
-			p.add(at+".safe_regex.regex", "is empty: want a regular expression")
+			p.Add(at+".safe_regex.regex", "is empty: want a regular expression")
 		}
 	case nil:
-		p.add(at, "has no path_specifier: want prefix, path, safe_regex or path_separated_prefix")
+		p.Add(at, "has no path_specifier: want prefix, path, safe_regex or path_separated_prefix")
 	}
 	for i, h := range m.GetHeaders() {
 		header(h, fmt.Sprintf("%s.headers[%d]", at, i), rule, p)
@@ -55,7 +55,7 @@ func fraction(m *corev3.RuntimeFractionalPercent, at string, p *problems) (nothi
 		return true
 	}
 	if n < full {
-		p.add(at+".default_value", "is %d of %d: want all or nothing", n, full)
+		p.Add(at+".default_value", "is %d of %d: want all or nothing", n, full)
 	}
 	return false
 }
@@ -91,7 +91,7 @@ func header(m *routev3.HeaderMatcher, at string, rule *router.Rule, p *problems)
 		rule.Methods = methods(text, m.GetInvertMatch(), at, rule.Methods, p)
 		return
 	case strings.HasPrefix(m.GetName(), ":"):
-		p.add(at+".name", "is %q: of a request's own fields want :method; the host is a matter of domains, the path of path and prefix", clip(m.GetName()))
+		p.Add(at+".name", "is %q: of a request's own fields want :method; the host is a matter of domains, the path of path and prefix", clip(m.GetName()))
 		return
 	case m.GetInvertMatch() && text.Present:
 		text.Not = !text.Not
@@ -137,7 +137,7 @@ func methods(text router.Text, inverted bool, at string, before []string, p *pro
 		words = strings.Split(strings.Trim(strings.TrimPrefix(strings.TrimPrefix(text.Regex, "("), "?:"), ")"), "|")
 	}
 	if len(words) == 0 || inverted || len(before) > 0 {
-		p.add(at, "is not supported: want one condition on :method, exact or a safe_regex such as GET|HEAD, not inverted")
+		p.Add(at, "is not supported: want one condition on :method, exact or a safe_regex such as GET|HEAD, not inverted")
 	}
 	return words
 }
@@ -159,11 +159,11 @@ func stringMatch(m *matcherv3.StringMatcher, at string, text *router.Text, p *pr
 	case *matcherv3.StringMatcher_SafeRegex:
 		text.Regex = by.SafeRegex.GetRegex()
 		if m.GetIgnoreCase() {
-			p.add(at+".ignore_case", "does not go with safe_regex: want (?i) in it")
+			p.Add(at+".ignore_case", "does not go with safe_regex: want (?i) in it")
 		}
 		return
 	default:
-		p.add(at, "has no match_pattern: want exact, prefix, suffix, contains or safe_regex")
+		p.Add(at, "has no match_pattern: want exact, prefix, suffix, contains or safe_regex")
 		return
 	}
 	if m.GetIgnoreCase() {

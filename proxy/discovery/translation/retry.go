@@ -40,7 +40,7 @@ func retry(m *routev3.RetryPolicy, at string, rule *router.Rule, p *problems) {
 		word = strings.TrimSpace(word)
 		conditions, known := retryOn[word]
 		if !known && word != "" {
-			p.add(at+".retry_on", "has %q: want 5xx, gateway-error, reset, reset-before-request, connect-failure, refused-stream, retriable-status-codes or a status of gRPC", clip(word))
+			p.Add(at+".retry_on", "has %q: want 5xx, gateway-error, reset, reset-before-request, connect-failure, refused-stream, retriable-status-codes or a status of gRPC", clip(word))
 		}
 		for _, c := range conditions {
 			if !slices.Contains(policy.On, c) {

@@ -17,14 +17,14 @@ import (
 // [resource.FieldError] for each thing that is wrong.
 func Rules(m *routev3.RouteConfiguration) ([]router.Rule, error) {
 	p := newProblems("route configuration", m.GetName())
-	if walk(m, "", p); len(p.errs) > 0 {
-		return nil, p.err()
+	if walk(m, "", p); p.Len() > 0 {
+		return nil, p.Err()
 	}
 	if m.GetName() == "" {
-		p.add("name", "is empty: want the name by which a listener asks for it")
+		p.Add("name", "is empty: want the name by which a listener asks for it")
 	}
 	rules := routes(m, "", p)
-	if err := p.err(); err != nil {
+	if err := p.Err(); err != nil {
 		return nil, err
 	}
 	return rules, nil
@@ -55,7 +55,7 @@ func routes(m *routev3.RouteConfiguration, at string, p *problems) []router.Rule
 	// A rule may be wrong only beside another: what is said then counts our rules.
 	whole := config.DefaultOutbound()
 	whole.Address, whole.Routes = "127.0.0.1:1", rules
-	if len(rules) > 0 && len(p.errs) == 0 {
+	if len(rules) > 0 && p.Len() == 0 {
 		p.wrap(join(at, "virtual_hosts"), whole.Validate())
 	}
 	return rules
@@ -94,7 +94,7 @@ func route(m *routev3.Route, vh *routev3.VirtualHost, at string, above edits, p 
 	case *routev3.Route_DirectResponse:
 		respond(action.DirectResponse, &rule)
 	case nil:
-		p.add(at, "has no action: want route, redirect or direct_response")
+		p.Add(at, "has no action: want route, redirect or direct_response")
 		return rule, never
 	}
 	perRoute(m.GetTypedPerFilterConfig(), at, &rule, p)
@@ -120,7 +120,7 @@ func hosts(domains []string, at string, taken map[string]domain, p *problems) []
 		at := fmt.Sprintf("%s.domains[%d]", at, i)
 		name, ok := hostOf(as)
 		if !ok {
-			p.add(at, "is %q: want a name, *.suffix or *", clip(as))
+			p.Add(at, "is %q: want a name, *.suffix or *", clip(as))
 			continue
 		}
 		first, seen := taken[strings.ToLower(name)]
@@ -129,11 +129,11 @@ func hosts(domains []string, at string, taken map[string]domain, p *problems) []
 			taken[strings.ToLower(name)] = domain{number, as}
 			out = append(out, name)
 		case first.host != number || strings.EqualFold(first.as, as):
-			p.add(at, "is %q, and there is %q already: want each name once, whatever its port", clip(as), clip(first.as))
+			p.Add(at, "is %q, and there is %q already: want each name once, whatever its port", clip(as), clip(first.as))
 		}
 	}
 	if len(domains) == 0 {
-		p.add(at+".domains", "is empty: want the names that it is for")
+		p.Add(at+".domains", "is empty: want the names that it is for")
 	}
 	return out
 }

@@ -59,7 +59,7 @@ func (w *walker) at(more ...string) string {
 func (w *walker) message(p *plan, m protoreflect.Message) {
 	if unknown := m.GetUnknown(); len(unknown) > 0 {
 		number, _, _ := protowire.ConsumeTag(unknown)
-		w.problems.add(w.at(), "%s has a field %d that this version does not know", p.name, number)
+		w.problems.Add(w.at(), "%s has a field %d that this version does not know", p.name, number)
 	}
 	for i := range p.fields {
 		f := &p.fields[i]
@@ -74,11 +74,11 @@ func (w *walker) field(f *planned, v protoreflect.Value) {
 	name := f.label
 	switch {
 	case !f.listed:
-		w.problems.add(w.at(name), "is not supported")
+		w.problems.Add(w.at(name), "is not supported")
 	case f.use == refused:
-		w.problems.add(w.at(name), "is not supported: %s", f.text)
+		w.problems.Add(w.at(name), "is not supported: %s", f.text)
 	case !f.honours(v):
-		w.problems.add(w.at(name), "is %v: want %s", plain(f.descriptor, v), alternatives(f.only))
+		w.problems.Add(w.at(name), "is %v: want %s", plain(f.descriptor, v), alternatives(f.only))
 	case f.opaque || f.descriptor.Message() == nil: // but for its value
 	case f.descriptor.IsMap():
 		v.Map().Range(func(key protoreflect.MapKey, value protoreflect.Value) bool {
@@ -116,7 +116,7 @@ func (w *walker) enter(p *plan, m protoreflect.Message) {
 	if p := plans()[m.Descriptor().FullName()]; p != nil {
 		w.message(p, m)
 	} else if m.Descriptor().ParentFile().Package() != wellKnown {
-		w.problems.add(w.at(), "%s is not supported", m.Descriptor().FullName())
+		w.problems.Add(w.at(), "%s is not supported", m.Descriptor().FullName())
 	}
 }
 
@@ -126,16 +126,16 @@ func (w *walker) any(a *anypb.Any) {
 	inner, err := a.UnmarshalNew()
 	if err != nil {
 		if strings.Contains(a.GetTypeUrl(), ".transport_sockets.tls.") {
-			w.problems.add(w.at(), "is not supported: there is no TLS yet")
+			w.problems.Add(w.at(), "is not supported: there is no TLS yet")
 			return
 		}
-		w.problems.add(w.at(), "%q is not supported", clip(a.GetTypeUrl()))
+		w.problems.Add(w.at(), "%q is not supported", clip(a.GetTypeUrl()))
 		return
 	}
 	m := inner.ProtoReflect()
 	p := plans()[m.Descriptor().FullName()]
 	if p == nil {
-		w.problems.add(w.at(), "%s is not supported", m.Descriptor().FullName())
+		w.problems.Add(w.at(), "%s is not supported", m.Descriptor().FullName())
 		return
 	}
 	if last := &w.path[len(w.path)-1]; last.name == typedConfig {
