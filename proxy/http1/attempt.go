@@ -255,13 +255,9 @@ func breakOf(t *exchange.Try, up *upstream.Conn, begun bool, err error, now time
 
 // growResponse makes room for n bytes of response; offsets stay.
 func (c *conn) growResponse(n int) {
-	if n <= len(c.resp) {
-		return
+	if n > len(c.resp) {
+		c.resp = changeBuffer(c.resp, c.rw, n)
 	}
-	larger := getBuffer(n)
-	copy(larger, c.resp[:c.rw])
-	putBuffer(c.resp)
-	c.resp = larger
 }
 
 // passInterim passes an interim response on (RFC 9110, section 15.2) and makes

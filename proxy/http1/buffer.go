@@ -43,6 +43,14 @@ func putBuffer(b []byte) {
 	}
 }
 
+// changeBuffer takes b back, and returns one of at least n bytes that begins with b[:w].
+func changeBuffer(b []byte, w, n int) []byte {
+	other := getBuffer(n)
+	copy(other, b[:w])
+	putBuffer(b)
+	return other
+}
+
 // outbox writes a message: what is in head goes out together with data.
 type outbox struct {
 	head  []byte

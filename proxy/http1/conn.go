@@ -163,10 +163,7 @@ func (c *conn) advance() {
 	n := copy(c.in, c.in[c.rest:c.w])
 	c.w = n
 	if n <= smallBuffer && len(c.in) > smallBuffer {
-		small := getBuffer(smallBuffer)
-		copy(small, c.in[:n])
-		putBuffer(c.in)
-		c.in = small
+		c.in = changeBuffer(c.in, n, smallBuffer)
 	}
 	if len(c.resp) > smallBuffer {
 		putBuffer(c.resp)
@@ -176,13 +173,9 @@ func (c *conn) advance() {
 
 // grow makes room for n bytes in all; offsets stay, slices do not.
 func (c *conn) grow(n int) {
-	if n <= len(c.in) {
-		return
+	if n > len(c.in) {
+		c.in = changeBuffer(c.in, c.w, n)
 	}
-	larger := getBuffer(n)
-	copy(larger, c.in[:c.w])
-	putBuffer(c.in)
-	c.in = larger
 }
 
 // release gives the buffers back, while there is nothing in them.

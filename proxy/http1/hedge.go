@@ -111,10 +111,7 @@ func (h *hedge) converse(dialing context.Context) {
 			h.res.reset()
 			continue
 		case h.rw == len(h.resp):
-			larger := getBuffer(h.c.srv.limits.bytes + 1)
-			copy(larger, h.resp)
-			putBuffer(h.resp)
-			h.resp = larger
+			h.resp = changeBuffer(h.resp, h.rw, h.c.srv.limits.bytes+1)
 		}
 		n, err := up.Read(h.resp[h.rw:])
 		if h.rw += n; n == 0 && err != nil {
