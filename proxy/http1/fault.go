@@ -1,6 +1,6 @@
 package http1
 
-import "github.com/overhear-mesh/overhear/proxy/exchange"
+import "github.com/overhear-mesh/overhear/outlier"
 
 // delay waits as a rule's fault wants it, or until the client leaves. It reports
 // whether the request goes on.
@@ -10,11 +10,7 @@ func (c *conn) delay() bool {
 	goesOn := c.sleep(c.Delay)
 	c.stopWatch()
 	if !goesOn {
-		flag := exchange.DownstreamTermination
-		if c.guard.reason() == byEnd {
-			flag = exchange.LocalReset
-		}
-		c.vanish(flag, "")
+		c.vanish(flagsOf(outlier.EndClientAbort, c.guard.reason()), "")
 	}
 	return goesOn
 }
