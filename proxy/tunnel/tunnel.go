@@ -50,7 +50,7 @@ type Tunnel struct {
 	First func()
 	// Ended is told of an end before the other side can see it: once of each direction
 	// that is done, and then at most once of what has cut the tunnel. err is why a
-	// connection was lost. May be nil; must not call the tunnel's methods.
+	// connection was lost. Ended must not call the tunnel's methods.
 	Ended func(end End, err error)
 
 	up        direction   // from client to server
@@ -71,9 +71,6 @@ func (t *Tunnel) Carry(ctx context.Context) {
 	t.up.connect(t.Client, t.Server.Conn, spliced)
 	t.down.connect(t.Server.Conn, t.Client, spliced)
 	t.down.first = t.answered
-	if t.Ended == nil {
-		t.Ended = func(End, error) {}
-	}
 
 	unwatch := context.AfterFunc(ctx, func() { t.cut(Stopped, nil) })
 	defer unwatch()
