@@ -21,9 +21,9 @@ const (
 // longest is the longest hold-off that can be configured. Envoy knows no limit.
 const longest = time.Hour
 
-// unheeded are the fields of Envoy's outlier_detection that mean nothing here: the
+// Unheeded are the fields of Envoy's outlier_detection that mean nothing here: the
 // package documentation says of each why.
-var unheeded = []protoreflect.Name{
+var Unheeded = []protoreflect.Name{
 	"interval",
 	"enforcing_success_rate", "success_rate_minimum_hosts", "success_rate_request_volume", "success_rate_stdev_factor",
 	"enforcing_local_origin_success_rate",
@@ -63,7 +63,7 @@ func decodeOutlierDetection(m *clusterv3.OutlierDetection, into *outlier.Config,
 	if one := m.GetAlwaysEjectOneHost(); one != nil {
 		into.AlwaysEjectOne = one.GetValue()
 	}
-	d.ignore(unheeded...)
+	d.ignore(Unheeded...)
 	return d.ignored
 }
 

@@ -11,6 +11,8 @@ import (
 	upstreamproxyv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/transport_sockets/proxy_protocol/v3"
 	rawbufferv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/transport_sockets/raw_buffer/v3"
 	upstreamsv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/upstreams/http/v3"
+
+	"github.com/overhear-mesh/overhear/xds/resource"
 )
 
 // More reasons that several fields share.
@@ -82,9 +84,7 @@ var clusterTables = []message{
 		as("clusters.outlier.hold_base, hold_max, hold_jitter", "base_ejection_time", "max_ejection_time", "max_ejection_time_jitter"),
 		as("clusters.outlier.max_out", "max_ejection_percent"),
 		as("clusters.outlier.always_eject_one", "always_eject_one_host"),
-		fine(detectorsT, "interval", "enforcing_success_rate", "success_rate_minimum_hosts", "success_rate_request_volume", "success_rate_stdev_factor",
-			"enforcing_local_origin_success_rate", "failure_percentage_threshold", "enforcing_failure_percentage", "enforcing_failure_percentage_local_origin",
-			"failure_percentage_minimum_hosts", "failure_percentage_request_volume", "successful_active_health_check_uneject_host", "monitors", "detect_degraded_hosts"),
+		fine(detectorsT, resource.Unheeded...),
 	),
 	of((*corev3.HealthCheck)(nil),
 		as("clusters.ping.timeout", "timeout"),
