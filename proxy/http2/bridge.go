@@ -108,8 +108,7 @@ func (br *bridge) give(b *batch, id uint32, r *request, end bool) bool {
 	return true
 }
 
-// write makes the head of a request in HTTP/1.1. Crumbs of a cookie become one field
-// again (RFC 9113, section 8.2.3).
+// write makes the head of a request in HTTP/1.1.
 func (br *bridge) write(r *request, end bool) {
 	t := br.text[:0]
 	if r.connect {
@@ -119,30 +118,19 @@ func (br *bridge) write(r *request, end bool) {
 		t = append(append(append(t, ' '), r.path...), " HTTP/1.1\r\n"...)
 	}
 	t = appendField(t, "host", r.authority)
-	crumbs := false
 	for i := range r.regular {
 		f := &r.regular[i]
 		switch syntax.KindOf(f.Name) {
 		case syntax.HopByHop, syntax.Host, syntax.TE, syntax.ContentLength:
 			continue
 		}
-		if drops(&br.tunnel, f.Name) {
-			continue
-		}
-		if f.Name == "cookie" {
-			crumbs = true
+		if f.Name == "cookie" || drops(&br.tunnel, f.Name) {
 			continue
 		}
 		t = appendField(t, f.Name, f.Value)
 	}
-	if crumbs {
-		t = append(t, "cookie: "...)
-		for i := range r.regular {
-			if r.regular[i].Name == "cookie" {
-				t = append(append(t, r.regular[i].Value...), "; "...)
-			}
-		}
-		t = append(t[:len(t)-2], "\r\n"...)
+	if cookie, ok := r.Field("cookie"); ok { // of all its crumbs
+		t = append(append(append(t, "cookie: "...), cookie...), "\r\n"...)
 	}
 	if r.te && !r.connect {
 		t = append(t, "te: trailers\r\n"...)
