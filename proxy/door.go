@@ -43,6 +43,7 @@ type door struct {
 	metrics exchange.Metrics             // of both versions of HTTP
 	table   atomic.Pointer[router.Table] // of an outbound http door
 	target  target                       // of an outbound tcp door
+	leads   atomic.Bool                  // to one place, whatever is spoken
 	apps    []*upstream.Endpoint         // of an inbound door
 	opened  atomic.Uint32                // connections to these, ever
 
@@ -151,6 +152,7 @@ func (s *Sidecar) applyLocked(ctx context.Context, cfg config.Config) error {
 		}
 		tables[i].Inherit(d.table.Load())
 		d.table.Store(tables[i])
+		d.leads.Store(o.Cluster != "")
 		if d.redirection != nil {
 			d.redirection.destinations(o.Destinations, s.discovery.Lookup)
 			for _, to := range o.Destinations {
@@ -281,7 +283,7 @@ func (s *Sidecar) openOutbound(ctx context.Context, o config.Outbound, cfg confi
 		d.http1 = http1.NewServer(cfg.HTTP1, deps)
 		d.http2 = http2.NewServer(cfg.HTTP2, deps, s.streams, d.http1)
 	}
-	if o.Protocol == config.TCP || o.Protocol == config.Auto && o.Cluster != "" {
+	if o.Protocol == config.TCP || o.Protocol == config.Auto {
 		d.tcp = tcp.New(cfg.TCP, tcp.Deps{
 			Clock: s.clock, Cluster: &d.target, Log: d.recorder,
 			FirstByteTimeout: func() time.Duration { return d.target.Load().Config().Outlier.TCPFirstByteTimeout },
@@ -290,10 +292,7 @@ func (s *Sidecar) openOutbound(ctx context.Context, o config.Outbound, cfg confi
 	handler := s.proxied(o.ProxyProtocol, d.handler(o.Protocol, o.DetectTimeout))
 	if o.Redirected.Transparent {
 		s.redirects.Store(true)
-		d.redirection = &redirection{s: s, d: d, o: o, cfg: cfg, ways: map[*cluster.Cluster]*door{}}
-		if o.Cluster != "" || len(o.Routes) > 0 {
-			d.redirection.direct = handler
-		}
+		d.redirection = &redirection{s: s, d: d, o: o, cfg: cfg, direct: handler, ways: map[*cluster.Cluster]*door{}}
 		handler = d.redirection.serve
 	}
 	d.listener = listener.New(limit(o.MaxConnections), s.opts.Log, handler)
@@ -325,13 +324,18 @@ func (d *door) handler(p config.Protocol, detect time.Duration) listener.Handler
 	case config.HTTP2:
 		return d.http2.ServeConn
 	case config.Auto:
-		opaque := listener.Handler(nil)
-		if d.tcp != nil {
-			opaque = d.tcp.ServeConn
-		}
-		return listener.NewDetector(detect, d.http1.ServeConn, d.http2.ServeConn, opaque).ServeConn
+		return listener.NewDetector(detect, d.http1.ServeConn, d.http2.ServeConn, d.opaque).ServeConn
 	}
 	return d.http1.ServeConn
+}
+
+// opaque carries what is no HTTP, unless there are only routes, which want some.
+func (d *door) opaque(ctx context.Context, c net.Conn) {
+	if !d.leads.Load() {
+		_ = c.Close()
+		return
+	}
+	d.tcp.ServeConn(ctx, c)
 }
 
 func (s *Sidecar) openInbound(ctx context.Context, in config.Inbound, cfg config.Config) (*door, error) {
@@ -353,6 +357,7 @@ func (s *Sidecar) openInbound(ctx context.Context, in config.Inbound, cfg config
 		h2 := deps(config.OnlyHTTP2)
 		d.http2 = http2.NewServer(cfg.HTTP2, h2, s.streams, http1.NewServer(cfg.HTTP1, h2))
 	}
+	d.leads.Store(true)
 	if in.Protocol == config.TCP || in.Protocol == config.Auto {
 		d.tcp = tcp.New(cfg.TCP, tcp.Deps{Clock: s.clock, Inbound: s.application(d, in, config.Same, stats, wake), Log: d.recorder})
 	}

@@ -244,3 +244,35 @@ clusters:
 		synctest.Wait()
 	})
 }
+
+// With auto, what is no HTTP goes to the cluster, and nowhere while there are routes.
+func TestAReloadChangesWhereOpaqueConnectionsLead(t *testing.T) {
+	const file = `
+outbound:
+  - {name: web, address: "127.0.0.1:15001", protocol: auto, %s}
+clusters:
+  - {name: echo, endpoints: [{address: "10.0.1.1:80"}]}
+`
+	const toCluster, byRoutes = "cluster: echo", "routes: [{prefix: /, cluster: echo}]"
+	inPod(t, fmt.Sprintf(file, byRoutes), func(p *pod) {
+		p.accept(p.net.Host("10.0.1.1"), ":80", func(c net.Conn) { _, _ = io.CopyN(c, c, 6) })
+		for _, now := range []string{toCluster, byRoutes, toCluster} {
+			if err := p.sidecar.Reload(p.config(fmt.Sprintf(file, now))); err != nil {
+				p.t.Fatal(err)
+			}
+			c, err := p.host.Dial(p.t.Context(), "tcp", "127.0.0.1:15001")
+			if err != nil {
+				p.t.Fatal(err)
+			}
+			_, _ = io.WriteString(c, "hello\n")
+			want := ""
+			if now == toCluster {
+				want = "hello\n"
+			}
+			if got, _ := io.ReadAll(c); string(got) != want {
+				p.t.Errorf("with %s: got %q, want %q", now, got, want)
+			}
+			_ = c.Close()
+		}
+	})
+}

@@ -28,9 +28,9 @@ import (
 type redirection struct {
 	s      *Sidecar
 	d      *door
-	o      config.Outbound
+	o      config.Outbound // but for what a reload may change: where requests go
 	cfg    config.Config
-	direct listener.Handler // for what has come by itself; nil: there is nothing for it
+	direct listener.Handler // for what has come by itself, if there is something for it
 
 	places atomic.Pointer[[]place]
 
@@ -54,7 +54,7 @@ const indexFor = time.Second
 func (r *redirection) serve(ctx context.Context, c net.Conn) {
 	to, ok := r.s.redirected(c)
 	switch {
-	case !ok && r.direct != nil:
+	case !ok && (r.d.leads.Load() || !r.d.table.Load().Empty()):
 		r.direct(ctx, c)
 		return
 	case !ok:
@@ -68,7 +68,7 @@ func (r *redirection) serve(ctx context.Context, c net.Conn) {
 		r.way(known)(ctx, c)
 		return
 	}
-	if r.o.Cluster != "" {
+	if r.d.leads.Load() {
 		r.direct(ctx, c)
 		return
 	}
@@ -124,7 +124,7 @@ func (r *redirection) indexLocked() {
 // byHost asks the rules for the host that is asked for.
 func (r *redirection) byHost(ctx context.Context, c net.Conn, to netip.AddrPort) {
 	table := r.d.table.Load()
-	if r.d.http1 != nil && len(r.o.Routes) > 0 {
+	if r.d.http1 != nil && !table.Empty() {
 		spoken, host, again, err := listener.Peek(c, r.o.DetectTimeout)
 		if err != nil {
 			_ = c.Close()
@@ -170,6 +170,7 @@ func (r *redirection) way(c *cluster.Cluster) listener.Handler {
 func (r *redirection) openWay(c *cluster.Cluster) *door {
 	way := &door{name: r.d.name, recorder: r.d.recorder}
 	way.target.Store(c)
+	way.leads.Store(true)
 	rule := router.DefaultRule()
 	rule.Cluster = c.Name()
 	table, err := router.New([]router.Rule{rule}, func(string) *cluster.Cluster { return c }, &r.s.ids)

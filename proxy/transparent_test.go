@@ -99,6 +99,54 @@ func TestWhereAConnectionWasToGoTellsTheCluster(t *testing.T) {
 	}
 }
 
+// What leads where may change with a reload, and the listener stays open.
+func TestAReloadChangesWhereATransparentListenerLeads(t *testing.T) {
+	const file = `
+node: {id: pod}
+admin: {address: "127.0.0.1:15000"}
+outbound:
+  - {name: all, address: "127.0.0.1:15001", protocol: auto, transparent: true%s}
+clusters:
+  - {name: one, endpoints: [{address: "10.0.1.1:80"}]}
+  - {name: three, endpoints: [{address: "10.0.1.3:80"}]}
+`
+	const (
+		toOne   = ", cluster: one"
+		byHost  = ", routes: [{hosts: [three.local], cluster: three}]"
+		nowhere = ""
+	)
+	type asked struct{ to, host, want string } // want "": a reset
+	answers := map[string][]asked{
+		toOne:   {{"10.0.1.9:80", "other.local", "200 10.0.1.1"}, {"", "other.local", "200 10.0.1.1"}},
+		byHost:  {{"10.0.1.9:80", "other.local", "200 10.0.1.9"}, {"10.0.1.9:80", "three.local", "200 10.0.1.3"}, {"", "other.local", "404"}},
+		nowhere: {{"10.0.1.9:80", "three.local", "200 10.0.1.9"}, {"", "other.local", ""}},
+	}
+	synctest.Test(t, func(t *testing.T) {
+		p := newPod(t)
+		for _, n := range []int{1, 3, 9} {
+			p.backend(n, 0)
+		}
+		var to string
+		p.redirect(&to)
+		p.start(fmt.Sprintf(file, nowhere))
+		for _, now := range []string{nowhere, toOne, byHost, nowhere, byHost, toOne, nowhere} {
+			if err := p.sidecar.Reload(p.config(fmt.Sprintf(file, now))); err != nil {
+				t.Fatal(err)
+			}
+			for _, a := range answers[now] {
+				to = a.to
+				if got := p.askFor(15001, a.host); (got.err != nil) != (a.want == "") || !strings.HasPrefix(got.String(), a.want) {
+					t.Errorf("with %q, to %q for %s: got %v, want %q", now, a.to, a.host, got, a.want)
+				}
+			}
+		}
+		p.stop()
+		if err := <-p.ended; err != nil {
+			t.Error(err)
+		}
+	})
+}
+
 func TestAServerThatSpeaksFirstIsHeardThroughATransparentListener(t *testing.T) {
 	for _, to := range []string{"10.0.1.5:25", "10.97.0.7:25"} { // unknown; of a cluster of tcp
 		synctest.Test(t, func(t *testing.T) {
