@@ -332,10 +332,7 @@ func (l *loop) publish(names []string, kinds []resource.Kind, first ...string) {
 			return at.typeURL == resource.TypeEndpoints && slices.Contains(kinds, at.view.Kind)
 		})...)
 	}
-	if len(changes) > 0 {
-		changes[0].First = first
-	}
-	l.apply(changes, began)
+	l.apply(changes, began, first...)
 	if len(kinds) == len(allKinds) {
 		for _, name := range names {
 			delete(l.batch, name)
@@ -347,9 +344,9 @@ func (l *loop) publish(names []string, kinds []resource.Kind, first ...string) {
 	l.rampAt = l.nextRamp(now)
 }
 
-// apply gives changes to the server.
-func (l *loop) apply(changes []server.Change, began time.Time) {
-	if err := l.server.Apply(changes...); err != nil {
+// apply gives changes to the server; the nodes named hear of them first.
+func (l *loop) apply(changes []server.Change, began time.Time, first ...string) {
+	if err := l.server.ApplyFirst(first, changes...); err != nil {
 		// The encoders make only what the server takes: this is a bug of ours, and
 		// what is published already is better than nothing.
 		l.log.Error("resources not published", "error", err)

@@ -19,7 +19,7 @@
 // the newest of each when it is back.
 //
 // The queue is emptied a few streams at a time, those first that the change concerns
-// most (see [Change]), so that what the first are told is on its way long before the
+// most (see [Server.ApplyFirst]), so that what the first are told is on its way long before the
 // last have their turn. In a thousand streams that matters more than what one costs:
 // BenchmarkPush measures both.
 //

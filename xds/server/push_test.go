@@ -51,9 +51,7 @@ func newQueue(t *testing.T, n int) *queue {
 
 func (q *queue) apply(version byte, first ...string) {
 	q.t.Helper()
-	c := assigned(resource.View{Kind: resource.Overhear}, "a", version)
-	c.First = first
-	if err := q.Apply(c); err != nil {
+	if err := q.ApplyFirst(first, assigned(resource.View{Kind: resource.Overhear}, "a", version)); err != nil {
 		q.t.Fatal(err)
 	}
 }

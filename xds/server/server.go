@@ -78,9 +78,6 @@ type Change struct {
 	TypeURL string // resource.TypeCluster, …
 	Name    string
 	Message proto.Message // nil removes; not to be changed after it was handed over
-	// First are the ids of nodes that should hear of it before the others, and of what
-	// is applied with it; the most urgent first.
-	First []string
 }
 
 // Apply makes all changes, or none if one of them is wrong, and has them pushed: a
@@ -91,7 +88,11 @@ type Change struct {
 // its clients get the view of the same kind without a zone. Removing from a view
 // with a zone therefore brings back the fleet's content. A change to what is there
 // already pushes nothing.
-func (s *Server) Apply(changes ...Change) error {
+func (s *Server) Apply(changes ...Change) error { return s.ApplyFirst(nil, changes...) }
+
+// ApplyFirst is Apply for changes of which some nodes, by their ids, should hear before
+// the others, the most urgent first.
+func (s *Server) ApplyFirst(nodes []string, changes ...Change) error {
 	contents := make([]*encoded, len(changes))
 	types := make([]typeIndex, len(changes))
 	var errs []error
@@ -120,13 +121,11 @@ func (s *Server) Apply(changes ...Change) error {
 	for i, c := range changes {
 		s.set(c.View, types[i], c.Name, contents[i], touched)
 	}
-	for _, c := range changes {
-		for _, node := range c.First {
-			for st := range s.byNode[node] {
-				if _, ok := touched[st]; ok {
-					s.pending.add(st, users)
-					delete(touched, st)
-				}
+	for _, node := range nodes {
+		for st := range s.byNode[node] {
+			if _, ok := touched[st]; ok {
+				s.pending.add(st, users)
+				delete(touched, st)
 			}
 		}
 	}
