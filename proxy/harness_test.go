@@ -40,10 +40,7 @@ func inPod(t *testing.T, file string, body func(*pod)) {
 		p := newPod(t)
 		p.start(file)
 		body(p)
-		p.stop()
-		if err := <-p.ended; err != nil {
-			t.Errorf("Run = %v, want nil", err)
-		}
+		p.end()
 	})
 }
 
@@ -71,6 +68,15 @@ func (p *pod) start(file string) {
 	p.stop = stop
 	go func() { p.ended <- p.sidecar.Run(ctx) }()
 	synctest.Wait()
+}
+
+// end stops the sidecar, which must not have failed.
+func (p *pod) end() {
+	p.t.Helper()
+	p.stop()
+	if err := <-p.ended; err != nil {
+		p.t.Errorf("Run = %v, want nil", err)
+	}
 }
 
 // config reads a file. Every sidecar here has an admin port on :15000.

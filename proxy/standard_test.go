@@ -188,10 +188,7 @@ func toldBy(t *testing.T, body func(t *testing.T, p *pod, s *standard)) {
 				defer s.grpc.Stop()
 				p.start("node: {id: sidecar-1}\n" + told)
 				body(t, p, s)
-				p.stop()
-				if err := <-p.ended; err != nil {
-					t.Errorf("Run = %v, want nil", err)
-				}
+				p.end()
 			})
 		})
 	}

@@ -90,10 +90,7 @@ func TestWhereAConnectionWasToGoTellsTheCluster(t *testing.T) {
 				case tt.want == "reset" && got.err == nil, tt.want != "reset" && !strings.HasPrefix(got.String(), tt.want):
 					t.Errorf("got %v, want %s", got, tt.want)
 				}
-				p.stop()
-				if err := <-p.ended; err != nil {
-					t.Error(err)
-				}
+				p.end()
 			})
 		})
 	}
@@ -140,10 +137,7 @@ clusters:
 				}
 			}
 		}
-		p.stop()
-		if err := <-p.ended; err != nil {
-			t.Error(err)
-		}
+		p.end()
 	})
 }
 
@@ -188,10 +182,7 @@ clusters:
 				t.Errorf("to %s: got %q and %v, want the server's greeting", to, got, err)
 			}
 			_ = c.Close()
-			p.stop()
-			if err := <-p.ended; err != nil {
-				t.Error(err)
-			}
+			p.end()
 		})
 	}
 }
@@ -234,10 +225,7 @@ outbound:
 			t.Errorf("it went round %d times", n)
 		}
 		_ = c.Close()
-		p.stop()
-		if err := <-p.ended; err != nil {
-			t.Error(err)
-		}
+		p.end()
 	})
 }
 
@@ -266,10 +254,7 @@ inbound:
 				if tt.want == "reset" && got.err == nil || tt.want != "reset" && got.String() != tt.want {
 					t.Errorf("got %v, want %s", got, tt.want)
 				}
-				p.stop()
-				if err := <-p.ended; err != nil {
-					t.Error(err)
-				}
+				p.end()
 			})
 		})
 	}
