@@ -375,6 +375,15 @@ func (d *Discovery) settleLocked(e *entry) {
 	}
 }
 
+const withdrawn = "cluster withdrawn by the control plane"
+
+// forgetLocked takes back what the control plane has said of a cluster.
+func (d *Discovery) forgetLocked(e *entry, why string) {
+	e.remote, e.saved, e.until = nil, false, time.Time{}
+	d.settleLocked(e)
+	d.deps.Log.Info(why, "cluster", e.Name())
+}
+
 func (d *Discovery) becomeReadyLocked() {
 	d.clustered = true
 	if !d.isReady && d.listenersReadyLocked() {

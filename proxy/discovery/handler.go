@@ -67,9 +67,7 @@ func (h *handler) Clusters(changed []*clusterv3.Cluster, removed []string) error
 			// The routes that it was withdrawn with may come after it.
 			e.until = time.Now().Add(d.cfg.XDS.Missing)
 		default:
-			e.remote, e.saved = nil, false
-			d.settleLocked(e)
-			d.deps.Log.Info("cluster withdrawn by the control plane", "cluster", name)
+			d.forgetLocked(e, withdrawn)
 		}
 	}
 	d.dropUnusedLocked()

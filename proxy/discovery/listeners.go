@@ -390,9 +390,7 @@ func (d *Discovery) dropWithdrawnLocked() {
 		if e.until.IsZero() || d.leadsToLocked(name) && now.Before(e.until) {
 			continue
 		}
-		e.remote, e.saved, e.until = nil, false, time.Time{}
-		d.settleLocked(e)
-		d.deps.Log.Info("cluster withdrawn by the control plane", "cluster", name)
+		d.forgetLocked(e, withdrawn)
 	}
 }
 

@@ -220,9 +220,7 @@ func (d *Discovery) dropUnconfirmed(ctx context.Context) {
 	defer d.mu.Unlock()
 	for _, e := range d.entries {
 		if e.saved {
-			e.remote, e.saved = nil, false
-			d.settleLocked(e)
-			d.deps.Log.Info("saved cluster is not known to the control plane, dropped", "cluster", e.Name())
+			d.forgetLocked(e, "saved cluster is not known to the control plane, dropped")
 		}
 	}
 	d.dropUnusedLocked()
