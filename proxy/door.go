@@ -106,11 +106,14 @@ func (d *door) numbers() telemetry.Listener {
 	return l
 }
 
-// outboundKey is what makes an outbound listener the same over a reload: all of it, but
-// for where requests go.
-func outboundKey(o config.Outbound) string {
+// outboundKey is what makes an outbound listener the same over a reload.
+func outboundKey(o config.Outbound) string { return fmt.Sprintf("outbound %+v", lasting(o)) }
+
+// lasting is what of an outbound listener does not change while it is open: all of it,
+// but for where requests go.
+func lasting(o config.Outbound) config.Outbound {
 	o.Cluster, o.Routes, o.Destinations = "", nil, nil
-	return fmt.Sprintf("outbound %+v", o)
+	return o
 }
 
 // inboundKey is the same for an inbound one, none of which can change.
@@ -292,7 +295,7 @@ func (s *Sidecar) openOutbound(ctx context.Context, o config.Outbound, cfg confi
 	handler := s.proxied(o.ProxyProtocol, d.handler(o.Protocol, o.DetectTimeout))
 	if o.Redirected.Transparent {
 		s.redirects.Store(true)
-		d.redirection = &redirection{s: s, d: d, o: o, cfg: cfg, direct: handler, ways: map[*cluster.Cluster]*door{}}
+		d.redirection = &redirection{s: s, d: d, o: lasting(o), http1: cfg.HTTP1, http2: cfg.HTTP2, direct: handler, ways: map[*cluster.Cluster]*door{}}
 		handler = d.redirection.serve
 	}
 	d.listener = listener.New(limit(o.MaxConnections), s.opts.Log, handler)

@@ -28,8 +28,9 @@ import (
 type redirection struct {
 	s      *Sidecar
 	d      *door
-	o      config.Outbound // but for what a reload may change: where requests go
-	cfg    config.Config
+	o      config.Outbound // that lasts: not where requests go
+	http1  http1.Config
+	http2  http2.Config
 	direct listener.Handler // for what has come by itself, if there is something for it
 
 	places atomic.Pointer[[]place]
@@ -179,9 +180,9 @@ func (r *redirection) openWay(c *cluster.Cluster) *door {
 	}
 	deps := r.s.exchanges(r.d, r.o.Upgrades)
 	deps.Router, deps.Paths = func() *router.Table { return table }, r.o.Paths
-	way.http1 = http1.NewServer(r.cfg.HTTP1, deps)
-	way.http2 = http2.NewServer(r.cfg.HTTP2, deps, r.s.streams, way.http1)
-	way.tcp = tcp.New(r.cfg.TCP, tcp.Deps{
+	way.http1 = http1.NewServer(r.http1, deps)
+	way.http2 = http2.NewServer(r.http2, deps, r.s.streams, way.http1)
+	way.tcp = tcp.New(r.d.carried, tcp.Deps{
 		Clock: r.s.clock, Cluster: c, Log: r.d.recorder,
 		FirstByteTimeout: func() time.Duration { return c.Config().Outlier.TCPFirstByteTimeout },
 	})
