@@ -84,14 +84,14 @@ func (e *endpoint) settledRate(now time.Duration) float64 {
 // at all is left, because the others were taken out of the registry, the least
 // bad of all is: a set is never empty.
 func (t *Table) takeBack(g *group, now time.Duration) {
-	n := g.judged()
+	n := t.census(g).judged
 	wanted := int(math.Ceil(float64(n) * g.service.policy.Outlier.Panic))
-	for _, view := range g.views() {
-		if n-g.countOut(view) >= wanted {
+	for _, view := range t.census(g).views {
+		if n-t.census(g).outOf(view) >= wanted {
 			continue
 		}
 		for _, r := range g.leastBad(view) {
-			left := n - g.countOut(view)
+			left := n - t.census(g).outOf(view)
 			if soft := badness(r.rec) <= 1; left >= wanted || left >= 1 && !soft {
 				break
 			}

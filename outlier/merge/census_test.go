@@ -104,6 +104,9 @@ func TestACensusTellsWhatALookAtTheWholeGroupWould(t *testing.T) {
 			}
 			for _, s := range []Scope{Fleet, "a", "b", "c"} {
 				e, hard := any(), rng.IntN(2) == 0
+				if got, want := table.census(g).outOf(s), g.countOut(s); got != want {
+					t.Fatalf("world %d: %d are out for the %v, want %d", world, got, s, want)
+				}
 				got, detail := table.census(g).mayLeave(e, s, hard, now)
 				if want := plainMayLeave(g, e, s, hard, now); got != want {
 					t.Fatalf("world %d: %s may leave for the %v: %v (%s), want %v", world, e.Key, s, got, detail, want)
