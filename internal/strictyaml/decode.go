@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"maps"
-	"os"
 	"reflect"
 	"slices"
 	"strconv"
@@ -18,16 +17,6 @@ import (
 	"github.com/goccy/go-yaml/parser"
 	"github.com/goccy/go-yaml/token"
 )
-
-// Load decodes the file at path into the struct that into points to, as Decode
-// does. An error in reading the file is returned as the file system gave it.
-func Load(path string, into any) error {
-	data, err := os.ReadFile(path)
-	if err != nil {
-		return err
-	}
-	return Decode(path, data, into)
-}
 
 // Decode decodes one YAML document into the struct that into points to, then
 // validates it. name stands for the file in problems. The error is Problems; into

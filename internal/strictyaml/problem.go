@@ -9,7 +9,7 @@ import (
 
 // Problem is one thing that is wrong with a file.
 type Problem struct {
-	File         string // as it was named to Load or Decode
+	File         string // as it was named to Decode
 	Line, Column int    // from 1; 0: the file as a whole
 	Field        string // path like "clusters[0].name"; "": the document
 	Message      string // what was found and what was wanted
