@@ -172,6 +172,16 @@ func (c *Cluster) PickKeyed(key uint64, now time.Duration, tried *Tried) *upstre
 	return p.endpoint(p.PickKeyed(key, rand.Uint64(), now, seen))
 }
 
+// Spare is an endpoint that is kept out of use, for a request that has been to all
+// others and would be lost; nil: there is none.
+func (c *Cluster) Spare(tried *Tried) *upstream.Endpoint {
+	p := c.picker.Load()
+	if p == nil {
+		return nil
+	}
+	return p.endpoint(p.Spare(rand.Uint64(), tried.balancer()))
+}
+
 // Panicking reports whether requests go to endpoints that are believed to be ill, since
 // there are not enough others.
 func (c *Cluster) Panicking() bool {

@@ -67,6 +67,12 @@ func atDesk(t *testing.T, endpoints int, rule router.Rule, limit func(*cluster.C
 	})
 }
 
+// update gives the cluster another set of endpoints.
+func (d *desk) update(specs []cluster.Spec) {
+	d.cluster.Update(specs)
+	synctest.Wait()
+}
+
 func (d *desk) now() time.Duration { return d.deps.Clock.Now() }
 
 // open begins a request and its first attempt.

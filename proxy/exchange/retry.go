@@ -39,14 +39,27 @@ func (x *Exchange) Again(d *Deps, now time.Duration, f Failure) (*upstream.Endpo
 		return x.Endpoint, decision
 	}
 	next := x.Pick(d, now, decision == resilience.Retry)
-	if next == nil && decision == resilience.Retry && x.Reused && !f.Answered {
-		x.replays++
-		return x.Endpoint, resilience.RetryFresh // there is nobody else, and a fresh connection may do better
+	if next == nil && decision == resilience.Retry { // there is nobody else
+		if x.Reused && !f.Answered {
+			x.replays++
+			return x.Endpoint, resilience.RetryFresh // which may do better
+		}
+		next, decision = x.spare(f.Ending), resilience.AskBudget
 	}
 	if decision == resilience.AskBudget && next != nil && !x.mayRetry(now) {
 		return nil, decision
 	}
 	return next, decision
+}
+
+// spare is an endpoint that is out, for a request that no other would take. It may be in
+// trouble still, so it is asked after a pause, and as the budget allows.
+func (x *Exchange) spare(ending outlier.Ending) *upstream.Endpoint {
+	ours := ending == outlier.EndLocalLimit || ending == outlier.EndOwnErrno // and the same elsewhere
+	if x.Cluster == nil || ours {
+		return nil
+	}
+	return x.Cluster.Spare(&x.tried)
 }
 
 // failure is what an answer is to a policy, if it is none that the client should get.

@@ -8,10 +8,13 @@ import (
 	"net/http"
 	"sync/atomic"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/google/go-cmp/cmp"
 
+	"github.com/overhear-mesh/overhear/outlier"
+	"github.com/overhear-mesh/overhear/proxy/cluster"
 	"github.com/overhear-mesh/overhear/proxy/resilience"
 )
 
@@ -68,6 +71,21 @@ func TestEveryEndpointRefusing(t *testing.T) {
 		r.backends[0].crash()
 		r.check(r.dial().do(get), 503, "*", "UF", "10.0.1.1 conn")
 	}, say(ok))
+}
+
+func TestAnEjectedEndpointThatIsBackServesWhomTheLastOneRefuses(t *testing.T) {
+	inRig(t, nil, func(r *rig) {
+		var specs []cluster.Spec
+		for _, b := range r.backends {
+			address := b.host.Addr().String() + ":80"
+			specs = append(specs, cluster.Spec{ID: address, Address: address})
+		}
+		specs[0].Verdict = outlier.Verdict{State: outlier.Ejected, Epoch: 1}
+		r.cluster.Update(specs)
+		synctest.Wait()
+		r.backends[1].crash()
+		r.check(r.dial().do("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 3\r\n\r\nabc"), 200, "ok", "-", "10.0.1.2 conn", "10.0.1.1 ok")
+	}, say(ok), say(ok))
 }
 
 func TestAResetBeforeAnAnswerIsRetriedIfItDoesNoHarm(t *testing.T) {

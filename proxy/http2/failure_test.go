@@ -15,6 +15,7 @@ import (
 	xhttp2 "golang.org/x/net/http2"
 
 	"github.com/overhear-mesh/overhear/outlier"
+	"github.com/overhear-mesh/overhear/proxy/cluster"
 )
 
 // outcomes sums the counters of all endpoints.
@@ -117,6 +118,21 @@ func TestALostConnectionIsOneFailure(t *testing.T) {
 			}
 		})
 	}))
+}
+
+func TestAnEjectedEndpointThatIsBackServesWhomTheLastOneRefuses(t *testing.T) {
+	inRig(t, nil, func(r *rig) {
+		var specs []cluster.Spec
+		for _, b := range r.backends {
+			address := b.host.Addr().String() + ":80"
+			specs = append(specs, cluster.Spec{ID: address, Address: address})
+		}
+		specs[0].Verdict = outlier.Verdict{State: outlier.Ejected, Epoch: 1}
+		r.cluster.Update(specs)
+		synctest.Wait()
+		r.backends[1].crash()
+		r.check(r.do("POST", "/", "abc"), 200, "ok", "-", "10.0.1.2 conn", "10.0.1.1 ok")
+	}, says("ok"), says("ok"))
 }
 
 func TestARefusedConnectionIsTriedElsewhereAndOneFailure(t *testing.T) {

@@ -22,7 +22,10 @@ import (
 
 // Picker is what requests choose from. It is immutable. First tries go to the tiers by
 // their shares, retries to the first tier that has something new.
-type Picker struct{ tiers []tier }
+type Picker struct {
+	tiers  []tier
+	spares []Choice // nobody's while anything else is left
+}
 
 // tier is a set of endpoints of one priority; of one zone or the others, where the own
 // zone is preferred.
@@ -53,6 +56,11 @@ func New(all []Choice, cfg balancer.Config, before *Picker) *Picker {
 		p.tiers = append(p.tiers, t)
 	}
 	p.tiers[len(p.tiers)-1].upTo = 1 << 32 // whatever rounding has left
+	for _, c := range all {
+		if !c.offered() && c.Admission.State != outlier.Suspended {
+			p.spares = append(p.spares, c)
+		}
+	}
 	return p
 }
 
@@ -85,6 +93,23 @@ func (p *Picker) Pick(rng uint64, now time.Duration, tried *balancer.Tried) int 
 func (p *Picker) PickKeyed(key, rng uint64, now time.Duration, tried *balancer.Tried) int {
 	t := p.tier(rng, tried)
 	return t.place(t.set.PickKeyed(key, rng, now, tried))
+}
+
+// Spare chooses for a request that is lost otherwise, since it has been to all that Pick
+// offers: the least bad of what is kept out of use. Who is out for having crashed is
+// often back before it is let in again. The suspended are not asked: they hang.
+func (p *Picker) Spare(rng uint64, tried *balancer.Tried) int {
+	var best *Choice
+	for k, n := uint64(0), uint64(len(p.spares)); k < n; k++ {
+		c := &p.spares[(rng%n+k)%n]
+		if !tried.Has(c.Stats) && (best == nil || badness(*c) < badness(*best)) {
+			best = c
+		}
+	}
+	if best == nil {
+		return -1
+	}
+	return best.place
 }
 
 // tier is where to pick from.

@@ -2,6 +2,7 @@ package tiers
 
 import (
 	"math/rand/v2"
+	"strings"
 	"testing"
 	"time"
 
@@ -101,6 +102,26 @@ func TestARetryGoesWhereSomethingIsNew(t *testing.T) {
 		if got := p.Pick(rand.Uint64(), 0, &tried); got != 1 {
 			t.Fatalf("a request that has been to the only one of its priority goes to %d, want 1", got)
 		}
+	}
+}
+
+func TestASpareIsTheLeastBadThatIsOutAndDoesNotHang(t *testing.T) {
+	all := set(t, "i", "s", "e", "d", "e")
+	p := New(all, balancer.DefaultConfig(), nil)
+	var tried balancer.Tried
+	tried.Add(all[0].Stats)
+	for i, want := range []string{"d", "ce", "ce", ""} {
+		place := p.Spare(rand.Uint64(), &tried)
+		if place < 0 {
+			if want != "" {
+				t.Errorf("spare %d: got none, want one of %q", i, want)
+			}
+			continue
+		}
+		if got := all[place].Admission.ID; !strings.Contains(want, got) {
+			t.Errorf("spare %d: got %s, want one of %q", i, got, want)
+		}
+		tried.Add(all[place].Stats)
 	}
 }
 
