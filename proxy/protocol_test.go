@@ -245,6 +245,36 @@ clusters:
 	})
 }
 
+// A server that forgives more than this proxy must not be reached past its rules.
+func TestABadlyWrittenRequestIsNotCarriedUnread(t *testing.T) {
+	inPod(t, `
+outbound:
+  - {name: web, address: "127.0.0.1:15001", protocol: auto, cluster: api, paths: {escaped_slashes: reject}}
+clusters:
+  - {name: api, endpoints: [{address: "10.0.1.1:80"}]}
+`, func(p *pod) {
+		p.backend(1, 0)
+		for text, want := range map[string]string{
+			"get /ok HTTP/1.1\r\nHost: a\r\n\r\n":            "200 OK",
+			"get /a%2Fb HTTP/1.1\r\nHost: a\r\n\r\n":         "400 Bad Request",
+			"\r\nGET /a%2Fb HTTP/1.1\r\nHost: a\r\n\r\n":     "400 Bad Request",
+			"\r\n\r\nGET /a%2Fb HTTP/1.1\r\nHost: a\r\n\r\n": "400 Bad Request",
+			"GET\t/a%2Fb\tHTTP/1.1\r\nHost: a\r\n\r\n":       "400 Bad Request",
+		} {
+			c, err := p.host.Dial(p.t.Context(), "tcp", "127.0.0.1:15001")
+			if err != nil {
+				p.t.Fatal(err)
+			}
+			_, _ = io.WriteString(c, text)
+			resp, err := http.ReadResponse(bufio.NewReader(c), nil)
+			if err != nil || resp.Status != want {
+				p.t.Errorf("%q: got %v, %v; want %s", text, resp, err, want)
+			}
+			_ = c.Close()
+		}
+	})
+}
+
 // With auto, what is no HTTP goes to the cluster, and nowhere while there are routes.
 func TestAReloadChangesWhereOpaqueConnectionsLead(t *testing.T) {
 	const file = `

@@ -157,11 +157,12 @@ type Outbound struct {
 	// Address to listen on, host:port.
 	Address string `yaml:"address"`
 	// Protocol is what clients speak: http1, http2 (without being asked; gRPC is
-	// that), tcp, or auto: what a connection begins with tells. Default http1. The
-	// cluster's own protocol may be the other version of HTTP.
+	// that), tcp, or auto: what a connection begins with tells, and what looks like a
+	// request is one, however badly written. Default http1. The cluster's own protocol may
+	// be the other version of HTTP.
 	Protocol Protocol `yaml:"protocol"`
 	// DetectTimeout is how long auto waits for a connection's first bytes; what says
-	// nothing is carried as tcp. Default 3s.
+	// nothing is carried as tcp, half a request line is read as http1. Default 3s.
 	DetectTimeout time.Duration `yaml:"detect_timeout"`
 	// Cluster that everything goes to.
 	Cluster string `yaml:"cluster"`

@@ -8,6 +8,8 @@ import (
 	"os"
 	"strings"
 	"time"
+
+	"github.com/overhear-mesh/overhear/proxy/syntax"
 )
 
 // Spoken is what a client has begun to speak.
@@ -23,12 +25,17 @@ const (
 // section 3.4).
 const preface = "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 
-// maxMethod bounds a method, as in proxy/http1.
-const maxMethod = 24
+const (
+	maxMethod = 24 // bounds a method, as in proxy/http1
+
+	glance  = 64      // bytes of what tells at once
+	maxLine = 1 << 10 // bytes of a first line that is looked at to its end
+)
 
 // Detector tells by the first bytes of a connection what is spoken on it, and hands
 // it to whoever understands. Where the server speaks first, nothing comes until the
-// timeout is over; such connections are opaque.
+// timeout is over; such connections are opaque. What looks like a request is one to it,
+// however badly written, or slowly sent: its parser says what is wrong.
 type Detector struct {
 	timeout  time.Duration
 	handlers [3]Handler
@@ -58,11 +65,14 @@ func Detect(c net.Conn, timeout time.Duration) (Spoken, net.Conn, error) {
 	if err := c.SetReadDeadline(time.Now().Add(timeout)); err != nil {
 		return Opaque, c, err
 	}
-	var first [64]byte
+	first := make([]byte, glance)
 	n := 0
 	spoken, sure := Opaque, false
 	var err error
-	for !sure && n < len(first) {
+	for !sure {
+		if n == len(first) {
+			first = append(first, make([]byte, maxLine-n)...)
+		}
 		var k int
 		k, err = c.Read(first[n:])
 		n += k
@@ -70,7 +80,8 @@ func Detect(c net.Conn, timeout time.Duration) (Spoken, net.Conn, error) {
 			break
 		}
 	}
-	if n == 0 && !errors.Is(err, os.ErrDeadlineExceeded) {
+	late := errors.Is(err, os.ErrDeadlineExceeded)
+	if n == 0 && !late {
 		return Opaque, c, err
 	}
 	if err := c.SetReadDeadline(time.Time{}); err != nil {
@@ -79,41 +90,61 @@ func Detect(c net.Conn, timeout time.Duration) (Spoken, net.Conn, error) {
 	if n == 0 {
 		return Opaque, c, nil
 	}
-	if socket, ok := c.(*net.TCPConn); ok {
-		return spoken, &replaySocket{socket, replay{bytes.Clone(first[:n])}}, nil
+	if late && !sure && spoken == Opaque {
+		spoken = HTTP1 // who sends requests slowly must not pass by their rules either
 	}
-	return spoken, &replayConn{c, replay{bytes.Clone(first[:n])}}, nil
+	if socket, ok := c.(*net.TCPConn); ok {
+		return spoken, &replaySocket{socket, replay{first[:n]}}, nil
+	}
+	return spoken, &replayConn{c, replay{first[:n]}}, nil
 }
 
 // recognise says what begins with these bytes, and whether more of them could change
-// that.
+// that. Of maxLine bytes it is sure.
 func recognise(p []byte) (Spoken, bool) {
 	n := min(len(p), len(preface))
 	if string(p[:n]) == preface[:n] {
 		return HTTP2, n == len(preface)
 	}
+	line := bytes.TrimLeft(p, "\r\n \t")
 	i := 0 // of what ends the method
-	for i < len(p) && i <= maxMethod && ('A' <= p[i] && p[i] <= 'Z' || i > 0 && p[i] == '-') {
+	for i < len(line) && syntax.Class[line[i]]&syntax.Token != 0 {
 		i++
 	}
+	target, full := bytes.TrimLeft(line[i:], " \t"), len(p) >= maxLine
 	switch {
-	case i == len(p):
+	case len(target) == 0 && !full:
 		return Opaque, false
-	case i == 0 || i > maxMethod || p[i] != ' ':
+	case len(target) == 0 && len(line) < len(p):
+		return HTTP1, true // so much space before is nobody's, and some servers skip it
+	case i == 0 || i+len(target) == len(line) || len(target) == 0:
 		return Opaque, true
-	case i+1 == len(p):
-		return Opaque, false
 	}
-	return recogniseTarget(string(p[:i]), p[i+1:])
+	spoken, sure := recogniseTarget(line[:i], target)
+	strict := len(line) == len(p) && method(line[:i]) && i+1+len(target) == len(p)
+	if spoken != HTTP1 || strict {
+		return spoken, sure || full
+	}
+	return recogniseEnd(target, full)
+}
+
+// method reports whether it is one as all are that are registered.
+func method(p []byte) bool {
+	for i, b := range p {
+		if ('A' > b || b > 'Z') && (i == 0 || b != '-') {
+			return false
+		}
+	}
+	return len(p) <= maxMethod
 }
 
 // recogniseTarget goes on behind the method. Other protocols have commands that look
 // like one, and arguments: `GET hits` and `KEYS *` are Redis, `CONNECT {` is NATS.
-func recogniseTarget(method string, target []byte) (Spoken, bool) {
+func recogniseTarget(method, target []byte) (Spoken, bool) {
 	switch c := target[0]; {
-	case c == '/', c == '*' && (method == "OPTIONS" || method == "PRI"): // the latter of another version of HTTP
+	case c == '/', c == '*' && (syntax.Is(method, "options") || syntax.Is(method, "pri")): // the latter of another version of HTTP
 		return HTTP1, true
-	case method == "CONNECT" && (c == '[' || 'a' <= c|0x20 && c|0x20 <= 'z' || '0' <= c && c <= '9'):
+	case syntax.Is(method, "connect") && (c == '[' || 'a' <= c|0x20 && c|0x20 <= 'z' || '0' <= c && c <= '9'):
 		return HTTP1, true
 	}
 	const scheme = "http://"
@@ -125,6 +156,21 @@ func recogniseTarget(method string, target []byte) (Spoken, bool) {
 		return Opaque, false
 	}
 	return HTTP1, true
+}
+
+// recogniseEnd goes on where a request is not written as it should be, and many servers
+// take it for one all the same: carried unread, it would be one that no rule has seen.
+// `get /index.html` may also be memcached's, so that the version must be there, unless
+// the line is too long to be anything else.
+func recogniseEnd(target []byte, full bool) (Spoken, bool) {
+	line, _, whole := strings.Cut(strings.ReplaceAll(string(target), "\t", " "), "\n")
+	switch {
+	case strings.Contains(strings.ToUpper(line), " HTTP/"), full && !whole:
+		return HTTP1, true
+	case whole:
+		return Opaque, true
+	}
+	return Opaque, false
 }
 
 // replay has the bytes that have been read of a connection already.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"io"
 	"net"
+	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -90,8 +91,30 @@ func TestTheFirstBytesTellWhatIsSpoken(t *testing.T) {
 		{"NATS", []string{"CONNECT {\"verbose\":false}\r\n"}, listener.Opaque, false},
 		{"Redis", []string{"*1\r\n$4\r\nPING\r\n"}, listener.Opaque, false},
 		{"SMTP", []string{"EHLO me\r\n"}, listener.Opaque, false},
-		{"lower case", []string{"get / HTTP/1.1\r\n"}, listener.Opaque, false},
-		{"half a method", []string{"GE"}, listener.Opaque, true},
+
+		// What many servers take for a request, however it is written, must not pass by
+		// the rules for requests.
+		{"lower case", []string{"get / HTTP/1.1\r\n"}, listener.HTTP1, false},
+		{"lower case, byte by byte", []string{"g", "et", " ", "/x", " HTTP/1.1", "\r", "\n"}, listener.HTTP1, false},
+		{"an empty line before", []string{"\r\nGET / HTTP/1.1\r\n"}, listener.HTTP1, false},
+		{"empty lines and spaces before", []string{"\r\n\n \tGET / HTTP/1.1\n"}, listener.HTTP1, false},
+		{"an empty line, and then the rest", []string{"\r\n", "GET / HTTP/1.1\r\n"}, listener.HTTP1, false},
+		{"tabs between", []string{"GET\t/\tHTTP/1.1\r\n"}, listener.HTTP1, false},
+		{"two spaces between", []string{"GET  / HTTP/1.1\r\n"}, listener.HTTP1, false},
+		{"another method", []string{"X_Y.1 http://api/ HTTP/1.1\r\n"}, listener.HTTP1, false},
+		{"a long method", []string{strings.Repeat("x", 100) + " / HTTP/1.1\r\n"}, listener.HTTP1, false},
+		{"a long target", []string{"get /" + strings.Repeat("x", 2000)}, listener.HTTP1, false},
+		{"lower case, with a small version", []string{"get / http/1.1\r\n"}, listener.HTTP1, false},
+		{"spaces without end", []string{strings.Repeat("\r\n", 600) + "GET / HTTP/1.1\r\n"}, listener.HTTP1, false},
+		{"half a method", []string{"GE"}, listener.HTTP1, true},
+		{"half a line in lower case", []string{"get / "}, listener.HTTP1, true},
+		{"memcached, a key that is a path", []string{"get /index.html\r\n"}, listener.Opaque, false},
+		{"memcached", []string{"set a 0 0 5\r\nhello\r\n"}, listener.Opaque, false},
+		{"SSH", []string{"SSH-2.0-OpenSSH_9.2p1 Debian-2\r\n"}, listener.Opaque, false},
+		{"STOMP", []string{"CONNECT\naccept-version:1.2\n"}, listener.Opaque, false},
+		{"MongoDB", []string{"\x3a\x00\x00\x00"}, listener.Opaque, false},
+		{"AMQP", []string{"AMQP\x00\x00\x09\x01"}, listener.Opaque, false},
+		{"a word and no more", []string{strings.Repeat("x", 2000)}, listener.Opaque, false},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			got := detect(t, tt.pieces...)
