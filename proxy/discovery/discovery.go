@@ -102,6 +102,15 @@ type remote struct {
 	message *clusterv3.Cluster
 }
 
+// newRemote reads a cluster.
+func newRemote(m *clusterv3.Cluster) (*remote, error) {
+	c, err := translation.Cluster(m)
+	if err != nil {
+		return nil, err
+	}
+	return &remote{c, m}, nil
+}
+
 // Source is where the control plane's resources came from.
 type Source uint8
 

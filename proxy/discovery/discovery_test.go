@@ -13,6 +13,7 @@ import (
 	"time"
 
 	clusterv3 "github.com/envoyproxy/go-control-plane/envoy/config/cluster/v3"
+	endpointv3 "github.com/envoyproxy/go-control-plane/envoy/config/endpoint/v3"
 	"github.com/google/go-cmp/cmp"
 	"google.golang.org/grpc"
 
@@ -87,15 +88,19 @@ type feed struct {
 
 func (f feed) clusters(changed []resource.Cluster, removed ...string) {
 	f.t.Helper()
-	if err := f.h.Clusters(messages(changed...), removed); err != nil {
-		f.t.Fatal(err)
+	if refused := f.h.Clusters(messages(changed...), removed); len(refused) > 0 {
+		f.t.Fatal(refused)
 	}
 }
 
 func (f feed) endpoints(changed ...resource.Endpoints) {
 	f.t.Helper()
-	if err := f.h.Endpoints(changed, nil); err != nil {
-		f.t.Fatal(err)
+	var all []*endpointv3.ClusterLoadAssignment
+	for _, e := range changed {
+		all = append(all, resource.EncodeEndpoints(e, resource.Overhear))
+	}
+	if refused := f.h.Endpoints(all, nil); len(refused) > 0 {
+		f.t.Fatal(refused)
 	}
 }
 
@@ -205,8 +210,8 @@ func TestEndpointsThatComeBeforeTheirClusterChangesStay(t *testing.T) {
 		if c.Pick(0, nil) != e || c.Config().ConnectTimeout != 3*time.Second {
 			t.Errorf("same endpoint %v, connect timeout %v; want true, 3s", c.Pick(0, nil) == e, c.Config().ConnectTimeout)
 		}
-		if err := h.h.Endpoints(nil, []string{"api.eds"}); err != nil { // without its cluster
-			t.Fatal(err)
+		if refused := h.h.Endpoints(nil, []string{"api.eds"}); len(refused) > 0 { // without its cluster
+			t.Fatal(refused)
 		}
 		wantAddresses(t, c, "10.0.0.1:80")
 		h.endpoints(assignment("api.eds")) // on purpose
@@ -237,9 +242,10 @@ func TestAClusterThatCannotBeServedIsRefusedAndTheOthersAreTaken(t *testing.T) {
 				c.Policy.Protocol, c.Policy.Ping.Kind = resource.TCP, resource.PingHTTP
 			})},
 		} {
-			err := h.h.Clusters(messages(tt.c, api("good")), nil)
-			if err == nil || !strings.Contains(err.Error(), `cluster "bad"`) || !strings.Contains(err.Error(), tt.want) {
-				t.Errorf("error %v, want one about %s of cluster bad", err, tt.want)
+			refused := h.h.Clusters(messages(tt.c, api("good")), nil)
+			err := refused["bad"]
+			if len(refused) != 1 || err == nil || !strings.Contains(err.Error(), `cluster "bad"`) || !strings.Contains(err.Error(), tt.want) {
+				t.Errorf("refused %v, want just cluster bad, about %s", refused, tt.want)
 			}
 		}
 		if all := d.Clusters(); len(all) != 1 || all[0].Name() != "good" {
@@ -258,7 +264,7 @@ func TestAPolicyThatIsRefusedLeavesTheOldOneInForce(t *testing.T) {
 		h.clusters([]resource.Cluster{first})
 		second := first
 		second.ConnectTimeout = time.Hour
-		if err := h.h.Clusters(messages(second), nil); err == nil {
+		if refused := h.h.Clusters(messages(second), nil); refused["api"] == nil {
 			t.Error("a connect timeout of an hour was taken")
 		}
 		if got := d.Lookup("api").Config().ConnectTimeout; got != 2*time.Second {

@@ -1,54 +1,47 @@
 package discovery
 
 import (
-	"errors"
 	"slices"
 	"time"
 
 	clusterv3 "github.com/envoyproxy/go-control-plane/envoy/config/cluster/v3"
 	endpointv3 "github.com/envoyproxy/go-control-plane/envoy/config/endpoint/v3"
-	listenerv3 "github.com/envoyproxy/go-control-plane/envoy/config/listener/v3"
-	routev3 "github.com/envoyproxy/go-control-plane/envoy/config/route/v3"
-	"google.golang.org/protobuf/proto"
 
 	"github.com/overhear-mesh/overhear/proxy/cluster"
 	"github.com/overhear-mesh/overhear/proxy/discovery/translation"
-	"github.com/overhear-mesh/overhear/xds/resource"
+	"github.com/overhear-mesh/overhear/xds/client"
 )
 
 // handler is the side of a Discovery that the xDS client sees.
 type handler Discovery
 
-// Check refuses what cannot be honoured, whatever else is there.
-func (h *handler) Check(m proto.Message) error {
-	var err error
-	switch m := m.(type) {
-	case *clusterv3.Cluster:
-		_, err = translation.Cluster(m)
-	case *endpointv3.ClusterLoadAssignment:
-		err = translation.CheckEndpoints(m)
-	case *listenerv3.Listener:
-		_, err = translation.Listener(m)
-	case *routev3.RouteConfiguration:
-		_, err = translation.Rules(m)
+// read reads the resources of a response, and says what is wrong with those that cannot
+// be honoured. said is false if nothing is left: then the response has said nothing.
+func read[M, V any](changed []M, removed []string, nameOf func(M) string, reader func(M) (V, error)) (good []V, refused client.Refused, said bool) {
+	refused = client.Refused{}
+	for _, m := range changed {
+		v, err := reader(m)
+		if err != nil {
+			refused[nameOf(m)] = err
+			continue
+		}
+		good = append(good, v)
 	}
-	return err
+	return good, refused, len(refused) == 0 || len(good) > 0 || len(removed) > 0
 }
 
 // Clusters takes in clusters. Those that this sidecar cannot serve are refused;
 // the others of the same response are taken.
-func (h *handler) Clusters(changed []*clusterv3.Cluster, removed []string) error {
+func (h *handler) Clusters(changed []*clusterv3.Cluster, removed []string) client.Refused {
+	good, refused, said := read(changed, removed, (*clusterv3.Cluster).GetName, newRemote)
+	if !said {
+		return refused
+	}
 	d := (*Discovery)(h)
 	defer d.retryListeners()
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	var errs []error
-	for _, m := range changed {
-		c, err := translation.Cluster(m)
-		if err != nil {
-			errs = append(errs, err)
-			continue
-		}
+	for _, c := range good {
 		e := d.entryLocked(c.Config.Name)
 		if e.static && e.remote == nil {
 			d.deps.Log.Info("cluster of the file hides the control plane's", "cluster", e.Name())
@@ -56,7 +49,7 @@ func (h *handler) Clusters(changed []*clusterv3.Cluster, removed []string) error
 		if len(c.Ignored) > 0 && (e.remote == nil || !slices.Equal(c.Ignored, e.remote.Ignored)) {
 			d.deps.Log.Info("cluster of the control plane has fields that are not used here", "cluster", e.Name(), "fields", c.Ignored)
 		}
-		e.remote, e.saved, e.until = &remote{c, m}, false, time.Time{}
+		e.remote, e.saved, e.until = c, false, time.Time{}
 		d.settleLocked(e)
 	}
 	for _, name := range removed {
@@ -77,18 +70,22 @@ func (h *handler) Clusters(changed []*clusterv3.Cluster, removed []string) error
 	default:
 		close(d.answered)
 	}
-	return errors.Join(errs...)
+	return refused
 }
 
 // Endpoints takes in the endpoints of services. An assignment that is withdrawn
 // while its cluster stays keeps its endpoints: there is a reason to have no
 // endpoints, an empty assignment, and this is not it.
-func (h *handler) Endpoints(changed []resource.Endpoints, removed []string) error {
+func (h *handler) Endpoints(changed []*endpointv3.ClusterLoadAssignment, removed []string) client.Refused {
+	good, refused, said := read(changed, removed, (*endpointv3.ClusterLoadAssignment).GetClusterName, translation.Endpoints)
+	if !said {
+		return refused
+	}
 	d := (*Discovery)(h)
 	defer d.retryListeners()
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	for _, a := range changed {
+	for _, a := range good {
 		d.assigned[a.Service] = a
 		for _, e := range d.entries {
 			if !e.static && e.remote != nil && !e.remote.Static && e.remote.Config.Service == a.Service {
@@ -105,7 +102,7 @@ func (h *handler) Endpoints(changed []resource.Endpoints, removed []string) erro
 	if len(d.assigned) > 0 {
 		d.becomeReadyLocked()
 	}
-	return nil
+	return refused
 }
 
 // Stream tells the clusters whether the control plane is heard; the client logs it.

@@ -2,7 +2,6 @@ package discovery
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"maps"
 	"slices"
@@ -14,6 +13,7 @@ import (
 	"github.com/overhear-mesh/overhear/proxy/config"
 	"github.com/overhear-mesh/overhear/proxy/discovery/translation"
 	"github.com/overhear-mesh/overhear/proxy/router"
+	"github.com/overhear-mesh/overhear/xds/client"
 	"github.com/overhear-mesh/overhear/xds/resource"
 )
 
@@ -89,23 +89,21 @@ func (d *Discovery) asksForListeners() bool { return len(d.cfg.XDS.Listeners) > 
 
 // Listeners takes in listeners. One whose routes are not known yet, or whose clusters
 // are not, does not take the place of what runs before they are.
-func (h *handler) Listeners(changed []*listenerv3.Listener, removed []string) error {
+func (h *handler) Listeners(changed []*listenerv3.Listener, removed []string) client.Refused {
+	good, refused, said := read(changed, removed, (*listenerv3.Listener).GetName, newListening)
+	if !said {
+		return refused
+	}
 	d := (*Discovery)(h)
 	d.mu.Lock()
 	before := maps.Clone(d.listeners)
 	now := time.Now()
-	var errs []error
-	for _, m := range changed {
-		next, err := newListening(m)
-		if err != nil {
-			errs = append(errs, err)
-			continue
-		}
+	for _, next := range good {
 		next.since = now
-		if last := d.listeners[m.GetName()]; last != nil {
+		if last := d.listeners[next.message.GetName()]; last != nil {
 			next.active = last.active
 		}
-		d.listeners[m.GetName()] = next
+		d.listeners[next.message.GetName()] = next
 	}
 	for _, name := range removed {
 		delete(d.listeners, name)
@@ -117,11 +115,12 @@ func (h *handler) Listeners(changed []*listenerv3.Listener, removed []string) er
 	failed := d.applyListeners()
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	for _, name := range slices.Sorted(maps.Keys(failed)) {
-		if !slices.ContainsFunc(changed, func(m *listenerv3.Listener) bool { return m.GetName() == name }) {
-			continue // it is not this response's fault
+	for _, l := range good {
+		name := l.message.GetName()
+		if failed[name] == nil {
+			continue
 		}
-		errs = append(errs, failed[name])
+		refused[name] = failed[name]
 		if before[name] != nil {
 			d.listeners[name] = before[name]
 		} else {
@@ -129,25 +128,23 @@ func (h *handler) Listeners(changed []*listenerv3.Listener, removed []string) er
 		}
 	}
 	d.dropRoutesLocked()
-	return errors.Join(errs...)
+	return refused
 }
 
 // Routes takes in route configurations. One that is withdrawn while a listener asks for
 // it stays: there is a reason to have no routes, an empty configuration, and this is not
 // it.
-func (h *handler) Routes(changed []*routev3.RouteConfiguration, removed []string) error {
+func (h *handler) Routes(changed []*routev3.RouteConfiguration, removed []string) client.Refused {
+	good, refused, said := read(changed, removed, (*routev3.RouteConfiguration).GetName, newRouteTable)
+	if !said {
+		return refused
+	}
 	d := (*Discovery)(h)
 	d.mu.Lock()
 	now := time.Now()
-	var errs []error
-	for _, m := range changed {
-		table, err := newRouteTable(m)
-		if err != nil {
-			errs = append(errs, err)
-			continue
-		}
+	for _, table := range good {
 		table.since = now
-		d.routes[m.GetName()] = table
+		d.routes[table.message.GetName()] = table
 	}
 	for _, name := range removed {
 		if d.routes[name] != nil {
@@ -157,7 +154,7 @@ func (h *handler) Routes(changed []*routev3.RouteConfiguration, removed []string
 	d.heardLocked()
 	d.mu.Unlock()
 	d.retryListeners()
-	return errors.Join(errs...)
+	return refused
 }
 
 // RouteNames are the route configurations that listeners ask for, those that run and

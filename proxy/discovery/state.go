@@ -26,7 +26,6 @@ import (
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/anypb"
 
-	"github.com/overhear-mesh/overhear/proxy/discovery/translation"
 	"github.com/overhear-mesh/overhear/xds/resource"
 )
 
@@ -183,13 +182,13 @@ func (d *Discovery) restore() {
 		d.assigned[a.Service] = a
 	}
 	for _, m := range s.Clusters {
-		c, err := translation.Cluster(m)
+		c, err := newRemote(m)
 		if err != nil {
 			d.deps.Log.Error("saved cluster is not usable, ignored", slog.Any("error", err))
 			continue
 		}
 		e := d.entryLocked(c.Config.Name)
-		e.remote, e.saved = &remote{c, m}, true
+		e.remote, e.saved = c, true
 		d.settleLocked(e)
 	}
 	d.restoreListenersLocked(s)

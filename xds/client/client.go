@@ -15,6 +15,7 @@ import (
 
 	clusterv3 "github.com/envoyproxy/go-control-plane/envoy/config/cluster/v3"
 	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
+	endpointv3 "github.com/envoyproxy/go-control-plane/envoy/config/endpoint/v3"
 	listenerv3 "github.com/envoyproxy/go-control-plane/envoy/config/listener/v3"
 	routev3 "github.com/envoyproxy/go-control-plane/envoy/config/route/v3"
 	discoveryv3 "github.com/envoyproxy/go-control-plane/envoy/service/discovery/v3"
@@ -22,7 +23,6 @@ import (
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
-	"google.golang.org/protobuf/proto"
 
 	"github.com/overhear-mesh/overhear/xds/resource"
 )
@@ -75,22 +75,19 @@ func (c Config) Validate() error {
 // Handler gets what arrives. Its methods are called by Run's goroutine, one at a
 // time, and must not block.
 //
-// An error refuses what the call brought: its text goes to the server in a NACK,
-// and after a reconnect the server is told the versions of before. What Check refuses
-// gets no further; the rest of the same response does.
+// What is refused is not held: the reasons go to the server in a NACK, and after a
+// reconnect it is told the versions of before. The rest of the same response is taken.
 type Handler interface {
-	// Check refuses a resource that cannot be used as it is.
-	Check(m proto.Message) error
 	// Clusters brings clusters that are new or have changed, and the names of those
 	// that are gone.
-	Clusters(changed []*clusterv3.Cluster, removed []string) error
+	Clusters(changed []*clusterv3.Cluster, removed []string) Refused
 	// Endpoints does the same for the endpoints of those clusters, by the name that
 	// [EDSName] gives. A removed name does not exist, or no more.
-	Endpoints(changed []resource.Endpoints, removed []string) error
+	Endpoints(changed []*endpointv3.ClusterLoadAssignment, removed []string) Refused
 	// Listeners does the same for listeners, and Routes for the route configurations
 	// that RouteNames names; it is asked after each of them.
-	Listeners(changed []*listenerv3.Listener, removed []string) error
-	Routes(changed []*routev3.RouteConfiguration, removed []string) error
+	Listeners(changed []*listenerv3.Listener, removed []string) Refused
+	Routes(changed []*routev3.RouteConfiguration, removed []string) Refused
 	RouteNames() []string
 	// Answered says what became of a response: nil if it was acknowledged, else why
 	// it was refused.
@@ -100,6 +97,9 @@ type Handler interface {
 	// first attempt fails.
 	Stream(up bool, why error)
 }
+
+// Refused is why resources cannot be used, by name; nil: all can.
+type Refused map[string]error
 
 // Client is the sidecar's end of the xDS stream.
 type Client struct {
@@ -113,8 +113,11 @@ type Client struct {
 	endpoints *subscription
 	listeners *subscription
 	routes    *subscription
-	services  map[string]string // cluster → name of its endpoints
-	state     streamState
+	// asked are those of them that this client asks for, in the order in which a server
+	// should be told of them: what is needed before what needs it.
+	asked    []*subscription
+	services map[string]string // cluster → name of its endpoints
+	state    streamState
 	// plain: the server knows no delta, and is asked for the state of the world.
 	plain bool
 }
@@ -129,14 +132,16 @@ const (
 
 // New returns a client; Run starts it. The configuration must be valid.
 func New(cc grpc.ClientConnInterface, cfg Config, h Handler, log *slog.Logger) *Client {
-	c := &Client{
-		cc: cc, cfg: cfg, h: h, log: log, services: map[string]string{},
-		clusters:  newSubscription(resource.TypeCluster, cfg.Clusters),
-		endpoints: newSubscription(resource.TypeEndpoints, nil),
-		listeners: newSubscription(resource.TypeListener, cfg.Listeners),
-		routes:    newSubscription(resource.TypeRoute, nil),
-	}
+	c := &Client{cc: cc, cfg: cfg, h: h, log: log, services: map[string]string{}}
+	c.clusters = newSubscription(resource.TypeCluster, cfg.Clusters, (*clusterv3.Cluster).GetName, c.takeClusters)
 	c.clusters.wildcard = len(cfg.Clusters) == 0
+	c.endpoints = newSubscription(resource.TypeEndpoints, nil, (*endpointv3.ClusterLoadAssignment).GetClusterName, h.Endpoints)
+	c.listeners = newSubscription(resource.TypeListener, cfg.Listeners, (*listenerv3.Listener).GetName, h.Listeners)
+	c.routes = newSubscription(resource.TypeRoute, nil, (*routev3.RouteConfiguration).GetName, h.Routes)
+	c.asked = []*subscription{c.clusters, c.endpoints}
+	if len(cfg.Listeners) > 0 {
+		c.asked = append(c.asked, c.listeners, c.routes)
+	}
 	return c
 }
 
@@ -220,7 +225,7 @@ func (c *Client) stream(ctx context.Context) (good bool, err error) {
 
 	// A send that fails says only that the stream is over; Recv says why.
 	node := c.cfg.Node.message()
-	for _, s := range c.subscriptions() {
+	for _, s := range c.asked {
 		if s == c.clusters || s.wildcard || len(s.names) > 0 {
 			_ = st.Send(c.hello(s, node))
 			node = nil // it is said once a stream
@@ -280,12 +285,6 @@ func (c *Client) open(ctx context.Context) (adsStream, error) {
 	return ads.DeltaAggregatedResources(ctx, wait)
 }
 
-// subscriptions are those of all types, in the order in which a server should be told
-// of them: what is needed before what needs it.
-func (c *Client) subscriptions() []*subscription {
-	return []*subscription{c.clusters, c.endpoints, c.listeners, c.routes}
-}
-
 // hello is the first request of a type on a stream.
 func (c *Client) hello(s *subscription, node *corev3.Node) *discoveryv3.DeltaDiscoveryRequest {
 	r := &discoveryv3.DeltaDiscoveryRequest{
@@ -308,71 +307,63 @@ func (c *Client) hello(s *subscription, node *corev3.Node) *discoveryv3.DeltaDis
 // receive applies a response and returns what to send: its ACK or NACK, and what
 // follows from it.
 func (c *Client) receive(m *discoveryv3.DeltaDiscoveryResponse) []*discoveryv3.DeltaDiscoveryRequest {
-	var err error
-	var next *discoveryv3.DeltaDiscoveryRequest
-	switch url := m.GetTypeUrl(); {
-	case url == resource.TypeCluster:
-		err = c.receiveClusters(m)
-		next = c.endpoints.follow(slices.Collect(maps.Values(c.services)), c.cfg.Missing)
-	case url == resource.TypeEndpoints:
-		err = receive(c, c.endpoints, m, resource.DecodeEndpoints, func(e resource.Endpoints) string { return e.Service }, c.h.Endpoints)
-	case url == resource.TypeListener && len(c.cfg.Listeners) > 0:
-		err = receive(c, c.listeners, m, same, (*listenerv3.Listener).GetName, c.h.Listeners)
-		next = c.routes.follow(c.h.RouteNames(), c.cfg.Missing)
-	case url == resource.TypeRoute && len(c.cfg.Listeners) > 0:
-		err = receive(c, c.routes, m, same, (*routev3.RouteConfiguration).GetName, c.h.Routes)
-		next = c.routes.follow(c.h.RouteNames(), c.cfg.Missing)
-	default:
+	s := c.subscription(m.GetTypeUrl())
+	if s == nil {
 		return nil // nobody asked, nobody answers
 	}
-	c.h.Answered(m.GetTypeUrl(), err)
-	answer := &discoveryv3.DeltaDiscoveryRequest{TypeUrl: m.GetTypeUrl(), ResponseNonce: m.GetNonce()}
+	err := s.receive(m)
+	c.h.Answered(s.url, err)
+	answer := &discoveryv3.DeltaDiscoveryRequest{TypeUrl: s.url, ResponseNonce: m.GetNonce()}
 	if err != nil {
 		text := err.Error()
-		c.log.Warn("refused resources of the control plane", "type", m.GetTypeUrl(), "error", text)
+		c.log.Warn("refused resources of the control plane", "type", s.url, "error", text)
 		text = strings.ToValidUTF8(text[:min(len(text), maxReason)], "")
 		answer.ErrorDetail = &spb.Status{Code: int32(codes.InvalidArgument), Message: text}
 	}
-	if next == nil {
-		return []*discoveryv3.DeltaDiscoveryRequest{answer}
+	if next := c.follow(s); next != nil {
+		return []*discoveryv3.DeltaDiscoveryRequest{answer, next}
 	}
-	return []*discoveryv3.DeltaDiscoveryRequest{answer, next}
+	return []*discoveryv3.DeltaDiscoveryRequest{answer}
 }
 
-// receive decodes the resources of one type and passes them on.
-func receive[M any, P interface {
-	*M
-	proto.Message
-}, V any](c *Client, s *subscription, m *discoveryv3.DeltaDiscoveryResponse, decode func(P) (V, error), name func(V) string, pass func([]V, []string) error) error {
-	changed, versions, errs := take(c, s, m, decode, name)
-	removed := s.gone(m.GetRemovedResources())
-	if len(changed) > 0 || len(removed) > 0 || len(m.GetResources()) == 0 {
-		err := pass(changed, removed)
-		s.settle(versions, removed, err)
-		if err != nil {
-			errs = append(errs, err)
+// subscription is that of a type; nil: this client does not ask for it.
+func (c *Client) subscription(url string) *subscription {
+	for _, s := range c.asked {
+		if s.url == url {
+			return s
 		}
 	}
-	return errors.Join(errs...)
+	return nil
 }
 
-func (c *Client) receiveClusters(m *discoveryv3.DeltaDiscoveryResponse) error {
-	return receive(c, c.clusters, m, same, (*clusterv3.Cluster).GetName, func(changed []*clusterv3.Cluster, removed []string) error {
-		if err := c.h.Clusters(changed, removed); err != nil {
-			return err
+// follow changes the subscription to what others name, after one of those has changed;
+// nil when it is the same.
+func (c *Client) follow(changed *subscription) *discoveryv3.DeltaDiscoveryRequest {
+	switch changed {
+	case c.clusters:
+		return c.endpoints.follow(slices.Collect(maps.Values(c.services)), c.cfg.Missing)
+	case c.listeners, c.routes:
+		return c.routes.follow(c.h.RouteNames(), c.cfg.Missing)
+	}
+	return nil
+}
+
+// takeClusters passes clusters on, and notes by which names their endpoints go.
+func (c *Client) takeClusters(changed []*clusterv3.Cluster, removed []string) Refused {
+	refused := c.h.Clusters(changed, removed)
+	for _, m := range changed {
+		switch {
+		case refused[m.GetName()] != nil:
+		case m.GetType() == clusterv3.Cluster_EDS:
+			c.services[m.GetName()] = EDSName(m)
+		default:
+			delete(c.services, m.GetName())
 		}
-		for _, m := range changed {
-			if m.GetType() == clusterv3.Cluster_EDS {
-				c.services[m.GetName()] = EDSName(m)
-			} else {
-				delete(c.services, m.GetName())
-			}
-		}
-		for _, name := range removed {
-			delete(c.services, name)
-		}
-		return nil
-	})
+	}
+	for _, name := range removed {
+		delete(c.services, name)
+	}
+	return refused
 }
 
 // EDSName is the name by which a cluster's endpoints are asked for.
@@ -380,49 +371,9 @@ func EDSName(m *clusterv3.Cluster) string {
 	return cmp.Or(m.GetEdsClusterConfig().GetServiceName(), m.GetName())
 }
 
-// same is the decoding of what the handler reads by itself.
-func same[P proto.Message](m P) (P, error) { return m, nil }
-
-// take decodes the resources of a response: the good ones with their versions, and
-// what is wrong with the others. Those that nobody subscribes to (any more) are
-// left out.
-func take[M any, P interface {
-	*M
-	proto.Message
-}, V any](c *Client, s *subscription, m *discoveryv3.DeltaDiscoveryResponse, decode func(P) (V, error), nameOf func(V) string) (changed []V, versions map[string]string, errs []error) {
-	versions = map[string]string{}
-	for _, r := range m.GetResources() {
-		delete(s.waiting, r.GetName())
-		if _, wanted := s.names[r.GetName()]; !wanted && !s.wildcard {
-			continue
-		}
-		body := P(new(M))
-		if err := r.GetResource().UnmarshalTo(body); err != nil {
-			errs = append(errs, fmt.Errorf("resource %q: %w", r.GetName(), err))
-			continue
-		}
-		if err := c.h.Check(body); err != nil {
-			errs = append(errs, err)
-			continue
-		}
-		v, err := decode(body)
-		if err != nil {
-			errs = append(errs, err)
-			continue
-		}
-		if nameOf(v) != r.GetName() {
-			errs = append(errs, fmt.Errorf("resource %q: calls itself %q", r.GetName(), nameOf(v)))
-			continue
-		}
-		changed = append(changed, v)
-		versions[r.GetName()] = r.GetVersion()
-	}
-	return changed, versions, errs
-}
-
 // nextMissing is when the next name counts as missing.
 func (c *Client) nextMissing() (at time.Time, ok bool) {
-	for _, s := range c.subscriptions() {
+	for _, s := range c.asked {
 		for _, t := range s.waiting {
 			if !ok || t.Before(at) {
 				at, ok = t, true
@@ -435,12 +386,11 @@ func (c *Client) nextMissing() (at time.Time, ok bool) {
 // expire tells the handler of names for which no answer came in time. They stay
 // subscribed: an answer may still come.
 func (c *Client) expire(now time.Time) {
-	for _, s := range c.subscriptions() {
+	for _, s := range c.asked {
 		var missing []string
 		for name, at := range s.waiting {
 			if !at.After(now) {
 				missing = append(missing, name)
-				delete(s.waiting, name)
 			}
 		}
 		if len(missing) == 0 {
@@ -448,19 +398,6 @@ func (c *Client) expire(now time.Time) {
 		}
 		slices.Sort(missing)
 		c.log.Warn("the control plane does not know these", "type", s.url, "names", missing)
-		var err error
-		switch s {
-		case c.clusters:
-			err = c.h.Clusters(nil, missing)
-		case c.endpoints:
-			err = c.h.Endpoints(nil, missing)
-		case c.listeners:
-			err = c.h.Listeners(nil, missing)
-		default:
-			err = c.h.Routes(nil, missing)
-		}
-		if err != nil { // there is no response that it could refuse
-			c.log.Warn("handler", "type", s.url, "error", err)
-		}
+		_ = s.receive(&discoveryv3.DeltaDiscoveryResponse{RemovedResources: missing}) // brings nothing to refuse
 	}
 }

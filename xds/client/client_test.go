@@ -16,6 +16,7 @@ import (
 	"time"
 
 	clusterv3 "github.com/envoyproxy/go-control-plane/envoy/config/cluster/v3"
+	endpointv3 "github.com/envoyproxy/go-control-plane/envoy/config/endpoint/v3"
 	listenerv3 "github.com/envoyproxy/go-control-plane/envoy/config/listener/v3"
 	routev3 "github.com/envoyproxy/go-control-plane/envoy/config/route/v3"
 	discoveryv3 "github.com/envoyproxy/go-control-plane/envoy/service/discovery/v3"
@@ -190,20 +191,12 @@ type sidecar struct {
 	routeNames map[string]string // by listener
 }
 
-// Check refuses a cluster that resource cannot read.
-func (s *sidecar) Check(m proto.Message) error {
-	if c, is := m.(*clusterv3.Cluster); is {
-		_, err := resource.DecodeCluster(c)
-		return err
-	}
-	return nil
-}
-
-func (s *sidecar) Listeners(changed []*listenerv3.Listener, removed []string) error {
+func (s *sidecar) Listeners(changed []*listenerv3.Listener, removed []string) client.Refused {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	refused := client.Refused{}
 	for _, l := range changed {
-		s.events = append(s.events, "listener "+l.GetName())
+		refused[l.GetName()] = s.noteLocked("listener " + l.GetName())
 		if s.routeNames == nil {
 			s.routeNames = map[string]string{}
 		}
@@ -212,16 +205,19 @@ func (s *sidecar) Listeners(changed []*listenerv3.Listener, removed []string) er
 	for _, name := range removed {
 		delete(s.routeNames, name)
 	}
-	return s.noteLocked("listener", removed)
+	s.goneLocked("listener", removed)
+	return refused
 }
 
-func (s *sidecar) Routes(changed []*routev3.RouteConfiguration, removed []string) error {
+func (s *sidecar) Routes(changed []*routev3.RouteConfiguration, removed []string) client.Refused {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	refused := client.Refused{}
 	for _, r := range changed {
-		s.events = append(s.events, "routes "+r.GetName())
+		refused[r.GetName()] = s.noteLocked("routes " + r.GetName())
 	}
-	return s.noteLocked("routes", removed)
+	s.goneLocked("routes", removed)
+	return refused
 }
 
 func (s *sidecar) RouteNames() []string {
@@ -238,34 +234,47 @@ func (s *sidecar) Answered(url string, refused error) {
 	}
 }
 
-func (s *sidecar) Clusters(changed []*clusterv3.Cluster, removed []string) error {
+// Clusters refuses also what resource cannot read.
+func (s *sidecar) Clusters(changed []*clusterv3.Cluster, removed []string) client.Refused {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	refused := client.Refused{}
 	for _, c := range changed {
-		s.events = append(s.events, "cluster "+c.GetName())
+		if _, refused[c.GetName()] = resource.DecodeCluster(c); refused[c.GetName()] == nil {
+			refused[c.GetName()] = s.noteLocked("cluster " + c.GetName())
+		}
 	}
-	return s.noteLocked("cluster", removed)
+	s.goneLocked("cluster", removed)
+	return refused
 }
 
-func (s *sidecar) Endpoints(changed []resource.Endpoints, removed []string) error {
+func (s *sidecar) Endpoints(changed []*endpointv3.ClusterLoadAssignment, removed []string) client.Refused {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	for _, e := range changed {
-		s.events = append(s.events, fmt.Sprint("endpoints ", e.Service, " ", e.Endpoints[0].Address.Port()))
+	refused := client.Refused{}
+	for _, m := range changed {
+		e, err := resource.DecodeEndpoints(m)
+		if err == nil {
+			err = s.noteLocked(fmt.Sprint("endpoints ", e.Service, " ", e.Endpoints[0].Address.Port()))
+		}
+		refused[m.GetClusterName()] = err
 	}
-	return s.noteLocked("endpoints", removed)
+	s.goneLocked("endpoints", removed)
+	return refused
 }
 
-func (s *sidecar) noteLocked(what string, removed []string) error {
+func (s *sidecar) noteLocked(event string) error {
+	s.events = append(s.events, event)
+	if s.refuse != "" && strings.Contains(event, s.refuse) {
+		return errors.New("no " + s.refuse + " here")
+	}
+	return nil
+}
+
+func (s *sidecar) goneLocked(what string, removed []string) {
 	for _, name := range removed {
 		s.events = append(s.events, what+" -"+name)
 	}
-	for _, e := range s.events {
-		if s.refuse != "" && strings.Contains(e, s.refuse) {
-			return errors.New("no " + s.refuse + " here")
-		}
-	}
-	return nil
 }
 
 func (s *sidecar) Stream(up bool, why error) {

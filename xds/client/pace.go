@@ -29,17 +29,14 @@ func (c *Client) pace(r *discoveryv3.DeltaDiscoveryRequest) time.Duration {
 	if !c.plain || r.GetResponseNonce() == "" {
 		return 0
 	}
-	for _, s := range c.subscriptions() {
-		switch {
-		case s.url != r.GetTypeUrl():
-		case r.GetErrorDetail() == nil:
-			s.refusals = 0
-		default:
-			s.refusals++
-			if s.refusals > 1 {
-				return min(c.cfg.BackoffMin<<min(s.refusals-1, 20), c.cfg.BackoffMax)
-			}
-		}
+	s := c.subscription(r.GetTypeUrl())
+	if r.GetErrorDetail() == nil {
+		s.refusals = 0
+		return 0
 	}
-	return 0
+	s.refusals++
+	if s.refusals == 1 {
+		return 0
+	}
+	return min(c.cfg.BackoffMin<<min(s.refusals-1, 20), c.cfg.BackoffMax)
 }

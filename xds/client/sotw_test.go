@@ -107,7 +107,7 @@ func TestRequestsNameAllThatIsWantedAndTheVersionThatWasAccepted(t *testing.T) {
 }
 
 func TestRefusalsInARowAreSaidMoreAndMoreSlowly(t *testing.T) {
-	c := New(nil, DefaultConfig(), nil, nil)
+	c := New(nil, DefaultConfig(), struct{ Handler }{}, nil)
 	c.plain = true
 	answer := func(refused bool) time.Duration {
 		r := &discoveryv3.DeltaDiscoveryRequest{TypeUrl: resource.TypeCluster, ResponseNonce: "n"}

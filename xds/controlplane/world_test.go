@@ -25,7 +25,6 @@ import (
 	routev3 "github.com/envoyproxy/go-control-plane/envoy/config/route/v3"
 	discoveryv3 "github.com/envoyproxy/go-control-plane/envoy/service/discovery/v3"
 	"google.golang.org/grpc"
-	"google.golang.org/protobuf/proto"
 
 	"github.com/overhear-mesh/overhear/outlier"
 	"github.com/overhear-mesh/overhear/outlier/merge"
@@ -293,13 +292,12 @@ func (s *sidecar) now() time.Duration { return time.Since(s.began) + time.Second
 
 // The client.Handler.
 
-func (s *sidecar) Check(proto.Message) error                            { return nil }
-func (s *sidecar) Listeners([]*listenerv3.Listener, []string) error     { return nil }
-func (s *sidecar) Routes([]*routev3.RouteConfiguration, []string) error { return nil }
-func (s *sidecar) RouteNames() []string                                 { return nil }
-func (s *sidecar) Answered(string, error)                               {}
+func (s *sidecar) Listeners([]*listenerv3.Listener, []string) client.Refused     { return nil }
+func (s *sidecar) Routes([]*routev3.RouteConfiguration, []string) client.Refused { return nil }
+func (s *sidecar) RouteNames() []string                                          { return nil }
+func (s *sidecar) Answered(string, error)                                        {}
 
-func (s *sidecar) Clusters(_ []*clusterv3.Cluster, removed []string) error {
+func (s *sidecar) Clusters(_ []*clusterv3.Cluster, removed []string) client.Refused {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for _, name := range removed {
@@ -308,10 +306,16 @@ func (s *sidecar) Clusters(_ []*clusterv3.Cluster, removed []string) error {
 	return nil
 }
 
-func (s *sidecar) Endpoints(changed []resource.Endpoints, removed []string) error {
+func (s *sidecar) Endpoints(changed []*endpointv3.ClusterLoadAssignment, removed []string) client.Refused {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	for _, e := range changed {
+	refused := client.Refused{}
+	for _, m := range changed {
+		e, err := resource.DecodeEndpoints(m)
+		if err != nil {
+			refused[m.GetClusterName()] = err
+			continue
+		}
 		s.told[e.Service] = e
 		s.pushes = append(s.pushes, e)
 		for _, one := range e.Endpoints {
@@ -324,7 +328,7 @@ func (s *sidecar) Endpoints(changed []resource.Endpoints, removed []string) erro
 		delete(s.told, name)
 	}
 	s.pokeLocked()
-	return nil
+	return refused
 }
 
 func (s *sidecar) Stream(bool, error) {}

@@ -280,9 +280,16 @@ func Specs(a resource.Endpoints) []cluster.Spec {
 	return specs
 }
 
-// CheckEndpoints refuses an assignment that asks for something which is not done here.
-// What is left of it resource can read.
-func CheckEndpoints(m *endpointv3.ClusterLoadAssignment) error {
+// Endpoints reads an assignment. One that asks for something which is not done here is
+// refused before.
+func Endpoints(m *endpointv3.ClusterLoadAssignment) (resource.Endpoints, error) {
+	if err := checkEndpoints(m); err != nil {
+		return resource.Endpoints{}, err
+	}
+	return resource.DecodeEndpoints(m)
+}
+
+func checkEndpoints(m *endpointv3.ClusterLoadAssignment) error {
 	p := newProblems("endpoints", m.GetClusterName())
 	walk(m, "", p)
 	return p.Err()

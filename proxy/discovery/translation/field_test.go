@@ -152,7 +152,7 @@ func FuzzTranslation(f *testing.F) {
 			}
 		}
 		if m := new(endpointv3.ClusterLoadAssignment); proto.Unmarshal(b, m) == nil {
-			_ = CheckEndpoints(m)
+			_ = checkEndpoints(m)
 		}
 	})
 }
@@ -165,7 +165,7 @@ func BenchmarkCheckEndpoints(b *testing.B) {
 	}
 	m.Endpoints = []*endpointv3.LocalityLbEndpoints{{LbEndpoints: slices.Repeat([]*endpointv3.LbEndpoint{&one}, 1000)}}
 	for b.Loop() {
-		if err := CheckEndpoints(m); err != nil {
+		if err := checkEndpoints(m); err != nil {
 			b.Fatal(err)
 		}
 	}
