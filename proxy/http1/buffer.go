@@ -43,6 +43,15 @@ func putBuffer(b []byte) {
 	}
 }
 
+// keepSmall is b if it is a small buffer; any other is taken back.
+func keepSmall(b []byte) []byte {
+	if cap(b) == smallBuffer {
+		return b[:smallBuffer]
+	}
+	putBuffer(b)
+	return nil
+}
+
 // changeBuffer takes b back, and returns one of at least n bytes that begins with b[:w].
 func changeBuffer(b []byte, w, n int) []byte {
 	other := getBuffer(n)

@@ -26,8 +26,8 @@ type bridged interface {
 	Matched() *router.Route
 }
 
-// conn is the connection of one client, with what its present request needs.
-// All of it belongs to the goroutine of ServeConn, except the guard.
+// conn is the connection of one client. All of it belongs to the goroutine of
+// ServeConn, except the guard.
 type conn struct {
 	guard  guard
 	srv    *Server
@@ -35,20 +35,21 @@ type conn struct {
 	client net.Addr
 	from   []byte // the client's IP address as text, for X-Forwarded-For
 
-	// in[:w] is what the client has sent: the head of the present request, then
-	// what follows it. While the head is in use nothing moves it.
-	in     []byte
-	w      int
-	first  [32]byte // reads the first bytes while there is no buffer
-	rester *rester  // does without; nil if nc is no socket
+	rester *rester  // waits for the next request; nil if nc is no socket:
+	first  [32]byte // then this reads the first bytes of one
 
 	now     time.Duration // read from the clock once after each wait
-	req     request
-	bridged bridged // nil: nc is a connection of its own
-	major   int     // of the version that the client speaks
-	linger  bool    // bytes of the client may be on the way that nobody will read
+	bridged bridged       // nil: nc is a connection of its own
+	major   int           // of the version that the client speaks
+	linger  bool          // bytes of the client may be on the way that nobody will read
 
-	task
+	// Made for the first pump, and used for all: a method value allocates too.
+	pumpBody func()        // conn.runPump
+	pumped   chan struct{} // gets one element when the pump has ended
+
+	// What the present request needs; nil while the connection waits for one, since
+	// most connections do nothing else.
+	*task
 }
 
 func newConn(s *Server, nc net.Conn) *conn {
@@ -61,7 +62,6 @@ func newConn(s *Server, nc net.Conn) *conn {
 	}
 	c.rester = newRester(c, nc)
 	c.guard.init(s.wheel, nc, c.startWatch)
-	c.pumpBody = c.runPump
 	return c
 }
 
@@ -77,7 +77,7 @@ func (c *conn) serve(ctx context.Context) {
 
 // await waits until there is something of the next request.
 func (c *conn) await() bool {
-	if c.w > 0 { // the client pipelines
+	if c.task != nil && c.w > 0 { // the client pipelines
 		c.now = c.srv.deps.Clock.Now()
 		return true
 	}
@@ -112,16 +112,16 @@ func (c *conn) await() bool {
 	}
 }
 
-// readFirst reads into the buffer, which may be there only afterwards.
+// readFirst reads the beginning of a request. With it the connection has a task.
 func (c *conn) readFirst() (n int, err error) {
 	switch {
 	case c.rester != nil:
 		return c.rester.read()
-	case c.in != nil:
+	case c.task != nil:
 		return c.nc.Read(c.in)
 	}
 	if n, err = c.nc.Read(c.first[:]); n > 0 {
-		c.in = getBuffer(smallBuffer)
+		c.task = getTask()
 		copy(c.in, c.first[:n])
 	}
 	return n, err
@@ -178,12 +178,12 @@ func (c *conn) grow(n int) {
 	}
 }
 
-// release gives the buffers back, while there is nothing in them.
+// release gives the task back, while there is no request.
 func (c *conn) release() {
-	putBuffer(c.in)
-	putBuffer(c.resp)
-	putBuffer(c.out.head)
-	c.in, c.resp, c.out.head, c.w = nil, nil, nil, 0
+	if c.task != nil {
+		putTask(c.task)
+		c.task = nil
+	}
 }
 
 // drainClient ends the connection so that the last answer arrives, whatever the

@@ -2,6 +2,7 @@ package http1
 
 import (
 	"context"
+	"sync"
 	"time"
 
 	"github.com/overhear-mesh/overhear/outlier"
@@ -13,10 +14,17 @@ import (
 	"github.com/overhear-mesh/overhear/proxy/wheel"
 )
 
-// task is one request with all that is done for it. It lives in its connection
-// and is used again. What is decided about it is the embedded Exchange's business.
+// task is one request with all that is done for it. What is decided about it is the
+// embedded Exchange's business. Requests of all connections use the same tasks, one
+// after the other, and those their buffers.
 type task struct {
 	exchange.Exchange
+
+	// in[:w] is what the client has sent: the head of the request, which is req, then
+	// what follows it. While the head is in use nothing moves it.
+	in  []byte
+	w   int
+	req request
 
 	// The request body: in[req.size:data] has been decoded, in[rest:w] has not
 	// been looked at. whole says that it is all there; what then is at rest belongs
@@ -42,6 +50,24 @@ type task struct {
 	lost     bool // the client's connection is of no use any more
 	pump
 	watcher
+}
+
+var tasks = sync.Pool{New: func() any { return new(task) }}
+
+// getTask returns a task with a small buffer for the request.
+func getTask() *task {
+	t := tasks.Get().(*task)
+	if t.in == nil {
+		t.in = getBuffer(smallBuffer)
+	}
+	return t
+}
+
+// putTask takes a task back whose request, if there was one, is over.
+func putTask(t *task) {
+	t.Exchange, t.pump = exchange.Exchange{}, pump{} // what is theirs must not live on for it
+	t.in, t.resp, t.out.head, t.w = keepSmall(t.in), keepSmall(t.resp), keepSmall(t.out.head), 0
+	tasks.Put(t)
 }
 
 // answer handles the request whose head is in c.req, and reports whether the

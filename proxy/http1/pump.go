@@ -14,22 +14,20 @@ const minRoom = 4 << 10
 // It reads into what is behind the head in conn.in, and gives that back when it
 // has ended.
 type pump struct {
-	pumpBody  func()        // conn.runPump, made once: a method value allocates
-	pumpTo    net.Conn      // the attempt's connection
-	pumped    chan struct{} // gets one element when the pump has ended
-	pumping   bool          // it has been started and not been waited for
-	bodyRead  atomic.Bool   // the client has sent all of the body
-	bodyTaken atomic.Bool   // and the endpoint has taken it
-	starved   atomic.Bool   // it waits for the client, or did so when it ended
-	unpumping atomic.Bool   // it is being ended
-	malformed *problem      // why the interruption byBody; read after it
+	pumpTo    net.Conn    // the attempt's connection
+	pumping   bool        // it has been started and not been waited for
+	bodyRead  atomic.Bool // the client has sent all of the body
+	bodyTaken atomic.Bool // and the endpoint has taken it
+	starved   atomic.Bool // it waits for the client, or did so when it ended
+	unpumping atomic.Bool // it is being ended
+	malformed *problem    // why the interruption byBody; read after it
 	pumpOut   outbox
 }
 
 // startPump starts the pump behind the part of the body that has been sent.
 func (c *conn) startPump() {
-	if c.pumped == nil {
-		c.pumped = make(chan struct{}, 1)
+	if c.pumpBody == nil {
+		c.pumpBody, c.pumped = c.runPump, make(chan struct{}, 1)
 	}
 	if len(c.in)-c.w < minRoom {
 		c.grow(len(c.in) + minRoom)

@@ -28,7 +28,7 @@ func TestASocketWithoutARequestHoldsNoBuffer(t *testing.T) {
 	}
 	defer socket.Close()
 
-	c := &conn{in: getBuffer(smallBuffer)} // as after a request
+	c := &conn{task: getTask()} // as after a request
 	c.resp = getBuffer(smallBuffer)
 	c.rester = newRester(c, socket)
 	if c.rester == nil {
@@ -71,7 +71,7 @@ func TestASocketWithoutARequestHoldsNoBuffer(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer quiet.Close()
-	c = &conn{in: getBuffer(smallBuffer)}
+	c = &conn{task: getTask()}
 	c.resp = getBuffer(smallBuffer)
 	c.rester = newRester(c, quiet)
 	if err := c.rester.raw.Control(func(fd uintptr) {
@@ -81,7 +81,7 @@ func TestASocketWithoutARequestHoldsNoBuffer(t *testing.T) {
 	}); err != nil {
 		t.Fatal(err)
 	}
-	if c.in != nil || c.resp != nil {
-		t.Error("it waits with a buffer")
+	if c.task != nil {
+		t.Error("it waits with a task")
 	}
 }

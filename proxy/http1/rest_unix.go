@@ -10,10 +10,10 @@ import (
 	"github.com/overhear-mesh/overhear/proxy/upstream"
 )
 
-// rester waits for the next request of a socket without a buffer. The runtime asks it
-// whenever something may have come; only then does it take one, and gives it back if
-// there was nothing. An idle connection holds none at all, from the first moment on,
-// and pays with no system call more than Read makes.
+// rester waits for the next request of a socket without a task, and so without a
+// buffer. The runtime asks it whenever something may have come; only then does it take
+// one, and gives it back if there was nothing. An idle connection holds none at all,
+// from the first moment on, and pays with no system call more than Read makes.
 type rester struct {
 	c   *conn
 	raw syscall.RawConn
@@ -49,8 +49,8 @@ func (r *rester) read() (int, error) {
 // look reads what is there. It returns false to wait until there is something.
 func (r *rester) look(fd uintptr) bool {
 	c := r.c
-	if c.in == nil {
-		c.in = getBuffer(smallBuffer)
+	if c.task == nil {
+		c.task = getTask()
 	}
 	if r.n, r.err = upstream.ReadSocket(fd, c.in); errors.Is(r.err, syscall.EAGAIN) {
 		c.release()

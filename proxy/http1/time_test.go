@@ -256,7 +256,7 @@ func TestASlowHeadIsRefusedAndAnIdleConnectionJustEnds(t *testing.T) {
 	}, say(ok))
 }
 
-func TestAnIdleConnectionHoldsNoBuffers(t *testing.T) {
+func TestAnIdleConnectionHoldsNoTask(t *testing.T) {
 	inRig(t, nil, func(r *rig) {
 		c := r.dial()
 		for range 3 {
@@ -265,8 +265,8 @@ func TestAnIdleConnectionHoldsNoBuffers(t *testing.T) {
 			synctest.Wait()
 			r.server.mu.Lock()
 			for conn := range r.server.conns {
-				if conn.in != nil || conn.resp != nil || conn.out.head != nil {
-					t.Error("buffers: got some, want none")
+				if conn.task != nil {
+					t.Error("it holds a task with its buffers, want none")
 				}
 			}
 			r.server.mu.Unlock()

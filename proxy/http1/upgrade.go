@@ -120,7 +120,10 @@ func (c *conn) tunnel(ctx context.Context) bool {
 // last for hours.
 func (c *conn) shrink() {
 	head := bytes.Clone(c.in[:c.req.size])
-	c.release()
+	putBuffer(c.in)
+	putBuffer(c.resp)
+	putBuffer(c.out.head)
+	c.resp, c.out.head = nil, nil
 	c.in, c.w, c.rest, c.data = head, len(head), len(head), len(head)
 	c.title()
 }
