@@ -91,7 +91,7 @@ func (c *conn) connect(ctx context.Context, fresh bool) (outlier.Ending, bool) {
 		if why := c.guard.reason(); why != uninterrupted {
 			return why.ending(), false
 		}
-		return unconnected(err), false
+		return upstream.ConnectEnding(err), false
 	}
 	c.up, c.Reused, c.Reached = up, reused, true
 	if why := c.guard.hold(up, c.hedgeAt()); why != uninterrupted {
@@ -120,14 +120,6 @@ func (c *conn) dial(ctx context.Context, ep *upstream.Endpoint, now time.Duratio
 		return up, false, err
 	}
 	return ep.Get(ctx, now)
-}
-
-// unconnected is why there is no connection.
-func unconnected(err error) outlier.Ending {
-	if e, ok := errors.AsType[*upstream.ConnectError](err); ok {
-		return e.Ending
-	}
-	return outlier.EndUnreachable
 }
 
 // converse sends the request and brings the head of the answer.

@@ -205,7 +205,7 @@ func (c *conn) hedgeEnding() outlier.Ending {
 	case given:
 		return why
 	case h.up == nil:
-		return unconnected(h.err)
+		return upstream.ConnectEnding(h.err)
 	}
 	return breakOf(&c.Hedge, h.up, h.rw > 0, h.err, h.at)
 }

@@ -2,7 +2,6 @@ package http2
 
 import (
 	"context"
-	"errors"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -163,14 +162,10 @@ func (p *pool) dial() {
 	conn, err := p.ep.Fresh(p.ctx)
 	b := &batch{now: p.client.clock.Now()}
 	if err != nil {
-		ending := outlier.EndUnreachable
-		if e, ok := errors.AsType[*upstream.ConnectError](err); ok {
-			ending = e.Ending
-		}
 		p.mu.Lock()
 		p.dialing = false
 		p.mu.Unlock()
-		p.failed(b, ending)
+		p.failed(b, upstream.ConnectEnding(err))
 		b.flush()
 		return
 	}

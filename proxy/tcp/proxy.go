@@ -2,7 +2,6 @@ package tcp
 
 import (
 	"context"
-	"errors"
 	"net"
 	"sync/atomic"
 	"time"
@@ -239,10 +238,7 @@ func (p *Proxy) connect(ctx context.Context, e *upstream.Endpoint, r *Record, he
 		}
 		return a, server, outlier.Ignore
 	}
-	result := outlier.TCPResult{Ending: outlier.EndLocalLimit}
-	if failure, ok := errors.AsType[*upstream.ConnectError](err); ok {
-		result.Ending = failure.Ending
-	}
+	result := outlier.TCPResult{Ending: upstream.ConnectEnding(err)}
 	outcome := outlier.Outcome{Class: outlier.ClassifyTCP(result), Level: result.Level()}
 	if p.deps.Inbound != nil && result.Ending == outlier.EndConnectRefused && e.Stands(ctx) {
 		// The application lives, and only its listener is gone. A hard failure

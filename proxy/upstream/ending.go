@@ -26,6 +26,14 @@ func (e *ConnectError) Error() string { return fmt.Sprintf("connect: %v", e.Err)
 
 func (e *ConnectError) Unwrap() error { return e.Err }
 
+// ConnectEnding is what an error of Get or Fresh says about the endpoint.
+func ConnectEnding(err error) outlier.Ending {
+	if e, ok := errors.AsType[*ConnectError](err); ok {
+		return e.Ending
+	}
+	return Ending(err)
+}
+
 // StreamError is why a part of a connection has ended; see Endpoint.Lend.
 type StreamError struct {
 	Ending outlier.Ending // what that says about the endpoint
