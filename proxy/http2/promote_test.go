@@ -43,6 +43,9 @@ func TestNewsOfAHedgeOnItsWayWhileItTakesOverIsNotLost(t *testing.T) {
 		{"the connection's end", func(h *hedge, b *batch, at place) {
 			h.onLost(b, &h.up, at, &loss{cause: causeFault})
 		}, http.StatusBadGateway, []string{"server", "server"}},
+		{"a frame that ends it", func(h *hedge, b *batch, at place) {
+			_ = at.link.streamFault(b, at.id, errLength)
+		}, http.StatusBadGateway, []string{"server", "server"}},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			d := &duel{t: t, does: [2]func(*raw, uint32){breaks(6 * time.Second), hangs}}

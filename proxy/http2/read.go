@@ -163,11 +163,13 @@ func (l *link) known(id uint32) bool {
 	return false
 }
 
-// streamFault ends a stream for a fault of the peer's. st may be nil.
-func (l *link) streamFault(b *batch, st *stream, id uint32, f *fault) *fault {
+// streamFault ends a stream, if it is open, for a fault of the peer's. It is looked for
+// anew: it may have been moved since the frame was looked at.
+func (l *link) streamFault(b *batch, id uint32, f *fault) *fault {
 	l.mu.Lock()
+	st := l.streams[id]
 	var told party
-	if st != nil && l.streams[id] == st {
+	if st != nil {
 		told = st.party
 		l.removeLocked(st)
 	}
@@ -206,24 +208,24 @@ func (l *link) data(b *batch, flags uint8, id uint32, p []byte) *fault {
 		}
 		switch {
 		case st != nil:
-			return l.streamFault(b, st, id, errClosed)
+			return l.streamFault(b, id, errClosed)
 		case l.idle(id):
 			return errIdle
 		case l.known(id):
 			return l.pointless(b)
 		}
-		return l.streamFault(b, nil, id, errClosed)
+		return l.streamFault(b, id, errClosed)
 	}
 	if st.recvWin -= n; st.recvWin < 0 {
 		l.usedLocked(nil, 0, n)
 		l.mu.Unlock()
-		return l.streamFault(b, st, id, errWindow)
+		return l.streamFault(b, id, errWindow)
 	}
 	if st.length >= 0 {
 		if st.length -= int64(len(p)); st.length < 0 || end && st.length > 0 {
 			l.usedLocked(nil, 0, n)
 			l.mu.Unlock()
-			return l.streamFault(b, st, id, errLength)
+			return l.streamFault(b, id, errLength)
 		}
 	}
 	granted := false
@@ -362,9 +364,9 @@ func (l *link) headerBlock(b *batch, id uint32, flags uint8, block []byte) *faul
 	case st == nil:
 		return l.opening(b, id, over, end)
 	case received:
-		return l.streamFault(b, st, id, errClosed)
+		return l.streamFault(b, id, errClosed)
 	case over != nil:
-		return l.streamFault(b, st, id, over)
+		return l.streamFault(b, id, over)
 	}
 	party.onHeaders(b, st, place{l, id}, l.fields, end)
 	if freed {

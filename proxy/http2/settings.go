@@ -13,10 +13,7 @@ func (l *link) priority(b *batch, id uint32, p []byte) *fault {
 	case len(p) != 5:
 		return errFrameSize
 	case binary.BigEndian.Uint32(p)&maxWindow == id:
-		l.mu.Lock()
-		st := l.streams[id]
-		l.mu.Unlock()
-		return l.streamFault(b, st, id, errDependency)
+		return l.streamFault(b, id, errDependency)
 	}
 	return l.pointless(b)
 }
@@ -152,9 +149,9 @@ func (l *link) window(b *batch, id uint32, p []byte) *fault {
 	l.mu.Unlock()
 	switch {
 	case n == 0:
-		return l.streamFault(b, st, id, errWindowZero)
+		return l.streamFault(b, id, errWindowZero)
 	case over:
-		return l.streamFault(b, st, id, errWindowSize)
+		return l.streamFault(b, id, errWindowSize)
 	case !sent:
 		sender.onRoom(b, st, place{l, id})
 	}
