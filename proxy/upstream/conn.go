@@ -17,7 +17,9 @@ type Conn struct {
 	idleSince time.Duration // when it was put back
 	idleFor   time.Duration // how long it was idle before its present use
 	closed    atomic.Bool
-	lent      bool // part of another connection: see Endpoint.Lend
+	lent      bool   // part of another connection: see Endpoint.Lend
+	watch     *Watch // nil: it has not been idle yet, or cannot be watched
+	watched   uint64 // its name there
 
 	raw    syscall.RawConn // nil if the connection is no socket
 	peek   func(fd uintptr) bool
@@ -69,6 +71,9 @@ func (c *Conn) Close() error {
 	}
 	if !c.lent {
 		c.endpoint.gone(c)
+	}
+	if c.watched != 0 {
+		c.watch.forget(c.watched)
 	}
 	return c.Conn.Close()
 }

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/overhear-mesh/overhear/outlier"
+	"github.com/overhear-mesh/overhear/proxy/vigil"
 )
 
 const (
@@ -42,6 +43,7 @@ type Endpoint struct {
 	idle    []*Conn            // the youngest is last
 	waiting []turn             // who has waited longest is first
 	shared  Shared             // nil: nothing
+	closes  vigil.Closes       // idle connections that it closed
 	retired bool
 }
 
@@ -190,7 +192,11 @@ func (e *Endpoint) dial(ctx context.Context, opts *Options) (net.Conn, *ConnectE
 func (e *Endpoint) Put(c *Conn, now time.Duration) {
 	opts := e.options.Load()
 	c.idleSince = now
+	if c.watch == nil && opts.Watch != nil && !c.lent {
+		opts.Watch.add(c)
+	}
 	e.mu.Lock()
+	e.closes.Kept(c.idleFor)
 	keep := false
 	switch {
 	case e.retired, c.lent:

@@ -33,6 +33,12 @@ type Options struct {
 	KeepAlive time.Duration
 	// HTTP2 says that the endpoint speaks HTTP/2, and that connections are shared.
 	HTTP2 bool
+	// Watch notices what happens to idle connections; nil: nobody does.
+	Watch *Watch
+	// Hint is told of an endpoint that has closed an idle connection as one does that
+	// dies, and owes it a probe, of which Endpoint.Hinted is told. It must not block.
+	// nil: nobody wants to know.
+	Hint func(*Endpoint)
 }
 
 // DefaultOptions dials by the standard library.

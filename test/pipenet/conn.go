@@ -51,6 +51,8 @@ type direction struct {
 	gone    bool      // the reader's end is closed: data that arrives is answered with a reset
 	bounced bool      // that answer is under way
 
+	onEnd func() // called once when the end or the reset has arrived; nil: nobody waits, or it has been
+
 	readable, writable          sync.Cond
 	readDeadline, writeDeadline deadline
 }
@@ -137,6 +139,17 @@ func (c *Conn) Readable() bool {
 	c.pair.mu.Lock()
 	defer c.pair.mu.Unlock()
 	return c.closed || c.in.readDeadline.passed() || c.in.arrivedLocked() || c.in.resetLocked()
+}
+
+// OnPeerClose has f called, once and on a goroutine of its own, when the peer's end of
+// the stream or its reset has arrived, be it with bytes unread before it: at once if it
+// has by now, never once this end is closed. It tells what a socket's owner learns from
+// EPOLLRDHUP without reading.
+func (c *Conn) OnPeerClose(f func()) {
+	c.pair.mu.Lock()
+	defer c.pair.mu.Unlock()
+	c.in.onEnd = f
+	c.in.tellLocked()
 }
 
 // Write returns when all of b is in the window. It never waits for the peer to read
@@ -326,6 +339,7 @@ func (d *direction) wakeAtLocked(at time.Time) {
 // wakeLocked wakes the reader, and the writers of the other direction: a reset ends
 // both.
 func (d *direction) wakeLocked() {
+	d.tellLocked()
 	d.readable.Broadcast()
 	d.reverse().writable.Broadcast()
 }
@@ -366,6 +380,20 @@ func (d *direction) bounceLocked(back *direction) {
 // arrivedLocked reports whether the reader can take something now.
 func (d *direction) arrivedLocked() bool {
 	return len(d.queue) > 0 && d.hereLocked(d.queue[0].at)
+}
+
+// tellLocked calls back whoever waits for the end, if it has arrived.
+func (d *direction) tellLocked() {
+	if d.onEnd == nil || d.gone || !d.resetLocked() && !d.endedLocked() {
+		return
+	}
+	go d.onEnd()
+	d.onEnd = nil
+}
+
+// endedLocked reports whether the end of the stream has arrived: it is the last segment.
+func (d *direction) endedLocked() bool {
+	return d.fin && len(d.queue) > 0 && d.hereLocked(d.queue[len(d.queue)-1].at)
 }
 
 func (d *direction) resetLocked() bool { return d.rst && d.hereLocked(d.rstAt) }

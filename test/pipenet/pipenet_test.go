@@ -541,3 +541,67 @@ func TestNetHTTPRunsOverItInVirtualTime(t *testing.T) {
 		}
 	})
 }
+
+func TestThePeersCloseIsToldWhenItArrives(t *testing.T) {
+	for name, c := range map[string]struct {
+		ends func(far *pipenet.Conn) error
+		want bool
+	}{
+		"closed":         {(*pipenet.Conn).Close, true},
+		"half closed":    {(*pipenet.Conn).CloseWrite, true},
+		"reset":          {(*pipenet.Conn).Reset, true},
+		"spoke":          {func(far *pipenet.Conn) error { _, err := far.Write([]byte("x")); return err }, false},
+		"spoke its last": {func(far *pipenet.Conn) error { _, _ = far.Write([]byte("x")); return far.Close() }, true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				near, far := joined(t, 5*time.Millisecond)
+				told := time.Duration(-1)
+				began := time.Now()
+				near.OnPeerClose(func() { told = time.Since(began) })
+				if err := c.ends(far); err != nil {
+					t.Fatal(err)
+				}
+				time.Sleep(time.Second)
+				if got := told >= 0; got != c.want {
+					t.Fatalf("told: %v, want %v", got, c.want)
+				}
+				if c.want && told != 5*time.Millisecond {
+					t.Errorf("told after %v, want 5ms", told)
+				}
+			})
+		})
+	}
+}
+
+func TestWhoHasClosedIsNotToldOfThePeersClose(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		near, far := joined(t, 5*time.Millisecond)
+		near.OnPeerClose(func() { t.Error("told") })
+		_ = near.Close()
+		_ = far.Close()
+		time.Sleep(time.Second)
+	})
+}
+
+// joined is a connection over a way that takes so long.
+func joined(t *testing.T, way time.Duration) (near, far *pipenet.Conn) {
+	t.Helper()
+	n := pipenet.New(1)
+	n.Delay("*", "*", way, 0)
+	ln, err := n.Host("10.0.0.2").Listen(t.Context(), "tcp", ":80")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer ln.Close()
+	accepted := make(chan net.Conn, 1)
+	go func() {
+		c, _ := ln.Accept()
+		accepted <- c
+	}()
+	c, err := n.Host("10.0.0.1").Dial(t.Context(), "tcp", "10.0.0.2:80")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return c.(*pipenet.Conn), (<-accepted).(*pipenet.Conn)
+}

@@ -1,0 +1,121 @@
+package upstream
+
+import (
+	"context"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/overhear-mesh/overhear/proxy/clock"
+)
+
+// Watch notices at once that a peer closes a connection which lies idle, and which
+// nobody reads: a process that dies closes all of its own. Requests do not pay for it:
+// a connection is registered once, when it lies idle for the first time.
+//
+// One Watch serves a whole sidecar. It takes sockets on Linux, and connections of other
+// kinds that tell by themselves; of others nothing is noticed before they are used.
+type Watch struct {
+	clock  clock.Clock
+	opened chan struct{} // closed when it notices
+
+	mu     sync.Mutex       // guards what follows
+	epoll  int              // its descriptor; -1 while Run is not there
+	serial uint64           // of the last connection; never used again, unlike descriptors
+	conns  map[uint64]*Conn // that are registered
+}
+
+// NewWatch makes a Watch. It notices nothing before Run. Its clock is that of the
+// instants which endpoints are given.
+func NewWatch(k clock.Clock) *Watch {
+	return &Watch{clock: k, opened: make(chan struct{}), epoll: -1, conns: make(map[uint64]*Conn)}
+}
+
+// Run notices until ctx ends. An error means that the system has no room for it: then
+// nothing is noticed.
+func (w *Watch) Run(ctx context.Context) error { return w.run(ctx) }
+
+// Opened is closed when Run has begun to notice.
+func (w *Watch) Opened() <-chan struct{} { return w.opened }
+
+// closeTeller is a connection without a descriptor that calls back once its peer's end
+// or reset has arrived.
+type closeTeller interface{ OnPeerClose(func()) }
+
+// add registers c, which nobody else knows of yet.
+func (w *Watch) add(c *Conn) {
+	if c.raw == nil {
+		if teller, ok := c.Conn.(closeTeller); ok {
+			c.watch = w
+			teller.OnPeerClose(func() { c.endpoint.leftBy(c, w.clock.Now()) })
+		}
+		return
+	}
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.epoll < 0 {
+		return
+	}
+	w.serial++
+	if w.register(c, w.serial) {
+		c.watch, c.watched = w, w.serial
+		w.conns[w.serial] = c
+	}
+}
+
+// forget is the end of a registered connection.
+func (w *Watch) forget(serial uint64) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	delete(w.conns, serial)
+}
+
+// noticed finds whom an event is about. It may be that the connection has just been
+// closed by us, or is in use: then its user finds out.
+func (w *Watch) noticed(serial uint64, now time.Duration) {
+	w.mu.Lock()
+	c := w.conns[serial]
+	w.mu.Unlock()
+	if c != nil {
+		c.endpoint.leftBy(c, now)
+	}
+}
+
+// leftBy takes in that the peer of c has closed it. If it lay idle, that may be a hint.
+func (e *Endpoint) leftBy(c *Conn, now time.Duration) {
+	opts := e.options.Load()
+	e.mu.Lock()
+	i := slices.Index(e.idle, c)
+	hint := false
+	if i >= 0 {
+		e.idle = slices.Delete(e.idle, i, i+1)
+		hint = e.closes.Hint(now-c.idleSince, now)
+	}
+	e.mu.Unlock()
+	if i < 0 {
+		return
+	}
+	c.Discard()
+	if hint && opts.Hint != nil {
+		opts.Hint(e)
+	}
+}
+
+// Left takes in that the peer has closed a shared connection, of its own accord and
+// without a word, that had been idle for so long.
+func (e *Endpoint) Left(idle, now time.Duration) {
+	opts := e.options.Load()
+	e.mu.Lock()
+	hint := !e.retired && e.closes.Hint(idle, now)
+	e.mu.Unlock()
+	if hint && opts.Hint != nil {
+		opts.Hint(e)
+	}
+}
+
+// Hinted takes in what came of a hint: whether the endpoint was well.
+func (e *Endpoint) Hinted(well bool, now time.Duration) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.closes.Settle(well, now)
+}
