@@ -1,6 +1,7 @@
 package http2
 
 import (
+	"runtime"
 	"slices"
 	"time"
 )
@@ -10,6 +11,7 @@ import (
 type batch struct {
 	now   time.Duration
 	dirty []*link
+	mine  []*link // of those, the ones that no other batch is about to flush
 	pools []*pool // in which somebody may be served
 }
 
@@ -29,19 +31,43 @@ func (b *batch) freed(p *pool) {
 
 // flush serves those who wait, and sends what the batch has caused. The caller has no
 // lock.
+//
+// Who else is about to run may have something to say on the same connections: the other
+// clients of an endpoint, the other answers to a client. So whoever is first lets them
+// go ahead once, and then sends what all of them have appended; they find that somebody
+// does. Nobody waits for anything but his turn: where none is ready, the turn comes at
+// once.
 func (b *batch) flush() {
-	for len(b.dirty) > 0 || len(b.pools) > 0 {
-		if n := len(b.pools) - 1; n >= 0 {
-			p := b.pools[n]
-			b.pools[n] = nil
-			b.pools = b.pools[:n]
-			p.serve(b)
-			continue
+	for first := true; b.claim(); first = false {
+		if first {
+			runtime.Gosched()
 		}
-		n := len(b.dirty) - 1
-		l := b.dirty[n]
-		b.dirty[n] = nil
-		b.dirty = b.dirty[:n]
-		l.flush()
+		for n := len(b.mine) - 1; n >= 0; n-- {
+			l := b.mine[n]
+			b.mine[n] = nil
+			if l.flush() {
+				l.resume(b)
+			}
+		}
+		b.mine = b.mine[:0]
 	}
+}
+
+// claim serves those who wait, and takes what nobody else has promised to flush. It
+// reports whether there is any.
+func (b *batch) claim() bool {
+	for n := len(b.pools); n > 0; n = len(b.pools) {
+		p := b.pools[n-1]
+		b.pools[n-1] = nil
+		b.pools = b.pools[:n-1]
+		p.serve(b)
+	}
+	for i, l := range b.dirty {
+		b.dirty[i] = nil
+		if l.promised.CompareAndSwap(false, true) {
+			b.mine = append(b.mine, l)
+		}
+	}
+	b.dirty = b.dirty[:0]
+	return len(b.mine) > 0
 }

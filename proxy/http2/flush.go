@@ -1,9 +1,10 @@
 package http2
 
 // flush writes what waits, unless somebody does already: then he does it. It never
-// waits for the peer.
-func (l *link) flush() {
+// waits for the peer. It reports whether there are streams that may go on now.
+func (l *link) flush() (room bool) {
 	l.mu.Lock()
+	l.promised.Store(false) // from here on nobody may count on what is done here
 	for !l.writing && !l.brokenLocked() && len(l.out) > 0 {
 		buf := l.out
 		l.out, l.spare = l.spare[:0], nil
@@ -19,14 +20,16 @@ func (l *link) flush() {
 			l.inflight = len(rest)
 			l.mu.Unlock()
 			go l.finish(rest)
-			return
+			return false
 		default:
 			l.writing = false
 			l.keepLocked(buf)
 		}
 	}
+	room = len(l.waiting) > 0 && !l.writing
 	l.writtenLocked()
 	l.mu.Unlock()
+	return room
 }
 
 // brokenLocked reports whether nothing can be written any more. A connection that is
@@ -87,6 +90,7 @@ func (l *link) finish(buf []byte) {
 		l.inflight = len(buf)
 		l.mu.Unlock()
 		l.resume(&b)
+		b.flush()
 	}
 }
 

@@ -141,6 +141,8 @@ type link struct {
 	idleFrom atomic.Int64  // instant since which there has been none
 	resting  atomic.Int32  // what has become of the reader's buffer: see below
 
+	promised atomic.Bool // somebody is about to flush it; see batch.flush
+
 	writes   []byte // being written by flush; see writeFD
 	writeErr error
 	write    func(fd uintptr) bool
@@ -335,8 +337,8 @@ func (l *link) violated(b *batch, f *fault) {
 		l.out = appendGoAway(l.out, l.last.Load(), f.code)
 	}
 	l.mu.Unlock()
-	b.touch(l)
 	b.flush()
+	l.flush()
 	l.shut(causeFault)
 	l.linger()
 }

@@ -1,0 +1,101 @@
+package http2
+
+import (
+	"io"
+	"net"
+	"testing"
+
+	"github.com/overhear-mesh/overhear/proxy/clock"
+	"github.com/overhear-mesh/overhear/proxy/wheel"
+)
+
+// socketLink is a link on a socket, whose peer reads and says nothing.
+func socketLink(t *testing.T) *link {
+	t.Helper()
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer ln.Close()
+	peer, err := net.Dial("tcp", ln.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	socket, err := ln.Accept()
+	if err != nil {
+		t.Fatal(err)
+	}
+	read := make(chan struct{})
+	go func() {
+		defer close(read)
+		_, _ = io.Copy(io.Discard, peer)
+	}()
+	t.Cleanup(func() {
+		socket.Close()
+		<-read
+		peer.Close()
+	})
+	cfg, k := DefaultConfig(), clock.New()
+	return newLink(&cfg, k, wheel.New(k), socket, nil, false)
+}
+
+// sender is a party that has something to send.
+type sender struct {
+	party
+	room chan struct{}
+}
+
+func (s sender) onRoom(*batch, *stream, place) { close(s.room) }
+
+// Whoever found the connection's buffer full goes on when it has been written, also if the
+// socket takes all of it at once and nobody else ever says that there is room.
+func TestAStreamThatFoundTheBufferFullGoesOnWhenItIsWritten(t *testing.T) {
+	l, b := socketLink(t), &batch{}
+	s, st := sender{room: make(chan struct{})}, new(stream)
+	l.mu.Lock()
+	l.sendWin = maxWindow
+	l.addLocked(b, st, 1, s, -1)
+	l.out = make([]byte, highWater)
+	l.mu.Unlock()
+	if n := l.send(b, st, []byte("more"), false); n != 0 {
+		t.Fatalf("%d bytes were appended to a full buffer", n)
+	}
+	b.flush()
+	<-s.room
+}
+
+func TestWhatSomebodyIsAboutToFlushIsLeftToHim(t *testing.T) {
+	l := socketLink(t)
+	waits := func() int {
+		l.mu.Lock()
+		defer l.mu.Unlock()
+		return len(l.out)
+	}
+	say := func() {
+		b := &batch{}
+		l.mu.Lock()
+		l.out = appendPing(l.out, 0, [8]byte{})
+		l.mu.Unlock()
+		b.touch(l)
+		b.flush()
+	}
+	say()
+	if n := waits(); n != 0 {
+		t.Errorf("%d bytes wait behind the first to say something, want 0", n)
+	}
+	first := &batch{}
+	first.touch(l)
+	if !first.claim() {
+		t.Fatal("nobody has promised to flush the connection, and the first batch may not")
+	}
+	say()
+	say()
+	if got, want := waits(), 2*(frameHeader+8); got != want {
+		t.Errorf("%d bytes wait for him who has promised to flush, want all %d", got, want)
+	}
+	l.flush()
+	say()
+	if n := waits(); n != 0 {
+		t.Errorf("%d bytes wait after he has, want 0", n)
+	}
+}
