@@ -151,6 +151,28 @@ func (d *Detector) Probed(id string, level Level, res ProbeResult, start, end ti
 	}
 }
 
+// Suspects says whether it is an open question if a member is down: then whoever asks
+// has been asked.
+func (d *Detector) Suspects(id string) bool {
+	m := d.byID[id]
+	return m != nil && m.suspect.open
+}
+
+// Hinted brings back the result of a probe that something else than an attempt gave
+// reason for, such as idle connections that the endpoint closed. A failure is one
+// attempt, which opens a suspicion as any other does, and confirms none. Step should
+// follow.
+func (d *Detector) Hinted(id string, level Level, res ProbeResult, start, end time.Duration) {
+	if res == ProbeOK {
+		d.Probed(id, level, res, start, end)
+		return
+	}
+	d.now = max(d.now, end)
+	if m := d.byID[id]; m != nil && !m.record.state.Out() {
+		d.countProbe(m, res, start, end)
+	}
+}
+
 // probed takes a result into an open suspicion.
 func (s *suspicion) probed(level Level, res ProbeResult, start, end time.Duration) {
 	if !s.open {

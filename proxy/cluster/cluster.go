@@ -39,6 +39,9 @@ type Deps struct {
 	Self *outlier.Self
 	// Pacing is shared by all clusters of a sidecar. Default: the cluster's own.
 	Pacing *Pacing
+	// Watch notices for all clusters of a sidecar that servers close idle connections.
+	// Default: nobody does.
+	Watch *upstream.Watch
 }
 
 // Pacing bounds what the clusters of one sidecar send on their own account,
@@ -46,6 +49,8 @@ type Deps struct {
 type Pacing struct {
 	// SelfProbes follow a failure that this sidecar saw: 10/s.
 	SelfProbes *ping.Limiter
+	// Hints are probes of endpoints that closed idle connections: 10/s.
+	Hints *ping.Limiter
 	// Orders are probes for the control plane: 10/s, burst 10.
 	Orders *ping.Limiter
 	// Idle pings of a sidecar without a control plane: 1/s.
@@ -54,7 +59,7 @@ type Pacing struct {
 
 // NewPacing returns the bounds of one sidecar.
 func NewPacing() *Pacing {
-	return &Pacing{SelfProbes: ping.NewLimiter(10, 10), Orders: ping.NewLimiter(10, 10), Idle: ping.NewLimiter(1, 1)}
+	return &Pacing{SelfProbes: ping.NewLimiter(10, 10), Hints: ping.NewLimiter(10, 10), Orders: ping.NewLimiter(10, 10), Idle: ping.NewLimiter(1, 1)}
 }
 
 // Cluster is a named set of endpoints. Its methods may be called from any
@@ -94,7 +99,8 @@ type letter struct {
 	shares  map[string]share
 	weights map[string]weight
 	latency *outlier.Percentiles
-	applied []chan<- struct{} // to be closed when all that is in use
+	hints   []*upstream.Endpoint // that closed idle connections: each at most once a second
+	applied []chan<- struct{}    // to be closed when all that is in use
 }
 
 type share struct {

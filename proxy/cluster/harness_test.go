@@ -61,6 +61,7 @@ func inMeshOf(t *testing.T, n int, deps cluster.Deps, edit func(*cluster.Config)
 			edit(&cfg)
 		}
 		deps.Clock, deps.Dial, deps.Log, deps.Seed = m.clock, m.net.Host("10.0.0.1").Dial, logTo(m.log), 1
+		deps.Watch = upstream.NewWatch(m.clock)
 		m.cluster = cluster.New(cfg, deps)
 		m.cluster.Subscribe(func(e cluster.Event) {
 			m.mu.Lock()
@@ -287,9 +288,10 @@ type server struct {
 	fail        atomic.Bool  // answer with an error
 	reset       atomic.Bool  // reset what is accepted, as an inbound sidecar does whose application is dead
 
-	mu   sync.Mutex
-	thaw chan struct{} // closed when a hang ends
-	ln   net.Listener
+	mu    sync.Mutex
+	thaw  chan struct{} // closed when a hang ends
+	conns []*pipenet.Conn
+	ln    net.Listener
 }
 
 func newServer(t *testing.T, n *pipenet.Network, ip string) *server {
@@ -311,6 +313,9 @@ func (s *server) start() {
 				return
 			}
 			s.accepted.Add(1)
+			s.mu.Lock()
+			s.conns = append(s.conns, c.(*pipenet.Conn))
+			s.mu.Unlock()
 			go s.serve(c.(*pipenet.Conn))
 		}
 	}()
@@ -350,6 +355,15 @@ func (s *server) crash() {
 
 // deafen closes the listener; connections live on.
 func (s *server) deafen() { s.ln.Close() }
+
+// shed closes the n oldest connections, in good order.
+func (s *server) shed(n int) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, c := range s.conns[:n] {
+		_ = c.Close()
+	}
+}
 
 func (s *server) unhang() {
 	s.mu.Lock()

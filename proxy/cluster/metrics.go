@@ -12,6 +12,8 @@ import (
 type metrics struct {
 	probes       results
 	pings        results
+	hints        atomic.Uint64
+	hintProbes   results
 	invalidPaths atomic.Uint64
 
 	mu      sync.Mutex
@@ -59,6 +61,8 @@ type Stats struct {
 	Changes      map[ChangeKind]uint64
 	Probes       map[outlier.ProbeResult]uint64 // on suspicion and by order
 	Pings        map[outlier.ProbeResult]uint64 // of idle endpoints
+	Hints        uint64                         // idle connections closed as by an endpoint that dies
+	HintProbes   map[outlier.ProbeResult]uint64 // that these made
 	InvalidPaths uint64                         // how often the ping path was found wrong
 }
 
@@ -68,5 +72,8 @@ func (c *Cluster) Stats() Stats {
 	m.mu.Lock()
 	changes := maps.Clone(m.changes)
 	m.mu.Unlock()
-	return Stats{Changes: changes, Probes: m.probes.counts(), Pings: m.pings.counts(), InvalidPaths: m.invalidPaths.Load()}
+	return Stats{
+		Changes: changes, Probes: m.probes.counts(), Pings: m.pings.counts(),
+		Hints: m.hints.Load(), HintProbes: m.hintProbes.counts(), InvalidPaths: m.invalidPaths.Load(),
+	}
 }

@@ -28,7 +28,8 @@ type Probed struct {
 // probes counts those under way and takes them back in.
 type probes struct {
 	running int
-	results chan func() // what Run does with one that has ended
+	asked   map[string]int // of these, by endpoint
+	results chan func()    // what Run does with one that has ended
 }
 
 // Probe asks the endpoint once, over a connection of its own, and tells the
@@ -145,6 +146,7 @@ func (l *loop) state(r *record) outlier.State {
 // send asks, and hands the answer to then, on Run's goroutine.
 func (l *loop) send(ctx context.Context, q query, timeout time.Duration, then func(Probed)) {
 	l.probes.running++
+	l.probes.asked[q.id]++
 	own, cancel := context.WithTimeout(l.ctx, min(timeout, maxTimeout))
 	stop := context.AfterFunc(ctx, cancel)
 	l.wg.Go(func() {
@@ -156,6 +158,9 @@ func (l *loop) send(ctx context.Context, q query, timeout time.Duration, then fu
 		select {
 		case l.probes.results <- func() {
 			l.probes.running--
+			if l.probes.asked[q.id]--; l.probes.asked[q.id] == 0 {
+				delete(l.probes.asked, q.id)
+			}
 			then(p)
 		}:
 		case <-l.ctx.Done():

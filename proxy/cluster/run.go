@@ -106,7 +106,7 @@ func newLoop(ctx context.Context, c *Cluster) *loop {
 		picked: make(map[string]bool),
 		last:   longLast,
 	}
-	l.probes.results = make(chan func())
+	l.probes.results, l.probes.asked = make(chan func()), make(map[string]int)
 	l.collect(c.deps.Clock.Now())
 	return l
 }
@@ -240,6 +240,9 @@ func (l *loop) collect(now time.Duration) {
 			l.idle.Lend(id, lease, now)
 		}
 	}
+	for _, e := range news.hints {
+		l.hinted(e, now)
+	}
 	l.dirty, l.next = true, now // at once, whatever the gap
 }
 
@@ -255,6 +258,7 @@ func (l *loop) configure(cfg Config) {
 	options.ConnectTimeout, options.IdleTimeout = cfg.ConnectTimeout, cfg.IdleTimeout
 	options.MaxIdle, options.MaxConns = cfg.MaxIdle, cfg.MaxConns
 	options.HTTP2 = cfg.Protocol == HTTP2
+	options.Watch, options.Hint = l.c.deps.Watch, l.c.hint
 	l.options, l.rebuild = &options, true
 	l.c.limits.SetConfig(cfg.Limits)
 	l.c.breaker.SetConfig(cfg.Breaker)
