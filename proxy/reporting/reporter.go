@@ -35,10 +35,6 @@ type Config struct {
 	cadence.Config
 }
 
-// DefaultConfig is the cadence that every figure of this project is measured with. It
-// names nobody.
-func DefaultConfig() Config { return Config{Config: cadence.DefaultConfig()} }
-
 const (
 	askWithin  = time.Second // a cluster that has not answered by then is left out
 	maxRunning = 16          // ordered probes under way

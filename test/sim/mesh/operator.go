@@ -61,14 +61,6 @@ func (m *Mesh) fetch(path string) []byte {
 	return body
 }
 
-// Status is the control plane's overview of the service.
-func (m *Mesh) Status() controlplane.ServiceStatus {
-	m.t.Helper()
-	var s controlplane.Status
-	m.get("/api/v1/status", &s)
-	return s.Services[0]
-}
-
 // Why is what the control plane has to say about an endpoint.
 func (m *Mesh) Why(endpoint int) controlplane.Why {
 	m.t.Helper()

@@ -2,7 +2,6 @@ package rival
 
 import (
 	"math"
-	"slices"
 	"time"
 
 	"github.com/overhear-mesh/overhear/outlier"
@@ -291,16 +290,6 @@ func All() []world.Maker {
 		)
 	}
 	return all
-}
-
-// Find is the model with a name.
-func Find(name string) (world.Maker, bool) {
-	all := All()
-	i := slices.IndexFunc(all, func(m world.Maker) bool { return m.Name == name })
-	if i < 0 {
-		return world.Maker{}, false
-	}
-	return all[i], true
 }
 
 // None detects nothing: what remains are retries.
