@@ -156,5 +156,5 @@ const (
 	Jump             Refusal = "jump"              // more attempts than can have been made since
 	BadTime          Refusal = "bad_time"          // from the future, or older than the table remembers
 	BadCounts        Refusal = "bad_counts"        // parts that exceed their whole
-	UnknownOrder     Refusal = "unknown_order"     // an answer to nothing that was asked of this reporter
+	UnknownOrder     Refusal = "unknown_order"     // an answer to nothing that is (still) asked of this reporter
 )

@@ -33,7 +33,7 @@ var (
 	descDropped   = desc("orders_dropped_total", "Orders that never left for a reporter, by reason.", "reason")
 	descReports   = desc("reports_total", "Reports that reached the evidence table.")
 	descCells     = desc("report_cells_total", "Readings of one endpoint by one reporter that the evidence table took over.")
-	descUnheard   = desc("report_refused_total", "What reporters said and nobody believed, by reason.", "stage", "reason")
+	descUnheard   = desc("report_refused_total", "What of reporters' words was set aside, by reason; as unknown_order also the answers that come after their question is settled.", "stage", "reason")
 
 	descSuspected = desc("suspicions_total", "Rounds of confirmation that were opened.", "service")
 	descOrders    = desc("orders_total", "Orders to reporters, by kind.", "kind")
