@@ -302,6 +302,10 @@ func (t *Table) probing(e *endpoint, r *record, now time.Duration) {
 	if open > 0 {
 		return
 	}
+	if r.rule != outlier.RuleIdle && !slices.ContainsFunc(r.orders, func(o *order) bool { return !o.done || o.result != outlier.NotRun }) {
+		t.beginProbation(e, r, "nobody can probe it, and a few real requests test it", now)
+		return
+	}
 	t.cancel(r.orders)
 	r.orders = nil
 	limit := e.group.service.policy.Outlier.HoldMax

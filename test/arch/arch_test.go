@@ -56,6 +56,7 @@ var purposes = map[string]string{
 
 	"xds/client":       "keeps one delta ADS stream, telling its handler what arrives",
 	"xds/controlplane": "closes the loop from reports to endpoint sets",
+	"xds/ingest":       "turns what unmodified Envoys tell into evidence",
 	"xds/policypb":     "the wire form of a cluster's policy",
 	"xds/registry":     "knows which endpoints exist when all is well",
 	"xds/replay":       "says what a policy would have done with what sidecars have recorded",
@@ -84,6 +85,7 @@ var mayImport = map[string][]string{
 	"xds/server":          {"xds/resource"},
 	"xds/client":          {"xds/resource"},
 	"xds/report":          {"outlier", "outlier/merge", "xds/reportpb"},
+	"xds/ingest":          {"internal/strictyaml", "outlier", "outlier/merge", "xds/report", "xds/resource"},
 	"xds/policypb":        {},
 	"xds/resource":        {"outlier", "xds/policypb"},
 }

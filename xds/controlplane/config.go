@@ -14,6 +14,7 @@ import (
 
 	"github.com/overhear-mesh/overhear/internal/strictyaml"
 	"github.com/overhear-mesh/overhear/outlier/merge"
+	"github.com/overhear-mesh/overhear/xds/ingest"
 	"github.com/overhear-mesh/overhear/xds/registry"
 	"github.com/overhear-mesh/overhear/xds/report"
 	"github.com/overhear-mesh/overhear/xds/server"
@@ -49,6 +50,8 @@ type Config struct {
 	Merge merge.Config `yaml:"merge"`
 	// Reports bounds what one report stream may do.
 	Reports report.CollectorConfig `yaml:"reports"`
+	// Envoys is what Envoys without a sidecar may report.
+	Envoys ingest.Config `yaml:"envoys"`
 	// Server bounds what one xDS stream may do.
 	Server server.Config `yaml:"server"`
 }
@@ -62,6 +65,7 @@ func DefaultConfig() Config {
 		Events:     4096,
 		Merge:      merge.DefaultConfig(),
 		Reports:    report.DefaultCollectorConfig(),
+		Envoys:     ingest.DefaultConfig(),
 		Server:     server.DefaultConfig(),
 	}
 }

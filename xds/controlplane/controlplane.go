@@ -17,6 +17,7 @@ import (
 	"google.golang.org/grpc/health/grpc_health_v1"
 
 	"github.com/overhear-mesh/overhear/internal/strictyaml"
+	"github.com/overhear-mesh/overhear/xds/ingest"
 	"github.com/overhear-mesh/overhear/xds/report"
 	"github.com/overhear-mesh/overhear/xds/server"
 )
@@ -30,6 +31,7 @@ type ControlPlane struct {
 	store     *store
 	loop      *loop
 	collector *report.Collector
+	loads     *ingest.Collector
 	followers chan struct{} // one for each who follows the events
 }
 
@@ -60,6 +62,7 @@ func New(cfg Config, opts Options) (*ControlPlane, error) {
 	}
 	cp.loop = newLoop(cfg, opts, cp.server, cp.history, cp.store)
 	cp.collector = report.NewCollector(cfg.Reports, sink{cp.loop, cp.server}, &cp.loop.owners, cp.loop.now, opts.Log)
+	cp.loads = ingest.NewCollector(cfg.Envoys, cfg.Reports.ReportersPerPrincipal, envoySink{sink{cp.loop, cp.server}}, &cp.loop.addresses, cp.loop.now, opts.Log)
 	return cp, nil
 }
 
@@ -108,6 +111,7 @@ func (cp *ControlPlane) serveGRPC(ctx context.Context, lis net.Listener) error {
 	)...)
 	cp.server.Register(s)
 	cp.collector.Register(s)
+	cp.loads.Register(s)
 	healthy := health.NewServer()
 	healthy.SetServingStatus("", grpc_health_v1.HealthCheckResponse_NOT_SERVING)
 	grpc_health_v1.RegisterHealthServer(s, healthy)
@@ -127,6 +131,7 @@ func (cp *ControlPlane) serveGRPC(ctx context.Context, lis net.Listener) error {
 	g.Go(func() error { return s.Serve(lis) })
 	err := g.Wait()
 	cp.collector.Wait()
+	cp.loads.Wait()
 	return err
 }
 

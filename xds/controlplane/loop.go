@@ -53,6 +53,8 @@ type loop struct {
 	ended    chan struct{} // closed when run has returned
 	opened   chan struct{} // closed when the gate opens
 	owners   owners
+	// addresses is what load reports are understood by.
+	addresses addresses
 
 	// ------------------------------------------------------------------
 	table    *merge.Table
@@ -61,6 +63,7 @@ type loop struct {
 	streams  map[string]*reporter // live, by id
 	beliefs  beliefs
 	slow     slow
+	loans    loans
 	traces   traces
 	placed   placed // in the server
 	// before has, by epoch, when the verdicts of an earlier life began. The table
@@ -83,7 +86,7 @@ func newLoop(cfg Config, opts Options, srv *server.Server, hist *history, st *st
 		cfg: cfg, log: opts.Log, registry: opts.Registry, server: srv, history: hist, store: st,
 		begun: time.Now(), inbox: make(chan func(*loop), inboxSize), ended: make(chan struct{}), opened: make(chan struct{}),
 		table: merge.NewTable(cfg.Merge, opts.Seed), mesh: &registry.Mesh{}, services: map[string]*registry.Service{},
-		streams: map[string]*reporter{}, beliefs: beliefs{}, slow: newSlow(), traces: traces{}, placed: placed{}, before: map[uint64]time.Time{},
+		streams: map[string]*reporter{}, beliefs: beliefs{}, slow: newSlow(), loans: loans{}, traces: traces{}, placed: placed{}, before: map[uint64]time.Time{},
 		returns: returns{awaited: map[string]struct{}{}}, numbers: newNumbers(), batch: map[string]struct{}{},
 		batchAt: never, rampAt: never, keepAt: never,
 	}
@@ -194,6 +197,11 @@ func (l *loop) turn() {
 	if now >= l.rampAt {
 		l.publish(l.ramping(), []resource.Kind{resource.Envoy, resource.GRPC})
 	}
+	if now >= l.loans.next() {
+		for _, k := range l.loans.lapse(now) {
+			l.lend(k, now)
+		}
+	}
 	if now >= l.slow.next() {
 		if names := l.slow.due(now); len(names) > 0 {
 			l.publish(names, []resource.Kind{resource.Envoy})
@@ -216,7 +224,7 @@ func (l *loop) next() time.Duration {
 	if !l.returns.over {
 		return l.returns.until
 	}
-	return min(l.stepAt, l.batchAt, l.rampAt, l.keepAt, l.followAt, l.slow.next())
+	return min(l.stepAt, l.batchAt, l.rampAt, l.keepAt, l.followAt, l.slow.next(), l.loans.next())
 }
 
 // step lets the table decide and carries out what it decided.
@@ -244,6 +252,7 @@ func (l *loop) step(now time.Duration) {
 			l.later(service, now)
 		}
 	}
+	l.borrow(r.Shares, now)
 	// What takes traffic away goes first and at once. So does what a share belongs
 	// to: it counts only for a sidecar that has heard of its epoch.
 	for _, s := range r.Shares {
@@ -274,8 +283,12 @@ func (l *loop) later(service string, now time.Duration) {
 // that has gone meanwhile does not answer, which the table takes for what it is.
 func (l *loop) order(r merge.Result) {
 	to := func(reporter, what string, give func(*report.Stream)) {
-		if r := l.streams[reporter]; r != nil {
-			give(r.stream)
+		r := l.streams[reporter]
+		if r == nil {
+			return
+		}
+		if stream, ok := r.voice.(*report.Stream); ok {
+			give(stream)
 			l.numbers.orders[what]++
 		}
 	}
@@ -297,6 +310,9 @@ func (l *loop) order(r merge.Result) {
 	}
 	for _, p := range r.Leases {
 		to(p.Reporter, "lease", func(s *report.Stream) { s.Lease(p) })
+	}
+	for _, o := range r.Orders {
+		l.decline(o)
 	}
 	for _, p := range r.Shares {
 		to(p.Reporter, "share", func(s *report.Stream) { s.Share(p) })
@@ -419,8 +435,10 @@ func (l *loop) reload() {
 	}
 	l.services = services
 	l.owners.byKey.Store(&known)
+	l.addresses.learn(l.mesh)
 	gone := func(k merge.Key) bool { _, ok := known[k]; return !ok }
 	maps.DeleteFunc(l.beliefs, func(k merge.Key, _ map[merge.Scope]held) bool { return gone(k) })
+	maps.DeleteFunc(l.loans, func(k merge.Key, _ *lent) bool { return gone(k) })
 	l.slow.forget(gone, func(name string) bool { return services[name] != nil })
 	l.history.add(Event{Time: l.wall(now), Kind: "registry",
 		Text: fmt.Sprintf("mesh in force: %s, %s", count(len(services), "service"), count(l.mesh.Len(), "endpoint"))})

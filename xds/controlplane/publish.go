@@ -24,6 +24,8 @@ type held struct {
 	// ramp from there on by itself, so this is what it is told, once: an age that
 	// is counted on would make a new version of the endpoints at each push.
 	age time.Duration
+	// trial is the part of its weight that Envoys give it to try it: see loans.
+	trial float64
 }
 
 // beliefs are the verdicts in force that are not "in".
@@ -43,7 +45,7 @@ func (b beliefs) note(v merge.Verdict, now time.Duration) {
 		scopes = map[merge.Scope]held{}
 		b[v.Key] = scopes
 	}
-	scopes[v.Scope] = held{v, max(0, now-v.Since)}
+	scopes[v.Scope] = held{Verdict: v, age: max(0, now-v.Since)}
 }
 
 // in is what observers in a scope should believe of k: the severer of the
@@ -103,6 +105,7 @@ func (b beliefs) endpoints(s *registry.Service, scope merge.Scope, kind resource
 			age = now - v.Since
 		}
 		all.Endpoints[i].Draining = e.Draining || v.State == outlier.Draining
+		all.Endpoints[i].Trial = v.trial
 		all.Endpoints[i].Verdict = outlier.Verdict{
 			State: v.State, Epoch: v.Epoch, Rule: v.Rule, Reason: reason(v.Verdict), RampFrom: v.RampFrom, RampAge: age,
 		}

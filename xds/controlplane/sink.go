@@ -22,9 +22,12 @@ const (
 	subscribeEvery = 5 * time.Second
 )
 
-// reporter is a live report stream.
+// voice is what a reporter speaks by: a report stream, or an Envoy's load reports.
+type voice interface{ Reporter() merge.Reporter }
+
+// reporter is one that is live.
 type reporter struct {
-	stream   *report.Stream
+	voice    voice
 	services []string // that the table knows of, sorted
 }
 
@@ -38,9 +41,11 @@ type sink struct {
 // Join tells the loop at once that the reporter is back and what it holds, for a
 // gate may wait for that, and then lets nothing in from the stream until it is
 // known which services the reporter uses.
-func (k sink) Join(s *report.Stream) error {
+func (k sink) Join(s *report.Stream) error { return k.join(s, s.Held()) }
+
+func (k sink) join(s voice, held []merge.Verdict) error {
 	joined := make(chan error, 1)
-	if !k.loop.send(func(l *loop) { joined <- l.join(s) }) {
+	if !k.loop.send(func(l *loop) { joined <- l.join(s, held) }) {
 		return errClosed
 	}
 	select {
@@ -95,15 +100,18 @@ func (k sink) Leave(s *report.Stream) {
 	k.loop.send(func(l *loop) { l.left(s) })
 }
 
-func (l *loop) join(s *report.Stream) error {
+func (l *loop) join(s voice, held []merge.Verdict) error {
 	now, who := l.now(), s.Reporter()
+	if err := l.clash(s); err != nil {
+		return err
+	}
 	services := l.server.SentTo(who.ID)
 	if err := l.table.Join(who, services, now); err != nil {
 		return err
 	}
-	l.streams[who.ID] = &reporter{stream: s, services: services}
+	l.streams[who.ID] = &reporter{voice: s, services: services}
 	delete(l.returns.awaited, who.ID)
-	if held := s.Held(); len(held) > 0 {
+	if len(held) > 0 {
 		l.table.Held(who.ID, held, now)
 		if l.returns.over {
 			// What several reporters hold and the table had lost is believed again.
@@ -121,9 +129,9 @@ func (l *loop) join(s *report.Stream) error {
 	return nil
 }
 
-func (l *loop) left(s *report.Stream) {
+func (l *loop) left(s voice) {
 	id := s.Reporter().ID
-	if r := l.streams[id]; r == nil || r.stream != s {
+	if r := l.streams[id]; r == nil || r.voice != s {
 		return
 	}
 	delete(l.streams, id)
@@ -139,7 +147,7 @@ func (l *loop) came(id, text string, now time.Duration) {
 	l.keepAt = min(l.keepAt, now+keepEvery)
 }
 
-func (l *loop) evidence(s *report.Stream, r merge.Report) {
+func (l *loop) evidence(s voice, r merge.Report) {
 	if l.strange(s, r.Cells) {
 		l.follow(s)
 	}
@@ -149,15 +157,15 @@ func (l *loop) evidence(s *report.Stream, r merge.Report) {
 	for why, n := range done.Refused {
 		l.numbers.unheard[why] += uint64(n)
 	}
-	if done.Reincarnate {
-		s.Reincarnate("the evidence table knows higher counters")
+	if stream, ok := s.(*report.Stream); ok && done.Reincarnate {
+		stream.Reincarnate("the evidence table knows higher counters")
 	}
 	l.urgent = l.urgent || done.Urgent
 }
 
 // strange says whether the reporter speaks of a service of which the table does
 // not know that the reporter uses it.
-func (l *loop) strange(s *report.Stream, cells []merge.Cell) bool {
+func (l *loop) strange(s voice, cells []merge.Cell) bool {
 	r := l.streams[s.Reporter().ID]
 	if r == nil {
 		return false
@@ -175,7 +183,7 @@ func (l *loop) strange(s *report.Stream, cells []merge.Cell) bool {
 }
 
 // follow tells the table which services the reporter of a stream now uses.
-func (l *loop) follow(s *report.Stream) {
+func (l *loop) follow(s voice) {
 	if r := l.streams[s.Reporter().ID]; r != nil {
 		l.subscribe(r)
 	}
@@ -183,7 +191,7 @@ func (l *loop) follow(s *report.Stream) {
 
 // subscribe tells the table which services a reporter now uses.
 func (l *loop) subscribe(r *reporter) {
-	id := r.stream.Reporter().ID
+	id := r.voice.Reporter().ID
 	if services := l.server.SentTo(id); !slices.Equal(services, r.services) {
 		r.services = services
 		l.table.Subscribe(id, services)

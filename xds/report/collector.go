@@ -133,7 +133,7 @@ func (c *Collector) Stream(srv reportpb.EvidenceService_StreamServer) error {
 		left:   make(chan struct{}),
 		outbox: newOutbox(),
 	}
-	s.principal, s.addr = identify(ctx)
+	s.principal, s.addr = Identify(ctx)
 	c.metrics.opened.Add(1)
 	c.running.Go(func() {
 		defer close(s.left)
@@ -210,8 +210,8 @@ func (c *Collector) refuse(code codes.Code, why Refusal, format string, args ...
 	return status.Errorf(code, format, args...)
 }
 
-// identify says who the peer is: by TLS, else by address.
-func identify(ctx context.Context) (principal string, addr netip.Addr) {
+// Identify says who the peer is: by TLS, else by address.
+func Identify(ctx context.Context) (principal string, addr netip.Addr) {
 	p, ok := peer.FromContext(ctx)
 	if !ok {
 		return "", netip.Addr{}

@@ -31,6 +31,10 @@ type Endpoint struct {
 	// Envoys are told: sidecars know it from their report streams, and gRPC's
 	// round_robin takes no weights of endpoints.
 	Share float64
+	// Trial is the part of its weight that Envoys give an endpoint on probation, or one
+	// that is suspended, to try it; 0 to 1. Sidecars that try it are told so over their
+	// report streams, and gRPC's round_robin knows no small share.
+	Trial float64
 	// Verdict is what the fleet believes of it; the zero Verdict is "in". An
 	// encoder for sidecars publishes RampAge as it is given, so the caller keeps
 	// the age of the moment of the verdict; an encoder for foreign clients

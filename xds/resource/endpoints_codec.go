@@ -104,6 +104,9 @@ func tell(e Endpoints, k Kind) []told {
 		if share := all[i].Share; k == Envoy && share > 0 && share < 1 {
 			w = uint64(float64(w) * share)
 		}
+		if tried(*all[i].Endpoint, k) {
+			w = uint64(float64(w) * min(all[i].Trial, 1))
+		}
 		if k != Overhear && all[i].Verdict.State == outlier.Ramp {
 			w = uint64(float64(w) * rampShare(all[i].Verdict, ramp))
 		}
@@ -124,10 +127,18 @@ func health(e Endpoint, k Kind) corev3.HealthStatus {
 	case outlier.In, outlier.Ramp:
 		return corev3.HealthStatus_HEALTHY
 	}
+	if tried(e, k) {
+		return corev3.HealthStatus_HEALTHY
+	}
 	if k == Envoy {
 		return corev3.HealthStatus_DRAINING
 	}
 	return corev3.HealthStatus_UNHEALTHY
+}
+
+// tried says whether clients of kind k give the endpoint a small share to try it.
+func tried(e Endpoint, k Kind) bool {
+	return k == Envoy && e.Trial > 0 && (e.Verdict.State == outlier.Probation || e.Verdict.State == outlier.Suspended)
 }
 
 // rampShare is the share of its weight that a ramping endpoint has after
@@ -159,7 +170,7 @@ func RampSteps(ramp time.Duration) []time.Duration {
 func raiseFloor(all []told) {
 	least := math.MaxInt
 	for _, t := range all {
-		if t.health == corev3.HealthStatus_HEALTHY {
+		if t.health == corev3.HealthStatus_HEALTHY && !tried(*t.Endpoint, Envoy) {
 			return
 		}
 		least = min(least, badness(*t.Endpoint))

@@ -1,0 +1,104 @@
+package controlplane
+
+import (
+	"fmt"
+	"net/netip"
+	"sync/atomic"
+	"time"
+
+	"github.com/overhear-mesh/overhear/outlier"
+	"github.com/overhear-mesh/overhear/outlier/merge"
+	"github.com/overhear-mesh/overhear/xds/ingest"
+	"github.com/overhear-mesh/overhear/xds/registry"
+	"github.com/overhear-mesh/overhear/xds/report"
+)
+
+// envoySink hands what Envoys' load reports say to the loop.
+type envoySink struct{ sink }
+
+func (k envoySink) Join(s *ingest.Stream) error { return k.join(s, nil) }
+
+func (k envoySink) Evidence(s *ingest.Stream, r merge.Report) {
+	k.loop.send(func(l *loop) { l.evidence(s, r) })
+}
+
+func (k envoySink) Leave(s *ingest.Stream) {
+	k.loop.send(func(l *loop) { l.left(s) })
+}
+
+// clash says why a reporter cannot join: an Envoy must not take the place of the sidecar
+// whose id it has.
+func (l *loop) clash(s voice) error {
+	have := l.streams[s.Reporter().ID]
+	if have == nil {
+		return nil
+	}
+	_, sidecar := have.voice.(*report.Stream)
+	if _, envoy := s.(*ingest.Stream); envoy && sidecar {
+		return fmt.Errorf("reporter %q: the id is that of a sidecar", s.Reporter().ID)
+	}
+	return nil
+}
+
+// borrow takes in what of endpoints under test the table gives to Envoys.
+func (l *loop) borrow(shares []merge.Share, now time.Duration) {
+	for _, p := range shares {
+		if l.envoy(p.Reporter) {
+			l.loans.note(p, now)
+			l.lend(p.Key, now)
+		}
+	}
+}
+
+// decline answers an order to an Envoy, which makes no probes.
+func (l *loop) decline(o merge.ProbeOrder) {
+	if l.envoy(o.Reporter) {
+		now := l.now()
+		l.refuse(l.table.Probed(o.ID, o.Reporter, o.Level, outlier.NotRun, now, now, now))
+		l.urgent = true
+	}
+}
+
+func (l *loop) envoy(reporter string) bool {
+	r := l.streams[reporter]
+	if r == nil {
+		return false
+	}
+	_, envoy := r.voice.(*ingest.Stream)
+	return envoy
+}
+
+// addresses is the mesh as load reports speak of it. The loop replaces it when the mesh
+// changes; the streams of Envoys read it.
+type addresses struct {
+	services atomic.Pointer[map[string]ingest.Service]
+}
+
+func (a *addresses) learn(m *registry.Mesh) {
+	all := make(map[string]ingest.Service, len(m.Services))
+	for i := range m.Services {
+		s := &m.Services[i]
+		one := ingest.Service{
+			Instances: make(map[netip.AddrPort]string, len(s.Endpoints)),
+			Answers:   s.Protocol == registry.HTTP1 || s.Protocol == registry.HTTP2,
+		}
+		for _, e := range s.Endpoints {
+			at := netip.AddrPortFrom(e.Address.Addr().Unmap(), e.Address.Port())
+			if _, doubled := one.Instances[at]; !doubled { // of two the first is told to clients
+				one.Instances[at] = e.ID()
+			}
+		}
+		all[s.Name] = one
+	}
+	a.services.Store(&all)
+}
+
+// Service is what load reports on a service are understood by.
+func (a *addresses) Service(name string) (ingest.Service, bool) {
+	all := a.services.Load()
+	if all == nil {
+		return ingest.Service{}, false
+	}
+	s, ok := (*all)[name]
+	return s, ok
+}

@@ -1,0 +1,55 @@
+// Package ingest lets unmodified Envoys report evidence: it serves Envoy's Load
+// Reporting Service (LRS) and turns the load reports into the reports that the evidence
+// table takes.
+//
+// # Model
+//
+// An Envoy that is told to (load_stats_config in its bootstrap) opens one stream and
+// says each 100 ms, for each endpoint of each cluster, how many requests it issued, how
+// many succeeded and failed since it last said so, and how many it waits for. Each such
+// stream is one reporter, with the node id and the zone of the Envoy's node. What it
+// says adds up to the cumulative counters that a sidecar would report; a sidecar's other
+// evidence is derived as far as that can be done with certainty:
+//
+//   - A failure is one of class server. There is one number for all of them, timeouts
+//     and resets too.
+//   - It is one of class conn, a hard failure, where more requests ended than were there
+//     to end: those that were waited for when the interval began, and those issued in
+//     it. A request that never got a connection was not issued. What the Envoy's own
+//     circuit breakers turned away looks the same; of that the cluster has a number, and
+//     so many failures of each of its endpoints are set aside.
+//   - A success began within the interval if there were more of them than requests were
+//     waited for when it began.
+//   - Requests are overdue if more of them have no answer than were issued lately. How
+//     long they may take is learnt from those that took long and were answered.
+//
+// Each of these is a bound that errs towards knowing less: no failure is called hard
+// and no request overdue that may be something else.
+//
+// # What is not there
+//
+// Latency. Requests that are overdue, for services of gRPC and of plain TCP: Envoy counts
+// a gRPC call as a success when it has ended, so that a stream that is open for hours
+// looks like one that hangs. A request whose client gave up is neither a success nor a
+// failure; nor is it waited for. An Envoy makes no probes and answers no polls, since
+// what it knows it tells at once.
+//
+// # Whom it believes
+//
+// As on a report stream: endpoints of services that xDS has sent to the node of that id;
+// one live stream per id, which another principal cannot take over; so many reporters
+// per principal. An Envoy's fault domain is the node that its metadata name
+//
+//	node: { metadata: { overhear: { node: host-7 } } }
+//
+// else its address. Rows about clusters and endpoints that are unknown, and numbers that
+// cannot be, are counted by reason ([Refusal]) and left out; they are no evidence of
+// health either. An Envoy's counters are deltas, and begin when its stream does: each
+// stream is an incarnation of its own.
+//
+// # Time
+//
+// A load report has no time, but it has the length of its interval. These add up to a
+// clock of the Envoy's, which is mapped to the table's as a sidecar's is, so that a
+// message that had to wait on its way does not make old news look new.
+package ingest

@@ -1,0 +1,48 @@
+package ingest
+
+import "sync"
+
+// Refusal is a reason for which something that an Envoy said was set aside.
+type Refusal string
+
+// Reasons of refusal. Where a whole stream is refused it ends with a gRPC status.
+const (
+	BadNode         Refusal = "bad_node"         // the first message has no node id
+	ForeignReporter Refusal = "foreign_reporter" // the id is in use by another principal
+	TooManyStreams  Refusal = "too_many_streams" // of one principal
+	NotEnvoy        Refusal = "not_envoy"        // a client that tells nothing of single endpoints
+	BadInterval     Refusal = "bad_interval"     // a report of no, or of an absurd length of time
+	UnknownCluster  Refusal = "unknown_cluster"  // no service of the mesh has that name
+	UnknownEndpoint Refusal = "unknown_endpoint" // the service has no such address
+	BadCounts       Refusal = "bad_counts"       // more requests than there can have been
+)
+
+// Stats counts since the start.
+type Stats struct {
+	Streams   int // open now
+	Messages  uint64
+	Throttled uint64 // messages that were read late because there are too many of them
+	Refused   map[Refusal]uint64
+}
+
+type metrics struct {
+	mu sync.Mutex // guards what follows
+	Stats
+}
+
+func (m *metrics) add(change func(*Stats)) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	change(&m.Stats)
+}
+
+func (m *metrics) refuse(all map[Refusal]int) {
+	m.add(func(s *Stats) {
+		for why, n := range all {
+			if s.Refused == nil {
+				s.Refused = map[Refusal]uint64{}
+			}
+			s.Refused[why] += uint64(n)
+		}
+	})
+}
