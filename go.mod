@@ -4,7 +4,7 @@ go 1.26.0
 
 require (
 	github.com/cespare/xxhash/v2 v2.3.0 // the hash of ring and Maglev
-	github.com/envoyproxy/go-control-plane v0.14.0 // the xDS stream server; our own cache stands behind its interface
+	github.com/envoyproxy/go-control-plane v0.14.0 // tests, benchmarks: another control plane
 	github.com/envoyproxy/go-control-plane/envoy v1.40.0 // Envoy's protos
 	github.com/goccy/go-yaml v1.19.2 // YAML with line and column of every node
 	github.com/google/go-cmp v0.7.0 // tests: diffs

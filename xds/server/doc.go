@@ -1,17 +1,15 @@
 // Package server serves xDS to sidecars, Envoys and gRPC clients: state of the
 // world and delta, aggregated and per type, by name and by wildcard.
 //
-// go-control-plane speaks the protocol (it owns the streams, their nonces and what
-// they subscribe to); this package is the cache behind it. A cache there answers
-// watches: each request of a client opens one, and one response closes it, until
-// the client acknowledges and so opens the next. The caches that come with it find
-// out what to answer by walking all names that a client subscribes to. Here the
-// walk goes the other way:
+// Servers of xDS find out what to answer to a client by walking all names that it
+// subscribes to. Here the walk goes the other way:
 //
 //	topic         one name of one type, for one kind of client; it knows its content
 //	              (marshalled once, shared by everybody) and who is interested
 //	subscription  one type on one stream: what the client was sent and accepted, and
 //	              a set of topics that changed since ("dirty")
+//	stream        what is to be written to a client; it may be sent one response of a
+//	              type, and the next when it has answered
 //
 // A change marks the subscriptions of its topic dirty and queues their streams to be
 // flushed: its cost does not depend on what else those streams subscribe to. A client
@@ -22,6 +20,12 @@
 // most (see [Server.ApplyFirst]), so that what the first are told is on its way long before the
 // last have their turn. In a thousand streams that matters more than what one costs:
 // BenchmarkPush measures both.
+//
+// What is kept for each client is small, because there are many: that it holds what there
+// is, as nearly always, are a few bits (ledger), and the bytes of a response are those of
+// the topic's content, to which the stream's own nonce and version are put (wire). Nobody
+// waits for a client under the lock: a goroutine writes to it, which ends when all is
+// written.
 //
 // What a client of a zone sees is the topic's content for that zone if it has one
 // of its own, else the fleet's: zones cost only what differs in them.

@@ -10,8 +10,6 @@ import (
 	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
 	endpointv3 "github.com/envoyproxy/go-control-plane/envoy/config/endpoint/v3"
 	discoveryv3 "github.com/envoyproxy/go-control-plane/envoy/service/discovery/v3"
-	"github.com/envoyproxy/go-control-plane/pkg/cache/v3"
-	gcp "github.com/envoyproxy/go-control-plane/pkg/server/stream/v3"
 
 	"github.com/overhear-mesh/overhear/xds/resource"
 )
@@ -21,8 +19,7 @@ import (
 type queue struct {
 	t *testing.T
 	*Server
-	clients []chan cache.DeltaResponse
-	subs    []gcp.Subscription
+	clients []*stream
 }
 
 // newQueue has n clients, n0 and so on, that hold the first version of a.
@@ -33,12 +30,7 @@ func newQueue(t *testing.T, n int) *queue {
 	q.apply(1)
 	q.Ready()
 	for i := range n {
-		f := front{q.Server}
-		if err := f.OnDeltaStreamOpen(t.Context(), int64(i), ""); err != nil {
-			t.Fatal(err)
-		}
-		q.clients = append(q.clients, make(chan cache.DeltaResponse, 1))
-		q.subs = append(q.subs, gcp.NewDeltaSubscription([]string{"a"}, nil, nil, false))
+		q.clients = append(q.clients, q.open(newPipe(t), true, ""))
 		q.ask(i, &discoveryv3.DeltaDiscoveryRequest{
 			Node: &corev3.Node{Id: fmt.Sprint("n", i), UserAgentName: "overhear"}, TypeUrl: resource.TypeEndpoints, ResourceNamesSubscribe: []string{"a"},
 		})
@@ -58,11 +50,7 @@ func (q *queue) apply(version byte, first ...string) {
 
 func (q *queue) ask(i int, r *discoveryv3.DeltaDiscoveryRequest) {
 	q.t.Helper()
-	f := front{q.Server}
-	if err := f.OnStreamDeltaRequest(int64(i), r); err != nil {
-		q.t.Fatal(err)
-	}
-	if _, err := f.CreateDeltaWatch(r, &q.subs[i], q.clients[i]); err != nil {
+	if err := q.changeAsked(q.clients[i], r); err != nil {
 		q.t.Fatal(err)
 	}
 }
@@ -71,24 +59,18 @@ func (q *queue) ask(i int, r *discoveryv3.DeltaDiscoveryRequest) {
 func (q *queue) told() string {
 	q.t.Helper()
 	var all []string
-	for i, ch := range q.clients {
-		select {
-		case r := <-ch:
-			m, err := r.GetDeltaDiscoveryResponse()
-			if err != nil {
-				q.t.Fatal(err)
-			}
-			var a endpointv3.ClusterLoadAssignment
-			if err := m.GetResources()[0].GetResource().UnmarshalTo(&a); err != nil {
-				q.t.Fatal(err)
-			}
-			host := a.GetEndpoints()[0].GetLbEndpoints()[0].GetEndpoint().GetAddress().GetSocketAddress().GetAddress()
-			all = append(all, fmt.Sprintf("n%d=%s", i, strings.TrimPrefix(host, "10.0.0.")))
-			m.Nonce = m.GetSystemVersionInfo()
-			front{q.Server}.OnStreamDeltaResponse(int64(i), r.GetDeltaRequest(), m)
-			q.ask(i, &discoveryv3.DeltaDiscoveryRequest{TypeUrl: resource.TypeEndpoints, ResponseNonce: m.GetNonce()})
-		default:
+	for i, st := range q.clients {
+		var m discoveryv3.DeltaDiscoveryResponse
+		if !sent(q.t, st, &m) {
+			continue
 		}
+		var a endpointv3.ClusterLoadAssignment
+		if err := m.GetResources()[0].GetResource().UnmarshalTo(&a); err != nil {
+			q.t.Fatal(err)
+		}
+		host := a.GetEndpoints()[0].GetLbEndpoints()[0].GetEndpoint().GetAddress().GetSocketAddress().GetAddress()
+		all = append(all, fmt.Sprintf("n%d=%s", i, strings.TrimPrefix(host, "10.0.0.")))
+		q.ask(i, &discoveryv3.DeltaDiscoveryRequest{TypeUrl: resource.TypeEndpoints, ResponseNonce: m.GetNonce()})
 	}
 	return strings.Join(all, " ")
 }
@@ -148,8 +130,7 @@ func TestWhoWaitsForItsTurnIsToldTheNewestAlone(t *testing.T) {
 func TestWhoLeavesBeforeItsTurnHoldsNobodyUp(t *testing.T) {
 	q := newQueue(t, 3)
 	q.apply(2, "n1")
-	q.streams[streamKey{delta: true, id: 1}].subs[endpoints].watch = nil // go-control-plane cancels what waits
-	front{q.Server}.OnDeltaStreamClosed(1, nil)
+	q.close(q.clients[1])
 	got := q.push(100)
 	slices.Sort(got)
 	if want := []string{"end", "n0=2", "n2=2"}; !slices.Equal(got, want) {

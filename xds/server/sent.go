@@ -13,8 +13,8 @@ func (s *Server) SentTo(node string) []string {
 	names := map[string]struct{}{}
 	for st := range s.byNode[node] {
 		if sub := st.subs[endpoints]; sub != nil {
-			for t, e := range sub.entries {
-				if e.acked {
+			for _, t := range sub.topics() {
+				if e, _ := sub.entry(t); e.acked {
 					names[t.name] = struct{}{}
 				}
 			}

@@ -6,11 +6,11 @@ import (
 	"log/slog"
 	"maps"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"time"
 
-	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
 	endpointv3 "github.com/envoyproxy/go-control-plane/envoy/config/endpoint/v3"
 	"google.golang.org/protobuf/proto"
 
@@ -44,8 +44,7 @@ type Server struct {
 	mu      sync.Mutex // guards everything below, and all streams and topics
 	ready   bool
 	tables  map[resource.Kind]*[numTypes]table
-	streams map[streamKey]*stream
-	byID    map[*corev3.Node]*stream        // see front
+	streams map[*stream]struct{}
 	byNode  map[string]map[*stream]struct{} // by node.id; a node may have several
 	opened  uint64
 	pending pending
@@ -58,14 +57,13 @@ func New(cfg Config, log *slog.Logger) *Server {
 	s := &Server{
 		cfg: cfg, log: log,
 		tables:  map[resource.Kind]*[numTypes]table{},
-		streams: map[streamKey]*stream{},
-		byID:    map[*corev3.Node]*stream{},
+		streams: map[*stream]struct{}{},
 		byNode:  map[string]map[*stream]struct{}{},
 	}
 	for _, k := range []resource.Kind{resource.GRPC, resource.Envoy, resource.Overhear} {
 		tables := new([numTypes]table)
 		for i := range tables {
-			tables[i] = table{topics: map[string]*topic{}, wildcards: map[*subscription]struct{}{}}
+			tables[i] = newTable()
 		}
 		s.tables[k] = tables
 	}
@@ -140,26 +138,13 @@ func (s *Server) ApplyFirst(nodes []string, changes ...Change) error {
 func (s *Server) set(v resource.View, typ typeIndex, name string, e *encoded, touched map[*stream]struct{}) {
 	b := &s.tables[v.Kind][typ]
 	t := b.topic(name)
-	if !t.set(v.Zone, e) {
-		t.release()
-		return
-	}
-	concerns := func(sub *subscription) bool {
-		zone := sub.stream.view.Zone
-		if v.Zone != "" {
-			return zone == v.Zone
+	if t.differs(v.Zone, e) {
+		concerned := b.concerned(v, t)
+		for _, sub := range concerned {
+			sub.unsettle(t)
 		}
-		_, own := t.zones[zone]
-		return !own
-	}
-	for sub := range t.interested {
-		if concerns(sub) {
-			sub.mark(t, false)
-			touched[sub.stream] = struct{}{}
-		}
-	}
-	for sub := range b.wildcards {
-		if concerns(sub) {
+		t.set(v.Zone, e)
+		for _, sub := range concerned {
 			sub.mark(t, false)
 			touched[sub.stream] = struct{}{}
 		}
@@ -219,7 +204,7 @@ func (s *Server) Ready() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.ready = true
-	for _, st := range s.streams {
+	for st := range s.streams {
 		s.pending.add(st, others)
 	}
 	s.startPush()
@@ -235,7 +220,7 @@ func (s *Server) Sent(node, service string) bool {
 		if sub == nil {
 			continue
 		}
-		if t := sub.table.topics[service]; t != nil && sub.entries[t].acked {
+		if e, _ := sub.entry(sub.table.topics[service]); e.acked {
 			return true
 		}
 	}
@@ -258,84 +243,34 @@ func (s *Server) leave(st *stream) {
 	}
 }
 
-// subscription finds the subscription of a request, or begins it. It is nil
-// without an error for a type that is not served: such a request is left
-// unanswered.
-func (s *Server) subscription(id *corev3.Node, url string) (sub *subscription, first bool, err error) {
-	st := s.byID[id]
-	if st == nil {
-		return nil, false, errors.New("watch for a stream that is not open")
-	}
-	typ, ok := typeOf(url)
-	if !ok {
-		return nil, false, nil
-	}
-	if sub = st.subs[typ]; sub != nil {
-		return sub, false, nil
-	}
-	sub = &subscription{
-		stream: st, typ: typ, table: &s.tables[st.view.Kind][typ],
-		entries: map[*topic]entry{}, returned: map[string]string{},
-	}
-	st.subs[typ] = sub
-	return sub, true, nil
-}
-
-// arm lets the client be sent a response, and sends what there is.
-func (s *Server) arm(sub *subscription, w *watch) (cancel func()) {
-	sub.watch = w
-	s.flush(sub.stream)
-	return func() {
-		s.mu.Lock()
-		defer s.mu.Unlock()
-		if sub.watch == w {
-			sub.watch = nil
-		}
-	}
-}
-
 // flush sends what there is to say on a stream, in the order of the types.
 func (s *Server) flush(st *stream) {
 	if !s.ready {
 		return
 	}
-	for _, sub := range st.subs {
-		s.push(sub)
+	// Twice: there are removals of clusters that wait for listeners and routes, and
+	// endpoints that follow them.
+	for range 2 {
+		for _, sub := range st.subs {
+			s.push(sub)
+		}
 	}
-	s.push(st.subs[clusters]) // removals that waited for listeners and routes
 }
 
 func (s *Server) push(sub *subscription) {
-	if sub == nil || sub.watch == nil || sub.mustWait() {
+	if sub == nil || !sub.armed || sub.mustWait() {
 		return
 	}
 	b := sub.next()
 	if b == nil {
 		return
 	}
-	w := sub.watch
-	clear(sub.returned)
-	r := &response{watch: w, returned: sub.returned}
-	// The channels have room for one response of each type, and there is never more
-	// than one on its way; waiting for room under the lock would stop everybody.
-	if sub.stream.delta {
-		r.bodyD = sub.incremental(b)
-		select {
-		case w.respondD <- r:
-		default:
-			sub.takeBack(b)
-			return
-		}
-	} else {
-		r.body = sub.stateOfTheWorld(b)
-		select {
-		case w.respond <- r:
-		default:
-			sub.takeBack(b)
-			return
-		}
-	}
-	sub.watch, sub.queued = nil, b
+	st := sub.stream
+	st.nonce++
+	sub.sent(b, strconv.FormatUint(st.nonce, 10))
+	s.responses[sub.typ]++
+	st.enqueue(s, sub.response(b))
+	st.repeat(b)
 }
 
 // answered notes an ACK or a NACK. It returns the response that was refused for a
@@ -358,27 +293,26 @@ func (s *Server) answered(sub *subscription, nonce, refusal string) (refused *ba
 	// now. An aggregated stream has both, and a node id need not be its client's alone.
 	if len(b.announced) > 0 && sub.stream.url != "" {
 		for st := range s.byNode[sub.stream.node] {
-			s.repeat(st, b)
+			st.repeat(b)
+			s.flush(st)
 		}
 	}
 	return refused
 }
 
-// repeat sends again on a stream the endpoints of the clusters in a response that
-// came after that response on no stream yet.
-func (s *Server) repeat(st *stream, b *batch) {
+// repeat marks the endpoints of the clusters in a response to be sent again, unless they
+// came after that response on some stream already.
+func (st *stream) repeat(b *batch) {
 	sub := st.subs[endpoints]
-	if sub == nil || len(b.announced) == 0 {
+	if sub == nil {
 		return
 	}
 	for name := range b.announced {
 		t := sub.table.topics[name]
-		if t == nil || !sub.entries[t].named || sub.queued.has(t) {
-			continue
+		if e, _ := sub.entry(t); e.named {
+			sub.mark(t, true)
 		}
-		sub.mark(t, true)
 	}
-	s.flush(st)
 }
 
 // TypeStatus is what one stream holds of one type.
@@ -409,7 +343,7 @@ type ClientStatus struct {
 // Clients lists the streams that have said who they are, by node id and age.
 func (s *Server) Clients() []ClientStatus {
 	s.mu.Lock()
-	streams := slices.Collect(maps.Values(s.byID))
+	streams := slices.Collect(maps.Keys(s.streams))
 	s.mu.Unlock()
 	all := make([]ClientStatus, 0, len(streams))
 	for _, st := range streams {
@@ -426,12 +360,12 @@ func (s *Server) Clients() []ClientStatus {
 	return all
 }
 
-// client describes one stream; false when it has ended. The lock is held for one
+// client describes one stream; false when it has ended, or not said who it is. The lock is held for one
 // stream at a time, so that no push waits for the whole list.
 func (s *Server) client(st *stream) (ClientStatus, bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.byID[st.id] != st {
+	if _, open := s.streams[st]; !open || st.node == "" {
 		return ClientStatus{}, false
 	}
 	c := ClientStatus{
@@ -443,12 +377,12 @@ func (s *Server) client(st *stream) (ClientStatus, bool) {
 			continue
 		}
 		t := TypeStatus{
-			TypeURL: typeURLs[sub.typ], Wildcard: sub.wildcard, Names: sub.named,
+			TypeURL: typeURLs[sub.typ], Wildcard: sub.wildcard, Names: sub.byName.len(),
 			Version: sub.version, Acked: sub.acked, Waiting: len(sub.dirty),
 			NACKs: sub.nacks, LastNACK: sub.lastNACK, NACKedAt: sub.nackedAt,
 		}
-		for _, e := range sub.entries {
-			if e.sent != nil {
+		for _, topic := range sub.topics() {
+			if e, _ := sub.entry(topic); e.sent != nil {
 				t.Resources++
 			}
 		}

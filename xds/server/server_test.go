@@ -614,7 +614,7 @@ func TestATypeThatIsNotServedIsIgnored(t *testing.T) {
 		c.quiet("nothing to say")
 		c.subscribe(eds, "a")
 		c.want("endpoints[a]")
-		for i := range 40 { // more than go-control-plane should be made to remember
+		for i := range 40 { // more than the server should be made to remember
 			if c.delta {
 				_ = c.incr.Send(&discoveryv3.DeltaDiscoveryRequest{TypeUrl: fmt.Sprint("type/", i)})
 			} else {

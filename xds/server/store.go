@@ -10,9 +10,8 @@ import (
 	endpointv3 "github.com/envoyproxy/go-control-plane/envoy/config/endpoint/v3"
 	listenerv3 "github.com/envoyproxy/go-control-plane/envoy/config/listener/v3"
 	routev3 "github.com/envoyproxy/go-control-plane/envoy/config/route/v3"
-	discoveryv3 "github.com/envoyproxy/go-control-plane/envoy/service/discovery/v3"
+	"google.golang.org/grpc/mem"
 	"google.golang.org/protobuf/proto"
-	"google.golang.org/protobuf/types/known/anypb"
 
 	"github.com/overhear-mesh/overhear/xds/resource"
 )
@@ -53,12 +52,15 @@ func (t typeIndex) whole() bool { return t == clusters || t == listeners }
 // encoded is the content of a resource, marshalled once and shared by all who are
 // sent it. It never changes.
 type encoded struct {
+	name    string
 	version string
 	// sum is the version of one (name, content), to be added up to the version of a
 	// set of them in any order.
-	sum   uint64
-	delta *discoveryv3.Resource // delta.Resource is what state of the world sends
-	eds   string                // of a cluster: the name of its endpoints
+	sum uint64
+	// What stands in a response for it: the field resources, number 2 in both variants.
+	// The bytes are the same, in delta with a name and a version before them.
+	delta, sotw mem.Buffer
+	eds         string // of a cluster: the name of its endpoints
 }
 
 func encode(typ typeIndex, name string, m proto.Message) (*encoded, error) {
@@ -74,8 +76,8 @@ func encode(typ typeIndex, name string, m proto.Message) (*encoded, error) {
 	}
 	hash := sha256.Sum256(value)
 	named := sha256.Sum256(append([]byte(name+"\x00"), hash[:]...))
-	e := &encoded{version: hex.EncodeToString(hash[:8]), sum: binary.BigEndian.Uint64(named[:])}
-	e.delta = &discoveryv3.Resource{Name: name, Version: e.version, Resource: &anypb.Any{TypeUrl: typeURLs[typ], Value: value}}
+	e := &encoded{name: name, version: hex.EncodeToString(hash[:8]), sum: binary.BigEndian.Uint64(named[:])}
+	e.delta, e.sotw = wire(name, e.version, typeURLs[typ], value)
 	if c, ok := m.(*clusterv3.Cluster); ok && c.GetEdsClusterConfig() != nil {
 		if e.eds = c.GetEdsClusterConfig().GetServiceName(); e.eds == "" {
 			e.eds = name
@@ -105,10 +107,11 @@ func nameOf(typ typeIndex, m proto.Message) (string, bool) {
 type topic struct {
 	table *table
 	name  string
+	id    uint32              // in table.topics.all
 	fleet *encoded            // nil: does not exist
 	zones map[string]*encoded // what zones have of their own
-	// interested are the subscriptions that have an entry for it.
-	interested map[*subscription]struct{}
+	// interested are the subscriptions that have an entry for it, by id.
+	interested bits
 }
 
 // in is the content for a zone; nil when there is none.
@@ -119,16 +122,19 @@ func (t *topic) in(zone string) *encoded {
 	return t.fleet
 }
 
-// set changes the content of the fleet (zone "") or of a zone; nil removes it. It
-// says whether anything changed.
-func (t *topic) set(zone string, e *encoded) bool {
+// differs says whether a content for the fleet (zone "") or a zone is news; nil is
+// its removal.
+func (t *topic) differs(zone string, e *encoded) bool {
 	before := t.fleet
 	if zone != "" {
 		before = t.zones[zone]
 	}
-	if before == e || before != nil && e != nil && before.version == e.version {
-		return false
-	}
+	return before != e && (before == nil || e == nil || before.version != e.version)
+}
+
+// set changes the content of the fleet or of a zone. Whoever held what it replaces must
+// have been unsettled.
+func (t *topic) set(zone string, e *encoded) {
 	if e != nil {
 		e = t.shared(e)
 	}
@@ -143,7 +149,6 @@ func (t *topic) set(zone string, e *encoded) bool {
 		}
 		t.zones[zone] = e
 	}
-	return true
 }
 
 // shared is what the topic already holds with the content of e, for another zone
@@ -164,21 +169,54 @@ func (t *topic) shared(e *encoded) *encoded {
 func (t *topic) release() {
 	if t.fleet == nil && len(t.zones) == 0 && len(t.interested) == 0 {
 		delete(t.table.topics, t.name)
+		t.table.topicIDs.release(t.id)
 	}
 }
 
-// table holds the topics of one type for one kind of client.
+// table holds the topics of one type for one kind of client, and who subscribes to them.
 type table struct {
 	topics    map[string]*topic
 	wildcards map[*subscription]struct{}
+
+	topicIDs ids[*topic]
+	subIDs   ids[*subscription]
+}
+
+func newTable() table {
+	return table{topics: map[string]*topic{}, wildcards: map[*subscription]struct{}{}}
 }
 
 // topic finds or makes the topic of a name.
 func (b *table) topic(name string) *topic {
 	t, ok := b.topics[name]
 	if !ok {
-		t = &topic{table: b, name: name, interested: map[*subscription]struct{}{}}
+		t = &topic{table: b, name: name}
+		t.id = b.topicIDs.take(t)
 		b.topics[name] = t
 	}
 	return t
+}
+
+// concerned lists those who see a topic's content of a view.
+func (b *table) concerned(v resource.View, t *topic) []*subscription {
+	concerns := func(sub *subscription) bool {
+		zone := sub.stream.view.Zone
+		if v.Zone != "" {
+			return zone == v.Zone
+		}
+		_, own := t.zones[zone]
+		return !own
+	}
+	var all []*subscription
+	for id := range t.interested.all() {
+		if sub := b.subIDs.all[id]; concerns(sub) {
+			all = append(all, sub)
+		}
+	}
+	for sub := range b.wildcards {
+		if !t.interested.has(sub.id) && concerns(sub) {
+			all = append(all, sub)
+		}
+	}
+	return all
 }

@@ -7,9 +7,8 @@ import (
 	"slices"
 	"time"
 
-	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
 	discoveryv3 "github.com/envoyproxy/go-control-plane/envoy/service/discovery/v3"
-	"google.golang.org/protobuf/types/known/anypb"
+	"google.golang.org/grpc/mem"
 
 	"github.com/overhear-mesh/overhear/xds/resource"
 )
@@ -20,56 +19,33 @@ import (
 // count as never acknowledged.
 const maxUnanswered = 16
 
-// stream is one xDS stream of a client. Everything in it is guarded by Server.mu.
-type stream struct {
-	delta bool
-	id    *corev3.Node // see front; nil until the first request
-	node  string       // its node.id
-	view  resource.View
-	peer  string
-	url   string // of a stream per type; "" for ADS
-	since time.Time
-	subs  [numTypes]*subscription
-	// queued says in which lanes of Server.pending it stands.
-	queued [numLanes]bool
-	// strangers are the types asked for that are not served here.
-	strangers map[string]struct{}
-}
-
 // subscription is one type on one stream.
 type subscription struct {
 	stream *stream
 	typ    typeIndex
 	table  *table
+	id     uint32 // in table.subIDs.all
+	ledger
 
 	asked    uint64 // digest of the names of the last request, in state of the world
 	wildcard bool
-	named    int // entries subscribed by name
-	entries  map[*topic]entry
-	dirty    []*topic // those whose entry is dirty
-	gone     []string // names that a reconnecting client holds and that are not there
-	answer   bool     // the client waits for an answer even if it is empty
+	// legacy: the client has asked for nothing by name yet, and a request without names
+	// is one for everything.
+	legacy bool
+	dirty  []*topic // those whose entry is dirty
+	gone   []string // names that a reconnecting client holds and that are not there
+	answer bool     // the client waits for an answer even if it is empty
 
-	watch    *watch   // open when the client may be sent something
-	queued   *batch   // given to go-control-plane, not yet sent
+	armed    bool     // the client may be sent something: it has spoken since the last response
 	inFlight []*batch // sent and not answered, oldest first
 	sum      uint64   // of what was sent; see encoded.sum
 
+	nonce    string // of the last response
 	acked    string // version of the last response that the client accepted
 	version  string // of the last response
 	nacks    uint64
 	lastNACK string
 	nackedAt time.Time
-	returned map[string]string // see response.GetReturnedResources
-}
-
-// entry is what a subscription knows of a topic.
-type entry struct {
-	sent  *encoded // what the client holds or is about to; nil: nothing
-	named bool     // subscribed by name
-	acked bool     // the client accepted some version of it
-	dirty bool     // in subscription.dirty
-	force bool     // send also what the client holds already
 }
 
 // batch is one response.
@@ -94,7 +70,7 @@ type item struct {
 
 // mark notes that the topic must be looked at before the next response.
 func (s *subscription) mark(t *topic, force bool) {
-	e, known := s.entries[t]
+	e, _ := s.entry(t)
 	if e.dirty && (e.force || !force) {
 		return
 	}
@@ -103,47 +79,33 @@ func (s *subscription) mark(t *topic, force bool) {
 	}
 	e.dirty = true
 	e.force = e.force || force
-	s.entries[t] = e
-	if !known {
-		t.interested[s] = struct{}{}
-	}
-}
-
-func (s *subscription) put(t *topic, e entry) {
-	s.entries[t] = e
-	t.interested[s] = struct{}{}
-}
-
-// hold notes that the client holds the content, without having been sent it here.
-func (s *subscription) hold(t *topic, held *encoded) {
-	e := s.entries[t]
-	e.sent, e.acked = held, true
 	s.put(t, e)
-	s.sum += held.sum
+}
+
+// hold notes that the client holds what there is, without having been sent it here.
+func (s *subscription) hold(t *topic) {
+	e, _ := s.entry(t)
+	e.sent, e.acked = t.in(s.stream.view.Zone), true
+	e.force = s.announced(t.name)
+	e.dirty = e.force
+	s.put(t, e)
+	s.sum += e.sent.sum
 }
 
 // drop forgets a topic.
 func (s *subscription) drop(t *topic) {
-	e := s.entries[t]
-	if e.sent != nil {
+	if e, _ := s.entry(t); e.sent != nil {
 		s.sum -= e.sent.sum
 	}
-	if e.named {
-		s.named--
-	}
-	delete(s.entries, t)
-	delete(t.interested, s)
+	s.forget(t)
 	t.release()
 }
 
 // name subscribes by name.
 func (s *subscription) name(name string) *topic {
 	t := s.table.topic(name)
-	e := s.entries[t]
-	if !e.named {
-		e.named = true
-		s.named++
-	}
+	e, _ := s.entry(t)
+	e.named = true
 	s.put(t, e)
 	return t
 }
@@ -151,7 +113,7 @@ func (s *subscription) name(name string) *topic {
 // unname ends a subscription by name. Under a wildcard the client is told once
 // more what there is, as the protocol wants.
 func (s *subscription) unname(t *topic) {
-	e := s.entries[t]
+	e, _ := s.entry(t)
 	if !e.named {
 		return
 	}
@@ -160,7 +122,6 @@ func (s *subscription) unname(t *topic) {
 		return
 	}
 	e.named = false
-	s.named--
 	s.put(t, e)
 	s.mark(t, true)
 }
@@ -182,8 +143,8 @@ func (s *subscription) setWildcard(on bool) {
 		return
 	}
 	delete(s.table.wildcards, s)
-	for t, e := range s.entries {
-		if !e.named {
+	for _, t := range s.topics() {
+		if e, _ := s.entry(t); !e.named {
 			s.drop(t)
 		}
 	}
@@ -192,15 +153,16 @@ func (s *subscription) setWildcard(on bool) {
 // close ends the subscription.
 func (s *subscription) close() {
 	delete(s.table.wildcards, s)
-	for t := range s.entries {
+	for _, t := range s.topics() {
 		s.drop(t)
 	}
+	s.table.subIDs.release(s.id)
 }
 
 // busy says that the client has not yet answered, or not yet been sent, what there
 // is of this type.
 func (s *subscription) busy() bool {
-	return s != nil && (len(s.dirty) > 0 || s.queued != nil || len(s.inFlight) > 0)
+	return s != nil && (len(s.dirty) > 0 || len(s.inFlight) > 0)
 }
 
 // mustWait says that what refers to clusters must not be sent yet: an Envoy uses a
@@ -209,7 +171,7 @@ func (s *subscription) busy() bool {
 func (s *subscription) mustWait() bool {
 	c := s.stream.subs[clusters]
 	return (s.typ == listeners || s.typ == routes) && s.stream.view.Kind == resource.Envoy &&
-		c != nil && (c.queued != nil || len(c.inFlight) > 0)
+		c != nil && len(c.inFlight) > 0
 }
 
 // next takes what is dirty and makes it into a batch; nil when there is nothing to
@@ -230,7 +192,7 @@ func (s *subscription) next() *batch {
 	b := &batch{sum: s.sum, gone: s.gone, answer: s.answer}
 	var held []*topic
 	for _, t := range s.dirty {
-		e, ok := s.entries[t]
+		e, ok := s.entry(t)
 		if !ok || !e.dirty {
 			continue // dropped, or dropped and marked again: it stands in the list twice
 		}
@@ -241,7 +203,7 @@ func (s *subscription) next() *batch {
 		}
 		force := e.force
 		e.dirty, e.force = false, false
-		s.entries[t] = e
+		s.put(t, e)
 		switch {
 		case now == nil && e.sent == nil && (!force || !delta):
 			// It does not exist, and the client does not hold it. Only delta can say so,
@@ -258,7 +220,7 @@ func (s *subscription) next() *batch {
 			s.sum -= e.sent.sum
 			b.sum -= e.sent.sum
 			e.sent, e.acked = nil, false
-			s.entries[t] = e
+			s.put(t, e)
 			if !e.named {
 				s.drop(t)
 			}
@@ -284,22 +246,6 @@ func (s *subscription) next() *batch {
 // versionOf is the version of a set of resources.
 func versionOf(sum uint64) string { return fmt.Sprintf("%016x", sum) }
 
-// takeBack undoes next for a batch that was never sent.
-func (s *subscription) takeBack(b *batch) {
-	for _, i := range b.items {
-		if _, ok := s.entries[i.topic]; ok {
-			s.mark(i.topic, i.force)
-		}
-	}
-	s.gone = append(s.gone, b.gone...)
-	s.answer = s.answer || b.answer
-}
-
-// has says whether the topic is in the batch; a nil batch is empty.
-func (b *batch) has(t *topic) bool {
-	return b != nil && slices.ContainsFunc(b.items, func(i item) bool { return i.topic == t })
-}
-
 // announced says of the name of endpoints that clusters which refer to it were
 // sent on the same stream, and the endpoints not since.
 func (s *subscription) announced(name string) bool {
@@ -313,16 +259,11 @@ func (s *subscription) announced(name string) bool {
 	})
 }
 
-// sent notes that the queued batch went out under a nonce, and returns it.
-func (s *subscription) sent(nonce string) *batch {
-	b := s.queued
-	if b == nil {
-		return nil
-	}
-	s.queued = nil
+// sent notes that the batch goes out under a nonce.
+func (s *subscription) sent(b *batch, nonce string) {
 	b.nonce = nonce
 	for _, i := range b.items {
-		e, ok := s.entries[i.topic]
+		e, ok := s.entry(i.topic)
 		if !ok {
 			continue
 		}
@@ -336,12 +277,12 @@ func (s *subscription) sent(nonce string) *batch {
 		if i.sent == nil {
 			e.acked = false
 		}
-		s.entries[i.topic] = e
+		s.put(i.topic, e)
 		if i.sent == nil && !e.named && !e.dirty {
 			s.drop(i.topic)
 		}
 	}
-	s.version = b.version
+	s.armed, s.nonce, s.version = false, nonce, b.version
 	if s.typ == clusters && s.stream.view.Kind == resource.Envoy {
 		b.announced = map[string]struct{}{}
 		for _, i := range b.items {
@@ -365,7 +306,6 @@ func (s *subscription) sent(nonce string) *batch {
 	if n := len(s.inFlight) - maxUnanswered; n > 0 {
 		s.inFlight = slices.Delete(s.inFlight, 0, n)
 	}
-	return b
 }
 
 // answered takes the client's answer to a response and returns the batch that it
@@ -388,26 +328,24 @@ func (s *subscription) answered(nonce string, refusal string, now time.Time) *ba
 	}
 	s.acked = b.version
 	for _, i := range b.items {
-		if e, ok := s.entries[i.topic]; ok && i.sent != nil && e.sent != nil {
+		if e, ok := s.entry(i.topic); ok && i.sent != nil && e.sent != nil {
 			e.acked = true
-			s.entries[i.topic] = e
+			s.put(i.topic, e)
 		}
 	}
 	return b
 }
 
-// stateOfTheWorld is the response that tells a batch to a client of that variant.
-func (s *subscription) stateOfTheWorld(b *batch) *discoveryv3.DiscoveryResponse {
-	m := &discoveryv3.DiscoveryResponse{VersionInfo: b.version, TypeUrl: typeURLs[s.typ]}
-	if !s.typ.whole() {
-		for _, i := range b.items {
-			if i.sent != nil {
-				m.Resources = append(m.Resources, i.sent.delta.GetResource())
-			}
-		}
-		return m
+// response tells a batch to the client.
+func (s *subscription) response(b *batch) *response {
+	if s.stream.delta {
+		return s.incremental(b)
 	}
-	all := make([]*encoded, 0, len(s.entries))
+	return s.stateOfTheWorld(b)
+}
+
+func (s *subscription) stateOfTheWorld(b *batch) *response {
+	var all []*encoded
 	changed := make(map[*topic]bool, len(b.items))
 	for _, i := range b.items {
 		changed[i.topic] = true
@@ -415,29 +353,34 @@ func (s *subscription) stateOfTheWorld(b *batch) *discoveryv3.DiscoveryResponse 
 			all = append(all, i.sent)
 		}
 	}
-	for t, e := range s.entries {
-		// What is held back or has changed again meanwhile is told as it was.
-		if !changed[t] && e.sent != nil {
-			all = append(all, e.sent)
+	if s.typ.whole() {
+		for _, t := range s.topics() {
+			// What is held back or has changed again meanwhile is told as it was.
+			if e, _ := s.entry(t); !changed[t] && e.sent != nil {
+				all = append(all, e.sent)
+			}
 		}
+		slices.SortFunc(all, func(x, y *encoded) int { return cmp.Compare(x.name, y.name) })
 	}
-	slices.SortFunc(all, func(x, y *encoded) int { return cmp.Compare(x.delta.GetName(), y.delta.GetName()) })
-	m.Resources = make([]*anypb.Any, len(all))
+	r := &response{
+		own:       &discoveryv3.DiscoveryResponse{VersionInfo: b.version, TypeUrl: typeURLs[s.typ], Nonce: b.nonce},
+		resources: make(mem.BufferSlice, len(all)),
+	}
 	for i, e := range all {
-		m.Resources[i] = e.delta.GetResource()
+		r.resources[i] = e.sotw
 	}
-	return m
+	return r
 }
 
-// incremental is the response that tells a batch to a delta client.
-func (s *subscription) incremental(b *batch) *discoveryv3.DeltaDiscoveryResponse {
-	m := &discoveryv3.DeltaDiscoveryResponse{SystemVersionInfo: b.version, TypeUrl: typeURLs[s.typ], RemovedResources: b.gone}
+func (s *subscription) incremental(b *batch) *response {
+	own := &discoveryv3.DeltaDiscoveryResponse{SystemVersionInfo: b.version, TypeUrl: typeURLs[s.typ], Nonce: b.nonce, RemovedResources: b.gone}
+	r := &response{own: own}
 	for _, i := range b.items {
 		if i.sent != nil {
-			m.Resources = append(m.Resources, i.sent.delta)
+			r.resources = append(r.resources, i.sent.delta)
 		} else {
-			m.RemovedResources = append(m.RemovedResources, i.topic.name)
+			own.RemovedResources = append(own.RemovedResources, i.topic.name)
 		}
 	}
-	return m
+	return r
 }

@@ -30,7 +30,7 @@ type measured struct {
 
 // measure gives a server its turn: it starts, a fleet comes, verdicts go out at each of
 // the rates.
-func measure(ctx context.Context, o options, s setting, f feed, tell func(rate int, m measured)) error {
+func measure(ctx context.Context, o options, s setting, f feed, tell func(rate int, m measured)) (failed error) {
 	ln, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		return err
@@ -42,7 +42,10 @@ func measure(ctx context.Context, o options, s setting, f feed, tell func(rate i
 	}
 	served := make(chan error, 1)
 	go func() { served <- g.Serve(ln) }()
-	defer func() { g.Stop(); <-served }()
+	defer func() {
+		g.Stop()
+		failed = errors.Join(failed, <-served)
+	}()
 	before := memory()
 	clients, err := startFleet(ctx, fleet{setting: s, Address: ln.Addr().String()})
 	if err != nil {

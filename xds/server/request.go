@@ -1,0 +1,204 @@
+package server
+
+import (
+	"hash/maphash"
+	"slices"
+
+	discoveryv3 "github.com/envoyproxy/go-control-plane/envoy/service/discovery/v3"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+)
+
+// wildcard among the names of a request asks for everything.
+const wildcard = "*"
+
+// worldAsked takes over what a client of state of the world subscribes to, and sends what
+// there is to say.
+func (s *Server) worldAsked(st *stream, r *discoveryv3.DiscoveryRequest) error {
+	said := request{node: r.GetNode(), url: r.GetTypeUrl(), nonce: r.GetResponseNonce(), refusal: r.GetErrorDetail()}
+	asked := digest(r.GetResourceNames())
+	s.mu.Lock()
+	refused, err := s.worldAskedLocked(st, said, asked, r)
+	s.mu.Unlock()
+	s.tellRefused(st, refused, said)
+	return err
+}
+
+func (s *Server) worldAskedLocked(st *stream, said request, asked uint64, r *discoveryv3.DiscoveryRequest) (*batch, error) {
+	sub, first, refused, err := s.begin(st, said)
+	if sub == nil {
+		return refused, err
+	}
+	if sub.nonce != "" && said.nonce != sub.nonce {
+		return refused, nil // overtaken: the client has more to say when it has the last response
+	}
+	if first || asked != sub.asked {
+		if err := s.check(r.GetResourceNames()); err != nil {
+			return refused, err
+		}
+		sub.subscribe(r.GetResourceNames())
+		sub.asked = asked
+	}
+	if first {
+		sub.resume(r.GetVersionInfo())
+	}
+	sub.armed = true
+	s.flush(st)
+	return refused, nil
+}
+
+// digests are told apart by a seed that no client knows.
+var digests = maphash.MakeSeed()
+
+// digest stands for a list of names: a client repeats all of them with each ACK, and
+// nearly always they are those of before.
+func digest(names []string) uint64 {
+	var h maphash.Hash
+	h.SetSeed(digests)
+	for _, name := range names {
+		maphash.WriteComparable(&h, name)
+	}
+	return h.Sum64()
+}
+
+// subscribe takes over what a client of state of the world wants: all of it.
+func (s *subscription) subscribe(all []string) {
+	if s.legacy = s.legacy && len(all) == 0; s.legacy {
+		s.setWildcard(true)
+		return
+	}
+	names := make(map[string]struct{}, len(all))
+	for _, name := range all {
+		names[name] = struct{}{}
+	}
+	_, everything := names[wildcard]
+	delete(names, wildcard)
+	s.setWildcard(everything)
+	for name := range names {
+		if e, _ := s.entry(s.table.topics[name]); !e.named {
+			s.mark(s.name(name), false)
+		}
+	}
+	if s.byName.len() > len(names) {
+		for _, t := range s.topics() {
+			if _, ok := names[t.name]; !ok {
+				s.unname(t)
+			}
+		}
+	}
+}
+
+// changeAsked takes over what a client of delta says of its subscriptions, and sends what
+// there is to say.
+func (s *Server) changeAsked(st *stream, r *discoveryv3.DeltaDiscoveryRequest) error {
+	said := request{node: r.GetNode(), url: r.GetTypeUrl(), nonce: r.GetResponseNonce(), refusal: r.GetErrorDetail()}
+	s.mu.Lock()
+	refused, err := s.changeAskedLocked(st, said, r)
+	s.mu.Unlock()
+	s.tellRefused(st, refused, said)
+	return err
+}
+
+func (s *Server) changeAskedLocked(st *stream, said request, r *discoveryv3.DeltaDiscoveryRequest) (*batch, error) {
+	sub, first, refused, err := s.begin(st, said)
+	if sub == nil {
+		return refused, err
+	}
+	more, fewer := r.GetResourceNamesSubscribe(), r.GetResourceNamesUnsubscribe()
+	if err := s.check(more); err != nil {
+		return refused, err
+	}
+	sub.change(more, fewer)
+	if n := sub.byName.len(); n > s.cfg.MaxNames {
+		return refused, s.tooMany(n)
+	}
+	if first {
+		sub.resumeFrom(r.GetInitialResourceVersions())
+	}
+	sub.armed = true
+	s.flush(st)
+	return refused, nil
+}
+
+// change takes over what a client of delta wants more, and no more.
+func (s *subscription) change(more, fewer []string) {
+	if s.legacy = s.legacy && len(more) == 0; s.legacy {
+		s.setWildcard(true)
+		return
+	}
+	// Everything stays subscribed, if it was, until the client says otherwise.
+	everything := s.wildcard || slices.Contains(more, wildcard)
+	s.setWildcard(everything && !slices.Contains(fewer, wildcard))
+	for _, name := range more {
+		if name != wildcard {
+			// Also one that it has already: whoever asks again has lost it.
+			s.mark(s.name(name), true)
+		}
+	}
+	for _, name := range fewer {
+		if t, ok := s.table.topics[name]; ok {
+			s.unname(t)
+		}
+	}
+}
+
+// check bounds the names of one request.
+func (s *Server) check(names []string) error {
+	if n := len(names); n > s.cfg.MaxNames {
+		return s.tooMany(n)
+	}
+	for _, name := range names {
+		if len(name) > maxName {
+			return tooLong("a resource name")
+		}
+	}
+	return nil
+}
+
+func (s *Server) tooMany(names int) error {
+	return status.Errorf(codes.ResourceExhausted, "%d names of one type: at most %d", names, s.cfg.MaxNames)
+}
+
+func tooLong(what string) error {
+	return status.Errorf(codes.InvalidArgument, "%s is longer than %d bytes", what, maxName)
+}
+
+// resume believes a client that reconnects in state of the world that it holds
+// what it says, if that is all that there is for it now.
+func (s *subscription) resume(version string) {
+	if version == "" {
+		return
+	}
+	var sum uint64
+	topics := s.topics()
+	for _, t := range topics {
+		if now := t.in(s.stream.view.Zone); now != nil {
+			sum += now.sum
+		}
+	}
+	if version != versionOf(sum) {
+		return
+	}
+	for _, t := range topics {
+		if t.in(s.stream.view.Zone) != nil {
+			s.hold(t)
+		}
+	}
+	s.answer = false
+}
+
+// resumeFrom believes a delta client that reconnects what it holds.
+func (s *subscription) resumeFrom(versions map[string]string) {
+	for name, version := range versions {
+		t := s.table.topics[name]
+		e, known := s.entry(t)
+		switch {
+		case t == nil || t.in(s.stream.view.Zone) == nil:
+			if s.wildcard && !e.named {
+				s.gone = append(s.gone, name)
+			}
+		case known && version == t.in(s.stream.view.Zone).version:
+			s.hold(t)
+		}
+	}
+}

@@ -1,0 +1,236 @@
+package server
+
+import (
+	"context"
+	"errors"
+	"io"
+	"strings"
+	"sync"
+	"time"
+
+	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
+	discoveryv3 "github.com/envoyproxy/go-control-plane/envoy/service/discovery/v3"
+	spb "google.golang.org/genproto/googleapis/rpc/status"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/peer"
+	"google.golang.org/grpc/status"
+
+	"github.com/overhear-mesh/overhear/xds/resource"
+)
+
+const (
+	// maxStrangers is how many types that are not served one stream may ask for.
+	maxStrangers = 32
+	// maxName bounds names that a client chooses: its node id, types, resources.
+	maxName = 2048
+	// maxRefusal bounds what is kept of the text of a NACK.
+	maxRefusal = 2048
+)
+
+// wireStream is the gRPC stream of a client.
+type wireStream interface {
+	Context() context.Context
+	SendMsg(m any) error
+	RecvMsg(m any) error
+}
+
+// stream is one xDS stream of a client. Everything in it that changes is guarded by
+// Server.mu.
+type stream struct {
+	wire  wireStream
+	delta bool
+	peer  string
+	url   string // of a stream per type; "" for ADS
+	since time.Time
+
+	node  string // node.id; "" until the first request
+	view  resource.View
+	subs  [numTypes]*subscription
+	nonce uint64 // of the last response
+	// queued says in which lanes of Server.pending it stands.
+	queued [numLanes]bool
+	// strangers are the types asked for that are not served here.
+	strangers map[string]struct{}
+
+	// outbox holds what is to be written: of each type at most one response, because the
+	// next one waits for the client's answer.
+	outbox  []*response
+	writing bool // write runs
+	writers sync.WaitGroup
+}
+
+// serve is the life of a stream. What it is sent is written by a goroutine that exists
+// only while there is something to write: of a thousand clients that wait for news, each
+// has one goroutine and no more.
+func (s *Server) serve(wire wireStream, delta bool, url string) error {
+	st := s.open(wire, delta, url)
+	defer s.close(st)
+	for {
+		var err error
+		if delta {
+			var r discoveryv3.DeltaDiscoveryRequest
+			if err = wire.RecvMsg(&r); err == nil {
+				err = s.changeAsked(st, &r)
+			}
+		} else {
+			var r discoveryv3.DiscoveryRequest
+			if err = wire.RecvMsg(&r); err == nil {
+				err = s.worldAsked(st, &r)
+			}
+		}
+		switch {
+		case errors.Is(err, io.EOF):
+			return nil
+		case err != nil:
+			return err
+		}
+	}
+}
+
+func (s *Server) open(wire wireStream, delta bool, url string) *stream {
+	st := &stream{wire: wire, delta: delta, url: url, since: time.Now()}
+	if p, ok := peer.FromContext(wire.Context()); ok && p.Addr != nil {
+		st.peer = p.Addr.String()
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.streams[st] = struct{}{}
+	s.opened++
+	return st
+}
+
+func (s *Server) close(st *stream) {
+	s.mu.Lock()
+	delete(s.streams, st)
+	for typ, sub := range st.subs {
+		if sub != nil {
+			sub.close()
+			st.subs[typ] = nil // it may still have a place in Server.pending
+		}
+	}
+	if st.node != "" {
+		s.leave(st)
+	}
+	st.outbox = nil
+	s.mu.Unlock()
+	st.writers.Wait() // gRPC wants nothing to be written after the end
+}
+
+// enqueue has a response written. Called under s.mu, which write must not wait for a
+// client under.
+func (st *stream) enqueue(s *Server, r *response) {
+	st.outbox = append(st.outbox, r)
+	if !st.writing {
+		st.writing = true
+		st.writers.Go(func() { s.write(st) })
+	}
+}
+
+// write writes until there is nothing more. That the stream has failed its reader learns
+// as well, which ends it.
+func (s *Server) write(st *stream) {
+	next := func() *response {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		if len(st.outbox) == 0 {
+			st.outbox, st.writing = nil, false
+			return nil
+		}
+		r := st.outbox[0]
+		st.outbox = st.outbox[1:]
+		return r
+	}
+	for failed := false; ; {
+		r := next()
+		if r == nil {
+			return
+		}
+		if !failed {
+			failed = st.wire.SendMsg(r) != nil
+		}
+	}
+}
+
+// request is what both variants of a request have in common.
+type request struct {
+	node    *corev3.Node
+	url     string
+	nonce   string
+	refusal *spb.Status // nil unless it is a NACK
+}
+
+// begin notes who the client is and what answer the request may be, and finds or begins
+// the subscription of it. It is nil without an error for a type that is not served: such
+// a request is left unanswered. Called under s.mu.
+func (s *Server) begin(st *stream, r request) (sub *subscription, first bool, refused *batch, err error) {
+	if st.node == "" {
+		switch id := r.node.GetId(); {
+		case id == "":
+			return nil, false, nil, status.Error(codes.InvalidArgument, "the first request of a stream must have a node with an id")
+		case len(id) > maxName:
+			return nil, false, nil, tooLong("node.id")
+		}
+		st.node, st.view = r.node.GetId(), resource.ViewOf(r.node)
+		s.join(st)
+	}
+	// A node that changes in the middle of a stream is ignored: the first one counts.
+	switch {
+	case r.url == "" && st.url == "":
+		return nil, false, nil, status.Error(codes.InvalidArgument, "type_url: is empty: want a type on an aggregated stream")
+	case r.url == "":
+		r.url = st.url
+	}
+	typ, ok := typeOf(r.url)
+	if !ok {
+		return nil, false, nil, st.stranger(r.url)
+	}
+	if sub = st.subs[typ]; sub != nil {
+		if r.nonce != "" {
+			refused = s.answered(sub, r.nonce, refusalOf(r.refusal))
+		}
+		return sub, false, refused, nil
+	}
+	sub = &subscription{
+		stream: st, typ: typ, table: &s.tables[st.view.Kind][typ],
+		// Endpoints and routes have no wildcard: a request without names there asks for
+		// nothing.
+		legacy: typ.whole(),
+	}
+	sub.id = sub.table.subIDs.take(sub)
+	st.subs[typ] = sub
+	return sub, true, nil, nil
+}
+
+func (st *stream) stranger(url string) error {
+	if len(url) > maxName {
+		return tooLong("type_url")
+	}
+	if st.strangers == nil {
+		st.strangers = map[string]struct{}{}
+	}
+	st.strangers[url] = struct{}{}
+	if len(st.strangers) > maxStrangers {
+		return status.Errorf(codes.ResourceExhausted, "more than %d types that are not served here", maxStrangers)
+	}
+	return nil
+}
+
+// refusalOf is the text of a NACK; "" for an ACK.
+func refusalOf(detail *spb.Status) string {
+	switch said := detail.GetMessage(); {
+	case detail == nil:
+		return ""
+	case said == "":
+		return "no reason given"
+	default:
+		return strings.ToValidUTF8(said[:min(len(said), maxRefusal)], "")
+	}
+}
+
+// tellRefused logs a NACK. Not called under s.mu.
+func (s *Server) tellRefused(st *stream, b *batch, r request) {
+	if b != nil {
+		s.log.Warn("a client refused resources", "node", st.node, "kind", st.view.Kind.String(),
+			"type", r.url, "version", b.version, "reason", refusalOf(r.refusal))
+	}
+}
