@@ -117,7 +117,7 @@ func (c *conn) readReply() (outlier.Ending, bool) {
 		if why := c.guard.reason(); why != uninterrupted {
 			return why.ending(), false
 		}
-		if isEOF(err) && c.reply.closed() {
+		if isEOF(err) && !upstream.Aborted(c.up.Conn) && c.reply.closed() {
 			return 0, true
 		}
 		if e, ok := errors.AsType[*upstream.StreamError](err); ok {

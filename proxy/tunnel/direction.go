@@ -9,6 +9,8 @@ import (
 	"sync/atomic"
 	"syscall"
 	"time"
+
+	"github.com/overhear-mesh/overhear/proxy/upstream"
 )
 
 const (
@@ -42,14 +44,16 @@ type direction struct {
 	src, dst net.Conn
 	from, to *net.TCPConn // the same, for the kernel to move data; nil if it cannot
 	first    func()       // called before the first bytes are passed on; may be nil
+	back     *direction   // the other way
+	over     atomic.Bool  // dst gets no more: src has ended
 	began    atomic.Bool  // src has sent something, whether dst has taken it or not
 	moved    atomic.Int64 // bytes that dst has taken
 	bulk     int64        // of those, bytes that the kernel has moved
 	small    [smallBuffer]byte
 }
 
-func (d *direction) connect(src, dst net.Conn, spliced bool) {
-	d.src, d.dst = src, dst
+func (d *direction) connect(src, dst net.Conn, back *direction, spliced bool) {
+	d.src, d.dst, d.back = src, dst, back
 	if from, to := socket(src), socket(dst); spliced && from != nil && to != nil {
 		d.from, d.to = from, to
 	}
@@ -94,7 +98,7 @@ func (d *direction) copy() (stop, error) {
 			}
 		}
 		if errors.Is(err, io.EOF) {
-			return endOfStream, nil
+			return d.ended()
 		}
 		if err != nil {
 			return readFailed, err
@@ -117,6 +121,16 @@ func (d *direction) copy() (stop, error) {
 			}
 		}
 	}
+}
+
+// ended says whether src has ended in order. A reset is told to one system call only;
+// if that was a write of the other direction, a read finds what looks like an end.
+func (d *direction) ended() (stop, error) {
+	// In this order: a connection that both sides have ended is closed as well.
+	if upstream.Aborted(d.src) && !d.back.over.Load() {
+		return readFailed, syscall.ECONNRESET
+	}
+	return endOfStream, nil
 }
 
 // pass writes what has been read.
@@ -144,7 +158,8 @@ func (d *direction) splice() (how stop, over bool, err error) {
 		case err == nil:
 			continue
 		case errors.Is(err, io.EOF):
-			return endOfStream, true, nil
+			how, err = d.ended()
+			return how, true, err
 		case errors.Is(err, os.ErrDeadlineExceeded):
 			_ = d.from.SetReadDeadline(time.Time{})
 			return 0, false, nil
@@ -161,6 +176,7 @@ func isWrite(err error) bool { return errors.Is(err, syscall.EPIPE) }
 
 // finish passes on an end of stream.
 func (d *direction) finish() {
+	d.over.Store(true) // before dst can answer with its own
 	if c, ok := d.dst.(interface{ CloseWrite() error }); ok {
 		_ = c.CloseWrite()
 		return

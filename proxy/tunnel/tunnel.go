@@ -68,8 +68,8 @@ type Tunnel struct {
 // resets both.
 func (t *Tunnel) Carry(ctx context.Context) {
 	spliced := t.Idle == 0 || t.Idle >= spliceIdle
-	t.up.connect(t.Client, t.Server.Conn, spliced)
-	t.down.connect(t.Server.Conn, t.Client, spliced)
+	t.up.connect(t.Client, t.Server.Conn, &t.down, spliced)
+	t.down.connect(t.Server.Conn, t.Client, &t.up, spliced)
 	t.down.first = t.answered
 
 	unwatch := context.AfterFunc(ctx, func() { t.cut(Stopped, nil) })

@@ -1,6 +1,11 @@
 package upstream
 
-import "golang.org/x/sys/unix"
+import (
+	"net"
+	"syscall"
+
+	"golang.org/x/sys/unix"
+)
 
 // lookFD asks the kernel. A peer's end of stream counts as an end, although bytes
 // may be left to read before it: nothing will come after them.
@@ -14,4 +19,36 @@ func lookFD(fd uintptr) condition {
 		return ended // POLLRDHUP, or what is told unasked: POLLERR, POLLHUP, POLLNVAL
 	}
 	return stands
+}
+
+// Aborted reports whether a TCP connection of which a Read has found the end was reset
+// instead, which the kernel tells to one system call only: to a write of another
+// goroutine, maybe. It says so as well of one that both sides have ended in order.
+func Aborted(c net.Conn) bool {
+	if shell, ok := c.(interface{ NetConn() net.Conn }); ok {
+		c = shell.NetConn()
+	}
+	socket, ok := c.(*net.TCPConn)
+	if !ok {
+		return false
+	}
+	raw, err := socket.SyscallConn()
+	if err != nil {
+		return false
+	}
+	aborted := false
+	_ = raw.Control(func(fd uintptr) { aborted = hungUp(fd) })
+	return aborted
+}
+
+// hungUp reports whether nothing can be written either. After the peer's end of stream
+// alone it can.
+func hungUp(fd uintptr) bool {
+	fds := []unix.PollFd{{Fd: int32(fd)}}
+	for {
+		_, err := unix.Poll(fds, 0)
+		if err != syscall.EINTR {
+			return err == nil && fds[0].Revents&unix.POLLHUP != 0
+		}
+	}
 }
