@@ -222,7 +222,7 @@ func (br *bridge) encode(e *encoder) {
 	t := &br.script
 	e.status(t.Status())
 	for name, value := range t.Fields() {
-		e.put(hpack.HeaderField{Name: lower(name), Value: string(value)})
+		e.older(name, value)
 	}
 	if n := t.Length(); n >= 0 && t.Status() >= 200 {
 		e.number("content-length", n)

@@ -130,7 +130,7 @@ func (s *lend) encode(e *encoder) {
 		if drops(&s.tunnel, name) {
 			continue
 		}
-		e.put(hpack.HeaderField{Name: lower(name), Value: string(value)})
+		e.older(name, value)
 	}
 	if n := t.Length(); n >= 0 {
 		e.number("content-length", n)
@@ -142,23 +142,6 @@ func (s *lend) encode(e *encoder) {
 
 // tail implements translator.
 func (s *lend) tail(b *batch) { s.tailOf(b) }
-
-// lower is a field's name as HTTP/2 wants it.
-func lower(name []byte) string {
-	for i, c := range name {
-		if 'A' <= c && c <= 'Z' {
-			low := make([]byte, len(name))
-			copy(low, name)
-			for ; i < len(low); i++ {
-				if c := low[i]; 'A' <= c && c <= 'Z' {
-					low[i] = c + 'a' - 'A'
-				}
-			}
-			return string(low)
-		}
-	}
-	return string(name)
-}
 
 // Read implements net.Conn.
 func (s *lend) Read(p []byte) (int, error) {

@@ -10,8 +10,6 @@ import (
 	"slices"
 	"strconv"
 
-	"golang.org/x/net/http2/hpack"
-
 	"github.com/overhear-mesh/overhear/outlier"
 	"github.com/overhear-mesh/overhear/proxy/exchange"
 	"github.com/overhear-mesh/overhear/proxy/http1"
@@ -166,7 +164,7 @@ func (br *bridge) begin(b *batch) {
 		e.status(max(s.Status(), http.StatusOK))
 		for name, value := range s.Fields() {
 			if !drops(t, name) {
-				e.put(hpack.HeaderField{Name: lower(name), Value: string(value)})
+				e.older(name, value)
 			}
 		}
 	})

@@ -278,7 +278,7 @@ func (w *wire) tailOf(b *batch) {
 	for range w.script.Trailers() {
 		w.st.link.sendHead(b, &w.st, true, func(e *encoder) {
 			for name, value := range w.script.Trailers() {
-				e.put(hpack.HeaderField{Name: lower(name), Value: string(value)})
+				e.older(name, value)
 			}
 		})
 		return
