@@ -95,7 +95,6 @@ func (c Config) Validate() error {
 		check(c.MaxIdle >= 0, "max_idle", "want 0 or more, have %d", c.MaxIdle),
 		check(c.MaxConns >= 0, "max_connections", "want 0 (no limit) or more, have %d", c.MaxConns),
 		check(c.Protocol == HTTP1 || c.Ping.Kind != ping.HTTP, "ping", "an http ping needs protocol http1"),
-		check(c.Protocol != TCP || c.Ping.Path == ping.DefaultConfig().Path, "ping.path", "without effect: endpoints of protocol tcp are asked for none"),
 		check(c.Protocol != HTTP1 || c.Ping.Kind != ping.GRPC, "ping", "a grpc ping does not go with protocol http1"),
 	)
 }

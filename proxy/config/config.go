@@ -656,6 +656,7 @@ func (o Outbound) Validate() error {
 		errs = append(errs, strictyaml.Invalid("routes", "tcp has nothing to match routes on: want cluster"))
 	}
 	errs = append(errs, router.Check(o.Routes), checkDetection(o.Protocol, o.DetectTimeout))
+	errs = append(errs, idle(o.Protocol, o.Redirected.Transparent, o.DetectTimeout, o.Upgrades, o.Paths))
 	errs = append(errs, o.Redirected.check(o.ProxyProtocol))
 	if o.Redirected.Transparent {
 		errs = append(errs, checkDetection(Auto, o.DetectTimeout)) // the host of a first request is waited for
@@ -687,6 +688,7 @@ func (in Inbound) Validate() error {
 		errs = append(errs, strictyaml.Invalid("application", "is the listener itself: want the port of the application"))
 	}
 	errs = append(errs, checkDetection(in.Protocol, in.DetectTimeout), in.Redirected.check(in.ProxyProtocol))
+	errs = append(errs, idle(in.Protocol, false, in.DetectTimeout, in.Upgrades, exchange.DefaultPaths()))
 	if in.Protocol == TCP && in.ApplicationProtocol != Same {
 		errs = append(errs, strictyaml.Invalid("application_protocol", "is %s: tcp carries whatever comes unread", in.ApplicationProtocol))
 	}
@@ -702,6 +704,7 @@ func (c *Cluster) Validate() error {
 	if err := c.Config.Validate(); err != nil {
 		errs = append(errs, err)
 	}
+	errs = append(errs, idlePing(c.Protocol, c.Ping))
 	ids, addresses := map[string]bool{}, map[string]bool{}
 	for i, e := range c.Endpoints {
 		field := fmt.Sprintf("endpoints[%d]", i)

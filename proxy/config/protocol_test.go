@@ -28,7 +28,8 @@ http2: {max_streams: 500, stream_window: 1MiB}
 outbound:
   - {address: "127.0.0.1:1", protocol: auto, cluster: api}
 inbound:
-  - {address: "127.0.0.1:2", protocol: grpc, detect_timeout: 1s, application: "127.0.0.1:3", application_protocol: http1}
+  - {address: "127.0.0.1:2", protocol: grpc, application: "127.0.0.1:3", application_protocol: http1}
+  - {address: "127.0.0.1:4", protocol: auto, detect_timeout: 1s, application: "127.0.0.1:5"}
 clusters:
   - {name: api, protocol: http2, endpoints: [{address: "10.0.0.1:80"}]}
 `), none)
@@ -41,7 +42,10 @@ clusters:
 	if o := got.Outbound[0]; o.Protocol != config.Auto || o.DetectTimeout != 3*time.Second {
 		t.Errorf("outbound: got %v, %v", o.Protocol, o.DetectTimeout)
 	}
-	if in := got.Inbound[0]; in.Protocol != config.HTTP2 || in.DetectTimeout != time.Second || in.ApplicationProtocol != config.OnlyHTTP1 {
+	if in := got.Inbound[1]; in.Protocol != config.Auto || in.DetectTimeout != time.Second {
+		t.Errorf("inbound: got %v, %v", in.Protocol, in.DetectTimeout)
+	}
+	if in := got.Inbound[0]; in.Protocol != config.HTTP2 || in.DetectTimeout != 3*time.Second || in.ApplicationProtocol != config.OnlyHTTP1 {
 		t.Errorf("inbound: got %v, %v, %v", in.Protocol, in.DetectTimeout, in.ApplicationProtocol)
 	}
 	if got.Clusters[0].Protocol != cluster.HTTP2 {

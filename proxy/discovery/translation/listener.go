@@ -66,7 +66,6 @@ func Listener(m *listenerv3.Listener) (Listening, error) {
 	}
 	l := Listening{Outbound: config.DefaultOutbound()}
 	out := &l.Outbound
-	out.Paths = exchange.Paths{} // Envoy's default
 	out.Name = m.GetName()
 	if out.Name == "" {
 		p.Add("name", "is empty: want one that no other listener has")
