@@ -39,6 +39,10 @@ func (b *bits) put(n uint32, in bool) {
 	i, ok := b.find(n)
 	switch {
 	case in && !ok:
+		if len(*b) == cap(*b) {
+			// By an eighth: append would double it, and there are very many of these.
+			*b = append(make(bits, 0, len(*b)+len(*b)/8+1), *b...)
+		}
 		*b = slices.Insert(*b, i, word{at: n / 64, bits: 1 << (n % 64)})
 	case in:
 		(*b)[i].bits |= 1 << (n % 64)

@@ -18,6 +18,8 @@ import (
 	clusterservicev3 "github.com/envoyproxy/go-control-plane/envoy/service/cluster/v3"
 	discoveryv3 "github.com/envoyproxy/go-control-plane/envoy/service/discovery/v3"
 	endpointservicev3 "github.com/envoyproxy/go-control-plane/envoy/service/endpoint/v3"
+	listenerservicev3 "github.com/envoyproxy/go-control-plane/envoy/service/listener/v3"
+	routeservicev3 "github.com/envoyproxy/go-control-plane/envoy/service/route/v3"
 	spb "google.golang.org/genproto/googleapis/rpc/status"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials/insecure"
@@ -187,12 +189,20 @@ func (h *harness) openType(n *corev3.Node, delta bool, url string) *stream {
 		c.incr, err = endpointservicev3.NewEndpointDiscoveryServiceClient(h.cc).DeltaEndpoints(ctx)
 	case delta && url == resource.TypeCluster:
 		c.incr, err = clusterservicev3.NewClusterDiscoveryServiceClient(h.cc).DeltaClusters(ctx)
+	case delta && url == resource.TypeListener:
+		c.incr, err = listenerservicev3.NewListenerDiscoveryServiceClient(h.cc).DeltaListeners(ctx)
+	case delta && url == resource.TypeRoute:
+		c.incr, err = routeservicev3.NewRouteDiscoveryServiceClient(h.cc).DeltaRoutes(ctx)
 	case delta:
 		c.incr, err = discoveryv3.NewAggregatedDiscoveryServiceClient(h.cc).DeltaAggregatedResources(ctx)
 	case url == resource.TypeEndpoints:
 		c.sotw, err = endpointservicev3.NewEndpointDiscoveryServiceClient(h.cc).StreamEndpoints(ctx)
 	case url == resource.TypeCluster:
 		c.sotw, err = clusterservicev3.NewClusterDiscoveryServiceClient(h.cc).StreamClusters(ctx)
+	case url == resource.TypeListener:
+		c.sotw, err = listenerservicev3.NewListenerDiscoveryServiceClient(h.cc).StreamListeners(ctx)
+	case url == resource.TypeRoute:
+		c.sotw, err = routeservicev3.NewRouteDiscoveryServiceClient(h.cc).StreamRoutes(ctx)
 	default:
 		c.sotw, err = discoveryv3.NewAggregatedDiscoveryServiceClient(h.cc).StreamAggregatedResources(ctx)
 	}

@@ -4,14 +4,18 @@ import (
 	"context"
 	"io"
 	"log/slog"
+	"maps"
+	"math/rand/v2"
 	"net/netip"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
 	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
 	discoveryv3 "github.com/envoyproxy/go-control-plane/envoy/service/discovery/v3"
 	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/types/known/anypb"
 
 	"github.com/overhear-mesh/overhear/xds/resource"
 )
@@ -131,5 +135,117 @@ func TestAnAnswerStandsForTheResponsesBefore(t *testing.T) {
 	slices.Sort(announced)
 	if !slices.Equal(announced, []string{"a", "b"}) || len(sub.inFlight) != 0 {
 		t.Errorf("announced %q with %d in flight, want a and b with none", announced, len(sub.inFlight))
+	}
+}
+
+// The bytes that are shared are written by hand.
+func TestTheSharedBytesAreResources(t *testing.T) {
+	for _, name := range []string{"a", strings.Repeat("long", 100)} {
+		e := resource.Endpoints{Service: name}
+		for i := range 300 {
+			e.Endpoints = append(e.Endpoints, resource.Endpoint{Address: netip.AddrPortFrom(netip.AddrFrom4([4]byte{10, 0, byte(i >> 8), byte(i)}), 80)})
+		}
+		m := resource.EncodeEndpoints(e, resource.Envoy)
+		shared, err := encode(endpoints, name, m)
+		if err != nil {
+			t.Fatal(err)
+		}
+		content, err := anypb.New(m)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var delta discoveryv3.DeltaDiscoveryResponse
+		if err := proto.Unmarshal(shared.delta.ReadOnlyData(), &delta); err != nil {
+			t.Fatal(err)
+		}
+		wantDelta := &discoveryv3.DeltaDiscoveryResponse{Resources: []*discoveryv3.Resource{{Name: name, Version: shared.version, Resource: content}}}
+		if !proto.Equal(&delta, wantDelta) {
+			t.Errorf("in delta got %v, want %v", &delta, wantDelta)
+		}
+		var world discoveryv3.DiscoveryResponse
+		if err := proto.Unmarshal(shared.sotw.ReadOnlyData(), &world); err != nil {
+			t.Fatal(err)
+		}
+		if want := (&discoveryv3.DiscoveryResponse{Resources: []*anypb.Any{content}}); !proto.Equal(&world, want) {
+			t.Errorf("in state of the world got %v, want %v", &world, want)
+		}
+	}
+}
+
+func TestAContentIsEncodedOnceForAllWhoAreSentIt(t *testing.T) {
+	view := resource.View{Kind: resource.Envoy}
+	s := New(DefaultConfig(), slog.New(slog.DiscardHandler))
+	if err := s.Apply(assigned(view, "a", 1)); err != nil {
+		t.Fatal(err)
+	}
+	s.Ready()
+	content := s.tables[resource.Envoy][endpoints].topics["a"].fleet.sotw.ReadOnlyData()
+	for _, delta := range []bool{false, true} {
+		st := s.open(newPipe(t), delta, "")
+		n := &corev3.Node{Id: "n", UserAgentName: "envoy"}
+		ask := func() error {
+			return s.worldAsked(st, &discoveryv3.DiscoveryRequest{Node: n, TypeUrl: resource.TypeEndpoints, ResourceNames: []string{"a"}})
+		}
+		if delta {
+			ask = func() error {
+				return s.changeAsked(st, &discoveryv3.DeltaDiscoveryRequest{Node: n, TypeUrl: resource.TypeEndpoints, ResourceNamesSubscribe: []string{"a"}})
+			}
+		}
+		if err := ask(); err != nil {
+			t.Fatal(err)
+		}
+		written, err := newCodec().Marshal(<-st.wire.(*pipe).got)
+		if err != nil {
+			t.Fatal(err)
+		}
+		last := written[len(written)-1].ReadOnlyData()
+		if &last[len(last)-1] != &content[len(content)-1] {
+			t.Errorf("delta %t: the response has its own copy of the content", delta)
+		}
+		s.close(st)
+	}
+}
+
+func TestBitsAreASetOfNumbers(t *testing.T) {
+	rng := rand.New(rand.NewPCG(1, 2))
+	var got bits
+	want := map[uint32]bool{}
+	for range 20_000 {
+		n, in := rng.Uint32N(3000), rng.IntN(3) > 0
+		got.put(n, in)
+		if want[n] = in; !in {
+			delete(want, n)
+		}
+		if got.has(n) != in {
+			t.Fatalf("%d is a member: %t, want %t", n, !in, in)
+		}
+	}
+	if all := slices.Collect(got.all()); !slices.Equal(all, slices.Sorted(maps.Keys(want))) || got.len() != len(want) {
+		t.Errorf("got %d numbers %v, want %d", got.len(), all, len(want))
+	}
+	for n := range want {
+		got.put(n, false)
+	}
+	if len(got) != 0 {
+		t.Errorf("%d words are left of an empty set", len(got))
+	}
+}
+
+// An answer may come when the topic it speaks of is gone, and its number is another's.
+func TestANumberTakesNothingOverFromWhoHadItBefore(t *testing.T) {
+	sub := subscribed(endpoints)
+	old := sub.name("old")
+	sub.sent(&batch{items: []item{{topic: old, sent: &encoded{name: "old"}}}}, "1")
+	sub.unname(old)
+	other := sub.name("other")
+	if other.id != old.id {
+		t.Fatalf("other has number %d, want that of old, %d", other.id, old.id)
+	}
+	sub.answered("1", "", time.Time{})
+	if e, _ := sub.entry(other); e.acked {
+		t.Error("the ACK of old counts for other")
+	}
+	if _, known := sub.entry(old); known {
+		t.Error("old is still known")
 	}
 }

@@ -20,8 +20,8 @@
 // having sent traffic there (go-control-plane has no such thing: there it is how long
 // those took). Times are medians over the verdicts, with the worst of the last. CPU time
 // is what the kernel charged to each process, for each client and verdict, the ACK
-// included; memory is what the Go runtimes have in use for each client (spans of the heap
-// after a collection, and stacks). At high rates a client that has not acknowledged one
+// included; memory is what is alive on the heaps of both processes once the fleet is
+// calm, and their stacks. At high rates a client that has not acknowledged one
 // response gets the next with all that has come since, in both servers.
 package main
 

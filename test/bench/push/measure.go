@@ -228,11 +228,12 @@ func monotonic() time.Duration {
 	return now
 }
 
-// memory is what the Go runtime has in use.
+// memory is what is alive on the heap, and all stacks.
 func memory() uint64 {
-	runtime.GC()
-	runtime.GC() // what finalizers and pools let go of in the first
+	for range 3 { // pools let go of what they hold in the second, what hung on that goes in the third
+		runtime.GC()
+	}
 	var m runtime.MemStats
 	runtime.ReadMemStats(&m)
-	return m.HeapInuse + m.StackInuse
+	return m.HeapAlloc + m.StackInuse
 }
