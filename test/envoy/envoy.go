@@ -177,17 +177,31 @@ var publicAddress = regexp.MustCompile(`\b0\.0\.0\.0\b|address["']?:\s*['"]?::['
 // Envoy logged goes to the test's output.
 func Start(t testing.TB, bootstrap string) *Process {
 	t.Helper()
-	if publicAddress.MatchString(bootstrap) {
-		t.Fatal("the bootstrap binds more than loopback")
-	}
-	path := Find(t)
-	dir := t.TempDir()
-	file := filepath.Join(dir, "bootstrap.yaml")
-	if err := os.WriteFile(file, []byte(bootstrap), 0o600); err != nil {
+	p, end, err := Launch(Find(t), t.TempDir(), bootstrap)
+	if err != nil {
 		t.Fatal(err)
 	}
+	t.Cleanup(func() {
+		end()
+		if t.Failed() {
+			t.Logf("Envoy logged:\n%s", p.Output)
+		}
+	})
+	return p
+}
+
+// Launch is Start for a program that is no test: it runs the Envoy at path, which keeps
+// its files in dir, until end is called.
+func Launch(path, dir, bootstrap string) (p *Process, end func(), err error) {
+	if publicAddress.MatchString(bootstrap) {
+		return nil, nil, errors.New("the bootstrap binds more than loopback")
+	}
+	file := filepath.Join(dir, "bootstrap.yaml")
+	if err := os.WriteFile(file, []byte(bootstrap), 0o600); err != nil {
+		return nil, nil, err
+	}
 	adminFile := filepath.Join(dir, "admin")
-	p := &Process{Output: new(Log)}
+	p = &Process{Output: new(Log)}
 	cmd := exec.Command(path,
 		"-c", file,
 		"--concurrency", "1",
@@ -197,36 +211,32 @@ func Start(t testing.TB, bootstrap string) *Process {
 		"--log-level", "info",
 	)
 	cmd.Stdout, cmd.Stderr = p.Output, p.Output
-	// It dies with the test binary, also when that is killed.
+	// It dies with its parent, also when that is killed.
 	cmd.SysProcAttr = parentDeath()
 	if err := cmd.Start(); err != nil {
-		t.Fatalf("start Envoy: %v", err)
+		return nil, nil, fmt.Errorf("start Envoy: %w", err)
 	}
 	var ended error // written before exited is closed
 	exited := make(chan struct{})
 	go func() { defer close(exited); ended = cmd.Wait() }()
-	t.Cleanup(func() {
-		stop(cmd.Process, exited)
-		if t.Failed() {
-			t.Logf("Envoy logged:\n%s", p.Output)
-		}
-	})
+	end = func() { stop(cmd.Process, exited) }
 
 	deadline := time.Now().Add(20 * time.Second)
 	for {
 		if b, err := os.ReadFile(adminFile); err == nil && len(b) > 0 {
 			p.Admin = strings.TrimSpace(string(b))
 			if _, err := p.Get("/server_info"); err == nil {
-				return p
+				return p, end, nil
 			}
 		}
 		select {
 		case <-exited:
-			t.Fatalf("Envoy ended by itself: %v", ended)
+			return nil, nil, fmt.Errorf("Envoy ended by itself: %w\n%s", ended, p.Output)
 		case <-time.After(10 * time.Millisecond):
 		}
 		if time.Now().After(deadline) {
-			t.Fatalf("the admin API of Envoy does not answer")
+			end()
+			return nil, nil, fmt.Errorf("the admin API of Envoy does not answer\n%s", p.Output)
 		}
 	}
 }

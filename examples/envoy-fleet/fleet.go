@@ -1,0 +1,223 @@
+package main
+
+import (
+	"bufio"
+	"context"
+	_ "embed"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/overhear-mesh/overhear/test/envoy"
+	"github.com/overhear-mesh/overhear/test/fakeupstream"
+	"github.com/overhear-mesh/overhear/xds/controlplane"
+	"github.com/overhear-mesh/overhear/xds/registry"
+)
+
+//go:embed envoy.yaml
+var bootstrap string
+
+// fleet is everything that runs: the control plane and the backends in this process,
+// Envoys in their own.
+type fleet struct {
+	xds, http string // the control plane's addresses
+	backends  []*fakeupstream.Backend
+	entries   []string // where the Envoys listen
+	running   sync.WaitGroup
+	ends      []func() // what else must end, in reverse
+	ledger    *ledger
+}
+
+// start starts everything and waits until each Envoy has endpoints and the control plane
+// has heard of each.
+func start(ctx context.Context, o options, binary, dir string, l *ledger) (*fleet, error) {
+	f := &fleet{ledger: l}
+	if err := f.startAll(ctx, o, binary, dir); err != nil {
+		f.stop()
+		return nil, err
+	}
+	return f, nil
+}
+
+func (f *fleet) startAll(ctx context.Context, o options, binary, dir string) error {
+	for i := range o.backends {
+		b, err := fakeupstream.Start(ctx, fakeupstream.Config{Name: name(i), Latency: 2 * time.Millisecond, Seed: uint64(i) + 1})
+		if err != nil {
+			return err
+		}
+		f.backends = append(f.backends, b)
+		f.ends = append(f.ends, b.Close)
+	}
+	if err := f.startControl(ctx); err != nil {
+		return err
+	}
+	for i := range o.envoys {
+		if err := f.startEnvoy(i, binary, dir); err != nil {
+			return err
+		}
+	}
+	for _, entry := range f.entries {
+		if err := wait(ctx, "an answer through each Envoy", func() error { return get(http.DefaultClient, "http://"+entry) }); err != nil {
+			return err
+		}
+	}
+	return wait(ctx, "load reports of each Envoy", func() error {
+		var all controlplane.Reporters
+		if err := f.ask("/api/v1/reporters", &all); err != nil {
+			return err
+		}
+		heard := 0
+		for _, r := range all.Reporters {
+			if r.Live && r.Accepted > 0 {
+				heard++
+			}
+		}
+		if heard < o.envoys {
+			return fmt.Errorf("%d of %d report", heard, o.envoys)
+		}
+		return nil
+	})
+}
+
+func name(i int) string { return fmt.Sprintf("api-%d", i+1) }
+
+// startControl runs a control plane that knows the backends.
+func (f *fleet) startControl(ctx context.Context) error {
+	s := registry.NewService("api")
+	for i, b := range f.backends {
+		s.Endpoints = append(s.Endpoints, registry.Endpoint{Address: netip.MustParseAddrPort(b.Addr()), Instance: name(i), Zone: "a", Weight: 1})
+	}
+	cfg := controlplane.DefaultConfig()
+	cfg.XDS, cfg.HTTP, cfg.ReturnWait = "127.0.0.1:0", "127.0.0.1:0", 0
+	addresses := make(chan string, 2) // xDS comes first
+	cp, err := controlplane.New(cfg, controlplane.Options{
+		Registry: registry.Static(&registry.Mesh{Services: []registry.Service{s}}),
+		Version:  "envoy-fleet",
+		Listen: func(ctx context.Context, network, address string) (net.Listener, error) {
+			lis, err := new(net.ListenConfig).Listen(ctx, network, address)
+			if err == nil {
+				addresses <- lis.Addr().String()
+			}
+			return lis, err
+		},
+	})
+	if err != nil {
+		return err
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	failed := make(chan error, 1)
+	f.running.Go(func() { failed <- cp.Run(ctx) })
+	f.ends = append(f.ends, cancel)
+	select {
+	case <-cp.Opened():
+	case err := <-failed:
+		return errors.Join(errors.New("the control plane does not start"), err)
+	}
+	f.xds, f.http = <-addresses, <-addresses
+	f.running.Go(func() { f.follow(ctx) })
+	return nil
+}
+
+// startEnvoy runs one Envoy with the bootstrap of this example.
+func (f *fleet) startEnvoy(i int, binary, dir string) error {
+	id := fmt.Sprintf("envoy-%d", i+1)
+	host, port, err := net.SplitHostPort(f.xds)
+	if err != nil {
+		return err
+	}
+	values := map[string]string{"NAME": id, "ZONE": "a", "MACHINE": "host-" + id, "CONTROL_HOST": host, "CONTROL_PORT": port}
+	home := filepath.Join(dir, id)
+	if err := os.Mkdir(home, 0o700); err != nil {
+		return err
+	}
+	p, end, err := envoy.Launch(binary, home, os.Expand(bootstrap, func(key string) string { return values[key] }))
+	if err != nil {
+		return err
+	}
+	f.ends = append(f.ends, end)
+	entry, err := listener(p)
+	if err != nil {
+		return fmt.Errorf("%s: %w", id, err)
+	}
+	f.entries = append(f.entries, entry)
+	return nil
+}
+
+// listener is where an Envoy listens.
+func listener(p *envoy.Process) (string, error) {
+	text, err := p.Get("/listeners")
+	if err != nil {
+		return "", err
+	}
+	_, address, ok := strings.Cut(strings.TrimSpace(text), "in::")
+	if !ok {
+		return "", fmt.Errorf("no listener in %q", text)
+	}
+	return address, nil
+}
+
+// stop ends everything.
+func (f *fleet) stop() {
+	for i := len(f.ends) - 1; i >= 0; i-- {
+		f.ends[i]()
+	}
+	f.running.Wait()
+}
+
+// ask reads one page of the control plane's API.
+func (f *fleet) ask(path string, into any) error {
+	res, err := http.Get("http://" + f.http + path)
+	if err != nil {
+		return err
+	}
+	defer res.Body.Close()
+	if res.StatusCode != http.StatusOK {
+		return fmt.Errorf("%s: %s", path, res.Status)
+	}
+	return json.NewDecoder(res.Body).Decode(into)
+}
+
+// follow notes the control plane's verdicts until ctx ends.
+func (f *fleet) follow(ctx context.Context) {
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+f.http+"/api/v1/events?follow=true", nil)
+	if err != nil {
+		return
+	}
+	res, err := http.DefaultClient.Do(req)
+	if err != nil {
+		return // the end of the show
+	}
+	defer res.Body.Close()
+	lines := bufio.NewScanner(res.Body)
+	for lines.Scan() {
+		var e controlplane.Event
+		if json.Unmarshal(lines.Bytes(), &e) == nil && e.Kind == "verdict" {
+			f.ledger.verdict(e)
+		}
+	}
+}
+
+// wait tries until it works, for at most 30 s.
+func wait(ctx context.Context, what string, try func() error) error {
+	ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
+	defer cancel()
+	for {
+		err := try()
+		if err == nil {
+			return nil
+		}
+		select {
+		case <-ctx.Done():
+			return fmt.Errorf("%s: not within 30 s: %w", what, err)
+		case <-time.After(20 * time.Millisecond):
+		}
+	}
+}

