@@ -250,9 +250,11 @@ func (d *Discovery) Status() Status {
 	if d.source == Saved {
 		s.Age = time.Since(d.saved)
 	}
+	now := time.Now()
 	for _, name := range slices.Sorted(maps.Keys(d.listeners)) {
 		l := d.listeners[name]
-		s.Listeners = append(s.Listeners, Listener{Name: name, Open: l.active.version != nil, Problem: l.problem})
+		_, problem, _ := d.nextLocked(name, l, now)
+		s.Listeners = append(s.Listeners, Listener{Name: name, Open: l.active.version != nil, Problem: problem})
 	}
 	s.Refused = maps.Clone(d.refused)
 	return s

@@ -23,8 +23,8 @@ type listening struct {
 	message  *listenerv3.Listener
 	since    time.Time // when it was said
 	saved    bool      // it is from the state directory, and not confirmed yet
-	problem  string    // why that is not what runs; "": it is
-	retry    time.Time // it could not be opened, and is not tried before that
+	failed   string    // why it could not be opened; "": it was not tried, or could
+	retry    time.Time // when to try that again
 
 	active plan // what runs, which may be what was said before; zero: nothing
 }
@@ -194,17 +194,18 @@ func (d *Discovery) planLocked(name string, v *version) (p plan, ok bool) {
 	return p, v.Routes == "" || p.routes != nil
 }
 
-// nextLocked is what a listener should be now, and from when on it may be something
-// else; zero: not by itself. ok is false if it should not be open.
-func (d *Discovery) nextLocked(name string, l *listening, now time.Time) (next plan, until time.Time, ok bool) {
+// nextLocked is what a listener should be now, why that is not what was said last, and
+// from when on it may be something else; zero: not by itself. A zero plan: it should not
+// be open.
+func (d *Discovery) nextLocked(name string, l *listening, now time.Time) (next plan, why string, until time.Time) {
 	next, complete := d.planLocked(name, l.version)
 	if complete && next == l.active {
-		return next, time.Time{}, true
+		return next, "", time.Time{}
 	}
 	if !complete {
-		l.problem = fmt.Sprintf("waits for the route configuration %q", l.Routes)
+		why = fmt.Sprintf("waits for the route configuration %q", l.Routes)
 	} else if now.Before(l.retry) {
-		until = l.retry
+		why, until = l.failed, l.retry
 	} else {
 		since := l.since
 		if next.routes != nil && next.routes.since.After(since) {
@@ -212,15 +213,15 @@ func (d *Discovery) nextLocked(name string, l *listening, now time.Time) (next p
 		}
 		cold := d.coldLocked(next)
 		if until = since.Add(d.cfg.XDS.Missing); cold == "" || !now.Before(until) {
-			return next, time.Time{}, true
+			return next, l.failed, time.Time{}
 		}
-		l.problem = fmt.Sprintf("waits for the cluster %q and its endpoints", cold)
+		why = fmt.Sprintf("waits for the cluster %q and its endpoints", cold)
 	}
 	// The version that runs goes on, also with news of its own routes.
 	if next, complete = d.planLocked(name, l.active.version); complete && d.coldLocked(next) == "" {
-		return next, until, true
+		return next, why, until
 	}
-	return l.active, until, l.active.version != nil
+	return l.active, why, until
 }
 
 // coldLocked names a cluster to which a listener would lead, and of which the
@@ -271,7 +272,7 @@ func (d *Discovery) plansLocked() []plan {
 	var all []plan
 	now := time.Now()
 	for _, name := range slices.Sorted(maps.Keys(d.listeners)) {
-		if next, _, ok := d.nextLocked(name, d.listeners[name], now); ok {
+		if next, _, _ := d.nextLocked(name, d.listeners[name], now); next.version != nil {
 			all = append(all, next)
 		}
 	}
@@ -297,13 +298,13 @@ func (d *Discovery) applyListeners() (failed map[string]error) {
 	for _, p := range plans {
 		if l := d.listeners[p.name]; l != nil {
 			if l.active = p; p.version == l.version {
-				l.problem = ""
+				l.failed = ""
 			}
 		}
 	}
 	for name, err := range failed {
 		if l := d.listeners[name]; l != nil {
-			l.problem, l.retry = err.Error(), time.Now().Add(d.cfg.XDS.Missing)
+			l.failed, l.retry = err.Error(), time.Now().Add(d.cfg.XDS.Missing)
 		}
 	}
 	d.applied = plans
@@ -423,7 +424,7 @@ func (d *Discovery) due() (at time.Time) {
 		}
 	}
 	for name, l := range d.listeners {
-		_, until, _ := d.nextLocked(name, l, now)
+		_, _, until := d.nextLocked(name, l, now)
 		earlier(until)
 	}
 	for _, e := range d.entries {
