@@ -2,6 +2,7 @@ package upstream
 
 import (
 	"context"
+	"os"
 	"slices"
 	"sync"
 	"time"
@@ -18,22 +19,41 @@ import (
 type Watch struct {
 	clock  clock.Clock
 	opened chan struct{} // closed when it notices
+	files  chan *os.File // the epoll instance, for Run; there is at most one
 
-	mu     sync.Mutex       // guards what follows
-	epoll  int              // its descriptor; -1 while Run is not there
-	serial uint64           // of the last connection; never used again, unlike descriptors
-	conns  map[uint64]*Conn // that are registered
+	mu      sync.Mutex // guards what follows
+	running bool
+	epoll   int              // the instance's descriptor; -1: not opened
+	serial  uint64           // of the last connection; never used again, unlike descriptors
+	conns   map[uint64]*Conn // that are registered
 }
 
 // NewWatch makes a Watch. It notices nothing before Run. Its clock is that of the
 // instants which endpoints are given.
 func NewWatch(k clock.Clock) *Watch {
-	return &Watch{clock: k, opened: make(chan struct{}), epoll: -1, conns: make(map[uint64]*Conn)}
+	return &Watch{clock: k, opened: make(chan struct{}), files: make(chan *os.File, 1), epoll: -1, conns: make(map[uint64]*Conn)}
 }
 
-// Run notices until ctx ends. An error means that the system has no room for it: then
-// nothing is noticed.
-func (w *Watch) Run(ctx context.Context) error { return w.run(ctx) }
+// Run notices until ctx ends. It may be called once. After an error nothing is noticed
+// any more.
+func (w *Watch) Run(ctx context.Context) error {
+	w.setRunning(true)
+	close(w.opened)
+	err := w.run(ctx)
+	w.setRunning(false)
+	select {
+	case file := <-w.files: // opened in the last moment
+		_ = file.Close()
+	default:
+	}
+	return err
+}
+
+func (w *Watch) setRunning(running bool) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.running = running
+}
 
 // Opened is closed when Run has begun to notice.
 func (w *Watch) Opened() <-chan struct{} { return w.opened }
@@ -53,11 +73,11 @@ func (w *Watch) add(c *Conn) {
 	}
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	if w.epoll < 0 {
+	if !w.running || w.epoll < 0 && !w.openLocked() {
 		return
 	}
 	w.serial++
-	if w.register(c, w.serial) {
+	if w.registerLocked(c, w.serial) {
 		c.watch, c.watched = w, w.serial
 		w.conns[w.serial] = c
 	}

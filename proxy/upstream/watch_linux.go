@@ -10,27 +10,21 @@ import (
 )
 
 // run waits on an epoll instance of our own, which waits in the runtime's poller like
-// any file: no thread is kept.
+// any file: no thread is kept. It is opened with the first socket.
 func (w *Watch) run(ctx context.Context) error {
-	fd, err := unix.EpollCreate1(unix.EPOLL_CLOEXEC)
-	if err != nil {
-		return os.NewSyscallError("epoll_create1", err)
+	var file *os.File
+	select {
+	case <-ctx.Done():
+		return nil
+	case file = <-w.files:
 	}
-	if err := unix.SetNonblock(fd, true); err != nil {
-		return errors.Join(os.NewSyscallError("fcntl", err), unix.Close(fd))
-	}
-	file := os.NewFile(uintptr(fd), "epoll")
-	w.mu.Lock()
-	w.epoll = fd
-	w.mu.Unlock()
-	close(w.opened)
+	stop := context.AfterFunc(ctx, func() { w.close(file) })
+	defer stop()
 	defer w.close(file)
 	raw, err := file.SyscallConn()
 	if err != nil {
 		return fmt.Errorf("watch of idle connections: %w", err)
 	}
-	stop := context.AfterFunc(ctx, func() { w.close(file) })
-	defer stop()
 	var events [128]unix.EpollEvent
 	for {
 		n := 0
@@ -54,7 +48,7 @@ func (w *Watch) run(ctx context.Context) error {
 	}
 }
 
-// close ends it; nothing is registered with the descriptor's next owner.
+// close ends it, so that nothing is registered with the descriptor's next owner.
 func (w *Watch) close(file *os.File) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -62,9 +56,25 @@ func (w *Watch) close(file *os.File) {
 	_ = file.Close() // twice, maybe
 }
 
-// register reports whether the kernel tells of c from now on: of its end, once, and of
-// nothing that arrives before. A socket that is closed leaves by itself.
-func (w *Watch) register(c *Conn, serial uint64) bool {
+// openLocked opens the epoll instance and hands it to run. If that fails, there is no
+// room for descriptors: then the next connection tries again.
+func (w *Watch) openLocked() bool {
+	fd, err := unix.EpollCreate1(unix.EPOLL_CLOEXEC)
+	if err != nil {
+		return false
+	}
+	if unix.SetNonblock(fd, true) != nil {
+		_ = unix.Close(fd)
+		return false
+	}
+	w.epoll = fd
+	w.files <- os.NewFile(uintptr(fd), "epoll")
+	return true
+}
+
+// registerLocked reports whether the kernel tells of c from now on: of its end, once,
+// and of nothing that arrives before. A socket that is closed leaves by itself.
+func (w *Watch) registerLocked(c *Conn, serial uint64) bool {
 	var failed error
 	err := c.raw.Control(func(fd uintptr) {
 		failed = unix.EpollCtl(w.epoll, unix.EPOLL_CTL_ADD, int(fd), &unix.EpollEvent{

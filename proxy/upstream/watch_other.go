@@ -5,9 +5,10 @@ package upstream
 import "context"
 
 func (w *Watch) run(ctx context.Context) error {
-	close(w.opened)
 	<-ctx.Done()
 	return nil
 }
 
-func (w *Watch) register(*Conn, uint64) bool { return false }
+func (w *Watch) openLocked() bool { return false }
+
+func (w *Watch) registerLocked(*Conn, uint64) bool { return false }
