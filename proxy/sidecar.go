@@ -34,6 +34,7 @@ import (
 	"github.com/overhear-mesh/overhear/proxy/router"
 	"github.com/overhear-mesh/overhear/proxy/telemetry"
 	"github.com/overhear-mesh/overhear/proxy/trace"
+	"github.com/overhear-mesh/overhear/proxy/upstream"
 )
 
 // Options are what a sidecar gets from the program around it; every field may be
@@ -64,6 +65,7 @@ type Options struct {
 type Sidecar struct {
 	opts  Options
 	clock clock.Clock
+	watch *upstream.Watch
 	start time.Time
 	node  config.Node
 
@@ -136,6 +138,7 @@ func New(cfg config.Config, opts Options) (*Sidecar, error) {
 		opts: opts, clock: clock.New(), start: time.Now(), node: cfg.Node, cfg: cfg,
 		drain: make(chan struct{}), opened: make(chan struct{}), doors: map[string]*door{}, retired: map[*door]bool{}, addrs: map[string]net.Addr{},
 	}
+	s.watch = upstream.NewWatch(s.clock)
 	s.passed = unjudged("passed", s.clock.Now())
 	s.streams = http2.NewClient(cfg.HTTP2, s.clock)
 	s.mirror = mirror.New(cfg.HTTP1, exchange.Deps{Clock: s.clock, Streams: s.streams})
@@ -171,7 +174,7 @@ func (s *Sidecar) connect() error {
 		Labels: s.node.Labels, Version: s.opts.Version,
 	}
 	deps := discovery.Deps{
-		Cluster:   cluster.Deps{Clock: s.clock, Dial: s.dial, Log: s.opts.Log, Seed: uint64(s.start.UnixNano()), Node: s.node.ID, Zone: s.node.Zone},
+		Cluster:   cluster.Deps{Clock: s.clock, Dial: s.dial, Log: s.opts.Log, Seed: uint64(s.start.UnixNano()), Node: s.node.ID, Zone: s.node.Zone, Watch: s.watch},
 		Log:       s.opts.Log,
 		Listeners: s.listen,
 		Added: func(c *cluster.Cluster) {
@@ -238,6 +241,12 @@ func (s *Sidecar) Run(ctx context.Context) error {
 		log.Go(func() error { return s.accessLog.Run(logging) })
 	}
 	group, work := errgroup.WithContext(work)
+	group.Go(func() error {
+		if err := s.watch.Run(work); err != nil {
+			s.opts.Log.Warn("it is not noticed when servers close idle connections", "error", err)
+		}
+		return nil
+	})
 	group.Go(func() error { return s.discovery.Run(work) })
 	group.Go(func() error { return s.mirror.Run(work) })
 	err := s.open(work, group)

@@ -424,7 +424,12 @@ func (l *link) end(b *batch) {
 	if c, ok := l.role.(clientRole); ok && len(victims) > 0 && why.cause == causeEnd {
 		why.race = c.p.ep.Raced(l.idleFor, b.now)
 	}
+	// Streams would tell of it as failures, and GOAWAY announces it.
+	left := len(victims) == 0 && why.cause == causeEnd && l.settled && !l.goingAway
 	l.mu.Unlock()
+	if c, ok := l.role.(clientRole); ok && left {
+		c.p.ep.Left(b.now-time.Duration(l.idleFrom.Load()), b.now)
+	}
 	// Those that await a head are told first: the loss is charged to one of them.
 	slices.SortFunc(victims, func(a, b victim) int {
 		if a.headed != b.headed {
