@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/overhear-mesh/overhear/outlier"
+	"github.com/overhear-mesh/overhear/proxy/clock"
 	"github.com/overhear-mesh/overhear/proxy/cluster"
 	"github.com/overhear-mesh/overhear/proxy/config"
 	"github.com/overhear-mesh/overhear/proxy/discovery"
@@ -24,6 +25,7 @@ import (
 	"github.com/overhear-mesh/overhear/proxy/router"
 	"github.com/overhear-mesh/overhear/proxy/tcp"
 	"github.com/overhear-mesh/overhear/proxy/telemetry"
+	"github.com/overhear-mesh/overhear/proxy/tunnel"
 	"github.com/overhear-mesh/overhear/proxy/upstream"
 )
 
@@ -34,6 +36,7 @@ type door struct {
 	inbound  bool
 	socket   net.Listener
 	listener *listener.Listener
+	clock    clock.Clock
 	recorder *telemetry.Recorder
 
 	// The engines: one of them, or with protocol auto all.
@@ -335,10 +338,20 @@ func (d *door) handler(p config.Protocol, detect time.Duration) listener.Handler
 // opaque carries what is no HTTP, unless there are only routes, which want some.
 func (d *door) opaque(ctx context.Context, c net.Conn) {
 	if !d.leads.Load() {
-		_ = c.Close()
+		d.refuse(c, "")
 		return
 	}
 	d.tcp.ServeConn(ctx, c)
+}
+
+// refuse resets a connection for which there is no way, and says so as Envoy does. meant
+// is where it was to go; "": nowhere else.
+func (d *door) refuse(c net.Conn, meant string) {
+	now := d.clock.Now()
+	d.recorder.LogTCP(&tcp.Record{
+		Start: now, End: now, Client: c.RemoteAddr().String(), Listener: c.LocalAddr().String(), Meant: meant, Flags: tcp.NoRoute,
+	})
+	tunnel.Reset(c)
 }
 
 func (s *Sidecar) openInbound(ctx context.Context, in config.Inbound, cfg config.Config) (*door, error) {
@@ -436,7 +449,7 @@ func (s *Sidecar) openDoor(ctx context.Context, name, address string, inbound bo
 		}
 	}
 	return &door{
-		name: name, address: address, inbound: inbound, socket: socket, closed: make(chan struct{}), carried: cfg.TCP,
+		name: name, address: address, inbound: inbound, socket: socket, clock: s.clock, closed: make(chan struct{}), carried: cfg.TCP,
 		recorder: telemetry.NewRecorder(name, inbound, log, observe),
 	}, nil
 }

@@ -59,7 +59,7 @@ func (r *redirection) serve(ctx context.Context, c net.Conn) {
 		r.direct(ctx, c)
 		return
 	case !ok:
-		tunnel.Reset(c)
+		r.d.refuse(c, "")
 		return
 	case r.s.loops(c, to, r.d.name):
 		tunnel.Reset(c)
@@ -143,7 +143,7 @@ func (r *redirection) byHost(ctx context.Context, c net.Conn, to netip.AddrPort)
 		}
 	}
 	if r.o.Redirected.UnknownDestinations == config.CloseUnknown {
-		tunnel.Reset(c)
+		r.d.refuse(c, to.String())
 		return
 	}
 	r.s.pass(ctx, c, to, r.d)
@@ -169,7 +169,7 @@ func (r *redirection) way(c *cluster.Cluster) listener.Handler {
 
 // openWay makes the engines of a listener for one cluster.
 func (r *redirection) openWay(c *cluster.Cluster) *door {
-	way := &door{name: r.d.name, recorder: r.d.recorder}
+	way := &door{name: r.d.name, clock: r.d.clock, recorder: r.d.recorder}
 	way.target.Store(c)
 	way.leads.Store(true)
 	rule := router.DefaultRule()
@@ -220,7 +220,9 @@ func (s *Sidecar) inboundRedirection(d *door, in config.Inbound, next listener.H
 		switch {
 		case !ok || strconv.Itoa(int(to.Port())) == port:
 			next(ctx, c)
-		case in.Redirected.UnknownDestinations == config.CloseUnknown, s.loops(c, to, d.name):
+		case in.Redirected.UnknownDestinations == config.CloseUnknown:
+			d.refuse(c, to.String())
+		case s.loops(c, to, d.name):
 			tunnel.Reset(c)
 		default:
 			s.pass(ctx, c, to, d)

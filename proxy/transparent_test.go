@@ -2,14 +2,19 @@ package proxy_test
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"net"
 	"net/http"
 	"net/netip"
+	"os"
+	"path/filepath"
+	"slices"
 	"strings"
 	"sync/atomic"
+	"syscall"
 	"testing"
 	"testing/synctest"
 
@@ -274,6 +279,69 @@ func (p *pod) local(at, body string) {
 		_ = server.Shutdown(context.WithoutCancel(p.t.Context()))
 		if err := <-done; !errors.Is(err, http.ErrServerClosed) {
 			p.t.Error(err)
+		}
+	})
+}
+
+// What leads nowhere must not vanish without a word.
+func TestAConnectionWithoutAWayIsLoggedAndCounted(t *testing.T) {
+	const file = `
+node: {id: pod}
+admin: {address: "127.0.0.1:15000"}
+access_log: {path: %q}
+outbound:
+  - {name: all, address: "127.0.0.1:15001", protocol: http1, transparent: true, unknown_destinations: close}
+  - {name: rules, address: "127.0.0.1:15002", protocol: auto, routes: [{prefix: /, respond: {status: 200}}]}
+inbound:
+  - {name: in, address: "127.0.0.1:15006", application: "127.0.0.1:8080", transparent: true, unknown_destinations: close}
+`
+	path := filepath.Join(t.TempDir(), "access.log")
+	synctest.Test(t, func(t *testing.T) {
+		p := newPod(t)
+		to := ""
+		p.redirect(&to)
+		p.start(fmt.Sprintf(file, path))
+		for _, call := range []struct {
+			port    int
+			to      string
+			counted string // after it
+		}{
+			{15001, "", `{direction="outbound",flag="NR",listener="all"} 1`},
+			{15001, "10.9.9.9:80", `{direction="outbound",flag="NR",listener="all"} 2`},
+			{15006, "10.9.9.9:22", `{direction="inbound",flag="NR",listener="in"} 1`},
+			{15002, "", `{direction="outbound",flag="NR",listener="rules"} 1`},
+		} {
+			to = call.to
+			c, err := p.host.Dial(t.Context(), "tcp", fmt.Sprintf("127.0.0.1:%d", call.port))
+			if err != nil {
+				t.Fatal(err)
+			}
+			_, _ = io.WriteString(c, "\x00")
+			if n, err := c.Read(make([]byte, 1)); !errors.Is(err, syscall.ECONNRESET) {
+				t.Errorf("port %d, to %q: got %d bytes, %v; want a reset", call.port, call.to, n, err)
+			}
+			_ = c.Close()
+			synctest.Wait()
+			if got := p.get(15000, "/metrics").body; !strings.Contains(got, call.counted) {
+				t.Errorf("port %d, to %q: metrics have no %s", call.port, call.to, call.counted)
+			}
+		}
+		p.client.CloseIdleConnections()
+		p.end()
+		text, err := os.ReadFile(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var got []string
+		for line := range strings.Lines(string(text)) {
+			var l struct{ Listener, Flags, Destination string }
+			if err := json.Unmarshal([]byte(line), &l); err != nil {
+				t.Fatal(err)
+			}
+			got = append(got, strings.TrimSpace(l.Listener+" "+l.Flags+" "+l.Destination))
+		}
+		if want := []string{"all NR", "all NR 10.9.9.9:80", "in NR 10.9.9.9:22", "rules NR"}; !slices.Equal(got, want) {
+			t.Errorf("access log: got %q, want %q", got, want)
 		}
 	})
 }

@@ -21,9 +21,10 @@ const (
 	DownstreamTermination                    // DC: the client reset the connection
 	IdleTimeout                              // SI: nothing moved
 	LocalReset                               // LR: this sidecar had to stop
+	NoRoute                                  // NR: nothing says where to
 )
 
-var flagNames = [...]string{"UH", "UF", "URX", "UO", "UC", "UT", "DC", "SI", "LR"}
+var flagNames = [...]string{"UH", "UF", "URX", "UO", "UC", "UT", "DC", "SI", "LR", "NR"}
 
 // String lists the flags, separated by commas; "-" if there are none.
 func (f Flags) String() string {
@@ -45,6 +46,7 @@ type Record struct {
 	Start, End time.Duration
 	Client     string // address
 	Listener   string // address
+	Meant      string // where a redirected connection was to go, if it could not
 	Cluster    string // "" on the way in
 	Endpoint   string // its id; "" if there was no connection
 	Upstream   string // its address

@@ -219,6 +219,9 @@ func (l *AccessLog) tcp(listener string, inbound bool, r *tcp.Record) {
 	o.number("bytes_received", r.Sent) // from the client, as for a request
 	o.number("bytes_sent", r.Received)
 	o.text("client", r.Client)
+	if r.Meant != "" {
+		o.text("destination", r.Meant)
+	}
 	if r.Cluster != "" {
 		o.text("cluster", r.Cluster)
 	}
