@@ -83,6 +83,8 @@ var (
 	changes   = desc("belief_changes_total", "Changes of belief, by the state they led to and the rule.", "cluster", "to", "rule")
 	refusals  = desc("belief_refusals_total", "Changes of belief that a guard or a cap refused.", "cluster", "to", "rule", "reason")
 	probes    = desc("suspicion_probes_total", "Probes that confirm a suspicion, by result.", "cluster", "result")
+	hints     = desc("idle_close_hints_total", "Idle connections that an endpoint closed as one does that dies.", "cluster")
+	hinted    = desc("idle_close_probes_total", "Probes that such hints gave reason for, by result.", "cluster", "result")
 	pings     = desc("idle_pings_total", "Pings of endpoints without traffic, by result.", "cluster", "result")
 	badPaths  = desc("ping_path_invalid_total", "How often a ping path was found not to be answered by a healthy endpoint.", "cluster")
 
@@ -239,6 +241,10 @@ func (e emitter) cluster(c *cluster.Cluster) {
 	}
 	for result, n := range stats.Probes {
 		e.counter(probes, n, name, result.String())
+	}
+	e.some(hints, stats.Hints, name)
+	for result, n := range stats.HintProbes {
+		e.counter(hinted, n, name, result.String())
 	}
 	for result, n := range stats.Pings {
 		e.counter(pings, n, name, result.String())
