@@ -176,6 +176,9 @@ func printReporters(w io.Writer, all controlplane.Reporters) error {
 			if !one.Live {
 				stream = "lost"
 			}
+			if client := one.Labels["client"]; client != "" {
+				note = client + ", by load reports"
+			}
 			if one.Muted {
 				note = "muted: " + one.Reason
 			}

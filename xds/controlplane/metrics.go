@@ -8,6 +8,7 @@ import (
 
 	"github.com/overhear-mesh/overhear/outlier"
 	"github.com/overhear-mesh/overhear/outlier/merge"
+	"github.com/overhear-mesh/overhear/xds/ingest"
 	"github.com/overhear-mesh/overhear/xds/registry"
 	"github.com/overhear-mesh/overhear/xds/report"
 	"github.com/overhear-mesh/overhear/xds/server"
@@ -34,6 +35,11 @@ var (
 	descReports   = desc("reports_total", "Reports that reached the evidence table.")
 	descCells     = desc("report_cells_total", "Readings of one endpoint by one reporter that the evidence table took over.")
 	descUnheard   = desc("report_refused_total", "What of reporters' words was set aside, by reason; as unknown_order also the answers that come after their question is settled.", "stage", "reason")
+
+	descEnvoys       = desc("load_report_streams", "Envoys whose load reports are evidence.")
+	descLoads        = desc("load_reports_total", "Load reports that Envoys sent.")
+	descLoadsLate    = desc("load_reports_throttled_total", "Load reports that were read late because their Envoy sends too many.")
+	descLoadsRefused = desc("load_report_refused_total", "What load reports said and nobody believed, by reason.", "reason")
 
 	descSuspected = desc("suspicions_total", "Rounds of confirmation that were opened.", "service")
 	descOrders    = desc("orders_total", "Orders to reporters, by kind.", "kind")
@@ -83,6 +89,7 @@ func (c *collector) Collect(out chan<- prometheus.Metric) {
 	m.registry(c.cp.opts.Registry.Status())
 	m.counter(descStateFail, c.cp.store.failed.Load())
 	m.reports(c.cp.collector.Stats())
+	m.loads(c.cp.loads.Stats())
 	m.xds(c.cp.server.Stats())
 	ctx, cancel := context.WithTimeout(context.Background(), askTimeout)
 	defer cancel()
@@ -165,6 +172,15 @@ func (m sender) reports(st report.Stats) {
 	}
 	for why, n := range st.Refused {
 		m.counter(descUnheard, n, "stream", string(why))
+	}
+}
+
+func (m sender) loads(st ingest.Stats) {
+	m.gauge(descEnvoys, float64(st.Streams))
+	m.counter(descLoads, st.Messages)
+	m.counter(descLoadsLate, st.Throttled)
+	for why, n := range st.Refused {
+		m.counter(descLoadsRefused, n, string(why))
 	}
 }
 

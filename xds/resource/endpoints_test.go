@@ -158,6 +158,42 @@ func TestAnEnvoyAloneIsToldTheWeightOfASlowEndpoint(t *testing.T) {
 	}
 }
 
+func TestAnEnvoyAloneTriesAnEndpointByASmallShare(t *testing.T) {
+	for _, tc := range []struct {
+		state  outlier.State
+		kind   resource.Kind
+		trial  float64
+		health corev3.HealthStatus
+		weight uint32
+	}{
+		{outlier.Probation, resource.Envoy, 0.04, corev3.HealthStatus_HEALTHY, 4},
+		{outlier.Suspended, resource.Envoy, 0.001, corev3.HealthStatus_HEALTHY, 1},
+		{outlier.Probation, resource.Envoy, 0, corev3.HealthStatus_DRAINING, 100},
+		{outlier.Ejected, resource.Envoy, 0.04, corev3.HealthStatus_DRAINING, 100},
+		{outlier.Probation, resource.GRPC, 0.04, corev3.HealthStatus_UNHEALTHY, 100},
+		{outlier.Probation, resource.Overhear, 0.04, corev3.HealthStatus_UNHEALTHY, 100},
+	} {
+		m := resource.EncodeEndpoints(resource.Endpoints{Service: "api", Endpoints: []resource.Endpoint{
+			{Address: addr(1), Trial: tc.trial, Verdict: outlier.Verdict{State: tc.state}},
+			{Address: addr(2)},
+		}}, tc.kind)
+		e := m.Endpoints[0].LbEndpoints[0]
+		if e.HealthStatus != tc.health || e.LoadBalancingWeight.GetValue() != tc.weight {
+			t.Errorf("%s, trial %v, to %s: %s with weight %d, want %s with %d", tc.state, tc.trial, tc.kind, e.HealthStatus, e.LoadBalancingWeight.GetValue(), tc.health, tc.weight)
+		}
+	}
+}
+
+func TestWhoIsTriedIsNotEnoughToSendEverythingTo(t *testing.T) {
+	m := resource.EncodeEndpoints(resource.Endpoints{Service: "api", Endpoints: []resource.Endpoint{
+		{Address: addr(1), Trial: 0.04, Verdict: outlier.Verdict{State: outlier.Probation}},
+		{Address: addr(2), Verdict: outlier.Verdict{State: outlier.Suspended}},
+	}}, resource.Envoy)
+	if h := m.Endpoints[0].LbEndpoints[1].HealthStatus; h != corev3.HealthStatus_HEALTHY {
+		t.Errorf("with one on trial and nobody well the other is %s, want HEALTHY: it is as good", h)
+	}
+}
+
 func TestForeignClientsSeeARampInFiveSteps(t *testing.T) {
 	const ramp = 10 * time.Second
 	weight := func(age time.Duration, kind resource.Kind) uint32 {
