@@ -56,6 +56,7 @@ type Tunnel struct {
 	up        direction   // from client to server
 	down      direction   // from server to client
 	firstByte *time.Timer // nil: nobody waits for it
+	stopped   func() bool // the context has ended
 
 	mu        sync.Mutex  // guards what follows
 	over      bool        // both sides are closed or being closed
@@ -72,6 +73,7 @@ func (t *Tunnel) Carry(ctx context.Context) {
 	t.down.connect(t.Server.Conn, t.Client, &t.up, spliced)
 	t.down.first = t.answered
 
+	t.stopped = func() bool { return ctx.Err() != nil }
 	unwatch := context.AfterFunc(ctx, func() { t.cut(Stopped, nil) })
 	defer unwatch()
 	if t.Idle > 0 {
@@ -141,6 +143,9 @@ func (t *Tunnel) cut(end End, err error) {
 		return
 	}
 	t.over = true
+	if (end == ClientLost || end == ServerLost) && t.stopped() {
+		end, err = Stopped, nil // whoever has ended the context has closed the connection
+	}
 	t.Ended(end, err)
 	Reset(t.Client)
 	setLingerZero(t.Server.Conn)
