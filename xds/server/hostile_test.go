@@ -108,6 +108,38 @@ func TestAClientThatNeverAnswersIsSentOneResponseOfAType(t *testing.T) {
 	})
 }
 
+func TestAClientThatAsksAgainAndAgainIsHeardWhenItHasRead(t *testing.T) {
+	bubble(t, func(t *testing.T, h *harness) {
+		h.apply(large("a", 1))
+		h.Ready()
+		ctx, cancel := context.WithCancel(t.Context())
+		defer cancel()
+		st, err := discoveryv3.NewAggregatedDiscoveryServiceClient(h.cc).DeltaAggregatedResources(ctx)
+		if err != nil {
+			t.Fatal(err)
+		}
+		const times = 500
+		for range times {
+			if err := st.Send(&discoveryv3.DeltaDiscoveryRequest{Node: node("n", envoyView), TypeUrl: eds, ResourceNamesSubscribe: []string{"a"}}); err != nil {
+				t.Fatal(err)
+			}
+		}
+		synctest.Wait()
+		if got := h.Stats().Responses[eds]; got < 2 || got > 20 {
+			t.Errorf("%d responses are on their way to who reads none, want a few", got)
+		}
+		for range times {
+			if _, err := st.Recv(); err != nil {
+				t.Fatal(err)
+			}
+		}
+		synctest.Wait()
+		if got := h.Stats().Responses[eds]; got != times {
+			t.Errorf("%d responses, want one for each of %d requests", got, times)
+		}
+	})
+}
+
 // What a delta client says of its subscriptions may carry any nonce: it is heard, and
 // counts as no answer.
 func TestAWrongNonceInDeltaIsNoAnswer(t *testing.T) {

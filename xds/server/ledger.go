@@ -6,7 +6,11 @@ package server
 type ledger struct {
 	known, byName, accepted bits // by topic.id
 	moving                  map[*topic]entry
+	grown                   bool // moving has held many
 }
+
+// fewMoving is how many entries a map holds in the room that it has from the first on.
+const fewMoving = 8
 
 // entry is what a subscription knows of a topic.
 type entry struct {
@@ -55,12 +59,13 @@ func (s *subscription) write(t *topic, e entry) {
 		s.moving = map[*topic]entry{}
 	}
 	s.moving[t] = e
+	s.grown = s.grown || len(s.moving) > fewMoving
 }
 
 func (s *subscription) settle(t *topic) {
 	delete(s.moving, t)
-	if len(s.moving) == 0 {
-		s.moving = nil // a map never gets smaller
+	if s.grown && len(s.moving) == 0 {
+		s.moving, s.grown = nil, false // a map never gets smaller
 	}
 }
 

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"io"
 	"strings"
-	"sync"
 	"time"
 
 	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
@@ -34,15 +33,16 @@ type wireStream interface {
 	RecvMsg(m any) error
 }
 
-// stream is one xDS stream of a client. Everything in it that changes is guarded by
-// Server.mu.
+// stream is one xDS stream of a client.
 type stream struct {
 	wire  wireStream
 	delta bool
 	peer  string
 	url   string // of a stream per type; "" for ADS
 	since time.Time
+	outbox
 
+	// What follows is guarded by Server.mu.
 	node  string // node.id; "" until the first request
 	view  resource.View
 	subs  [numTypes]*subscription
@@ -51,12 +51,6 @@ type stream struct {
 	queued [numLanes]bool
 	// strangers are the types asked for that are not served here.
 	strangers map[string]struct{}
-
-	// outbox holds what is to be written: of each type at most one response, because the
-	// next one waits for the client's answer.
-	outbox  []*response
-	writing bool // write runs
-	writers sync.WaitGroup
 }
 
 // serve is the life of a stream. What it is sent is written by a goroutine that exists
@@ -66,6 +60,7 @@ func (s *Server) serve(wire wireStream, delta bool, url string) error {
 	st := s.open(wire, delta, url)
 	defer s.close(st)
 	for {
+		st.waitForRoom()
 		var err error
 		if delta {
 			var r discoveryv3.DeltaDiscoveryRequest
@@ -89,6 +84,7 @@ func (s *Server) serve(wire wireStream, delta bool, url string) error {
 
 func (s *Server) open(wire wireStream, delta bool, url string) *stream {
 	st := &stream{wire: wire, delta: delta, url: url, since: time.Now()}
+	st.room.L = &st.outbox.mu
 	if p, ok := peer.FromContext(wire.Context()); ok && p.Addr != nil {
 		st.peer = p.Addr.String()
 	}
@@ -111,44 +107,8 @@ func (s *Server) close(st *stream) {
 	if st.node != "" {
 		s.leave(st)
 	}
-	st.outbox = nil
 	s.mu.Unlock()
 	st.writers.Wait() // gRPC wants nothing to be written after the end
-}
-
-// enqueue has a response written. Called under s.mu, which write must not wait for a
-// client under.
-func (st *stream) enqueue(s *Server, r *response) {
-	st.outbox = append(st.outbox, r)
-	if !st.writing {
-		st.writing = true
-		st.writers.Go(func() { s.write(st) })
-	}
-}
-
-// write writes until there is nothing more. That the stream has failed its reader learns
-// as well, which ends it.
-func (s *Server) write(st *stream) {
-	next := func() *response {
-		s.mu.Lock()
-		defer s.mu.Unlock()
-		if len(st.outbox) == 0 {
-			st.outbox, st.writing = nil, false
-			return nil
-		}
-		r := st.outbox[0]
-		st.outbox = st.outbox[1:]
-		return r
-	}
-	for failed := false; ; {
-		r := next()
-		if r == nil {
-			return
-		}
-		if !failed {
-			failed = st.wire.SendMsg(r) != nil
-		}
-	}
 }
 
 // request is what both variants of a request have in common.
