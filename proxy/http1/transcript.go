@@ -42,6 +42,16 @@ func (t *Transcript) next() {
 	t.res.reset()
 }
 
+// Shrink ends all messages. It lets go of their memory beyond so many bytes.
+func (t *Transcript) Shrink(keep int) {
+	if cap(t.buf) > keep {
+		t.buf = nil
+	}
+	t.body.begin(noBody, 0) // the trailers are part of the buffer
+	t.buf, t.at = t.buf[:0], 0
+	t.next()
+}
+
 // Write takes in what has been written.
 func (t *Transcript) Write(p []byte) {
 	if t.headed || t.at == len(t.buf) {

@@ -3,6 +3,7 @@ package http2
 import (
 	"runtime"
 	"slices"
+	"sync"
 	"time"
 )
 
@@ -13,6 +14,21 @@ type batch struct {
 	dirty []*link
 	mine  []*link // of those, the ones that no other batch is about to flush
 	pools []*pool // in which somebody may be served
+}
+
+var batches = sync.Pool{New: func() any { return new(batch) }}
+
+// newBatch is a batch for who has none of his own. Its end is done.
+func newBatch(now time.Duration) *batch {
+	b := batches.Get().(*batch)
+	b.now = now
+	return b
+}
+
+// done flushes the batch, and gives it back.
+func (b *batch) done() {
+	b.flush()
+	batches.Put(b)
 }
 
 // touch notes that l has something to send.

@@ -163,15 +163,15 @@ func (br *bridge) Matched() *router.Route {
 
 // Read implements net.Conn. Between two requests it waits for the next stream.
 func (br *bridge) Read(p []byte) (int, error) {
-	b := batch{now: br.clock.Now()}
-	defer b.flush()
+	b := newBatch(br.clock.Now())
+	defer b.done()
 	br.mu.Lock()
 	defer br.mu.Unlock()
 	for {
 		if !br.busy && br.offer() {
 			return 0, io.EOF
 		}
-		n, err := br.wire.read(&b, p)
+		n, err := br.wire.read(b, p)
 		if n > 0 {
 			br.read = true
 		}
@@ -313,19 +313,21 @@ func (br *bridge) Close() error {
 	c.mu.Lock()
 	c.idle = slices.DeleteFunc(c.idle, func(other *bridge) bool { return other == br })
 	c.mu.Unlock()
-	b := batch{now: br.clock.Now()}
+	b := newBatch(br.clock.Now())
+	defer b.done()
 	br.mu.Lock()
-	if !br.closed {
-		br.closed = true
-		br.credit += br.tunnel.drop()
-		br.grant(&b)
-		if br.st.id != 0 {
-			br.st.link.reset(&b, &br.st, br.verdict())
-		}
+	defer br.mu.Unlock()
+	if br.closed {
+		return nil
 	}
+	br.closed = true
+	br.credit += br.tunnel.drop()
+	br.grant(b)
+	if br.st.id != 0 {
+		br.st.link.reset(b, &br.st, br.verdict())
+	}
+	br.tear()
 	br.wake.Broadcast()
-	br.mu.Unlock()
-	b.flush()
 	return nil
 }
 

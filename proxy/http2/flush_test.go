@@ -36,6 +36,7 @@ func socketLink(t *testing.T) *link {
 		peer.Close()
 	})
 	cfg, k := DefaultConfig(), clock.New()
+	cfg.PingAfter = 0 // there is no role that could be asked what to do
 	return newLink(&cfg, k, wheel.New(k), socket, nil, false)
 }
 

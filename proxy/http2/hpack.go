@@ -268,17 +268,6 @@ func (e *encoder) status(status int) {
 	e.number(":status", int64(status))
 }
 
-func (e *encoder) method(method string) {
-	switch method {
-	case "GET":
-		e.index(indexGET)
-	case "POST":
-		e.index(indexPOST)
-	default:
-		e.field(":method", method)
-	}
-}
-
 func (e *encoder) scheme(scheme string) {
 	switch scheme {
 	case "http":
@@ -290,19 +279,30 @@ func (e *encoder) scheme(scheme string) {
 	}
 }
 
-// path writes a request's path: through the table if there are few of them, as in
-// gRPC.
-func (e *encoder) path(path string, few bool) {
-	switch {
-	case path == "/":
-		e.index(indexRoot)
-	case few:
-		e.field(":path", path)
+func (e *encoder) number(name string, n int64) {
+	e.literalBytes(name, strconv.AppendInt(e.num[:0], n, 10))
+}
+
+func writeMethod[T octets](e *encoder, method T) {
+	switch string(method) {
+	case "GET":
+		e.index(indexGET)
+	case "POST":
+		e.index(indexPOST)
 	default:
-		e.literal(":path", path)
+		writeField(e, ":method", method)
 	}
 }
 
-func (e *encoder) number(name string, n int64) {
-	e.literalBytes(name, strconv.AppendInt(e.num[:0], n, 10))
+// writePath writes a request's path: through the table if there are few of them, as in
+// gRPC.
+func writePath[T octets](e *encoder, path T, few bool) {
+	switch {
+	case string(path) == "/":
+		e.index(indexRoot)
+	case few:
+		writeField(e, ":path", path)
+	default:
+		writeLiteral(e, formLiteral, ":path", path)
+	}
 }

@@ -77,7 +77,7 @@ func TestPseudoHeadersAreEncodedAsTheyAre(t *testing.T) {
 	var want []hpack.HeaderField
 	said := func(name, value string) { want = append(want, hpack.HeaderField{Name: name, Value: value}) }
 	for _, method := range []string{"GET", "POST", "PUT", "GET"} {
-		e.method(method)
+		writeMethod(&e, method)
 		said(":method", method)
 	}
 	for _, scheme := range []string{"http", "https", "ftp"} {
@@ -86,7 +86,7 @@ func TestPseudoHeadersAreEncodedAsTheyAre(t *testing.T) {
 	}
 	for _, path := range []string{"/", "/a"} {
 		for _, few := range []bool{false, true} {
-			e.path(path, few)
+			writePath(&e, path, few)
 			said(":path", path)
 		}
 	}

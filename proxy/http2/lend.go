@@ -33,16 +33,19 @@ type lend struct {
 // Open implements exchange.Streams. The stream itself begins when the request is
 // written; until then a place for it is kept.
 func (c *Client) Open(ctx context.Context, ep *upstream.Endpoint) (*upstream.Conn, bool, error) {
-	s := &lend{pool: poolOf(c, ep), answer: make(chan *upstream.ConnectError, 1), waiting: true}
+	s := &lend{pool: poolOf(c, ep), waiting: true}
 	s.init(c.clock, s)
 	s.script.Begin(http1.Config{MaxHead: c.cfg.MaxHead, MaxFields: c.cfg.MaxFields}, false, "")
-	b := batch{now: c.clock.Now()}
-	if !s.pool.find(&b, s) {
-		s.pool.enqueue(&b, waiter{s, 0})
+	b := newBatch(c.clock.Now())
+	defer b.done()
+	if !s.pool.find(b, s) {
+		s.answer = make(chan *upstream.ConnectError, 1)
+		s.pool.enqueue(b, waiter{s, 0})
 		b.flush()
 		select {
 		case err := <-s.answer:
 			if err != nil {
+				_ = s.Close()
 				return nil, false, err
 			}
 		case <-ctx.Done():
@@ -121,10 +124,10 @@ func (s *lend) encode(e *encoder) {
 	if s.tunnel.asked {
 		s.tunnel.encode(e, t)
 	} else {
-		e.method(string(t.Method()))
+		writeMethod(e, t.Method())
 		e.scheme("http")
-		e.field(":authority", string(t.Host()))
-		e.path(string(t.Target()), t.GRPC())
+		writeField(e, ":authority", t.Host())
+		writePath(e, t.Target(), t.GRPC())
 	}
 	for name, value := range t.Fields() {
 		if drops(&s.tunnel, name) {
@@ -145,12 +148,12 @@ func (s *lend) tail(b *batch) { s.tailOf(b) }
 
 // Read implements net.Conn.
 func (s *lend) Read(p []byte) (int, error) {
-	b := batch{now: s.clock.Now()}
-	defer b.flush()
+	b := newBatch(s.clock.Now())
+	defer b.done()
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for {
-		if n, err := s.read(&b, p); n > 0 || err != nil {
+		if n, err := s.read(b, p); n > 0 || err != nil {
 			return n, err
 		}
 		s.wake.Wait()
@@ -275,27 +278,30 @@ func (s *lend) visit(*batch, *stream, place) time.Duration { return wheel.Never 
 
 // Close implements net.Conn: it gives the stream up, if it has not ended.
 func (s *lend) Close() error {
-	b := batch{now: s.clock.Now()}
+	b := newBatch(s.clock.Now())
+	defer b.done()
 	s.mu.Lock()
-	closed := s.closed
+	defer s.mu.Unlock()
+	if s.closed {
+		return nil
+	}
 	s.closed = true
-	if l := s.link; l != nil && !closed {
+	if l := s.link; l != nil {
 		if s.open {
-			s.grant(&b)
+			s.grant(b)
 			if s.st.id != 0 {
-				l.reset(&b, &s.st, codeCancel)
+				l.reset(b, &s.st, codeCancel)
 			}
 		} else {
 			s.open = true
 			l.mu.Lock()
 			l.reserved--
 			l.mu.Unlock()
-			l.role.freed(&b, l)
+			l.role.freed(b, l)
 		}
 	}
+	s.tear()
 	s.wake.Broadcast()
-	s.mu.Unlock()
-	b.flush()
 	return nil
 }
 

@@ -36,10 +36,10 @@ func (x *relay) encodeRequest(e *encoder, t *exchange.Try) {
 			path = string(route.AppendPath(nil, x.Record.Path))
 		}
 	}
-	e.method(r.method)
+	writeMethod(e, r.method)
 	e.scheme(r.scheme)
 	e.field(":authority", authority)
-	e.path(path, r.grpc)
+	writePath(e, path, r.grpc)
 	for i := range r.regular {
 		f := &r.regular[i]
 		if edit != nil && edit.Drops([]byte(f.Name)) {

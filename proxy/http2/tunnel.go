@@ -216,13 +216,13 @@ func (s *lend) asks() (answered bool) {
 
 // encode writes the pseudo-headers of the request.
 func (t *tunnel) encode(e *encoder, q *http1.Transcript) {
-	e.method(http.MethodConnect)
+	writeMethod(e, http.MethodConnect)
 	if t.protocol != "" {
 		e.field(":protocol", t.protocol)
 		e.scheme("http")
-		e.path(string(q.Target()), false)
+		writePath(e, q.Target(), false)
 	}
-	e.field(":authority", string(q.Host()))
+	writeField(e, ":authority", q.Host())
 }
 
 // agree writes the endpoint's consent in HTTP/1.1.
@@ -257,8 +257,8 @@ func (s *lend) agree(r *response, end bool) {
 
 // CloseWrite ends what is sent in a tunnel.
 func (w *wire) CloseWrite() error {
-	b := batch{now: w.clock.Now()}
-	defer b.flush()
+	b := newBatch(w.clock.Now())
+	defer b.done()
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	switch {
@@ -269,7 +269,7 @@ func (w *wire) CloseWrite() error {
 	}
 	if !w.sent && !w.closed {
 		w.sent = true
-		w.st.link.send(&b, &w.st, nil, true)
+		w.st.link.send(b, &w.st, nil, true)
 	}
 	return nil
 }

@@ -25,13 +25,12 @@ type wire struct {
 	mu      sync.Mutex // guards what follows; taken before the link's
 	wake    sync.Cond
 	st      stream
-	text    []byte // to be read, from at on
-	at      int
-	credit  int   // bytes of bodies in text, to be granted anew once it has been read
-	readErr error // when text has been read
-	stopped error // nothing can be written any more
-	chunked bool  // the body in text is in chunks
-	script  http1.Transcript
+	*page          // nil when the wire is closed
+	at      int    // text[at:] is still to be read
+	credit  int    // bytes of bodies in text, to be granted anew once it has been read
+	readErr error  // when text has been read
+	stopped error  // nothing can be written any more
+	chunked bool   // the body in text is in chunks
 	rest    []byte // of the script's body, not sent yet
 	end     bool   // and it is the last of it
 	sent    bool   // all has been
@@ -52,7 +51,7 @@ type translator interface {
 }
 
 func (w *wire) init(k clock.Clock, t translator) {
-	w.clock, w.turn = k, t
+	w.clock, w.turn, w.page = k, t, pages.Get().(*page)
 	w.wake.L = &w.mu
 	w.readBy.wake, w.writeBy.wake = &w.wake, &w.wake
 }
@@ -132,14 +131,15 @@ func (w *wire) grant(b *batch) {
 // Write implements net.Conn: it returns when all of p is in the connection's buffer,
 // which the stream's window may take its time for.
 func (w *wire) Write(p []byte) (int, error) {
-	b := batch{now: w.clock.Now()}
+	b := newBatch(w.clock.Now())
+	defer b.done()
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if w.stopped == nil && !w.closed {
 		w.script.Write(p)
 	}
 	for {
-		blocked, err := w.forward(&b)
+		blocked, err := w.forward(b)
 		w.mu.Unlock()
 		b.flush()
 		w.mu.Lock()
