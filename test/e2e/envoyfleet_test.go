@@ -1,0 +1,187 @@
+package e2e_test
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/netip"
+	"os"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/overhear-mesh/overhear/outlier"
+	"github.com/overhear-mesh/overhear/test/envoy"
+	"github.com/overhear-mesh/overhear/test/fakeupstream"
+	"github.com/overhear-mesh/overhear/xds/controlplane"
+	"github.com/overhear-mesh/overhear/xds/registry"
+)
+
+// envoyFleet is Envoys with the bootstrap that the example shows, a control plane that has
+// nothing but their load reports to go by, and backends.
+type envoyFleet struct {
+	t        *testing.T
+	api      string
+	backends []*fakeupstream.Backend
+	entries  []string
+}
+
+func newEnvoyFleet(t *testing.T, envoys, backends int) *envoyFleet {
+	t.Helper()
+	envoy.Find(t)
+	f := &envoyFleet{t: t}
+	s := registry.NewService("api")
+	for i := range backends {
+		b, err := fakeupstream.Start(t.Context(), fakeupstream.Config{Name: fmt.Sprint("api-", i+1)})
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(b.Close)
+		f.backends = append(f.backends, b)
+		s.Endpoints = append(s.Endpoints, registry.Endpoint{Address: netip.MustParseAddrPort(b.Addr()), Instance: fmt.Sprint("api-", i+1), Weight: 1})
+	}
+	xds := f.control(s)
+	host, port, err := net.SplitHostPort(xds)
+	if err != nil {
+		t.Fatal(err)
+	}
+	bootstrap, err := os.ReadFile("../../examples/envoy-fleet/envoy.yaml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i := range envoys {
+		id := fmt.Sprint("envoy-", i+1)
+		values := map[string]string{"NAME": id, "ZONE": "a", "MACHINE": "host-" + id, "CONTROL_HOST": host, "CONTROL_PORT": port}
+		p := envoy.Start(t, os.Expand(string(bootstrap), func(key string) string { return values[key] }))
+		var entry string
+		f.until("Envoy listens", func() bool { entry = listenerAddress(t, p, "in"); return entry != "" })
+		f.entries = append(f.entries, entry)
+	}
+	return f
+}
+
+// control runs a control plane until the test ends; it returns where it serves xDS.
+func (f *envoyFleet) control(s registry.Service) string {
+	f.t.Helper()
+	cfg := controlplane.DefaultConfig()
+	cfg.XDS, cfg.HTTP, cfg.ReturnWait = "127.0.0.1:0", "127.0.0.1:0", 0
+	addresses := make(chan string, 2)
+	cp, err := controlplane.New(cfg, controlplane.Options{
+		Registry: registry.Static(&registry.Mesh{Services: []registry.Service{s}}),
+		Listen: func(ctx context.Context, network, address string) (net.Listener, error) {
+			lis, err := new(net.ListenConfig).Listen(ctx, network, address)
+			if err == nil {
+				addresses <- lis.Addr().String()
+			}
+			return lis, err
+		},
+	})
+	if err != nil {
+		f.t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	var running sync.WaitGroup
+	running.Go(func() {
+		if err := cp.Run(ctx); err != nil {
+			f.t.Errorf("Run: %v", err)
+		}
+	})
+	f.t.Cleanup(func() { cancel(); running.Wait() })
+	xds := <-addresses
+	f.api = <-addresses
+	<-cp.Opened()
+	return xds
+}
+
+// until waits for an effect. How long it takes is the machine's business.
+func (f *envoyFleet) until(what string, holds func() bool) {
+	f.t.Helper()
+	for deadline := time.Now().Add(2 * time.Minute); !holds(); time.Sleep(20 * time.Millisecond) {
+		if time.Now().After(deadline) {
+			f.t.Fatalf("waited in vain: %s", what)
+		}
+	}
+}
+
+// drive sends requests through every Envoy, each as fast as the one before is answered,
+// until the test ends. Some fail, as the test wants it.
+func (f *envoyFleet) drive() {
+	stop := make(chan struct{})
+	var users sync.WaitGroup
+	f.t.Cleanup(func() { close(stop); users.Wait() })
+	for _, entry := range f.entries {
+		users.Go(func() {
+			client := &http.Client{Timeout: 10 * time.Second, Transport: &http.Transport{}}
+			defer client.CloseIdleConnections()
+			for {
+				select {
+				case <-stop:
+					return
+				case <-time.After(2 * time.Millisecond):
+				}
+				if res, err := client.Get("http://" + entry); err == nil {
+					_, _ = io.Copy(io.Discard, res.Body) // a backend may be in trouble
+					_ = res.Body.Close()
+				}
+			}
+		})
+	}
+}
+
+func (f *envoyFleet) get(path string, into any) {
+	f.t.Helper()
+	res, err := http.Get("http://" + f.api + path)
+	if err != nil {
+		f.t.Fatal(err)
+	}
+	defer res.Body.Close()
+	if err := json.NewDecoder(res.Body).Decode(into); err != nil {
+		f.t.Fatal(err)
+	}
+}
+
+func (f *envoyFleet) states() map[string]outlier.State {
+	f.t.Helper()
+	var st controlplane.Status
+	f.get("/api/v1/status", &st)
+	all := map[string]outlier.State{}
+	for _, e := range st.Services[0].Endpoints {
+		all[e.Instance] = e.State
+	}
+	return all
+}
+
+func TestRealEnvoysFindAFaultByTheirLoadReportsAlone(t *testing.T) {
+	for name, fault := range map[string]fakeupstream.Fault{
+		"crash":  fakeupstream.Crash(),
+		"errors": fakeupstream.Errors(0.5),
+	} {
+		t.Run(name, func(t *testing.T) {
+			f := newEnvoyFleet(t, 3, 6)
+			f.drive()
+			f.until("all Envoys report", func() bool {
+				var all controlplane.Reporters
+				f.get("/api/v1/reporters", &all)
+				heard := 0
+				for _, r := range all.Reporters {
+					if r.Live && r.Accepted > 0 && strings.HasPrefix(r.Domain, "node:host-envoy-") {
+						heard++
+					}
+				}
+				return heard == 3
+			})
+			if err := f.backends[0].Set(fault); err != nil {
+				t.Fatal(err)
+			}
+			f.until("the fault is found", func() bool { return f.states()["api-1"].Out() })
+			if err := f.backends[0].Set(fakeupstream.Fault{}); err != nil {
+				t.Fatal(err)
+			}
+			f.until("it is back, tried by real requests", func() bool { return !f.states()["api-1"].Out() })
+		})
+	}
+}
