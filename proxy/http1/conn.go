@@ -24,6 +24,8 @@ type bridged interface {
 	Major() int
 	// Matched is the route of the present request, if it has been looked for.
 	Matched() *router.Route
+	// Overruled is why its client has got 502 in place of what was written; "": it has not.
+	Overruled() string
 }
 
 // conn is the connection of one client. All of it belongs to the goroutine of

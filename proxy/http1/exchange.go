@@ -168,7 +168,21 @@ func (c *conn) account() {
 			}
 		}
 	}
+	c.overrule()
 	c.Account(&c.srv.deps, c.now)
+}
+
+// overrule notes that the client has got another answer than the endpoint's: what is a
+// whole one here may be none in the version that the client speaks.
+func (c *conn) overrule() {
+	if c.bridged == nil {
+		return
+	}
+	if why := c.bridged.Overruled(); why != "" {
+		r := &c.Record
+		r.Status, r.Detail = 502, why
+		r.Flags = r.Flags&^exchange.DownstreamTermination | exchange.UpstreamProtocolError
+	}
 }
 
 // handle finds out where the request goes and takes it there.

@@ -200,8 +200,8 @@ func (br *bridge) offer() (over bool) {
 // head implements translator: it passes the head of an answer on.
 func (br *bridge) head(b *batch) error {
 	if br.tunnel.asked {
-		if done, err := br.consent(b); done {
-			return err
+		if br.consent(b) {
+			return nil
 		}
 	}
 	t := &br.script
@@ -231,8 +231,17 @@ func (br *bridge) encode(e *encoder) {
 
 // tail implements translator.
 func (br *bridge) tail(b *batch) {
-	br.tailOf(b)
-	br.done(b)
+	if br.tunnel.overruled == "" {
+		br.tailOf(b)
+		br.done(b)
+		return
+	}
+	br.st.link.send(b, &br.st, nil, true)
+	if !br.all {
+		br.decline(b)
+	}
+	br.readErr = errAnswered // and the server closes, whatever it took the stream for
+	br.wake.Broadcast()
 }
 
 // done notes that the answer is complete. When the client has sent all of the request

@@ -30,17 +30,18 @@ const (
 )
 
 var (
-	errGone   = errors.New("the client has reset the stream")
-	errAccept = errors.New("the endpoint's " + websocketAccept + " is not of this request")
-	errTunnel = &fault{codeProtocol, "header fields in a tunnel"}
+	errGone     = errors.New("the client has reset the stream")
+	errAnswered = errors.New("the client has got another answer")
+	errTunnel   = &fault{codeProtocol, "header fields in a tunnel"}
 )
 
 // tunnel is what a wire knows of one.
 type tunnel struct {
-	asked    bool
-	open     bool   // the endpoint has consented
-	protocol string // "": plain CONNECT
-	key      string // of WebSocket
+	asked     bool
+	open      bool   // the endpoint has consented
+	protocol  string // "": plain CONNECT
+	key       string // of WebSocket
+	overruled string // why the client has got 502 in place of the endpoint's answer; "": it has not
 
 	// early is what a client has sent before there was consent. Were it passed on, an
 	// endpoint that does not consent would read it as requests that no rule has seen.
@@ -122,7 +123,7 @@ func (br *bridge) ask(text []byte, r *request) []byte {
 
 // consent looks whether the script's head makes a tunnel of the stream. If it has not
 // passed it on, it is an answer like any other.
-func (br *bridge) consent(b *batch) (passed bool, err error) {
+func (br *bridge) consent(b *batch) (passed bool) {
 	t, s := &br.tunnel, &br.script
 	consents := s.Status() == http.StatusSwitchingProtocols
 	if t.protocol == "" {
@@ -131,17 +132,34 @@ func (br *bridge) consent(b *batch) (passed bool, err error) {
 	switch {
 	case consents && t.proven(s):
 		br.begin(b)
-		return true, nil
 	case consents:
-		err = errAccept
-	case s.Status()/100 != 2:
-		return false, nil
+		br.overrule(b, "the endpoint's "+websocketAccept+" is not that of this request")
+	case s.Status()/100 == 2: // what is no consent must not look like one
+		br.overrule(b, "the endpoint answered "+strconv.Itoa(s.Status())+" and did not change to "+t.protocol)
+	default:
+		return false
 	}
-	// What is no consent must not look like one.
-	br.st.link.sendHead(b, &br.st, true, func(e *encoder) { e.status(http.StatusBadGateway) })
-	br.sent = true
-	br.done(b)
-	return true, err
+	return true
+}
+
+// overrule answers in place of the endpoint.
+func (br *bridge) overrule(b *batch, why string) {
+	br.tunnel.overruled = why
+	text := "overhear: " + why + "\n"
+	br.st.link.sendHead(b, &br.st, false, func(e *encoder) {
+		e.status(http.StatusBadGateway)
+		e.field("content-type", "text/plain; charset=utf-8")
+		e.number("content-length", int64(len(text)))
+	})
+	br.rest, br.end = []byte(text), true
+}
+
+// Overruled tells proxy/http1 that the client has got 502 in place of the answer to the
+// last request, and why; "": it has not.
+func (br *bridge) Overruled() string {
+	br.mu.Lock()
+	defer br.mu.Unlock()
+	return br.tunnel.overruled
 }
 
 // proven reports whether the endpoint has read the key.

@@ -243,8 +243,8 @@ func TestAWebSocketThatIsNotTaken(t *testing.T) {
 		text    string
 	}{
 		{"refused", upgradingOlder, answers("HTTP/1.1 403 Forbidden\r\nContent-Length: 2\r\n\r\nno"), "403", "no"},
-		{"ignored", upgradingOlder, answers("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nno"), "502", ""},
-		{"without proof", upgradingOlder, answers("HTTP/1.1 101 S\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Accept: x\r\n\r\n"), "502", ""},
+		{"ignored", upgradingOlder, answers("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nno"), "502", "overhear: the endpoint answered 200 and did not change to websocket\n"},
+		{"without proof", upgradingOlder, answers("HTTP/1.1 101 S\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Accept: x\r\n\r\n"), "502", "overhear: the endpoint's sec-websocket-accept is not that of this request\n"},
 		{"another protocol", upgradingOlder, answers("HTTP/1.1 101 S\r\nConnection: Upgrade\r\nUpgrade: other\r\n\r\n"), "502", "overhear: the endpoint's answer is malformed\n"},
 		{"HTTP/2 that does not know it", upgrading(), says("x"), "501", ""},
 	} {
@@ -257,6 +257,11 @@ func TestAWebSocketThatIsNotTaken(t *testing.T) {
 					want = append(want, "DATA 1 "+tt.text, "DATA 1  END")
 				}
 				wants(t, a.hear(len(want)+1), append(want, "RST_STREAM 1 NO_ERROR")...)
+				if why, ours := strings.CutPrefix(strings.TrimSuffix(tt.text, "\n"), "overhear: "); ours {
+					if line := r.last(); line.Status != 502 || line.Flags != "UPE" || line.Detail == "" || !strings.HasPrefix(why, "the endpoint's answer is malformed") && line.Detail != why {
+						t.Errorf("log: got %d %s (%s), want 502 UPE (%s)", line.Status, line.Flags, line.Detail, why)
+					}
+				}
 			}, tt.backend)
 		})
 	}
