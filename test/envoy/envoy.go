@@ -231,7 +231,7 @@ func Launch(path, dir, bootstrap string) (p *Process, end func(), err error) {
 		}
 		select {
 		case <-exited:
-			return nil, nil, fmt.Errorf("Envoy ended by itself: %w\n%s", ended, p.Output)
+			return nil, nil, fmt.Errorf("an Envoy ended by itself: %w\n%s", ended, p.Output)
 		case <-time.After(10 * time.Millisecond):
 		}
 		if time.Now().After(deadline) {
