@@ -6,21 +6,6 @@ import (
 	"time"
 )
 
-// Attempts that await headers are counted by the 125 ms in which they began:
-// 16 slots, 2 s in all. Step moves a slot into Endpoint.old when the next
-// epoch is about to use it again, so 15 slots, 1.875 s, are told apart.
-const (
-	ringSlots = 16
-	ringWidth = 125 * time.Millisecond
-	ringOld   = ringSlots - 1 // age in epochs from which an attempt is in old
-
-	// overdueLimit is the most that overdue_max may be; overdueLimitDoubted
-	// the most that it may become under self-doubt or after long stalls: old
-	// attempts must always be overdue attempts.
-	overdueLimit        = 1500 * time.Millisecond
-	overdueLimitDoubted = 1750 * time.Millisecond
-)
-
 // costDecay is the time constant of the peak EWMA.
 const costDecay = 10 * time.Second
 
@@ -33,10 +18,9 @@ const retryAfterMax = 300 * time.Second
 // cache lines: one for the ring, one for what both ends of an attempt touch,
 // one for the counters.
 type Endpoint struct {
-	ring [ringSlots]atomic.Int32 // attempts that await headers, by epoch of their start
+	ring ring // attempts that await headers
 
 	started  atomic.Uint32 // attempts ever begun; in flight is what has not ended of them
-	old      atomic.Int32  // attempts that await headers and left the ring
 	score    atomic.Int64  // s1, milli-nats
 	answer   atomic.Uint64 // newest OK or Overload, a span
 	hard     atomic.Uint64 // newest Conn, a span with the level in its low bits
@@ -188,14 +172,26 @@ func (c Counts) Tally() Tally {
 // Start counts an attempt in. deadlined says that it has a deadline, and may
 // therefore be called overdue one day: long polls and streams have none.
 func (e *Endpoint) Start(now time.Duration, deadlined bool) Attempt {
-	a := Attempt{start: now, flags: attemptStarted}
-	if deadlined {
-		a.flags |= attemptAwaited
-		a.epoch = uint32(epoch(now))
-		e.ring[a.epoch%ringSlots].Add(1)
+	flags, epoch := e.begin(now, deadlined)
+	return Attempt{start: now, epoch: epoch, flags: flags}
+}
+
+// begin is what Start has to count. Start itself must be inlined: to return an Attempt
+// costs more than to make one.
+func (e *Endpoint) begin(now time.Duration, deadlined bool) (flags uint8, epoch uint32) {
+	if !deadlined {
+		e.started.Add(1)
+		return attemptStarted, 0
+	}
+	at := uint64(now) / uint64(ringPart)
+	s, part := e.ring.slot(at/ringParts), uint32(at%ringParts)
+	if s.Load()>>slotPart == part { // so it mostly is on a busy endpoint
+		s.Add(1)
+	} else {
+		s.enter(part)
 	}
 	e.started.Add(1)
-	return a
+	return attemptStarted | attemptAwaited, uint32(at / ringParts)
 }
 
 // StartOn is Start on a route that may be slow by nature: what is overdue on it would
@@ -286,7 +282,7 @@ func (e *Endpoint) endOK(a *Attempt, o Outcome, latency time.Duration, deadlined
 	}
 	ms := millis(o.Now)
 	e.answeredAt(a.start, ms)
-	if c.t90 > 0 && latency > c.t90 {
+	if c.t90 > 0 && latency > c.t90 && a.start >= c.since {
 		e.n90.Add(1)
 		if latency > c.t99 {
 			e.n99.Add(1)
@@ -424,22 +420,14 @@ func (e *Endpoint) charge(c *conf, fail int64) (before int64) {
 	}
 }
 
-// leaveRing takes the attempt out of those that await headers. Its slot may
-// have been moved while it waited; an attempt that leaves in the very moment
-// of the move is booked on the wrong side, and evens out at the next move:
-// readers take negative numbers as 0.
+// leaveRing takes the attempt out of those that await headers.
 func (e *Endpoint) leaveRing(a *Attempt, now time.Duration) {
-	if a.flags&attemptAwaited == 0 {
-		if a.flags&attemptLate != 0 {
-			e.lateAnswered.Add(1)
-		}
-		return
+	switch {
+	case a.flags&attemptAwaited != 0:
+		e.ring.leave(a.epoch, now)
+	case a.flags&attemptLate != 0:
+		e.lateAnswered.Add(1)
 	}
-	if int32(uint32(epoch(now))-a.epoch) >= ringOld {
-		e.old.Add(-1)
-		return
-	}
-	e.ring[a.epoch%ringSlots].Add(-1)
 }
 
 // Inflight is how many attempts have begun and not ended: counted once, at
@@ -575,8 +563,6 @@ func storeMax(to *atomic.Int64, v int64) {
 		}
 	}
 }
-
-func epoch(now time.Duration) uint64 { return uint64(now) / uint64(ringWidth) }
 
 // millis is an instant in whole milliseconds.
 func millis(now time.Duration) uint64 { return uint64(max(0, now)) / uint64(time.Millisecond) }

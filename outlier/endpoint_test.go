@@ -133,8 +133,8 @@ func TestAnAttemptEndsOnce(t *testing.T) {
 	if got := e.Inflight(); got != 0 {
 		t.Errorf("%d in flight, want 0", got)
 	}
-	if old, ring := e.old.Load(), e.ring[0].Load(); old != 0 || ring != 0 {
-		t.Errorf("old %d, ring %d, want 0, 0", old, ring)
+	if n, _ := unpackSlot(e.ring.slots[0].Load()); e.ring.old.Load() != 0 || n != 0 {
+		t.Errorf("old %d, ring %d, want 0, 0", e.ring.old.Load(), n)
 	}
 }
 
@@ -383,9 +383,10 @@ func TestTheRingKnowsWhatIsOverdue(t *testing.T) {
 		now += 60 * time.Millisecond
 		d.Step(now)
 	}
-	sum := m.ep.old.Load()
-	for i := range m.ep.ring {
-		sum += m.ep.ring[i].Load()
+	sum := m.ep.ring.old.Load()
+	for i := range m.ep.ring.slots {
+		n, _ := unpackSlot(m.ep.ring.slots[i].Load())
+		sum += n
 	}
 	if sum != 0 || m.wait.overdue != 0 {
 		t.Errorf("all ended, but ring and old sum to %d, %d overdue", sum, m.wait.overdue)

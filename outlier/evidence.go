@@ -165,6 +165,9 @@ func (d *Detector) watchLatency(m *member, now time.Duration, r *Result) {
 	if m.now == m.before && !m.slow.alarmed {
 		return
 	}
+	if m.record.state == Suspended {
+		return // what is answered now is late because of the hang that is over with it
+	}
 	often, tail := m.slow.often, m.slow.tail
 	changed := m.slow.step(d.cfg, m.now.Sub(m.before), now, func(since time.Duration) (own, others SlowShares) {
 		from, _ := d.snapshotAt(since)

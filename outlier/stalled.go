@@ -9,13 +9,13 @@ func (e *Endpoint) Stalled(since, now time.Duration) bool {
 	if answer := e.answer.Load(); answer != 0 && answer>>spanEnd > millis(since) {
 		return false
 	}
-	if e.old.Load() > 0 {
+	if e.ring.old.Load() > 0 {
 		return true
 	}
 	cur := epoch(now)
 	last := min(cur, epoch(since))
 	for at := cur - min(cur, ringOld-1); at <= last; at++ {
-		if e.ring[at%ringSlots].Load() > 0 {
+		if n, _ := e.ring.slot(at).waiting(); n > 0 {
 			return true
 		}
 	}

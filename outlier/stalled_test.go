@@ -28,7 +28,7 @@ func TestWhatHasStalledIsToldByOldAttemptsWithoutAnswers(t *testing.T) {
 		{"a younger one", []func(*Endpoint){begin(since + 200*time.Millisecond)}, false},
 		{"answers came before only", []func(*Endpoint){answered(since - time.Second), begin(since)}, true},
 		{"another was answered since", []func(*Endpoint){begin(since), answered(since + 300*time.Millisecond)}, false},
-		{"one that left the ring", []func(*Endpoint){func(e *Endpoint) { e.old.Store(1) }}, true},
+		{"one that left the ring", []func(*Endpoint){func(e *Endpoint) { e.ring.old.Store(1) }}, true},
 		{"a stream, which owes nothing", []func(*Endpoint){func(e *Endpoint) { e.Start(since, false) }}, false},
 	} {
 		t.Run(test.name, func(t *testing.T) {

@@ -21,7 +21,7 @@ func (d *Detector) watchWaiting(m *member, now time.Duration, r *Result) {
 	for _, c := range w.censored {
 		w.overdue += c.n
 	}
-	moveOld(m.ep, now)
+	m.ep.ring.moveOld(now)
 	if m.ep.Inflight() > 0 {
 		d.countWaiting(m, now, r)
 	} else {
@@ -34,20 +34,6 @@ func (d *Detector) watchWaiting(m *member, now time.Duration, r *Result) {
 	r.Urgency = UrgencyHard
 }
 
-// moveOld makes room in the ring for the next epoch. Only early in an epoch: a
-// hot path whose clock was read a little later may begin the next one while
-// this runs, and its attempts must not be taken for old ones.
-func moveOld(e *Endpoint, now time.Duration) {
-	cur := epoch(now)
-	if cur < ringOld || now-time.Duration(cur)*ringWidth > slotLead {
-		return
-	}
-	slot := &e.ring[(cur-ringOld)%ringSlots]
-	if slot.Load() != 0 {
-		e.old.Add(slot.Swap(0))
-	}
-}
-
 func (d *Detector) countWaiting(m *member, now time.Duration, r *Result) {
 	w := &m.wait
 	// An attempt that began long before the newest answer was left behind by
@@ -58,11 +44,11 @@ func (d *Detector) countWaiting(m *member, now time.Duration, r *Result) {
 	}
 	cur := epoch(now)
 	if since <= time.Duration(cur-min(cur, ringOld))*ringWidth {
-		w.overdue += max(0, int(m.ep.old.Load()))
+		w.overdue += max(0, int(m.ep.ring.old.Load()))
 	}
 	for age := uint64(0); age < ringOld && age <= cur; age++ {
-		n := int(m.ep.ring[(cur-age)%ringSlots].Load())
-		if n <= 0 {
+		n, part := m.ep.ring.slot(cur - age).waiting()
+		if n == 0 {
 			continue
 		}
 		began := time.Duration(cur-age) * ringWidth
@@ -70,7 +56,7 @@ func (d *Detector) countWaiting(m *member, now time.Duration, r *Result) {
 			continue
 		}
 		// Wholly older: even the last that began in this slot is overdue.
-		if due := began + ringWidth + d.overdue; due > now {
+		if due := began + time.Duration(part+1)*ringPart + d.overdue; due > now {
 			w.young += n
 			r.wakeAt(due)
 			continue
