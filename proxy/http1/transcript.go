@@ -135,10 +135,8 @@ func (t *Transcript) Upgrade() []byte {
 	if !m.upgrading {
 		return nil
 	}
-	for i := range m.fields {
-		if f := &m.fields[i]; f.kind == syntax.Upgrade {
-			return f.value.of(t.buf)
-		}
+	for value := range m.upgrades(t.buf) {
+		return value
 	}
 	return nil
 }

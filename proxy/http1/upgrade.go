@@ -3,6 +3,7 @@ package http1
 import (
 	"bytes"
 	"context"
+	"iter"
 
 	"github.com/overhear-mesh/overhear/outlier"
 	"github.com/overhear-mesh/overhear/proxy/exchange"
@@ -25,12 +26,8 @@ func (r *request) wanted(buf []byte, u *exchange.Upgrades) string {
 	if !r.upgrading || r.minor == 0 || r.connect || r.hasBody() {
 		return ""
 	}
-	for i := range r.fields {
-		f := &r.fields[i]
-		if f.kind != syntax.Upgrade {
-			continue
-		}
-		for list := f.value.of(buf); len(list) > 0; {
+	for list := range r.upgrades(buf) {
+		for len(list) > 0 {
 			var name []byte
 			name, list = syntax.Element(list)
 			if allowed := u.Find(name); allowed != "" {
@@ -39,6 +36,17 @@ func (r *request) wanted(buf []byte, u *exchange.Upgrades) string {
 		}
 	}
 	return ""
+}
+
+// upgrades are the values of the head's Upgrade fields.
+func (h *head) upgrades(buf []byte) iter.Seq[[]byte] {
+	return func(yield func(value []byte) bool) {
+		for i := range h.fields {
+			if f := &h.fields[i]; f.kind == syntax.Upgrade && !yield(f.value.of(buf)) {
+				return
+			}
+		}
+	}
 }
 
 // hasty reports whether the client has not waited for consent to what it has asked
@@ -61,12 +69,8 @@ func (c *conn) switches() bool {
 		return false
 	}
 	agreed := 0
-	for i := range r.fields {
-		f := &r.fields[i]
-		if f.kind != syntax.Upgrade {
-			continue
-		}
-		if agreed++; !syntax.Is(f.value.of(c.resp), c.upgrade) {
+	for value := range r.upgrades(c.resp) {
+		if agreed++; !syntax.Is(value, c.upgrade) {
 			return false
 		}
 	}
