@@ -9,11 +9,7 @@ type ask struct{ call func(fd uintptr) bool }
 // would. sent says how much of the request has been written: if that is not all,
 // nothing has been read, and err is of writing.
 func (c *Conn) Ask(request, answer []byte) (sent, n int, err error) {
-	if sent, err = c.Write(request); sent < len(request) {
-		return sent, 0, err
-	}
-	n, err = c.Read(answer)
-	return sent, n, err
+	return c.writeThenRead(request, answer)
 }
 
 func (c *Conn) askFD(uintptr) bool { return true }

@@ -34,11 +34,7 @@ type ask struct {
 // rest is for Write.
 func (c *Conn) Ask(request, answer []byte) (sent, n int, err error) {
 	if c.raw == nil {
-		if sent, err = c.Write(request); sent < len(request) {
-			return sent, 0, err
-		}
-		n, err = c.Read(answer)
-		return sent, n, err
+		return c.writeThenRead(request, answer)
 	}
 	a := &c.ask
 	a.request, a.answer = request, answer

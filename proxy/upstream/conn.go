@@ -78,6 +78,15 @@ func (c *Conn) Close() error {
 	return c.Conn.Close()
 }
 
+// writeThenRead is Ask of what is no socket.
+func (c *Conn) writeThenRead(request, answer []byte) (sent, n int, err error) {
+	if sent, err = c.Write(request); sent < len(request) {
+		return sent, 0, err
+	}
+	n, err = c.Read(answer)
+	return sent, n, err
+}
+
 // readable reports whether a read would return at once. Of an idle connection
 // that means that its peer has closed it, or has said something that nobody
 // asked for; neither can carry another request.
