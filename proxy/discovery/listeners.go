@@ -23,10 +23,16 @@ type listening struct {
 	message  *listenerv3.Listener
 	since    time.Time // when it was said
 	saved    bool      // it is from the state directory, and not confirmed yet
-	failed   string    // why it could not be opened; "": it was not tried, or could
-	retry    time.Time // when to try that again
+	failed   failure   // zero: nothing was tried, or it could be opened
 
 	active plan // what runs, which may be what was said before; zero: nothing
+}
+
+// failure is a plan that could not be opened.
+type failure struct {
+	plan  plan
+	why   string
+	retry time.Time // when to try again
 }
 
 // version is a listener as it was told of at one time.
@@ -204,8 +210,8 @@ func (d *Discovery) nextLocked(name string, l *listening, now time.Time) (next p
 	}
 	if !complete {
 		why = fmt.Sprintf("waits for the route configuration %q", l.Routes)
-	} else if now.Before(l.retry) {
-		why, until = l.failed, l.retry
+	} else if now.Before(l.failed.retry) {
+		why, until = l.failed.why, l.failed.retry
 	} else {
 		since := l.since
 		if next.routes != nil && next.routes.since.After(since) {
@@ -213,12 +219,15 @@ func (d *Discovery) nextLocked(name string, l *listening, now time.Time) (next p
 		}
 		cold := d.coldLocked(next)
 		if until = since.Add(d.cfg.XDS.Missing); cold == "" || !now.Before(until) {
-			return next, l.failed, time.Time{}
+			return next, l.failed.why, time.Time{}
 		}
 		why = fmt.Sprintf("waits for the cluster %q and its endpoints", cold)
 	}
-	// The version that runs goes on, also with news of its own routes.
-	if next, complete = d.planLocked(name, l.active.version); complete && d.coldLocked(next) == "" {
+	// The version that runs goes on, also with news of its own routes, unless these are
+	// what has failed.
+	next, complete = d.planLocked(name, l.active.version)
+	failed := next == l.failed.plan && now.Before(l.failed.retry)
+	if complete && !failed && d.coldLocked(next) == "" {
 		return next, why, until
 	}
 	return l.active, why, until
@@ -288,23 +297,24 @@ func (d *Discovery) applyListeners() (failed map[string]error) {
 	d.applying.Lock()
 	defer d.applying.Unlock()
 	d.mu.Lock()
-	plans := d.plansLocked()
+	wanted := d.plansLocked()
 	d.mu.Unlock()
-	if err := d.deps.Listeners(outbounds(plans)); err != nil {
-		plans, failed = d.oneByOne(plans)
+	plans := wanted
+	if err := d.deps.Listeners(outbounds(wanted)); err != nil {
+		plans, failed = d.oneByOne(wanted)
 	}
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	for _, p := range plans {
-		if l := d.listeners[p.name]; l != nil {
+		if l := d.listeners[p.name]; l != nil && l.active != p {
 			if l.active = p; p.version == l.version {
-				l.failed = ""
+				l.failed = failure{}
 			}
 		}
 	}
-	for name, err := range failed {
-		if l := d.listeners[name]; l != nil {
-			l.failed, l.retry = err.Error(), time.Now().Add(d.cfg.XDS.Missing)
+	for _, p := range wanted {
+		if l, err := d.listeners[p.name], failed[p.name]; l != nil && err != nil {
+			l.failed = failure{p, err.Error(), time.Now().Add(d.cfg.XDS.Missing)}
 		}
 	}
 	d.applied = plans

@@ -13,7 +13,6 @@ import (
 	routev3 "github.com/envoyproxy/go-control-plane/envoy/config/route/v3"
 	"github.com/google/go-cmp/cmp"
 	"github.com/google/go-cmp/cmp/cmpopts"
-	"google.golang.org/protobuf/encoding/protojson"
 	"google.golang.org/protobuf/testing/protocmp"
 
 	"github.com/overhear-mesh/overhear/outlier"
@@ -56,13 +55,7 @@ func TestAStateIsReadAsItWasWritten(t *testing.T) {
 // An empty route configuration says that a listener is for nobody, also when it comes
 // from the state directory.
 func TestASavedListenerWithoutARuleIsForNobody(t *testing.T) {
-	saved := state{Saved: time.Now(), Routes: []*routev3.RouteConfiguration{{Name: "r"}}, Listeners: []*listenerv3.Listener{new(listenerv3.Listener)}}
-	if err := protojson.Unmarshal([]byte(`{"name": "in", "address": {"socket_address": {"address": "127.0.0.1", "port_value": 1}}, "filter_chains": [{"filters": [{"typed_config": {
-		"@type": "type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager",
-		"rds": {"config_source": {"ads": {}}, "route_config_name": "r"},
-		"http_filters": [{"typed_config": {"@type": "type.googleapis.com/envoy.extensions.filters.http.router.v3.Router"}}]}}]}]}`), saved.Listeners[0]); err != nil {
-		t.Fatal(err)
-	}
+	saved := state{Saved: time.Now(), Routes: []*routev3.RouteConfiguration{{Name: "r"}}, Listeners: []*listenerv3.Listener{listenerOf(t, "in", "r")}}
 	dir := t.TempDir()
 	if err := writeFile(filepath.Join(dir, stateFile), encoded(t, saved)); err != nil {
 		t.Fatal(err)
