@@ -285,7 +285,7 @@ func (s *Sidecar) openOutbound(ctx context.Context, o config.Outbound, cfg confi
 	}
 	if o.Protocol != config.TCP {
 		deps := s.exchanges(d, o.Upgrades)
-		deps.Router, deps.Paths = d.table.Load, o.Paths
+		deps.Router, deps.Paths, deps.TrustedHops = d.table.Load, o.Paths, o.TrustedHops
 		d.http1 = http1.NewServer(cfg.HTTP1, deps)
 		d.http2 = http2.NewServer(cfg.HTTP2, deps, s.streams, d.http1)
 	}
@@ -366,6 +366,7 @@ func (s *Sidecar) openInbound(ctx context.Context, in config.Inbound, cfg config
 				version = in.ApplicationProtocol
 			}
 			deps := s.exchanges(d, in.Upgrades)
+			deps.TrustedHops = in.TrustedHops
 			deps.Inbound = &exchange.InboundTarget{Endpoint: s.application(d, in, version, stats, wake)}
 			return deps
 		}

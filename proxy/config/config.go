@@ -182,6 +182,10 @@ type Outbound struct {
 	MaxConnections int `yaml:"max_connections"`
 	// Paths are what becomes of a request's path before any rule looks at it.
 	Paths exchange.Paths `yaml:"paths"`
+	// TrustedHops is how many proxies stand before this listener that append the address
+	// of their caller to x-forwarded-for: of one the last address is the client's, of two
+	// the last but one, in log and hash. Default 0: the client is who has connected.
+	TrustedHops int `yaml:"trusted_hops"`
 	// Upgrades are what clients may change to from HTTP, and how long such a tunnel may
 	// be silent.
 	Upgrades exchange.Upgrades `yaml:",inline"`
@@ -210,9 +214,10 @@ type Inbound struct {
 	// Transparent: what was to go to another port than the application's is carried
 	// there, unread and uncounted.
 	Redirected Redirected `yaml:",inline"`
-	// ProxyProtocol and MaxConnections as in an outbound listener.
+	// ProxyProtocol, MaxConnections and TrustedHops as in an outbound listener.
 	ProxyProtocol  bool              `yaml:"proxy_protocol"`
 	MaxConnections int               `yaml:"max_connections"`
+	TrustedHops    int               `yaml:"trusted_hops"`
 	Upgrades       exchange.Upgrades `yaml:",inline"`
 }
 
@@ -656,7 +661,7 @@ func (o Outbound) Validate() error {
 		errs = append(errs, strictyaml.Invalid("routes", "tcp has nothing to match routes on: want cluster"))
 	}
 	errs = append(errs, router.Check(o.Routes), checkDetection(o.Protocol, o.DetectTimeout))
-	errs = append(errs, idle(o.Protocol, o.Redirected.Transparent, o.DetectTimeout, o.Upgrades, o.Paths))
+	errs = append(errs, idle(o.Protocol, o.Redirected.Transparent, o.DetectTimeout, o.Upgrades, o.Paths), checkHops(o.Protocol, o.TrustedHops))
 	errs = append(errs, o.Redirected.check(o.ProxyProtocol))
 	if o.Redirected.Transparent {
 		errs = append(errs, checkDetection(Auto, o.DetectTimeout)) // the host of a first request is waited for
@@ -688,7 +693,7 @@ func (in Inbound) Validate() error {
 		errs = append(errs, strictyaml.Invalid("application", "is the listener itself: want the port of the application"))
 	}
 	errs = append(errs, checkDetection(in.Protocol, in.DetectTimeout), in.Redirected.check(in.ProxyProtocol))
-	errs = append(errs, idle(in.Protocol, false, in.DetectTimeout, in.Upgrades, exchange.DefaultPaths()))
+	errs = append(errs, idle(in.Protocol, false, in.DetectTimeout, in.Upgrades, exchange.DefaultPaths()), checkHops(in.Protocol, in.TrustedHops))
 	if in.Protocol == TCP && in.ApplicationProtocol != Same {
 		errs = append(errs, strictyaml.Invalid("application_protocol", "is %s: tcp carries whatever comes unread", in.ApplicationProtocol))
 	}

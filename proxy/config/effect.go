@@ -33,6 +33,20 @@ func idle(p Protocol, transparent bool, detect time.Duration, u exchange.Upgrade
 	return errors.Join(errs...)
 }
 
+// maxHops is more than there are proxies in a row.
+const maxHops = 32
+
+// checkHops bounds the number of proxies before a listener.
+func checkHops(p Protocol, hops int) error {
+	switch {
+	case hops < 0 || hops > maxHops:
+		return strictyaml.Invalid("trusted_hops", "is %d: want 0 to %d", hops, maxHops)
+	case hops > 0 && p == TCP:
+		return strictyaml.Invalid("trusted_hops", "without effect: tcp carries whatever comes unread; see proxy_protocol")
+	}
+	return nil
+}
+
 // idlePing names what a cluster's pings do not say.
 func idlePing(p cluster.Protocol, c ping.Config) error {
 	var errs []error

@@ -12,10 +12,10 @@ import (
 func TestWhatIsSetInVainIsRefused(t *testing.T) {
 	_, err := config.Decode("sidecar.yaml", []byte(`
 outbound:
-  - {address: "127.0.0.1:1", protocol: tcp, cluster: db, upgrades: [connect], tunnel_idle_timeout: 1m, paths: {merge_slashes: true}}
+  - {address: "127.0.0.1:1", protocol: tcp, cluster: db, upgrades: [connect], tunnel_idle_timeout: 1m, paths: {merge_slashes: true}, trusted_hops: 1}
   - {address: "127.0.0.1:2", protocol: http1, cluster: db, detect_timeout: 1s}
   - {address: "127.0.0.1:3", protocol: http1, cluster: db, detect_timeout: 1s, transparent: true}
-  - {address: "127.0.0.1:4", protocol: auto, cluster: db, detect_timeout: 1s, upgrades: []}
+  - {address: "127.0.0.1:4", protocol: auto, cluster: db, detect_timeout: 1s, upgrades: [], trusted_hops: 99}
 inbound:
   - {address: "127.0.0.1:5", protocol: tcp, application: "127.0.0.1:6", upgrades: [], detect_timeout: 1s}
 clusters:
@@ -30,7 +30,9 @@ clusters:
 		"sidecar.yaml:3:58: outbound[0].upgrades: without effect: tcp carries whatever comes unread",
 		"sidecar.yaml:3:79: outbound[0].tunnel_idle_timeout: without effect: tcp carries whatever comes unread; see tcp.idle_timeout",
 		"sidecar.yaml:3:104: outbound[0].paths: without effect: tcp carries whatever comes unread",
+		"sidecar.yaml:3:134: outbound[0].trusted_hops: without effect: tcp carries whatever comes unread; see proxy_protocol",
 		"sidecar.yaml:4:60: outbound[1].detect_timeout: without effect: only with protocol auto the first bytes are waited for",
+		"sidecar.yaml:6:93: outbound[3].trusted_hops: is 99: want 0 to 32",
 		"sidecar.yaml:8:73: inbound[0].upgrades: without effect: tcp carries whatever comes unread",
 		"sidecar.yaml:8:87: inbound[0].detect_timeout: without effect: only with protocol auto the first bytes are waited for",
 		`sidecar.yaml:10:38: clusters[0].ping.service: without effect: want kind grpc`,

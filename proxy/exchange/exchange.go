@@ -36,6 +36,8 @@ type Deps struct {
 	Paths Paths
 	// Upgrades are what clients may change to; the zero value is nothing.
 	Upgrades Upgrades
+	// TrustedHops is how many proxies before this one are believed; see Exchange.Trust.
+	TrustedHops int
 	// Streams opens what an engine for one request on a connection uses in place of a
 	// connection to an endpoint that speaks HTTP/2; nil: no endpoint does.
 	Streams Streams

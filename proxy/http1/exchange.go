@@ -88,6 +88,9 @@ func (c *conn) answer(ctx context.Context) bool {
 // open begins the exchange and its record.
 func (c *conn) open() {
 	c.Open(c.now, c.client, c.major, c.minor(), c.srv.deps.Inbound != nil)
+	if n := c.srv.deps.TrustedHops; n > 0 {
+		c.Trust(n, c.forwarded)
+	}
 	c.HasBody, c.GRPC, c.Fields = c.req.hasBody(), c.req.grpc, c
 	if c.bridged != nil {
 		c.Matched = c.bridged.Matched()
@@ -104,6 +107,15 @@ func (c *conn) open() {
 	}
 	c.place()
 	c.title()
+}
+
+// forwarded yields the values of x-forwarded-for, the last first.
+func (c *conn) forwarded(yield func([]byte) bool) {
+	for i := range c.req.fields {
+		if f := &c.req.fields[len(c.req.fields)-1-i]; f.kind == syntax.ForwardedFor && !yield(f.value.of(c.in)) {
+			return
+		}
+	}
 }
 
 // place finds the request's place in a trace.

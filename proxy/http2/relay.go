@@ -106,6 +106,9 @@ func (x *relay) clear() {
 func (x *relay) open(b *batch, c *serverConn, r *request) {
 	d := &c.srv.deps
 	x.Open(b.now, c.client, 2, 0, d.Inbound != nil)
+	if d.TrustedHops > 0 {
+		x.Trust(d.TrustedHops, r.forwardedFor)
+	}
 	x.conn = c
 	x.fields = append(x.fields[:0], r.regular...)
 	x.req = *r

@@ -1,6 +1,7 @@
 package http2
 
 import (
+	"slices"
 	"time"
 
 	"golang.org/x/net/http2/hpack"
@@ -94,6 +95,15 @@ func forwardedFor(before, from string) string {
 		return from
 	}
 	return before + ", " + from
+}
+
+// forwardedFor yields the values of x-forwarded-for, the last first.
+func (r *request) forwardedFor(yield func([]byte) bool) {
+	for _, f := range slices.Backward(r.regular) {
+		if f.Name == "x-forwarded-for" && !yield([]byte(f.Value)) {
+			return
+		}
+	}
 }
 
 // encodeTrailers writes the trailers for the endpoint.

@@ -172,6 +172,9 @@ func (l *Listening) http(m *hcmv3.HttpConnectionManager, at string, p *problems)
 			hcmv3.HttpConnectionManager_REJECT_REQUEST: exchange.RejectSlashes, hcmv3.HttpConnectionManager_UNESCAPE_AND_FORWARD: exchange.UnescapeSlashes,
 		}[m.GetPathWithEscapedSlashesAction()],
 	}
+	if l.Outbound.TrustedHops = int(m.GetXffNumTrustedHops()); l.Outbound.TrustedHops > 0 && !m.GetUseRemoteAddress().GetValue() {
+		p.Add(at+".xff_num_trusted_hops", "is set without use_remote_address, which counts otherwise: want it true")
+	}
 	l.upgrades(m, at+".upgrade_configs", p)
 	if m.GetStreamIdleTimeout() != nil {
 		if l.idle = duration(m.GetStreamIdleTimeout(), at+".stream_idle_timeout", p); l.idle == 0 {

@@ -58,6 +58,7 @@ var listenerTables = []message{
 		as("outbound.routes.idle_timeout of rules that have none; with upgrades outbound.tunnel_idle_timeout as well", "stream_idle_timeout"),
 		as("outbound.upgrades; without it none", "upgrade_configs"),
 		just("use_remote_address", "x-forwarded-for is appended, whether it is said or not", true),
+		as("outbound.trusted_hops; wants use_remote_address", "xff_num_trusted_hops"),
 		just("server_header_transformation", "server passes through, whether it is said or not", "PASS_THROUGH"),
 		just("generate_request_id", "x-request-id is made if there is none", true),
 		just("preserve_external_request_id", "an x-request-id that is there stays", true),
