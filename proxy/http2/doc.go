@@ -8,9 +8,10 @@
 // from it: it decodes a head, finds a route and an endpoint, and appends the frames
 // that this endpoint should see to the buffer of a connection to it. When the reader
 // has done everything that one read brought, it flushes the connections whose buffers
-// have grown, each once (a batch). So one system call carries frames of many streams,
-// and there is no goroutine for a stream, and none that writes, as long as the peer
-// reads: a write never waits. What a socket does not take at once is left to a
+// have grown, each once (a batch), and not before whoever is ready to run has had his
+// say on them as well. So one system call carries frames of many streams and of many
+// clients, and there is no goroutine for a stream, and none that writes, as long as the
+// peer reads: a write never waits. What a socket does not take at once is left to a
 // goroutine that ends with it.
 //
 // A [relay] is one request between two links. Both readers and the wheel drive it, one
