@@ -31,14 +31,14 @@ func TestAClosedWireHasNoMoreToDoWithItsMessages(t *testing.T) {
 			at := place{l, 1}
 			w.st.place = at
 			for range 2 {
-				if err := w.Conn.Close(); err != nil {
+				if err := w.Close(); err != nil {
 					t.Fatalf("closing: %v", err)
 				}
 			}
 			if w.page != nil {
 				t.Error("it keeps them")
 			}
-			if _, err := w.Conn.Read(make([]byte, 8)); !errors.Is(err, net.ErrClosed) {
+			if _, err := w.Read(make([]byte, 8)); !errors.Is(err, net.ErrClosed) {
 				t.Errorf("reading: got %v, want %v", err, net.ErrClosed)
 			}
 			if _, err := w.Conn.Write([]byte("GET / HTTP/1.1\r\n\r\n")); !errors.Is(err, net.ErrClosed) {
