@@ -91,7 +91,7 @@ var untouchable = []string{
 func (e Edit) wrong(field string, wrong func(field, format string, args ...any)) {
 	check := func(at, name string) {
 		switch {
-		case name == "" || strings.ContainsFunc(name, notToken):
+		case name == "" || !syntax.All(name, syntax.Token):
 			wrong(at, "%q: want the name of a header field", name)
 		case slices.Contains(untouchable, strings.ToLower(name)):
 			wrong(at, "%s is not for a rule to change", name)
@@ -103,7 +103,7 @@ func (e Edit) wrong(field string, wrong func(field, format string, args ...any))
 	}{{field + ".set", e.Set}, {field + ".add", e.Add}} {
 		for name, value := range m.fields {
 			check(m.at+"."+name, name)
-			if strings.ContainsFunc(value, notValue) || strings.Trim(value, " \t") != value {
+			if !syntax.All(value, syntax.Value) || strings.Trim(value, " \t") != value {
 				wrong(m.at+"."+name, "%q: want printable characters, and no white space around them", value)
 			}
 		}
@@ -112,12 +112,6 @@ func (e Edit) wrong(field string, wrong func(field, format string, args ...any))
 		check(fmt.Sprintf("%s.remove[%d]", field, i), name)
 	}
 }
-
-func notToken(r rune) bool {
-	return r <= ' ' || r >= 0x7f || strings.ContainsRune(`"(),/:;<=>?@[\]{}`, r)
-}
-
-func notValue(r rune) bool { return r < ' ' && r != '\t' || r == 0x7f }
 
 // FieldEdit is an Edit, compiled.
 type FieldEdit struct {

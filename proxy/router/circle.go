@@ -1,7 +1,6 @@
 package router
 
 import (
-	"bytes"
 	"fmt"
 	"slices"
 
@@ -133,5 +132,5 @@ func (r *Route) redirected(path []byte) []byte {
 		rest := path[min(r.matched, len(path)):]
 		return append(joined(nil, d.Prefix, rest), rest...)
 	}
-	return bytes.Clone(path)
+	return path
 }
