@@ -244,20 +244,14 @@ func (d *decoder) validate(v reflect.Value, path string) {
 		}
 		return
 	}
-	if v.CanAddr() {
-		if asked, ok := v.Addr().Interface().(interface{ Validate() error }); ok {
-			d.invalid(asked.Validate(), path)
-		}
-	}
+	d.ask(v, path)
 	switch v.Kind() {
 	case reflect.Struct:
 		for _, f := range fieldsOf(v.Type()) {
 			switch {
 			case f.inlined:
 				// Its fields are asked as those of v; it may have something to say of them.
-				if inner := v.FieldByIndex(f.index); inner.CanAddr() {
-					d.invalid(inner.Addr().Interface().(interface{ Validate() error }).Validate(), path)
-				}
+				d.ask(v.FieldByIndex(f.index), path)
 			case f.asked:
 				d.validate(v.FieldByIndex(f.index), join(path, f.name))
 			}
@@ -272,6 +266,16 @@ func (d *decoder) validate(v reflect.Value, path string) {
 			value.Set(it.Value())
 			d.validate(value, join(path, it.Key().String()))
 		}
+	}
+}
+
+// ask notes what a value has to say of itself.
+func (d *decoder) ask(v reflect.Value, path string) {
+	if !v.CanAddr() {
+		return
+	}
+	if asked, ok := v.Addr().Interface().(interface{ Validate() error }); ok {
+		d.invalid(asked.Validate(), path)
 	}
 }
 
