@@ -66,13 +66,13 @@ func TestTheDeathAndReturnOfTheControlPlaneLoseNothing(t *testing.T) {
 		must(t, m.Endpoints[5].Set(fakeupstream.Crash()))
 		m.Wait(900 * time.Millisecond)
 		after := m.Removal(5, third, m.Now())
-		if took := after.Off - after.First; !after.All || took > 100*time.Millisecond {
+		if took := after.Took(); !after.All || took > 100*time.Millisecond {
 			t.Errorf("a crash after the return: off after %v, want at most 100ms%s", took, m.Story(third))
 		}
 		if lost := m.Requests(func(r mesh.Request) bool { return r.Lost() }); len(lost) > 0 {
 			t.Errorf("%d requests lost%s", len(lost), m.Story(from))
 		}
-		s.add(run{alone.Off - alone.First, whole, after.Off - after.First})
+		s.add(run{alone.Took(), whole, after.Took()})
 	})
 	table := mesh.NewTable("Control plane killed during a fault and restarted after 3 s",
 		"callers", "base errors", "runs", "crash while it is away: off, median", "p95", "evidence whole after its return, median", "p95 ", "crash after it: off, p95")
@@ -147,7 +147,7 @@ func TestASidecarWithoutAnythingSavedServesFromItsFile(t *testing.T) {
 		must(t, m.Endpoints[2].Set(fakeupstream.Crash()))
 		m.Wait(600 * time.Millisecond)
 		r := m.Removal(2, from, m.Now())
-		if took := r.Off - r.First; !r.All || took > 150*time.Millisecond || r.Lost > 0 {
+		if took := r.Took(); !r.All || took > 150*time.Millisecond || r.Lost > 0 {
 			t.Errorf("off after %v (%t), %d requests lost; want 150ms, 0%s", took, r.All, r.Lost, m.Story(from))
 		}
 		if s := m.Snapshot(0).Endpoints[2].State; s != outlier.Ejected {

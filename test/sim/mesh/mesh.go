@@ -232,7 +232,10 @@ func (m *Mesh) startEndpoint(i int) {
 	}
 	cfg := m.sidecar(e.Instance, zone, "host-of-"+e.Instance)
 	cfg.Node.Cluster = Service
-	cfg.Inbound = []config.Inbound{{Name: "inbound", Address: e.Address, Application: behindPort, Service: Service, Instance: e.Instance}}
+	cfg.Inbound = []config.Inbound{{
+		Name: "inbound", Address: e.Address, Application: behindPort, Service: Service, Instance: e.Instance,
+		DetectTimeout: config.DefaultOutbound().DetectTimeout,
+	}}
 	if m.cfg.Inside != nil {
 		m.cfg.Inside(i, &cfg)
 	}
@@ -314,7 +317,9 @@ func (m *Mesh) startCaller(c *Caller) {
 	m.t.Helper()
 	id := nameOf(c.Index)
 	cfg := m.sidecar(id, c.Zone, m.cfg.Node(c.Index))
-	cfg.Outbound = []config.Outbound{{Name: Service, Address: userPort, Cluster: Service}}
+	out := config.DefaultOutbound()
+	out.Name, out.Address, out.Cluster = Service, userPort, Service
+	cfg.Outbound = []config.Outbound{out}
 	if m.cfg.Alone || m.cfg.File {
 		cfg.Clusters = []config.Cluster{m.FileCluster()}
 	}

@@ -208,6 +208,7 @@ func (p *play) figures(zero time.Duration) map[string]float64 {
 	f["found"] = found
 	if found == 1 {
 		f["off-fault"] = (off - p.struck).Seconds()
+		f["off"] = 0 // all were off before any attempt failed
 		if first >= 0 {
 			f["off"] = max(0, (off - first).Seconds())
 		}

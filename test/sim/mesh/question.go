@@ -12,6 +12,7 @@ import (
 
 // Removal is how a fleet got off an endpoint.
 type Removal struct {
+	Began    time.Duration // the fault
 	First    time.Duration // when the first failed attempt on it began; -1: there was none
 	Off      time.Duration // when the last caller had taken it out
 	All      bool          // whether all callers have
@@ -21,10 +22,20 @@ type Removal struct {
 	LostOnce int           // those that must not be sent twice
 }
 
+// Took is the time from the first failed attempt until all callers had taken the
+// endpoint out; from the fault, where they had before any attempt failed: connections
+// that lay idle have told them.
+func (r Removal) Took() time.Duration {
+	if r.First < 0 || r.First > r.Off {
+		return r.Off - r.Began
+	}
+	return r.Off - r.First
+}
+
 // Removal tells of what happened to an endpoint between two instants, of which the
 // first is the beginning of its fault.
 func (m *Mesh) Removal(endpoint int, from, to time.Duration) Removal {
-	r := Removal{First: -1}
+	r := Removal{Began: from, First: -1}
 	for _, a := range m.Attempts(func(a Attempt) bool { return a.Endpoint == endpoint && a.At+a.Took >= from && a.At < to }) {
 		if a.Class.Failure() {
 			if r.First < 0 {

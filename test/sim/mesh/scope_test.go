@@ -94,12 +94,13 @@ func TestAZoneThatIsDownLeavesInOnePush(t *testing.T) {
 			first, last := m.Now(), time.Duration(0)
 			for _, e := range m.Endpoints {
 				removal := m.Removal(e.Index, from, m.Now())
-				if out := e.Zone == "b"; removal.All != out || removal.Lost > 0 {
+				out := e.Zone == "b"
+				if removal.All != out || removal.Lost > 0 {
 					t.Errorf("%s of zone %s: off everywhere %t, %d requests lost%s", e.Instance, e.Zone, removal.All, removal.Lost, m.Story(from))
 				}
-				if removal.First >= 0 {
-					r.off = max(r.off, removal.Off-removal.First)
-					first, last = min(first, removal.First), max(last, removal.Off)
+				if out {
+					r.off = max(r.off, removal.Took())
+					first, last = min(first, removal.Off-removal.Took()), max(last, removal.Off)
 				}
 			}
 			r.fleet = last - first

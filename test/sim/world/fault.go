@@ -131,11 +131,48 @@ func (w *World) heal(host *Endpoint) {
 	}
 }
 
+// shed closes the idle connections between a caller and an endpoint. The caller has them
+// in its pool if it did not close them itself, and hears of it when the news arrives;
+// the sidecar in front of an application takes no news from there.
+func (w *World) shed(caller int, host *Endpoint) {
+	p := &w.pairs[caller*w.Scenario.Endpoints+host.Index]
+	idle := w.now - p.used
+	there := p.idle > 0 && idle <= idleTimeout
+	p.idle = 0
+	product, hears := w.product.(interface {
+		Closed(caller, endpoint int, idle time.Duration)
+	})
+	if !there || !hears || w.Inbound || w.path(caller, host.Index).Kind == Blackhole {
+		return
+	}
+	way, id := w.oneWay(w.Zone(caller), w.Zone(host.Index)), host.ID
+	w.At(w.now+way, func() {
+		if host.ID == id { // else nobody asks for it any more
+			product.Closed(caller, host.Index, idle+way)
+		}
+	})
+}
+
+// expire has an endpoint close what a caller leaves idle for too long.
+func (w *World) expire(caller int, host *Endpoint) {
+	p := &w.pairs[caller*w.Scenario.Endpoints+host.Index]
+	p.timed = true
+	w.At(p.used+w.KeepAlive, func() {
+		p.timed = false
+		switch {
+		case p.idle == 0:
+		case w.now-p.used < w.KeepAlive:
+			w.expire(caller, host)
+		case host.mode != Hang && host.mode != Blackhole:
+			w.shed(caller, host)
+		}
+	})
+}
+
 // reset breaks all connections of an endpoint: what is in flight dies, one news each.
 func (w *World) reset(host *Endpoint) {
 	for c := range w.Callers {
-		p := &w.pairs[c*w.Scenario.Endpoints+host.Index]
-		p.idle = 0
+		w.shed(c, host)
 	}
 	host.parked = nil
 	if p, ok := w.product.(interface{ Lost(endpoint int) }); ok {

@@ -145,6 +145,11 @@ func (o *overhear) Control(up bool) {
 // Skew has all that a caller says of time off by so much more.
 func (o *overhear) Skew(caller int, by time.Duration) { o.sidecars[caller].skew += by }
 
+// Closed is that an endpoint has closed a connection that a caller had left idle.
+func (o *overhear) Closed(caller, endpoint int, idle time.Duration) {
+	o.sidecars[caller].closed(endpoint, idle)
+}
+
 // Beside is a hard failure of an application, seen by the sidecar in front of it.
 func (o *overhear) Beside(endpoint int) {
 	if o.hosts != nil {
@@ -188,6 +193,9 @@ func (o *overhear) End(r *Request, how outlier.HTTPResult) {
 	}
 	if how.HeadersSeen {
 		ep.Headers(&r.Attempt, o.w.now)
+	}
+	if how.Ending == outlier.EndComplete {
+		s.closes[r.Endpoint].Kept(r.Idle)
 	}
 	out := outlier.Outcome{Class: class, Now: o.w.now, Level: how.Level(), Gateway: how.Gateway(), Route: r.Route, Conn: r.Conn}
 	if how.Ending == outlier.EndConnectRefused || how.Ending == outlier.EndUnreachable {

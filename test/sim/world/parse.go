@@ -28,6 +28,7 @@ const Language = `A scenario is a text file; # begins a comment. Settings, one a
   sigma X               spread of its logarithm                  0.5
   timeout D             of a request                             15s
   patience D            after which users leave; 0 never         0
+  keep-alive D          after which endpoints close what is idle 0
   near D, far D         one way within, between zones            200us, 1ms
   jitter X              of a delay, added at random              0.5
   inbound yes|no        a sidecar in front of each endpoint      no

@@ -29,6 +29,8 @@ type Scenario struct {
 	Far      time.Duration // one way between zones, and to the control plane
 	Jitter   float64       // share of the delay that is added at random, at most
 
+	KeepAlive time.Duration // after which endpoints close an idle connection; 0: never
+
 	Inbound    bool            // a sidecar of ours stands in front of each endpoint
 	Ping       string          // tcp, http or off
 	LeaveOut   int             // fault domains that may lie

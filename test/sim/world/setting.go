@@ -33,6 +33,7 @@ var settings = map[string]func(s *Scenario, value string) error{
 	"unsafe":        shared(func(s *Scenario) *float64 { return &s.Unsafe }),
 	"latency":       timed(func(s *Scenario) *time.Duration { return &s.Latency }),
 	"timeout":       timed(func(s *Scenario) *time.Duration { return &s.Timeout }),
+	"keep-alive":    timed(func(s *Scenario) *time.Duration { return &s.KeepAlive }),
 	"patience":      timed(func(s *Scenario) *time.Duration { return &s.Patience }),
 	"near":          timed(func(s *Scenario) *time.Duration { return &s.Near }),
 	"far":           timed(func(s *Scenario) *time.Duration { return &s.Far }),

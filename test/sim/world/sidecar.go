@@ -47,12 +47,15 @@ type sidecar struct {
 	timerAt    time.Duration // of the pending step
 	gen        uint32
 
-	self, orders, own *ping.Limiter
-	running           int // probes under way
-	idle              vigil.Schedule
-	orderOf           map[string]merge.OrderID // of the leases held, by endpoint
-	pingAt            time.Duration
-	pingGen           uint32
+	self, orders, own, hints *ping.Limiter
+
+	running int            // probes under way
+	asked   []int          // of these, by endpoint
+	closes  []vigil.Closes // by endpoint
+	idle    vigil.Schedule
+	orderOf map[string]merge.OrderID // of the leases held, by endpoint
+	pingAt  time.Duration
+	pingGen uint32
 
 	connected bool
 	skew      time.Duration // of all that it says of time
@@ -69,7 +72,8 @@ func newSidecar(o *overhear, index int) *sidecar {
 		ids: make([]string, n), stats: make([]*outlier.Endpoint, n), gates: make([]*balancer.Gate, n), hashes: make([]uint64, n),
 		verdicts: make([]outlier.Verdict, n), view: make([]Removal, n),
 		last: -time.Hour, timerAt: never, pingAt: never,
-		self: ping.NewLimiter(10, 10), orders: ping.NewLimiter(10, 10), own: ping.NewLimiter(1, 1),
+		self: ping.NewLimiter(10, 10), orders: ping.NewLimiter(10, 10), own: ping.NewLimiter(1, 1), hints: ping.NewLimiter(10, 10),
+		asked: make([]int, n), closes: make([]vigil.Closes, n),
 		orderOf: map[string]merge.OrderID{},
 	}
 	cfg := o.policy.Outlier
@@ -89,7 +93,7 @@ func (s *sidecar) members() {
 		fresh := s.ids[i] != e.ID
 		if fresh {
 			s.ids[i], s.gates[i], s.verdicts[i] = e.ID, balancer.NewGate(0, false), outlier.Verdict{}
-			s.hashes[i], s.reporter.told[i] = xxhash.Sum64String(e.ID), cadence.Told{}
+			s.hashes[i], s.reporter.told[i], s.closes[i] = xxhash.Sum64String(e.ID), cadence.Told{}, vigil.Closes{}
 		}
 		members = append(members, outlier.Member{
 			ID: e.ID, Weight: 1, Priority: s.w.Priority(i), Zone: zoneName(s.w.Zone(i)), Draining: e.Draining, New: known && fresh, Inbound: s.w.Inbound, Fleet: s.verdicts[i],
@@ -220,9 +224,11 @@ func (s *sidecar) reach(level outlier.Level) outlier.Level {
 // ask probes. A refusal while connections stand is one of the listener alone.
 func (s *sidecar) ask(i int, level outlier.Level, timeout time.Duration, then func(Answer)) {
 	s.running++
+	s.asked[i]++
 	id := s.ids[i]
 	s.w.Probe(s.index, i, s.reach(level), timeout, func(a Answer) {
 		s.running--
+		s.asked[i]--
 		if s.ids[i] != id {
 			return
 		}
@@ -232,6 +238,22 @@ func (s *sidecar) ask(i int, level outlier.Level, timeout time.Duration, then fu
 			a.Result, a.Level = outlier.ProbeOK, outlier.LevelConnect
 		}
 		then(a)
+	})
+}
+
+// closed probes an endpoint that has closed an idle connection, as proxy/cluster does.
+func (s *sidecar) closed(i int, idle time.Duration) {
+	now, id := s.w.now, s.ids[i]
+	if !s.closes[i].Hint(idle, now) || s.w.Endpoints[i].Draining || s.view[i] != Used {
+		return
+	}
+	if s.asked[i] > 0 || s.running >= maxProbes || s.detector.Suspects(id) || !s.hints.Allow(now) {
+		return
+	}
+	s.ask(i, outlier.LevelConnect, min(s.o.policy.Outlier.ProbeTimeout, s.detector.Overdue()), func(a Answer) {
+		s.closes[i].Settle(a.Result == outlier.ProbeOK, a.End)
+		s.detector.Hinted(id, a.Level, a.Result, a.Start, a.End)
+		s.wake()
 	})
 }
 

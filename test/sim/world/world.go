@@ -81,6 +81,7 @@ type pair struct {
 	used   time.Duration // when one was put back last
 	idle   int16
 	serial uint16
+	timed  bool // its endpoint will look whether they have been idle for too long
 }
 
 // idleTimeout is how long a connection is kept.
@@ -109,6 +110,7 @@ type Request struct {
 	Began    time.Duration
 	Started  time.Duration // the attempt
 	Conn     uint32
+	Idle     time.Duration // how long the connection had been idle
 	Tried    balancer.Tried
 	TriedAt  [7]int // endpoints, for products without counters of ours
 	// Attempt is what an outlier.Endpoint keeps of it.
@@ -314,8 +316,9 @@ func (w *World) attempt(id uint32) {
 	if p.idle > 0 && w.now-p.used > idleTimeout {
 		p.idle = 0
 	}
-	r.fresh = p.idle == 0
+	r.fresh, r.Idle = p.idle == 0, max(0, w.now-p.used)
 	if r.fresh {
+		r.Idle = 0
 		p.serial++
 	} else {
 		p.idle--
@@ -507,6 +510,9 @@ func (w *World) ended(r *Request) {
 	p := &w.pairs[r.Caller*w.Scenario.Endpoints+r.Endpoint]
 	if r.how.Ending == outlier.EndComplete {
 		p.idle, p.used = min(p.idle+1, 256), w.now
+		if w.KeepAlive > 0 && !p.timed {
+			w.expire(r.Caller, host)
+		}
 	}
 	good := r.how.Ending == outlier.EndComplete && r.how.Status < 500 && r.how.Status != 429 && !r.how.GRPC
 	w.Ledger.ended(r, good)
