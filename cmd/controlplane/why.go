@@ -235,7 +235,7 @@ func printEvidence(row func(name, format string, args ...any), why controlplane.
 		row("Muted", "%s: bad towards everybody, so not believed", strings.Join(x.Muted, ", "))
 	}
 	for i, witness := range x.Witnesses {
-		row(first(i, "Witnesses"), "%s%s: %s (%s level), %s", witness.Reporter, in(witness.Zone), cmp.Or(witnessed[witness.Kind], witness.Kind), witness.Level, when(x, witness.Age))
+		row(first(i, "Witnesses"), "%s%s: %s (%s level), %s", witness.Reporter, in(witness.Zone), cmp.Or(witnessed[witness.Kind], witness.Kind), witness.Level, when(witness.Age, x.State != outlier.In.String()))
 	}
 	for i, p := range x.Probes {
 		took := ""
@@ -245,7 +245,12 @@ func printEvidence(row func(name, format string, args ...any), why controlplane.
 		if p.Took > 0 {
 			took = " after " + span(time.Duration(p.Took))
 		}
-		row(first(i, "Probes"), "%s%s at %s level: %s%s", p.Reporter, in(p.Zone), p.Level, p.Result, took)
+		age := ""
+		if p.Age > 0 {
+			// Those that bring an endpoint back are of after the verdict.
+			age = ", " + when(p.Age, x.State == outlier.Ejected.String() || x.State == outlier.Suspended.String())
+		}
+		row(first(i, "Probes"), "%s%s at %s level: %s%s%s", p.Reporter, in(p.Zone), p.Level, p.Result, took, age)
 	}
 }
 
@@ -303,13 +308,12 @@ func usual(x merge.Explanation) string {
 	return percent(x.Pg)
 }
 
-// when says how old evidence is: for an endpoint that is in, now, else as it was at the
-// verdict.
-func when(x merge.Explanation, age merge.Span) string {
-	if x.State == outlier.In.String() {
-		return span(time.Duration(age)) + " ago"
+// when says how old evidence is: now, or as it was at the verdict that rests on it.
+func when(age merge.Span, verdict bool) string {
+	if verdict {
+		return span(time.Duration(age)) + " before the verdict"
 	}
-	return span(time.Duration(age)) + " before the verdict"
+	return span(time.Duration(age)) + " ago"
 }
 
 // printGuards writes what each guard said, and of one that held a verdict back that it

@@ -110,13 +110,11 @@ func (t *Table) explainSuspicion(x *Explanation, e *endpoint, now time.Duration)
 			})
 		}
 	}
+	asked := s.answered
 	if s.active {
-		for _, o := range s.orders {
-			x.Probes = append(x.Probes, o.answer())
-		}
-		return
+		asked = s.orders
 	}
-	x.Probes = append(x.Probes, s.answers...)
+	x.Probes = append(x.Probes, probeAnswers(asked, now)...)
 }
 
 // explainCandidate says why a verdict is about to be given, or is refused.
@@ -163,6 +161,9 @@ func (t *Table) Explain(k Key, now time.Duration) (Explanation, bool) {
 		x.Next, x.ETA = t.next(e, r, now)
 		r.explainAway(&x, now)
 		x.Avoiders = t.avoiders(e, now)
+		if r.state != outlier.Ejected && r.state != outlier.Suspended { // else they are those of the verdict
+			x.Probes = probeAnswers(r.probed, now)
+		}
 		if trial := t.explainTrial(e, r, now); trial != nil {
 			x.Trial = trial
 		}

@@ -155,6 +155,8 @@ type ProbeAnswer struct {
 	Level    string `json:"level"`
 	Result   string `json:"result"` // "waiting" until it is answered
 	Took     Span   `json:"took,omitempty"`
+	// Age is for how long it has been answered, as that of a witness; 0: it is not known.
+	Age Span `json:"age,omitempty"`
 }
 
 // EndpointStatus is one line of a status table.

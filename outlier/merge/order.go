@@ -135,10 +135,20 @@ func (t *Table) probeNews(e *endpoint, r *reporter, res outlier.ProbeResult, lev
 	}
 }
 
-func (o *order) answer() ProbeAnswer {
+// probeAnswers are how orders stand.
+func probeAnswers(orders []*order, now time.Duration) []ProbeAnswer {
+	all := make([]ProbeAnswer, len(orders))
+	for i, o := range orders {
+		all[i] = o.answer(now)
+	}
+	return all
+}
+
+func (o *order) answer(now time.Duration) ProbeAnswer {
 	a := ProbeAnswer{Reporter: o.reporter.ID, Zone: o.reporter.Zone, Level: o.level.String(), Result: "waiting"}
 	if o.done {
 		a.Result, a.Level, a.Took = o.result.String(), o.reached.String(), Span(o.end-o.start)
+		a.Age = Span(max(0, now-o.end))
 	}
 	return a
 }

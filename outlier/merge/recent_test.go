@@ -1,6 +1,7 @@
 package merge
 
 import (
+	"slices"
 	"testing"
 	"time"
 
@@ -121,5 +122,41 @@ func TestOnItsWayBackAnEndpointStillSaysWhyItWent(t *testing.T) {
 	}
 	if z, _ := f.table.Explain(k, f.now); z.Cause != "" || z.Away != 0 {
 		t.Errorf("it is in, and away for %v because %q", z.Away, z.Cause)
+	}
+}
+
+// The answers that made a verdict are as old as they were then; those that lead back
+// grow older.
+func TestAProbeSaysHowOldItsAnswerIs(t *testing.T) {
+	f := newFleet(t, mesh{callers: 5, endpoints: 6, zones: twoZones, rate: 50, base: 0.001, seed: 7})
+	f.run(12 * time.Second)
+	f.targets[2].fault = always(refuses)
+	if _, ok := f.ejected(2, 10*time.Second); !ok {
+		t.Fatal("not ejected")
+	}
+	k := f.targets[2].Key
+	ages := func(now time.Duration, result outlier.ProbeResult) (all []time.Duration) {
+		x, _ := f.table.Explain(k, now)
+		for _, p := range x.Probes {
+			if p.Result == result.String() {
+				all = append(all, time.Duration(p.Age))
+			}
+		}
+		return all
+	}
+	then, later := ages(f.now, outlier.Refused), ages(f.now+3*time.Second, outlier.Refused)
+	if len(then) == 0 || !slices.Equal(then, later) || slices.Max(then) > time.Second {
+		t.Errorf("the verdict rests on probes of %v ago, and 3 s later of %v: want the same, and less than a second", then, later)
+	}
+	f.targets[2].fault = always(works)
+	if !f.until(f.now+time.Minute, func() bool { return f.state(2) == outlier.Probation }) {
+		t.Fatalf("it is %s", f.state(2))
+	}
+	then, later = ages(f.now, outlier.ProbeOK), ages(f.now+3*time.Second, outlier.ProbeOK)
+	for i := range then {
+		then[i] += 3 * time.Second
+	}
+	if len(then) == 0 || !slices.Equal(then, later) {
+		t.Errorf("3 s later the good probes are %v old, want %v", later, then)
 	}
 }

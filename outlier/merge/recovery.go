@@ -51,6 +51,7 @@ type record struct {
 	ends    time.Duration // hold-off, wait for the next probes, suspend or ramp
 	wait    time.Duration // before the next probes, if these fail
 	orders  []*order      // probes of the current try
+	probed  []*order      // those of the newest try since it was taken out
 	trial   *trial        // shares that were given out
 	hung    time.Duration // when the stall began for which it was suspended; never: unknown
 	forgave time.Duration // when n last fell, or became worth looking at
@@ -122,6 +123,7 @@ func (t *Table) eject(e *endpoint, s Scope, rule outlier.Rule, x Explanation, no
 	}
 	hold := holdOff(p, r.n)
 	r.explain = x
+	r.probed = nil
 	t.set(e, r, outlier.Ejected, rule, x.Reason, now)
 	r.wait = hold
 	r.ends = now + jittered(hold, p.Jitter, hash64(t.seed, "hold", e.Key.Service, e.Key.Instance, fmt.Sprint(r.epoch)))
@@ -272,9 +274,9 @@ func (t *Table) probing(e *endpoint, r *record, now time.Duration) {
 	}
 	t.news(e, r.orders, now)
 	good, asked, open := 0, 0, 0
-	r.explain.Probes = r.explain.Probes[:0:0]
+	r.probed = r.orders
+	r.explain.Probes = probeAnswers(r.probed, now)
 	for _, o := range r.orders {
-		r.explain.Probes = append(r.explain.Probes, o.answer())
 		switch {
 		case !o.done && now < o.deadline:
 			open++

@@ -55,9 +55,9 @@ type suspicion struct {
 	doubted   map[*domain]doubt // whose complaints were contradicted
 	nextZone  string            // what the next round is limited to
 	confirmed time.Duration
-	storm     bool // confirmed by its neighbours
-	unsettled int  // rounds of the present storm that ended undecided
-	answers   []ProbeAnswer
+	storm     bool          // confirmed by its neighbours
+	unsettled int           // rounds of the present storm that ended undecided
+	answered  []*order      // of the newest round that is over
 	denied    string        // who last contradicted, by id; for Explain
 	deniedAt  time.Duration // when
 	orders    []*order
@@ -364,7 +364,7 @@ func (t *Table) ask(e *endpoint, now time.Duration) {
 	s.active, s.last, s.second, s.told = true, now, false, never
 	s.rounds++
 	s.deadline = now + p.Outlier.ProbeTimeout + answerSlack
-	s.orders, s.answers = nil, nil
+	s.orders, s.answered = nil, nil
 	for _, r := range chosen {
 		s.orders = append(s.orders, t.order(e, r, s.level, reasonSuspicion, Scope(s.zone), now))
 	}
@@ -411,10 +411,7 @@ func (t *Table) contradicted(e *endpoint, by string, zones []string, now time.Du
 // keepAnswers remembers what was asked and answered, for Explain.
 func (t *Table) keepAnswers(e *endpoint) {
 	if s := &e.susp; len(s.orders) > 0 {
-		s.answers = s.answers[:0]
-		for _, o := range s.orders {
-			s.answers = append(s.answers, o.answer())
-		}
+		s.answered = s.orders
 	}
 }
 
