@@ -100,6 +100,11 @@
 // accepts, or a health path that answers, proves nothing about requests: an endpoint
 // that resets all of them goes by its score, at one failure each 100 ms.
 //
+// A process that dies closes its idle connections, too, at all callers at once. That is
+// no evidence, because servers close idle connections for many a reason, but whoever
+// hears it may probe, and a probe that is refused is a failed attempt as any other
+// ([Detector.Hinted]): so a crash costs no more where more callers share the load.
+//
 // Hung. Attempts that await their headers are counted by age. Older than D_over, four
 // times the group's p99, they are overdue; two of them, or one that is alone, and
 // silence for longer than the endpoint's own rhythm explains, suspend it. Overdue is no

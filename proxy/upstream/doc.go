@@ -27,6 +27,9 @@
 // is looked at before it is handed out (one recv with MSG_PEEK), and dropped
 // without a word if there is anything to read, the end included.
 //
+// A [Watch] notices the end of an idle connection when it comes. Then the endpoint may
+// be gone, and may be asked ([Options.Hint]); package vigil tells which ends are worth it.
+//
 // Idle connections are not closed merely because a new one was refused: when
 // only the listener of a server is gone, its old connections still answer. That
 // they stand tells such a server from one that has crashed ([Endpoint.Stands]), and
