@@ -45,7 +45,7 @@ func (p *pipe) RecvMsg(any) error { return io.EOF }
 // sent is what has been written of it, decoded.
 func sent[M proto.Message](t testing.TB, st *stream, m M) bool {
 	t.Helper()
-	st.writers.Wait()
+	st.out.writers.Wait()
 	select {
 	case r := <-st.wire.(*pipe).got:
 		all, err := newCodec().Marshal(r)

@@ -269,7 +269,7 @@ func (s *Server) push(sub *subscription) {
 	st.nonce++
 	sub.sent(b, strconv.FormatUint(st.nonce, 10))
 	s.responses[sub.typ]++
-	st.enqueue(sub.response(b), st.wire)
+	st.out.enqueue(sub.response(b), st.wire)
 	st.repeat(b)
 }
 

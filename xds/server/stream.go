@@ -40,7 +40,7 @@ type stream struct {
 	peer  string
 	url   string // of a stream per type; "" for ADS
 	since time.Time
-	outbox
+	out   outbox
 
 	// What follows is guarded by Server.mu.
 	node  string // node.id; "" until the first request
@@ -60,7 +60,7 @@ func (s *Server) serve(wire wireStream, delta bool, url string) error {
 	st := s.open(wire, delta, url)
 	defer s.close(st)
 	for {
-		st.waitForRoom()
+		st.out.waitForRoom()
 		var err error
 		if delta {
 			var r discoveryv3.DeltaDiscoveryRequest
@@ -84,7 +84,7 @@ func (s *Server) serve(wire wireStream, delta bool, url string) error {
 
 func (s *Server) open(wire wireStream, delta bool, url string) *stream {
 	st := &stream{wire: wire, delta: delta, url: url, since: time.Now()}
-	st.room.L = &st.outbox.mu
+	st.out.room.L = &st.out.mu
 	if p, ok := peer.FromContext(wire.Context()); ok && p.Addr != nil {
 		st.peer = p.Addr.String()
 	}
@@ -108,7 +108,7 @@ func (s *Server) close(st *stream) {
 		s.leave(st)
 	}
 	s.mu.Unlock()
-	st.writers.Wait() // gRPC wants nothing to be written after the end
+	st.out.writers.Wait() // gRPC wants nothing to be written after the end
 }
 
 // request is what both variants of a request have in common.
