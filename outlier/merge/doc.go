@@ -106,10 +106,11 @@
 //
 // No timer alone restores traffic. An ejected endpoint waits (the wait doubles with
 // each ejection on its record, and a healthy minute takes one off), is probed by three
-// fault domains, then gets a small share from chosen sidecars until a sequential
-// probability ratio test (Wald 1945) accepts or rejects it, then rises to its full
-// share. The test looks for the fault that was found: for errors of 5 % it takes more
-// requests than for errors of 50 %. Until its first success the endpoint gets two
+// fault domains (where nobody can probe, as Envoys cannot, it goes on at once), then gets
+// a small share from chosen sidecars until a sequential probability ratio test (Wald 1945)
+// accepts or rejects it, then rises to its full share. The test looks for the fault that
+// was found: for errors of 5 % it takes more requests than for errors of 50 %. Until its
+// first success the endpoint gets two
 // attempts a second from the whole fleet. A sidecar that alone speaks against it is
 // replaced. An answer ends the wait after a hard verdict, because what refused
 // connections is back when it takes them.

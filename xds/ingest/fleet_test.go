@@ -2,6 +2,7 @@ package ingest
 
 import (
 	"fmt"
+	"maps"
 	"math/rand/v2"
 	"slices"
 	"testing"
@@ -18,7 +19,7 @@ func newTable(d directory, envoys int) *merge.Table {
 	table := merge.NewTable(merge.DefaultConfig(), 1)
 	for name, s := range d {
 		var all []merge.Endpoint
-		for _, instance := range s.Instances {
+		for _, instance := range slices.Sorted(maps.Values(s.Instances)) {
 			all = append(all, merge.Endpoint{Key: merge.Key{Service: name, Instance: instance}, Weight: 1})
 		}
 		table.SetService(name, merge.DefaultPolicy(), all, 0)
@@ -112,8 +113,8 @@ func (f *fleet) run(d time.Duration) {
 		if f.now >= f.stepAt {
 			f.step()
 		}
-		if f.now >= f.offAt {
-			clear(f.off)
+		if f.offAt != never && f.now >= f.offAt {
+			f.offAt = never
 			for i := range endpoints {
 				f.off[i] = f.out[fmt.Sprint(i)].Out()
 			}
@@ -287,7 +288,7 @@ func TestAHealthyFleetLosesNobody(t *testing.T) {
 			}
 			return answers
 		})
-		f.run(time.Minute)
+		f.run(30 * second)
 		for _, c := range f.changes {
 			if c.To == outlier.Ejected || c.To == outlier.Suspended {
 				t.Errorf("at %v errors %s is %s by %s: %s", share, c.Verdict.Key, c.To, c.Verdict.Rule, c.Verdict.Explain.Reason)

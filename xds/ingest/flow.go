@@ -90,7 +90,7 @@ func (f *flow) take(s sample, iv interval, turnedAway uint64) {
 }
 
 // lose forgets what was under way: the newest interval is not told of.
-func (f *flow) lose() { f.known, f.active, f.waiting, f.overdue, f.issued = false, 0, 0, 0, nil }
+func (f *flow) lose() { f.known, f.active, f.waiting, f.issued = false, 0, 0, nil }
 
 // assumed are the steps of the score of an endpoint of whose group little is known. The
 // score is told so that the table knows who complains; it judges by the counts.

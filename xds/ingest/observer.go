@@ -64,6 +64,14 @@ func (s *service) keys() []merge.Key {
 	return slices.SortedFunc(maps.Keys(s.flows), func(a, b merge.Key) int { return cmp.Compare(a.Instance, b.Instance) })
 }
 
+// lose forgets what was under way: the newest interval is not told of.
+func (s *service) lose() {
+	s.known = false
+	for _, f := range s.flows {
+		f.lose()
+	}
+}
+
 func newObserver(d Directory) *observer {
 	return &observer{directory: d, services: map[string]*service{}, told: never}
 }
@@ -75,6 +83,9 @@ func (o *observer) observe(req *lrsv3.LoadStatsRequest, received time.Duration) 
 	o.refused = map[Refusal]int{}
 	covered, good := o.covered(req.GetClusterStats())
 	if !good {
+		for _, s := range o.services {
+			s.lose()
+		}
 		return merge.Report{}, false
 	}
 	o.elapsed += covered
@@ -90,7 +101,7 @@ func (o *observer) observe(req *lrsv3.LoadStatsRequest, received time.Duration) 
 	}
 	for _, name := range slices.Sorted(maps.Keys(o.services)) {
 		if rows[name] == nil {
-			o.lose(name, &r)
+			o.unmentioned(name, &r)
 		}
 	}
 	if len(r.Cells) == 0 && o.told != never && received-o.told < quiet {
@@ -101,15 +112,17 @@ func (o *observer) observe(req *lrsv3.LoadStatsRequest, received time.Duration) 
 	return r, true
 }
 
-// lose forgets what was under way to a service of which a load report says nothing.
-func (o *observer) lose(name string, r *merge.Report) {
+// unmentioned forgets what was under way to a service of which a load report says nothing.
+func (o *observer) unmentioned(name string, r *merge.Report) {
 	s := o.services[name]
-	s.known = false
+	if _, exists := o.directory.Service(name); !exists {
+		delete(o.services, name)
+		return
+	}
+	s.lose()
 	for _, k := range s.keys() {
-		f := s.flows[k]
-		late := f.overdue > 0
-		f.lose()
-		if late {
+		if f := s.flows[k]; f.overdue > 0 {
+			f.overdue = 0
 			r.Cells = append(r.Cells, f.cell(k, outlier.PointAt(r.At, f.counts)))
 		}
 	}

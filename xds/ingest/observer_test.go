@@ -193,6 +193,26 @@ func TestAfterAnAbsurdRowNothingIsKnownOfWhatWasUnderWay(t *testing.T) {
 	}
 }
 
+func TestAfterALoadReportThatIsLostNothingIsKnownOfWhatWasUnderWay(t *testing.T) {
+	k := newTalk(t, services(3))
+	k.api(row(1, sample{}))
+	k.say(load("api", 0, row(1, sample{issued: 5, active: 5})))
+	if c := cell(k.api(row(1, sample{failed: 5})), api1); c.Counts.Conn != 0 || c.Counts.Server != 5 {
+		t.Errorf("counts %+v, want 5 failures that are not hard: they may have been under way", c.Counts)
+	}
+}
+
+func TestAServiceThatHasGoneIsForgotten(t *testing.T) {
+	d := services(3)
+	k := newTalk(t, d)
+	k.api(row(1, sample{ok: 5, issued: 5}))
+	delete(d, "api")
+	k.say(load("calls", ms(100)), load("api", ms(100), row(1, sample{failed: 5})))
+	if len(k.services) != 1 || k.refused[UnknownCluster] != 1 {
+		t.Errorf("%d services are remembered, %v refused, want that of calls alone", len(k.services), k.refused)
+	}
+}
+
 // hang reports that endpoint 1 takes a request each 100 ms and answers none while the
 // others answer, for so long; then the last report.
 func (k *talk) hang(cluster string, d time.Duration) (r merge.Report) {
