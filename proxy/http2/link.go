@@ -338,7 +338,7 @@ func (l *link) violated(b *batch, f *fault) {
 	}
 	l.mu.Unlock()
 	b.flush()
-	l.flush()
+	l.flush() // also if somebody else is about to: it must be out before the end
 	l.shut(causeFault)
 	l.linger()
 }
