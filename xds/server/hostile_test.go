@@ -4,11 +4,14 @@ import (
 	"context"
 	"fmt"
 	"net/netip"
+	"strings"
 	"testing"
 	"testing/synctest"
 
 	discoveryv3 "github.com/envoyproxy/go-control-plane/envoy/service/discovery/v3"
+	spb "google.golang.org/genproto/googleapis/rpc/status"
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
 
 	"github.com/overhear-mesh/overhear/xds/resource"
 	"github.com/overhear-mesh/overhear/xds/server"
@@ -231,9 +234,29 @@ func TestEachTypeHasStreamsOfItsOwn(t *testing.T) {
 				c.names[url] = []string{name}
 				c.sendSotw(&discoveryv3.DiscoveryRequest{ResourceNames: c.names[url]})
 			}
-			c.want(want)
-			c.quiet("that is all of " + short(url))
+			got := c.next()
+			if got.names() != want {
+				t.Fatalf("got %s, want %s", got.names(), want)
+			}
+			no := &spb.Status{Message: "no"}
+			if delta {
+				c.sendDelta(&discoveryv3.DeltaDiscoveryRequest{ResponseNonce: got.nonce, ErrorDetail: no})
+			} else {
+				c.sendSotw(&discoveryv3.DiscoveryRequest{ResourceNames: c.names[url], ResponseNonce: got.nonce, ErrorDetail: no})
+			}
+			if !strings.Contains(h.log.String(), "type="+url) {
+				t.Errorf("the log does not name the type of what was refused: %s", h.log)
+			}
 		}
+	})
+}
+
+func TestAnAggregatedStreamMustSayTheType(t *testing.T) {
+	both(t, func(t *testing.T, h *harness, delta bool) {
+		h.Ready()
+		c := h.open(node("n", envoyView), delta)
+		c.subscribe("", "a")
+		c.wantEnd(codes.InvalidArgument)
 	})
 }
 

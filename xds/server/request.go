@@ -1,6 +1,7 @@
 package server
 
 import (
+	"cmp"
 	"hash/maphash"
 	"slices"
 
@@ -15,7 +16,7 @@ const wildcard = "*"
 // worldAsked takes over what a client of state of the world subscribes to, and sends what
 // there is to say.
 func (s *Server) worldAsked(st *stream, r *discoveryv3.DiscoveryRequest) error {
-	said := request{node: r.GetNode(), url: r.GetTypeUrl(), nonce: r.GetResponseNonce(), refusal: r.GetErrorDetail()}
+	said := request{node: r.GetNode(), url: cmp.Or(r.GetTypeUrl(), st.url), nonce: r.GetResponseNonce(), refusal: r.GetErrorDetail()}
 	asked := digest(r.GetResourceNames())
 	s.mu.Lock()
 	refused, err := s.worldAskedLocked(st, said, asked, r)
@@ -91,7 +92,7 @@ func (s *subscription) subscribe(all []string) {
 // changeAsked takes over what a client of delta says of its subscriptions, and sends what
 // there is to say.
 func (s *Server) changeAsked(st *stream, r *discoveryv3.DeltaDiscoveryRequest) error {
-	said := request{node: r.GetNode(), url: r.GetTypeUrl(), nonce: r.GetResponseNonce(), refusal: r.GetErrorDetail()}
+	said := request{node: r.GetNode(), url: cmp.Or(r.GetTypeUrl(), st.url), nonce: r.GetResponseNonce(), refusal: r.GetErrorDetail()}
 	s.mu.Lock()
 	refused, err := s.changeAskedLocked(st, said, r)
 	s.mu.Unlock()

@@ -114,7 +114,7 @@ func (s *Server) close(st *stream) {
 // request is what both variants of a request have in common.
 type request struct {
 	node    *corev3.Node
-	url     string
+	url     string // of the type; on a stream of one type the stream's if it is left out
 	nonce   string
 	refusal *spb.Status // nil unless it is a NACK
 }
@@ -134,11 +134,8 @@ func (s *Server) begin(st *stream, r request) (sub *subscription, first bool, re
 		s.join(st)
 	}
 	// A node that changes in the middle of a stream is ignored: the first one counts.
-	switch {
-	case r.url == "" && st.url == "":
+	if r.url == "" {
 		return nil, false, nil, status.Error(codes.InvalidArgument, "type_url: is empty: want a type on an aggregated stream")
-	case r.url == "":
-		r.url = st.url
 	}
 	typ, ok := typeOf(r.url)
 	if !ok {

@@ -65,7 +65,6 @@ type batch struct {
 type item struct {
 	topic *topic
 	sent  *encoded
-	force bool
 }
 
 // mark notes that the topic must be looked at before the next response.
@@ -232,7 +231,7 @@ func (s *subscription) next() *batch {
 		if now != nil {
 			b.sum += now.sum
 		}
-		b.items = append(b.items, item{topic: t, sent: now, force: force})
+		b.items = append(b.items, item{topic: t, sent: now})
 	}
 	s.dirty, s.gone, s.answer = held, nil, false
 	if len(b.items) == 0 && len(b.gone) == 0 && !b.answer {
