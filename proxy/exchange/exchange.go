@@ -163,6 +163,14 @@ func (x *Exchange) SpanOf(t *Try) trace.SpanID { return x.Record.Trace.Child(t.p
 // Counted reports whether attempts carry their number, in router.AttemptCount.
 func (x *Exchange) Counted() bool { return x.Record.Route != nil && x.Record.Route.AttemptCount }
 
+// ResponseEdit is what the rule changes of the answer for the client; nil: nothing.
+func (x *Exchange) ResponseEdit() *router.FieldEdit {
+	if x.Record.Route == nil {
+		return nil
+	}
+	return x.Record.Route.Response
+}
+
 // Number is 1 for the first attempt of a request.
 func (t *Try) Number() int { return t.place + 1 }
 

@@ -172,10 +172,7 @@ func (c *conn) appendRequestFields(b []byte, edit *router.FieldEdit) []byte {
 func (c *conn) buildResponse(keep, chunked bool) {
 	buf, r := c.resp, &c.res
 	b := appendStatusLine(c.out.head[:0], r, buf)
-	var edit *router.FieldEdit
-	if c.Record.Route != nil {
-		edit = c.Record.Route.Response
-	}
+	edit := c.ResponseEdit()
 	b = c.appendResponseFields(b, chunked, edit)
 	b = appendPairs(b, edit)
 	switch {
@@ -195,10 +192,7 @@ func (c *conn) buildResponse(keep, chunked bool) {
 // body nor framing, and no Connection but for Upgrade.
 func (c *conn) buildSwitch() {
 	b := appendStatusLine(c.out.head[:0], &c.res, c.resp)
-	var edit *router.FieldEdit
-	if c.Record.Route != nil {
-		edit = c.Record.Route.Response
-	}
+	edit := c.ResponseEdit()
 	b = c.appendResponseFields(b, false, edit)
 	b = appendPairs(b, edit)
 	if c.upgrade != "" {
@@ -394,7 +388,7 @@ func (c *conn) buildReply(r *exchange.Refusal, origin string, keep bool) {
 	b = c.appendDate(b)
 	var edit *router.FieldEdit
 	if r.Asked || r.Location != "" {
-		edit = c.Record.Route.Response
+		edit = c.ResponseEdit()
 		b = appendPairs(b, edit)
 	}
 	if r.Location != "" {

@@ -247,7 +247,7 @@ func (x *relay) refuseFrom(b *batch, r *exchange.Refusal, origin string) {
 		e.status(status)
 		var edit *router.FieldEdit
 		if r.Asked || r.Location != "" {
-			edit = x.Record.Route.Response
+			edit = x.ResponseEdit()
 			encodePairs(e, edit)
 		}
 		if r.Location != "" {

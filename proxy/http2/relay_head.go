@@ -124,8 +124,8 @@ func encodeTail(e *encoder, fields []hpack.HeaderField) {
 func (x *relay) encodeResponse(e *encoder, r *response, now time.Duration) {
 	e.status(r.status)
 	var edit *router.FieldEdit
-	if r.status >= 200 && x.Record.Route != nil {
-		edit = x.Record.Route.Response
+	if r.status >= 200 {
+		edit = x.ResponseEdit()
 	}
 	for i := range r.regular {
 		f := &r.regular[i]
