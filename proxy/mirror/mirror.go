@@ -100,6 +100,9 @@ func (conn) Major() int { return 1 }
 // Matched is the request's route.
 func (c conn) Matched() *router.Route { return c.route }
 
+// Overruled: nobody puts another answer in the place of a copy's.
+func (conn) Overruled() string { return "" }
+
 // shadow is the request for a host whose name says that it is a copy, by which a
 // service tells it from the original, as with Envoy; and the only one of its
 // connection.
