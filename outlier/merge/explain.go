@@ -53,6 +53,9 @@ func (t *Table) explainRow(x *Explanation, w *row, now time.Duration) {
 	var all []ReporterShare
 	for i := range w.active {
 		entry := &w.active[i]
+		if entry.n == entry.fromN {
+			continue
+		}
 		r := t.slots[entry.slot]
 		all = append(all, ReporterShare{
 			Reporter: r.ID, Domain: r.domain.name, Zone: r.Zone, N: int64(entry.n - entry.fromN), K: int64(entry.k - entry.fromK),

@@ -126,7 +126,7 @@ func (t *Table) foldPace(e *endpoint, s *staged, from Point, d outlier.Counts) {
 // fast answers.
 func (t *Table) readPace(e *endpoint, steps outlier.Steps, tail bool, now time.Duration) reading {
 	p := &e.pace
-	out := reading{at: now, reporters: len(p.entries)}
+	out := reading{at: now}
 	sums := map[int32]int64{}
 	for slot, x := range p.entries {
 		o, y := &t.observers[slot], &x.often
@@ -135,8 +135,10 @@ func (t *Table) readPace(e *endpoint, steps outlier.Steps, tail bool, now time.D
 		}
 		out.told += int64(y.n - y.fromN)
 		if o.divisor == 0 {
-			out.reporters--
 			continue
+		}
+		if y.n != y.fromN {
+			out.reporters++
 		}
 		sums[o.domain] += y.value(steps, o.divisor, now)
 		out.n += int64(y.n - y.fromN)

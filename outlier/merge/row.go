@@ -88,8 +88,8 @@ type reading struct {
 	largest   int64 // what was left out
 	n, k      int64
 	told      int64 // attempts, of those too whose evidence is set aside
-	reporters int
-	domains   int // with c > 0
+	reporters int   // that have counted an attempt: some only say, when asked, that they have none
+	domains   int   // with c > 0
 	h         int64
 	odds      outlier.Odds
 	w         float64
@@ -332,7 +332,7 @@ func (o only) admits(zone int32) bool {
 // that speak loudest against the endpoint. Observers of a zone that has a verdict
 // of its own are not heard again, except in the row of that zone.
 func (t *Table) read(e *endpoint, w *row, steps outlier.Steps, who only, now time.Duration) reading {
-	out := reading{at: now, reporters: len(w.active)}
+	out := reading{at: now}
 	t.acc = t.acc[:0]
 	t.top.reset(e.group.service.policy.LeaveOut)
 	answered := e.zonesOut()
@@ -342,14 +342,15 @@ func (t *Table) read(e *endpoint, w *row, steps outlier.Steps, who only, now tim
 		x := &w.active[i]
 		o := &observers[x.slot]
 		if !all && (!who.admits(o.zone) || slices.Contains(answered, o.zone)) {
-			out.reporters--
 			continue
 		}
 		n, k := int64(x.n-x.fromN), int64(x.k-x.fromK)
 		out.told += n
 		if o.divisor == 0 {
-			out.reporters--
 			continue
+		}
+		if n > 0 {
+			out.reporters++
 		}
 		out.n += n
 		out.k += k

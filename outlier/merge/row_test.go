@@ -1,8 +1,11 @@
 package merge
 
 import (
+	"fmt"
 	"testing"
 	"time"
+
+	"github.com/overhear-mesh/overhear/outlier"
 )
 
 func TestAnswersFromBeforeTheTroubleDoNotSpeakForTheEndpoint(t *testing.T) {
@@ -30,5 +33,22 @@ func TestAnswersFromBeforeTheTroubleDoNotSpeakForTheEndpoint(t *testing.T) {
 	b.Step(10*time.Second + readAgain + ms)
 	if read := e.fast.last; read.k != 5 || read.n-read.k != 2 {
 		t.Errorf("%d failures in %d attempts, want 5 in 7", read.k, read.n)
+	}
+}
+
+func TestWhoHasCountedNothingHasNotSeenIt(t *testing.T) {
+	b := newBench(t, DefaultPolicy(), 5, 10)
+	now := 2 * time.Second
+	for i, counts := range []outlier.Counts{server(1), server(2), good(3), {}, {}} {
+		b.report(fmt.Sprintf("r%d", i), "e0", counts, now)
+	}
+	b.Step(now)
+	k := Key{"api", "e0"}
+	if n := len(b.endpoints[k].fast.active); n != 5 {
+		t.Fatalf("%d reporters in the row, want all 5", n)
+	}
+	x, _ := b.Explain(k, now)
+	if x.Reporters != 3 || len(x.Top) != 3 || x.Counts.N != 6 || x.Counts.K != 3 {
+		t.Errorf("%d reporters, of which %d are named, with %d of %d failed; want 3, 3, and 3 of 6", x.Reporters, len(x.Top), x.Counts.K, x.Counts.N)
 	}
 }
