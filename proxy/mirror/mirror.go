@@ -26,8 +26,7 @@ const maxUnderWay = 256
 // Client sends copies. It implements exchange.Mirror.
 type Client struct {
 	server  *http1.Server
-	metrics exchange.Metrics // of the server; nobody reads them
-	held    atomic.Int64     // copies that wait or are under way
+	held    atomic.Int64 // copies that wait or are under way
 	waiting chan replica
 }
 
@@ -39,10 +38,11 @@ type replica struct {
 
 // New makes a client that works once it runs. Of deps it uses Clock and Streams.
 func New(cfg http1.Config, deps exchange.Deps) *Client {
-	c := &Client{waiting: make(chan replica, maxUnderWay)}
 	cfg.Via = "" // the copy has what the request had
-	c.server = http1.NewServer(cfg, exchange.Deps{Clock: deps.Clock, Streams: deps.Streams, Metrics: &c.metrics})
-	return c
+	return &Client{
+		server:  http1.NewServer(cfg, exchange.Deps{Clock: deps.Clock, Streams: deps.Streams}),
+		waiting: make(chan replica, maxUnderWay),
+	}
 }
 
 // Run sends what Send is given until ctx ends, and cuts what is under way then.
