@@ -18,8 +18,8 @@ type Conn struct {
 	idleFor   time.Duration // how long it was idle before its present use
 	closed    atomic.Bool
 	lent      bool   // part of another connection: see Endpoint.Lend
-	watch     *Watch // nil: it has not been idle yet, or cannot be watched
-	watched   uint64 // its name there
+	watch     *Watch // nil: it has not been idle yet
+	watched   uint64 // its name there; 0: it is not noticed
 
 	raw    syscall.RawConn // nil if the connection is no socket
 	peek   func(fd uintptr) bool

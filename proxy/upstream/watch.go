@@ -62,11 +62,12 @@ func (w *Watch) Opened() <-chan struct{} { return w.opened }
 // or reset has arrived.
 type closeTeller interface{ OnPeerClose(func()) }
 
-// add registers c, which nobody else knows of yet.
+// add registers c, which nobody else knows of yet. If that fails it is not tried again:
+// a request pays for it once at most.
 func (w *Watch) add(c *Conn) {
+	c.watch = w
 	if c.raw == nil {
 		if teller, ok := c.Conn.(closeTeller); ok {
-			c.watch = w
 			teller.OnPeerClose(func() { c.endpoint.leftBy(c, w.clock.Now()) })
 		}
 		return
@@ -78,7 +79,7 @@ func (w *Watch) add(c *Conn) {
 	}
 	w.serial++
 	if w.registerLocked(c, w.serial) {
-		c.watch, c.watched = w, w.serial
+		c.watched = w.serial
 		w.conns[w.serial] = c
 	}
 }
