@@ -36,9 +36,9 @@ type fleet struct {
 
 // word is what the process of the clients says on its standard output.
 type word struct {
-	Ready   bool   `json:"ready,omitempty"` // everybody has everything
-	Memory  uint64 `json:"memory,omitempty"`
-	Verdict int    `json:"verdict,omitempty"` // everybody has it
+	Ready   bool  `json:"ready,omitempty"` // everybody has everything
+	Memory  int64 `json:"memory,omitempty"`
+	Verdict int   `json:"verdict,omitempty"` // everybody has it
 	// When it came, on the monotonic clock of the machine.
 	First time.Duration `json:"first,omitempty"`
 	Users time.Duration `json:"users,omitempty"`

@@ -25,7 +25,7 @@ const calm = 300 * time.Millisecond
 type measured struct {
 	first, users, half, last   []time.Duration
 	cpuServer, cpuClients      time.Duration // for each client and verdict
-	memoryServer, memoryClient uint64        // for each client
+	memoryServer, memoryClient int64         // for each client
 }
 
 // measure gives a server its turn: it starts, a fleet comes, verdicts go out at each of
@@ -46,7 +46,7 @@ func measure(ctx context.Context, o options, s setting, f feed, tell func(rate i
 		g.Stop()
 		failed = errors.Join(failed, <-served)
 	}()
-	before := memory()
+	before := settled()
 	clients, err := startFleet(ctx, fleet{setting: s, Address: ln.Addr().String()})
 	if err != nil {
 		return err
@@ -59,7 +59,7 @@ func measure(ctx context.Context, o options, s setting, f feed, tell func(rate i
 	if !ready.Ready {
 		return errors.New("the clients speak of verdicts before there are any")
 	}
-	m := measured{memoryServer: (memory() - before) / uint64(s.Streams), memoryClient: ready.Memory / uint64(s.Streams)}
+	m := measured{memoryServer: (memory() - before) / int64(s.Streams), memoryClient: ready.Memory / int64(s.Streams)}
 	var nodes []string
 	for i := range s.Streams {
 		if isUser(i, s) {
@@ -228,12 +228,25 @@ func monotonic() time.Duration {
 	return now
 }
 
+// settled is the memory when what the turn before has left is gone.
+func settled() int64 {
+	now := memory()
+	for {
+		time.Sleep(calm)
+		later := memory()
+		if later > now-now/100 {
+			return later
+		}
+		now = later
+	}
+}
+
 // memory is what is alive on the heap, and all stacks.
-func memory() uint64 {
+func memory() int64 {
 	for range 3 { // pools let go of what they hold in the second, what hung on that goes in the third
 		runtime.GC()
 	}
 	var m runtime.MemStats
 	runtime.ReadMemStats(&m)
-	return m.HeapAlloc + m.StackInuse
+	return int64(m.HeapAlloc + m.StackInuse)
 }
