@@ -13,7 +13,8 @@ import (
 type Paths struct {
 	// Normalize decodes what need not be escaped and removes dot segments (RFC 3986,
 	// sections 6.2.2.2 and 6.2.2.3), so that /a/../%62 is /b, and takes a backslash for
-	// a slash; default true.
+	// a slash; default true. A segment with parameters stays, as with other proxies: before
+	// a server that takes /..;/ for /../, as those of Java do, want a rule that refuses it.
 	Normalize bool `yaml:"normalize"`
 	// MergeSlashes makes one of several slashes in a row, as many servers do; default
 	// false.

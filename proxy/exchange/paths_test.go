@@ -29,6 +29,7 @@ func TestWhatBecomesOfAPath(t *testing.T) {
 		{normal, "/..", "/"},
 		{normal, "/../../a?q", "/a?q"},
 		{normal, "/a//../b", "/a/b"},
+		{normal, "/a/..;/b/..;x=1", "/a/..;/b/..;x=1"},
 		{normal, "/.hidden/..a/b./...", "/.hidden/..a/b./..."},
 		{normal, "/%61%2E%7e%41?%61", "/a.~A?%61"},
 		{normal, "/a/%2e%2E/b", "/b"},
