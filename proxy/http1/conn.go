@@ -37,13 +37,14 @@ type conn struct {
 	client net.Addr
 	from   []byte // the client's IP address as text, for X-Forwarded-For
 
-	rester *rester  // waits for the next request; nil if nc is no socket:
-	first  [32]byte // then this reads the first bytes of one
+	rester *rester  // waits for the next request; nil if nc is no socket
+	first  [32]byte // reads the first bytes of a request while there is no task
 
 	now     time.Duration // read from the clock once after each wait
 	bridged bridged       // nil: nc is a connection of its own
 	major   int           // of the version that the client speaks
 	linger  bool          // bytes of the client may be on the way that nobody will read
+	rests   bool          // the next request may be waited for on another goroutine
 
 	// Made for the first pump, and used for all: a method value allocates too.
 	pumpBody func()        // conn.runPump
@@ -67,17 +68,48 @@ func newConn(s *Server, nc net.Conn) *conn {
 	return c
 }
 
-// serve answers one request after the other.
-func (c *conn) serve(ctx context.Context) {
+// live serves requests until the connection has ended. If it is a socket, then on another
+// goroutine, which ends when no request has come for restAfter. Requests make a stack
+// grow, and the runtime makes none smaller than 4 KB again: this goroutine waits with the
+// 2 KB that it was born with.
+func (c *conn) live(ctx context.Context) {
+	if c.rester == nil {
+		c.serve(ctx)
+		return
+	}
+	ahead, rests := 0, make(chan bool)
+	serve := func() {
+		if ahead > 0 {
+			c.begin(ahead)
+		}
+		rests <- c.serve(ctx)
+	}
+	for {
+		go serve()
+		if !<-rests {
+			return
+		}
+		if ahead = c.rester.park(); ahead == 0 {
+			return
+		}
+	}
+}
+
+// serve answers one request after the other. It reports whether the connection rests:
+// then it has not ended, but waits for the next request with nothing but itself.
+func (c *conn) serve(ctx context.Context) (rests bool) {
+	c.rests = false
 	for c.await() && c.readHead() && c.answer(ctx) {
 		c.advance()
 	}
 	if c.linger {
 		c.drainClient()
 	}
+	return c.rests
 }
 
-// await waits until there is something of the next request.
+// await waits until there is something of the next request. If it returns false the
+// connection has ended, or rests.
 func (c *conn) await() bool {
 	if c.task != nil && c.w > 0 { // the client pipelines
 		c.now = c.srv.deps.Clock.Now()
@@ -88,11 +120,7 @@ func (c *conn) await() bool {
 	if c.srv.draining.Load() {
 		timeout = min(timeout, c.srv.cfg.DrainIdleTimeout)
 	}
-	rest := c.now + restAfter
-	if c.rester != nil {
-		rest = wheel.Never // it rests already
-	}
-	c.guard.expect(waiting, c.now+timeout, rest)
+	c.guard.expect(waiting, c.now+timeout, c.now+restAfter)
 	if c.srv.draining.Load() {
 		c.guard.hurry(c.now + c.srv.cfg.DrainIdleTimeout) // it may have begun in between
 	}
@@ -111,6 +139,10 @@ func (c *conn) await() bool {
 		}
 		c.release()
 		c.guard.settle()
+		if c.rester != nil {
+			c.rests = true
+			return false
+		}
 	}
 }
 
@@ -123,10 +155,15 @@ func (c *conn) readFirst() (n int, err error) {
 		return c.nc.Read(c.in)
 	}
 	if n, err = c.nc.Read(c.first[:]); n > 0 {
-		c.task = getTask()
-		copy(c.in, c.first[:n])
+		c.begin(n)
 	}
 	return n, err
+}
+
+// begin gets a task for a request, of which first has so many bytes.
+func (c *conn) begin(ahead int) {
+	c.task = getTask()
+	c.w = copy(c.in, c.first[:ahead])
 }
 
 // readHead reads the rest of a head, and answers what is none.

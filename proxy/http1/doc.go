@@ -7,7 +7,8 @@
 // answer, write it back. A head is parsed where it was read, into offsets; there
 // is no map of headers and no string per header. Head and body leave in one
 // write wherever both are there, so that a request costs a read and a write on each
-// side, besides reads that find nothing yet. Nothing on this path allocates.
+// side, besides reads that find nothing yet. Nothing on this path allocates. That
+// goroutine ends when no request comes for a while: see conn.live.
 //
 // Three more goroutines exist when they must. A request body that is not there
 // when the first attempt begins is carried by a pump, so that an endpoint may

@@ -10,3 +10,5 @@ type rester struct{}
 func newRester(*conn, net.Conn) *rester { return nil }
 
 func (r *rester) read() (int, error) { return 0, nil }
+
+func (r *rester) park() int { return 0 }

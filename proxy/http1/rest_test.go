@@ -3,12 +3,16 @@
 package http1
 
 import (
+	"bytes"
 	"errors"
 	"io"
 	"net"
 	"os"
+	"runtime"
 	"testing"
 	"time"
+
+	"github.com/overhear-mesh/overhear/proxy/wheel"
 )
 
 func TestASocketWithoutARequestHoldsNoBuffer(t *testing.T) {
@@ -83,5 +87,79 @@ func TestASocketWithoutARequestHoldsNoBuffer(t *testing.T) {
 	}
 	if c.task != nil {
 		t.Error("it waits with a task")
+	}
+}
+
+// toRest brings the only connection to rest, without waiting until the wheel would.
+func (l *loop) toRest() {
+	for serving() {
+		l.eachGuard(func(g *guard) {
+			g.mu.Lock()
+			defer g.mu.Unlock()
+			if g.phase == waiting && g.restAt != wheel.Never {
+				g.restAt = wheel.Never // as the wheel does: once
+				g.interruptLocked(byRest)
+			}
+		})
+		runtime.Gosched()
+	}
+}
+
+// serving reports whether there is a goroutine that serves requests.
+func serving() bool {
+	stacks := make([]byte, 1<<20)
+	return bytes.Contains(stacks[:runtime.Stack(stacks, true)], []byte("http1.(*conn).serve("))
+}
+
+func newSocketLoop(t *testing.T) *loop {
+	t.Helper()
+	listen := func() (net.Listener, error) { return net.Listen("tcp", "127.0.0.1:0") }
+	l := newLoop(t, browser, kilobyte, discardLog{}, listen, new(net.Dialer).DialContext)
+	l.once(t)
+	return l
+}
+
+func TestAConnectionAtRestHasNoGoroutineThatServes(t *testing.T) {
+	l := newSocketLoop(t)
+	for range 20 {
+		l.toRest()
+		l.once(t)
+		l.once(t)
+	}
+	// A request whose first bytes come alone.
+	l.toRest()
+	if _, err := l.client.Write(l.request[:1]); err != nil {
+		t.Fatal(err)
+	}
+	for !serving() {
+		runtime.Gosched()
+	}
+	l.request = l.request[1:]
+	l.once(t)
+}
+
+func TestAConnectionAtRestEndsWithWhoeverEndsIt(t *testing.T) {
+	for name, end := range map[string]func(*loop){
+		"the client":   func(l *loop) { _ = l.client.(*net.TCPConn).CloseWrite() },
+		"a drain":      func(l *loop) { l.server.cfg.DrainIdleTimeout = time.Millisecond; l.server.Drain() },
+		"its time-out": func(l *loop) { l.eachGuard(func(g *guard) { g.interrupt(byIdle) }) },
+		"the sidecar":  func(l *loop) { l.eachGuard((*guard).shut) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			l := newSocketLoop(t)
+			l.toRest()
+			end(l)
+			if n, err := l.client.Read(l.buf); n != 0 || err != io.EOF { //nolint:errorlint // Read says this very value
+				t.Errorf("got %d bytes and %v, want none and %v", n, err, io.EOF)
+			}
+		})
+	}
+}
+
+func (l *loop) eachGuard(do func(*guard)) {
+	l.server.mu.Lock()
+	defer l.server.mu.Unlock()
+	for c := range l.server.conns {
+		do(&c.guard)
 	}
 }

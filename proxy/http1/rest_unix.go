@@ -19,8 +19,9 @@ type rester struct {
 	raw syscall.RawConn
 	ask func(fd uintptr) bool // made once: a method value allocates
 
-	n   int
-	err error
+	parked bool // no task is to be taken
+	n      int
+	err    error
 }
 
 // newRester returns nil if nc is no plain socket.
@@ -46,9 +47,24 @@ func (r *rester) read() (int, error) {
 	return r.n, r.err
 }
 
+// park waits as read does, but reads into conn.first: it must get by with a small stack.
+// 0: the connection has ended.
+func (r *rester) park() int {
+	r.parked = true
+	n, err := r.read()
+	if r.parked = false; err != nil {
+		return 0
+	}
+	return n
+}
+
 // look reads what is there. It returns false to wait until there is something.
 func (r *rester) look(fd uintptr) bool {
 	c := r.c
+	if r.parked {
+		r.n, r.err = upstream.ReadSocket(fd, c.first[:])
+		return !errors.Is(r.err, syscall.EAGAIN)
+	}
 	if c.task == nil {
 		c.task = getTask()
 	}

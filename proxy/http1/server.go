@@ -62,7 +62,7 @@ func (s *Server) ServeConn(ctx context.Context, nc net.Conn) {
 		c.guard.close()
 		c.release()
 	}()
-	c.serve(ctx)
+	c.live(ctx)
 }
 
 // Drain asks every client to go: what is under way finishes and is answered with
