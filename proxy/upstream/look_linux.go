@@ -1,6 +1,7 @@
 package upstream
 
 import (
+	"errors"
 	"net"
 	"syscall"
 
@@ -47,7 +48,7 @@ func hungUp(fd uintptr) bool {
 	fds := []unix.PollFd{{Fd: int32(fd)}}
 	for {
 		_, err := unix.Poll(fds, 0)
-		if err != syscall.EINTR {
+		if !errors.Is(err, syscall.EINTR) {
 			return err == nil && fds[0].Revents&unix.POLLHUP != 0
 		}
 	}
