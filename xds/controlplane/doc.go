@@ -17,6 +17,10 @@
 // A view is what clients of one kind in one zone are told. A zone has a view of
 // its own only for services of which it must be told something of its own.
 //
+// Envoys without a sidecar report their load on a service of its own (package ingest). An
+// Envoy takes no orders; a share that the table gives it, to try an endpoint, is told to
+// all Envoys as a low weight.
+//
 // # Restart
 //
 // Nobody is readmitted by a restart. Verdicts are kept in one file, written

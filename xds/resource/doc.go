@@ -13,6 +13,9 @@
 //	ramp        HEALTHY + where it began      HEALTHY, weight rises  HEALTHY, weight rises
 //	draining    DRAINING                      DRAINING               DRAINING
 //
+// What is suspended or on probation is HEALTHY for Envoys, with a small weight, while the
+// fleet has nobody but Envoys to try it, or Envoys among others ([Endpoint.Trial]).
+//
 // An endpoint that must get no traffic is marked in place and never removed:
 // a removed endpoint loses its connections and its history in Envoy, and goes on
 // getting traffic there while its active health checks pass.
