@@ -34,6 +34,7 @@ import (
 	"io"
 	"os"
 	"os/signal"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -59,6 +60,7 @@ type options struct {
 	rates    []int // verdicts a second
 	verdicts int   // for each rate
 	rounds   int
+	feeds    []feed
 	within   time.Duration // a verdict must be everywhere
 }
 
@@ -95,12 +97,17 @@ func parse() (options, bool, error) {
 	flag.IntVar(&o.verdicts, "verdicts", 5, "verdicts for each rate and round, ten times as many at more than ten a second")
 	flag.IntVar(&o.rounds, "rounds", 2, "rounds; the servers take turns")
 	flag.DurationVar(&o.within, "within", 2*time.Minute, "a verdict that is not everywhere by then ends the run")
+	only := flag.String("server", "", "measure just this one: overhear, go-control-plane")
 	asJSON := flag.Bool("json", false, "print JSON instead of a table")
 	smoke := flag.Bool("smoke", false, "a few clients, a few verdicts: shows that everything runs, judges nothing")
 	flag.Parse()
 	if *smoke {
 		*streams, *subscriptions, *rates = "20", "10,30", "100"
 		s.Clusters, s.Users, o.verdicts, o.rounds = 50, 3, 1, 1
+	}
+	o.feeds = slices.DeleteFunc(slices.Clone(feeds), func(f feed) bool { return *only != "" && f.name != *only })
+	if len(o.feeds) == 0 {
+		return o, false, fmt.Errorf("-server: %q is not known: want overhear or go-control-plane", *only)
 	}
 	all, err := numbers("streams", *streams, 1)
 	names, err2 := numbers("subscriptions", *subscriptions, hot)
@@ -171,8 +178,8 @@ func runAll(ctx context.Context, o options, asJSON bool, w io.Writer) error {
 		results := map[string]*result{} // by server and rate
 		var order []*result
 		for round := range o.rounds {
-			for i := range feeds {
-				f := feeds[(i+round)%len(feeds)]
+			for i := range o.feeds {
+				f := o.feeds[(i+round)%len(o.feeds)]
 				if err := measure(ctx, o, s, f, func(rate int, m measured) {
 					key := fmt.Sprint(f.name, rate)
 					r := results[key]
