@@ -13,8 +13,8 @@
 //	ramp        HEALTHY + where it began      HEALTHY, weight rises  HEALTHY, weight rises
 //	draining    DRAINING                      DRAINING               DRAINING
 //
-// What is suspended or on probation is HEALTHY for Envoys, with a small weight, while the
-// fleet has nobody but Envoys to try it, or Envoys among others ([Endpoint.Trial]).
+// What is suspended or on probation is HEALTHY for Envoys, with a small weight, while they
+// are among those who try it ([Endpoint.Trial]).
 //
 // An endpoint that must get no traffic is marked in place and never removed:
 // a removed endpoint loses its connections and its history in Envoy, and goes on
