@@ -69,7 +69,7 @@ type item struct {
 
 // mark notes that the topic must be looked at before the next response.
 func (s *subscription) mark(t *topic, force bool) {
-	e, _ := s.entry(t)
+	e, known := s.entry(t)
 	if e.dirty && (e.force || !force) {
 		return
 	}
@@ -78,6 +78,10 @@ func (s *subscription) mark(t *topic, force bool) {
 	}
 	e.dirty = true
 	e.force = e.force || force
+	if known {
+		s.write(t, e) // what is dirty is never at rest
+		return
+	}
 	s.put(t, e)
 }
 
