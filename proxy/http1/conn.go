@@ -17,9 +17,9 @@ const (
 	lingerBytes = 256 << 10
 )
 
-// bridged is a connection that is one of the streams of another, whose client speaks a
+// Bridged is a connection that is one of the streams of another, whose client speaks a
 // later version.
-type bridged interface {
+type Bridged interface {
 	// Major is that version.
 	Major() int
 	// Matched is the route of the present request, if it has been looked for.
@@ -41,7 +41,7 @@ type conn struct {
 	first  [32]byte // reads the first bytes of a request while there is no task
 
 	now     time.Duration // read from the clock once after each wait
-	bridged bridged       // nil: nc is a connection of its own
+	bridged Bridged       // nil: nc is a connection of its own
 	major   int           // of the version that the client speaks
 	linger  bool          // bytes of the client may be on the way that nobody will read
 	rests   bool          // the next request may be waited for on another goroutine
@@ -60,7 +60,7 @@ func newConn(s *Server, nc net.Conn) *conn {
 	if tcp, ok := c.client.(*net.TCPAddr); ok {
 		c.from = []byte(tcp.AddrPort().Addr().Unmap().String())
 	}
-	if s, ok := nc.(bridged); ok {
+	if s, ok := nc.(Bridged); ok {
 		c.bridged, c.major = s, s.Major()
 	}
 	c.rester = newRester(c, nc)

@@ -30,6 +30,8 @@ type bridge struct {
 	chosen bool // it is about to be given a stream; guarded by the connection's mu
 }
 
+var _ http1.Bridged = (*bridge)(nil)
+
 // bridge finds somebody to serve the request whose head has been read into c.req.
 func (c *serverConn) bridge(b *batch, id uint32, end bool) *fault {
 	c.mu.Lock()

@@ -94,6 +94,8 @@ type conn struct {
 	route *router.Route
 }
 
+var _ http1.Bridged = conn{}
+
 // Major is of HTTP/1.1.
 func (conn) Major() int { return 1 }
 
