@@ -267,9 +267,13 @@ clusters:
 			}
 			_, _ = io.WriteString(c, text)
 			resp, err := http.ReadResponse(bufio.NewReader(c), nil)
-			if err != nil || resp.Status != want {
-				p.t.Errorf("%q: got %v, %v; want %s", text, resp, err, want)
+			if err != nil {
+				p.t.Fatalf("%q: %v", text, err)
 			}
+			if resp.Status != want {
+				p.t.Errorf("%q: got %s, want %s", text, resp.Status, want)
+			}
+			_ = resp.Body.Close()
 			_ = c.Close()
 		}
 	})
