@@ -17,7 +17,7 @@ type entry struct {
 	sent  *encoded // what the client holds or is about to; nil: nothing
 	named bool     // subscribed by name
 	acked bool     // the client accepted some version of it
-	dirty bool     // in subscription.dirty
+	dirty bool     // to be looked at before the next response
 	force bool     // send also what the client holds already
 }
 

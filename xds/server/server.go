@@ -378,7 +378,7 @@ func (s *Server) client(st *stream) (ClientStatus, bool) {
 		}
 		t := TypeStatus{
 			TypeURL: typeURLs[sub.typ], Wildcard: sub.wildcard, Names: sub.byName.len(),
-			Version: sub.version, Acked: sub.acked, Waiting: len(sub.dirty),
+			Version: sub.version, Acked: sub.acked, Waiting: len(sub.moving),
 			NACKs: sub.nacks, LastNACK: sub.lastNACK, NACKedAt: sub.nackedAt,
 		}
 		for _, topic := range sub.topics() {

@@ -180,7 +180,8 @@ func refusalOf(detail *spb.Status) string {
 	case said == "":
 		return "no reason given"
 	default:
-		return strings.ToValidUTF8(said[:min(len(said), maxRefusal)], "")
+		// A copy: a part would keep the whole alive.
+		return strings.ToValidUTF8(strings.Clone(said[:min(len(said), maxRefusal)]), "")
 	}
 }
 

@@ -32,7 +32,6 @@ type subscription struct {
 	// legacy: the client has asked for nothing by name yet, and a request without names
 	// is one for everything.
 	legacy bool
-	dirty  []*topic // those whose entry is dirty
 	gone   []string // names that a reconnecting client holds and that are not there
 	answer bool     // the client waits for an answer even if it is empty
 
@@ -72,9 +71,6 @@ func (s *subscription) mark(t *topic, force bool) {
 	e, known := s.entry(t)
 	if e.dirty && (e.force || !force) {
 		return
-	}
-	if !e.dirty {
-		s.dirty = append(s.dirty, t)
 	}
 	e.dirty = true
 	e.force = e.force || force
@@ -165,7 +161,7 @@ func (s *subscription) close() {
 // busy says that the client has not yet answered, or not yet been sent, what there
 // is of this type.
 func (s *subscription) busy() bool {
-	return s != nil && (len(s.dirty) > 0 || len(s.inFlight) > 0)
+	return s != nil && (len(s.moving) > 0 || len(s.inFlight) > 0)
 }
 
 // mustWait says that what refers to clusters must not be sent yet: an Envoy uses a
@@ -181,7 +177,7 @@ func (s *subscription) mustWait() bool {
 // say.
 func (s *subscription) next() *batch {
 	delta := s.stream.delta
-	if len(s.dirty) == 0 && len(s.gone) == 0 && !s.answer {
+	if len(s.moving) == 0 && len(s.gone) == 0 && !s.answer {
 		return nil
 	}
 	// Make before break: no cluster goes while a listener or a route may name it.
@@ -193,19 +189,16 @@ func (s *subscription) next() *batch {
 		return t != nil && t.in(s.stream.view.Zone) != nil
 	})
 	b := &batch{sum: s.sum, gone: s.gone, answer: s.answer}
-	var held []*topic
-	for _, t := range s.dirty {
-		e, ok := s.entry(t)
-		if !ok || !e.dirty {
-			continue // dropped, or dropped and marked again: it stands in the list twice
-		}
+	for t, e := range s.moving {
 		now := t.in(s.stream.view.Zone)
 		if now == nil && e.sent != nil && holdRemovals {
-			held = append(held, t)
 			continue
 		}
 		force := e.force
 		e.dirty, e.force = false, false
+		if now != nil && e.sent != nil && now.version == e.sent.version {
+			e.sent = now // it has been something else meanwhile
+		}
 		s.put(t, e)
 		switch {
 		case now == nil && e.sent == nil && (!force || !delta):
@@ -215,7 +208,7 @@ func (s *subscription) next() *batch {
 				s.drop(t)
 			}
 			continue
-		case now != nil && e.sent != nil && now.version == e.sent.version && !force:
+		case now != nil && e.sent == now && !force:
 			continue
 		case now == nil && !delta && !s.typ.whole():
 			// State of the world cannot say that endpoints or a route are gone: they go
@@ -237,7 +230,7 @@ func (s *subscription) next() *batch {
 		}
 		b.items = append(b.items, item{topic: t, sent: now})
 	}
-	s.dirty, s.gone, s.answer = held, nil, false
+	s.gone, s.answer = nil, false
 	if len(b.items) == 0 && len(b.gone) == 0 && !b.answer {
 		return nil
 	}
