@@ -6,6 +6,7 @@ import (
 	"testing"
 
 	"github.com/overhear-mesh/overhear/proxy/clock"
+	"github.com/overhear-mesh/overhear/proxy/http1"
 	"github.com/overhear-mesh/overhear/proxy/wheel"
 )
 
@@ -63,6 +64,47 @@ func TestAStreamThatFoundTheBufferFullGoesOnWhenItIsWritten(t *testing.T) {
 	}
 	b.flush()
 	<-s.room
+}
+
+// greedy is a party that takes all the room there is, as streams of others do.
+type greedy struct {
+	party
+	link *link
+}
+
+func (g greedy) onRoom(*batch, *stream, place) {
+	g.link.mu.Lock()
+	defer g.link.mu.Unlock()
+	g.link.out = append(g.link.out, make([]byte, highWater)...)
+}
+
+// A writer that flushes what he found in his way may be told of the room before he waits for
+// it. If others have taken it by then, nobody will tell him again.
+func TestAWriterWhoseRoomIsTakenBeforeHeWaitsAsksForItAnew(t *testing.T) {
+	l, b := socketLink(t), &batch{}
+	w := &lend{link: l, open: true}
+	w.init(clock.New(), w)
+	w.script.Begin(http1.DefaultConfig(), false, "")
+	w.script.Write([]byte("POST / HTTP/1.1\r\nhost: a\r\ncontent-length: 4\r\n\r\n"))
+	if whole, err := w.script.Head(); !whole || err != nil {
+		t.Fatalf("the head is whole: %v, %v", whole, err)
+	}
+	other := new(stream)
+	l.mu.Lock()
+	l.sendWin = maxWindow
+	l.addLocked(b, other, 1, greedy{link: l}, -1)
+	l.addLocked(b, &w.st, 3, w, -1)
+	l.out = make([]byte, highWater)
+	l.mu.Unlock()
+	first := make([]byte, 1)
+	for _, st := range []*stream{&w.st, other} { // the writer is told first
+		if n := l.send(b, st, first, false); n != 0 {
+			t.Fatalf("%d bytes were appended to a full buffer", n)
+		}
+	}
+	if n, err := w.Write([]byte("more")); n != 4 || err != nil {
+		t.Errorf("got %d and %v, want 4 and no error", n, err)
+	}
 }
 
 func TestWhatSomebodyIsAboutToFlushIsLeftToHim(t *testing.T) {

@@ -158,7 +158,9 @@ func (w *wire) Write(p []byte) (int, error) {
 	}
 }
 
-// blocked reports whether there is something to send and no window for it.
+// blocked reports whether there is something to send and no window for it, so that the
+// stream will be told of one. Who was told before he waits, and finds the room taken by
+// others, would not be told again: he has to ask for it anew.
 func (w *wire) blocked() bool {
 	if w.stopped != nil || w.closed || w.writeBy.passed() {
 		return false
@@ -166,7 +168,7 @@ func (w *wire) blocked() bool {
 	l := w.st.link
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	return w.st.sendWin <= 0 || l.sendWin <= 0 || l.room() <= 0
+	return w.st.sendWin <= 0 || w.st.waiting
 }
 
 // forward frames what the script has. blocked says that the window is shut.
