@@ -68,21 +68,22 @@ func (s *subscription) subscribe(all []string) {
 		s.setWildcard(true)
 		return
 	}
-	names := make(map[string]struct{}, len(all))
+	s.setWildcard(slices.Contains(all, wildcard))
+	var wanted bits
 	for _, name := range all {
-		names[name] = struct{}{}
-	}
-	_, everything := names[wildcard]
-	delete(names, wildcard)
-	s.setWildcard(everything)
-	for name := range names {
-		if e, _ := s.entry(s.table.topics[name]); !e.named {
-			s.mark(s.name(name), false)
+		if name == wildcard {
+			continue
 		}
+		t := s.table.topics[name]
+		if t == nil || !s.byName.has(t.id) {
+			t = s.name(name)
+			s.mark(t, false)
+		}
+		wanted.put(t.id, true)
 	}
-	if s.byName.len() > len(names) {
+	if s.byName.len() > wanted.len() {
 		for _, t := range s.topics() {
-			if _, ok := names[t.name]; !ok {
+			if !wanted.has(t.id) {
 				s.unname(t)
 			}
 		}
@@ -123,7 +124,7 @@ func (s *Server) changeAskedLocked(st *stream, said request, r *discoveryv3.Delt
 
 // change takes over what a client of delta wants more, and no more.
 func (s *subscription) change(more, fewer []string) {
-	if s.legacy = s.legacy && len(more) == 0; s.legacy {
+	if s.legacy = s.legacy && len(more) == 0 && !slices.Contains(fewer, wildcard); s.legacy {
 		s.setWildcard(true)
 		return
 	}

@@ -649,6 +649,9 @@ func TestAClientMustSayWhoItIs(t *testing.T) {
 		c := h.open(nil, delta)
 		c.subscribe(cds)
 		c.wantEnd(codes.InvalidArgument)
+		c = h.open(node("n", resource.View{Kind: resource.Envoy, Zone: strings.Repeat("x", 4000)}), delta)
+		c.subscribe(cds)
+		c.wantEnd(codes.InvalidArgument)
 	})
 }
 
@@ -715,6 +718,23 @@ func TestAWildcardThatComesLaterIsAnsweredToo(t *testing.T) {
 		} else {
 			c.want("clusters[a b]")
 		}
+	})
+}
+
+// A request without names was one for everything; that can be taken back as if it had
+// been said.
+func TestAWildcardThatWasNotSpelledOutCanBeTakenBack(t *testing.T) {
+	bubble(t, func(t *testing.T, h *harness) {
+		h.apply(cluster("a", 1))
+		h.Ready()
+		c := h.open(node("n", envoyView), true)
+		c.sendDelta(&discoveryv3.DeltaDiscoveryRequest{TypeUrl: cds})
+		c.want("clusters[a]")
+		c.unsubscribe(cds, "*")
+		h.apply(cluster("b", 1))
+		c.quiet("it wants nothing")
+		c.subscribe(cds, "b")
+		c.want("clusters[b]")
 	})
 }
 

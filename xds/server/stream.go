@@ -20,7 +20,7 @@ import (
 const (
 	// maxStrangers is how many types that are not served one stream may ask for.
 	maxStrangers = 32
-	// maxName bounds names that a client chooses: its node id, types, resources.
+	// maxName bounds names that a client chooses: its node id, zone, types, resources.
 	maxName = 2048
 	// maxRefusal bounds what is kept of the text of a NACK.
 	maxRefusal = 2048
@@ -129,6 +129,8 @@ func (s *Server) begin(st *stream, r request) (sub *subscription, first bool, re
 			return nil, false, nil, status.Error(codes.InvalidArgument, "the first request of a stream must have a node with an id")
 		case len(id) > maxName:
 			return nil, false, nil, tooLong("node.id")
+		case len(r.node.GetLocality().GetZone()) > maxName:
+			return nil, false, nil, tooLong("node.locality.zone")
 		}
 		st.node, st.view = r.node.GetId(), resource.ViewOf(r.node)
 		s.join(st)
