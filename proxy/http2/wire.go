@@ -70,8 +70,16 @@ func (u *until) set(t time.Time) {
 		u.timer = nil
 	}
 	if wait := time.Until(t); !t.IsZero() && wait > 0 {
-		u.timer = time.AfterFunc(wait, u.wake.Broadcast)
+		u.timer = time.AfterFunc(wait, u.tell)
 	}
+	u.wake.Broadcast()
+}
+
+// tell wakes who waits. Without the lock it might come between his look at the time and
+// his wait.
+func (u *until) tell() {
+	u.wake.L.Lock()
+	defer u.wake.L.Unlock()
 	u.wake.Broadcast()
 }
 
