@@ -213,6 +213,14 @@ func (r *replayConn) SetLinger(sec int) error {
 	return errors.ErrUnsupported
 }
 
+// NetConn is what the connection is a shell of, or itself.
+func (r *replayConn) NetConn() net.Conn {
+	if shell, ok := r.Conn.(interface{ NetConn() net.Conn }); ok {
+		return shell.NetConn()
+	}
+	return r.Conn
+}
+
 // replaySocket is the same of a socket, and can do whatever that can.
 type replaySocket struct {
 	*net.TCPConn

@@ -83,3 +83,40 @@ func TestAPROXYHeaderMustComeInTime(t *testing.T) {
 		b.wait(nil)
 	})
 }
+
+// A tunnel asks the socket how it has ended, whatever was read of the connection before.
+func TestTheSocketIsFoundBehindAPROXYHeaderAndAFirstLook(t *testing.T) {
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer ln.Close()
+	client, err := net.Dial("tcp", ln.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer client.Close()
+	socket, err := ln.Accept()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer socket.Close()
+	if _, err := io.WriteString(client, "PROXY TCP4 192.0.2.7 192.0.2.1 5000 80\r\nGET / HTTP/1.1\r\n\r\n"); err != nil {
+		t.Fatal(err)
+	}
+	looked := false
+	listener.Proxied(time.Minute, slog.New(slog.DiscardHandler), func(_ context.Context, c net.Conn) {
+		looked = true
+		_, c, err := listener.Detect(c, time.Minute)
+		if err != nil {
+			t.Fatal(err)
+		}
+		shell, ok := c.(interface{ NetConn() net.Conn })
+		if !ok || shell.NetConn() != socket {
+			t.Errorf("of %T the socket is not found", c)
+		}
+	})(t.Context(), socket)
+	if !looked {
+		t.Error("the connection was not passed on")
+	}
+}
