@@ -34,9 +34,10 @@ import (
 // harness is a server and a connection to it, inside a synctest bubble.
 type harness struct {
 	*server.Server
-	t   *testing.T
-	cc  *grpc.ClientConn
-	log *strings.Builder
+	t    *testing.T
+	grpc *grpc.Server
+	cc   *grpc.ClientConn
+	log  *strings.Builder
 }
 
 // bubble runs a test with a harness in a bubble of virtual time: synctest.Wait there
@@ -48,14 +49,18 @@ func bubble(t *testing.T, f func(t *testing.T, h *harness)) {
 
 func newHarness(t *testing.T, cfg server.Config) *harness {
 	t.Helper()
+	return newHarnessOn(t, cfg, grpc.NewServer(server.Options()...))
+}
+
+func newHarnessOn(t *testing.T, cfg server.Config, g *grpc.Server) *harness {
+	t.Helper()
 	n := pipenet.New(1)
 	ln, err := n.Listen(t.Context(), "tcp", "127.0.0.1:15010")
 	if err != nil {
 		t.Fatal(err)
 	}
-	h := &harness{t: t, log: new(strings.Builder)}
+	h := &harness{t: t, grpc: g, log: new(strings.Builder)}
 	h.Server = server.New(cfg, slog.New(slog.NewTextHandler(h.log, nil)))
-	g := grpc.NewServer(server.Options()...)
 	h.Register(g)
 	served := make(chan struct{})
 	go func() { defer close(served); _ = g.Serve(ln) }()

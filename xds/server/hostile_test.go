@@ -2,7 +2,9 @@ package server_test
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"io"
 	"net/netip"
 	"strings"
 	"testing"
@@ -88,6 +90,68 @@ func (h *harness) openDeaf(delta bool) (end func()) {
 	}
 	synctest.Wait()
 	return func() { cancel(); synctest.Wait() }
+}
+
+func TestAServerThatStopsWaitsForNobodyWhoNeverReads(t *testing.T) {
+	both(t, func(t *testing.T, h *harness, delta bool) {
+		h.apply(large("a", 1), cluster("a", 1), listener())
+		h.Ready()
+		defer h.openDeaf(delta)()
+		good := h.open(node("good", envoyView), delta)
+		good.subscribe(eds, "a")
+		good.want("endpoints[a]")
+		h.grpc.Stop()
+		good.wantEnd(codes.Unavailable)
+		if got := h.Stats().Streams; got != 0 {
+			t.Errorf("%d streams are left after the end, want none", got)
+		}
+		h.apply(assignment("a", 2)) // nobody is there any more
+	})
+}
+
+func TestAClientThatSaysNoMoreIsSentWhatIsOnItsWayAndLetGo(t *testing.T) {
+	both(t, func(t *testing.T, h *harness, delta bool) {
+		h.apply(large("a", 1))
+		h.Ready()
+		c := h.open(node("n", envoyView), delta)
+		c.free = true
+		c.subscribe(eds, "a")
+		half := func() error { return c.sotw.CloseSend() }
+		if delta {
+			half = func() error { return c.incr.CloseSend() }
+		}
+		if err := half(); err != nil {
+			t.Fatal(err)
+		}
+		synctest.Wait()
+		if got := (<-c.got).names(); got != "endpoints[a]" {
+			t.Errorf("got %s, want endpoints[a]", got)
+		}
+		if err := <-c.ended; !errors.Is(err, io.EOF) {
+			t.Errorf("the stream ended with %v, want OK", err)
+		}
+		if got := len(h.Clients()); got != 0 {
+			t.Errorf("%d clients are left, want none", got)
+		}
+	})
+}
+
+// Responses are written by a codec of our own. Where it was forgotten, every client is
+// told, and no stream hangs.
+func TestAGRPCServerWithoutTheOptionsTellsItsClients(t *testing.T) {
+	for _, delta := range []bool{false, true} {
+		synctest.Test(t, func(t *testing.T) {
+			h := newHarnessOn(t, server.DefaultConfig(), grpc.NewServer())
+			h.apply(assignment("a", 1))
+			h.Ready()
+			c := h.open(node("n", envoyView), delta)
+			c.subscribe(eds, "a")
+			c.wantEnd(codes.Internal)
+			if got := h.Stats().Streams; got != 0 {
+				t.Errorf("%d streams are left, want none", got)
+			}
+		})
+	}
 }
 
 func TestAClientThatNeverAnswersIsSentOneResponseOfAType(t *testing.T) {

@@ -15,7 +15,8 @@ import (
 )
 
 // Register adds ADS and the streams of each type to a gRPC server that was made with
-// [Options]. The streams end with that server. xDS over REST answers Unimplemented.
+// [Options]: with another codec every stream ends with Internal at its first response.
+// The streams end with that server. xDS over REST answers Unimplemented.
 func (s *Server) Register(r grpc.ServiceRegistrar) {
 	v := services{server: s}
 	discoveryv3.RegisterAggregatedDiscoveryServiceServer(r, v)
