@@ -78,10 +78,9 @@ func (g greedy) onRoom(*batch, *stream, place) {
 	g.link.out = append(g.link.out, make([]byte, highWater)...)
 }
 
-// A writer that flushes what he found in his way may be told of the room before he waits for
-// it. If others have taken it by then, nobody will tell him again.
-func TestAWriterWhoseRoomIsTakenBeforeHeWaitsAsksForItAnew(t *testing.T) {
-	l, b := socketLink(t), &batch{}
+// posting is a request that has been sent but for its body, of four bytes.
+func posting(t *testing.T, l *link) *lend {
+	t.Helper()
 	w := &lend{link: l, open: true}
 	w.init(clock.New(), w)
 	w.script.Begin(http1.DefaultConfig(), false, "")
@@ -89,6 +88,26 @@ func TestAWriterWhoseRoomIsTakenBeforeHeWaitsAsksForItAnew(t *testing.T) {
 	if whole, err := w.script.Head(); !whole || err != nil {
 		t.Fatalf("the head is whole: %v, %v", whole, err)
 	}
+	return w
+}
+
+// An answer that was overruled may go on for as long as the endpoint likes.
+func TestWhatIsWrittenBehindTheEndIsNotKept(t *testing.T) {
+	w := posting(t, socketLink(t))
+	w.sent = true
+	if n, err := w.Write([]byte("more")); n != 4 || err != nil {
+		t.Errorf("got %d and %v, want 4 and no error", n, err)
+	}
+	if kept, _, err := w.script.Body(); len(kept) != 0 || err != nil {
+		t.Errorf("%q is kept, %v", kept, err)
+	}
+}
+
+// A writer that flushes what he found in his way may be told of the room before he waits for
+// it. If others have taken it by then, nobody will tell him again.
+func TestAWriterWhoseRoomIsTakenBeforeHeWaitsAsksForItAnew(t *testing.T) {
+	l, b := socketLink(t), &batch{}
+	w := posting(t, l)
 	other := new(stream)
 	l.mu.Lock()
 	l.sendWin = maxWindow

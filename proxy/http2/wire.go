@@ -143,7 +143,7 @@ func (w *wire) Write(p []byte) (int, error) {
 	defer b.done()
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	if w.stopped == nil && !w.closed {
+	if w.stopped == nil && !w.closed && !w.sent { // else nobody reads it
 		w.script.Write(p)
 	}
 	for {
