@@ -28,8 +28,8 @@ type Bridged interface {
 	Overruled() string
 }
 
-// conn is the connection of one client. All of it belongs to the goroutine of
-// ServeConn, except the guard.
+// conn is the connection of one client. All of it belongs to the goroutine of ServeConn, or
+// to the one that serves in its place meanwhile (see live), except the guard.
 type conn struct {
 	guard  guard
 	srv    *Server
