@@ -382,3 +382,51 @@ func TestAFleetThatReconnectsAtOnceIsServed(t *testing.T) {
 		}
 	})
 }
+
+// All of a fleet come back within a second of a restart, before the new server knows what
+// there is. It must not send everything to everybody for that.
+func TestAClientThatComesWhileTheServerFillsIsSentNothingThatItHolds(t *testing.T) {
+	both(t, func(t *testing.T, h *harness, delta bool) {
+		all := []server.Change{cluster("a", 1), cluster("b", 1), assignment("a", 1), assignment("b", 1)}
+		h.apply(all...)
+		h.Ready()
+		c := h.open(node("n", envoyView), delta)
+		c.subscribe(cds)
+		clusters := c.want("clusters[a b]")
+		c.subscribe(eds, "a", "b")
+		endpoints := c.want("endpoints[a b]")
+		c.close()
+
+		restarted := newHarness(t, server.DefaultConfig())
+		again := func(id string) *stream {
+			c := restarted.open(node(id, envoyView), delta)
+			if delta {
+				c.sendDelta(&discoveryv3.DeltaDiscoveryRequest{TypeUrl: cds, ResourceNamesSubscribe: []string{"*"}, InitialResourceVersions: clusters.versions})
+				c.sendDelta(&discoveryv3.DeltaDiscoveryRequest{TypeUrl: eds, ResourceNamesSubscribe: []string{"a", "b"}, InitialResourceVersions: endpoints.versions})
+				return c
+			}
+			c.names[cds], c.names[eds] = []string{"*"}, []string{"a", "b"}
+			c.sendSotw(&discoveryv3.DiscoveryRequest{TypeUrl: cds, ResourceNames: c.names[cds], VersionInfo: clusters.version})
+			c.sendSotw(&discoveryv3.DiscoveryRequest{TypeUrl: eds, ResourceNames: c.names[eds], VersionInfo: endpoints.version})
+			return c
+		}
+		c = again("n")
+		forgetful := again("forgetful") // loses a while it waits, and asks once more
+		forgetful.unsubscribe(eds, "a")
+		forgetful.subscribe(eds, "a")
+		restarted.apply(all...)
+		restarted.Ready()
+		synctest.Wait()
+		if delta {
+			c.want("clusters[]")
+			forgetful.want("clusters[]")
+			forgetful.want("endpoints[a]")
+		} else {
+			forgetful.want("endpoints[a b]")
+		}
+		c.quiet("it holds everything")
+		forgetful.quiet("it holds the rest")
+		restarted.apply(assignment("b", 2))
+		c.want("endpoints[b]")
+	})
+}

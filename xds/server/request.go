@@ -38,10 +38,13 @@ func (s *Server) worldAskedLocked(st *stream, said request, asked uint64, r *dis
 			return refused, err
 		}
 		sub.subscribe(r.GetResourceNames())
-		sub.asked = asked
+		sub.asked, sub.claims = asked, claims{}
 	}
 	if first {
-		sub.resume(r.GetVersionInfo())
+		sub.claims.version = r.GetVersionInfo()
+	}
+	if s.ready {
+		sub.resume()
 	}
 	sub.armed = true
 	s.flush(st)
@@ -115,7 +118,14 @@ func (s *Server) changeAskedLocked(st *stream, said request, r *discoveryv3.Delt
 		return refused, s.tooMany(n)
 	}
 	if first {
-		sub.resumeFrom(r.GetInitialResourceVersions())
+		sub.claims.versions = r.GetInitialResourceVersions()
+	} else if len(sub.claims.versions) > 0 {
+		for _, name := range slices.Concat(more, fewer) {
+			delete(sub.claims.versions, name) // it has lost it, or will
+		}
+	}
+	if s.ready {
+		sub.resume()
 	}
 	sub.armed = true
 	s.flush(st)
@@ -165,9 +175,24 @@ func tooLong(what string) error {
 	return status.Errorf(codes.InvalidArgument, "%s is longer than %d bytes", what, maxName)
 }
 
-// resume believes a client that reconnects in state of the world that it holds
-// what it says, if that is all that there is for it now.
-func (s *subscription) resume(version string) {
+// claims are what a client that reconnects says that it holds. They are compared with what
+// there is when the server knows it: nearly everybody comes back before that.
+type claims struct {
+	version  string            // state of the world: of everything
+	versions map[string]string // delta: of each
+}
+
+// resume believes a client that reconnects what it holds.
+func (s *subscription) resume() {
+	said := s.claims
+	s.claims = claims{}
+	s.resumeAt(said.version)
+	s.resumeFrom(said.versions)
+}
+
+// resumeAt believes a client of state of the world that it holds what it says, if that is
+// all that there is for it now.
+func (s *subscription) resumeAt(version string) {
 	if version == "" {
 		return
 	}
@@ -189,7 +214,7 @@ func (s *subscription) resume(version string) {
 	s.answer = false
 }
 
-// resumeFrom believes a delta client that reconnects what it holds.
+// resumeFrom believes a delta client each of what it holds.
 func (s *subscription) resumeFrom(versions map[string]string) {
 	for name, version := range versions {
 		t := s.table.topics[name]

@@ -205,6 +205,11 @@ func (s *Server) Ready() {
 	defer s.mu.Unlock()
 	s.ready = true
 	for st := range s.streams {
+		for _, sub := range st.subs {
+			if sub != nil {
+				sub.resume()
+			}
+		}
 		s.pending.add(st, others)
 	}
 	s.startPush()

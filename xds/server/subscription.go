@@ -28,6 +28,7 @@ type subscription struct {
 	ledger
 
 	asked    uint64 // digest of the names of the last request, in state of the world
+	claims   claims // not yet compared
 	wildcard bool
 	// legacy: the client has asked for nothing by name yet, and a request without names
 	// is one for everything.
@@ -182,8 +183,7 @@ func (s *subscription) next() *batch {
 	}
 	// Make before break: no cluster goes while a listener or a route may name it.
 	holdRemovals := s.typ == clusters && (s.stream.subs[listeners].busy() || s.stream.subs[routes].busy())
-	// What has come since the client asked, as it does while a new server fills, is
-	// among what is dirty.
+	// What has come since is among what is dirty.
 	s.gone = slices.DeleteFunc(s.gone, func(name string) bool {
 		t := s.table.topics[name]
 		return t != nil && t.in(s.stream.view.Zone) != nil
