@@ -563,6 +563,7 @@ func TestThePeersCloseIsToldWhenItArrives(t *testing.T) {
 					t.Fatal(err)
 				}
 				time.Sleep(time.Second)
+				synctest.Wait()
 				if got := told >= 0; got != c.want {
 					t.Fatalf("told: %v, want %v", got, c.want)
 				}
