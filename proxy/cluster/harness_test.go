@@ -356,11 +356,11 @@ func (s *server) crash() {
 // deafen closes the listener; connections live on.
 func (s *server) deafen() { s.ln.Close() }
 
-// shed closes the n oldest connections, in good order.
+// shed closes the n oldest connections, or all, in good order.
 func (s *server) shed(n int) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	for _, c := range s.conns[:n] {
+	for _, c := range s.conns[:min(n, len(s.conns))] {
 		_ = c.Close()
 	}
 }

@@ -4,7 +4,16 @@ import (
 	"time"
 
 	"github.com/overhear-mesh/overhear/outlier"
+	"github.com/overhear-mesh/overhear/proxy/ping"
 	"github.com/overhear-mesh/overhear/proxy/upstream"
+)
+
+// The kernel closes what a dying process has open one by one, and the listener often
+// after the connections, of which there may be thousands. Until then its backlog takes
+// new ones: an endpoint that took one is asked again, and once more.
+const (
+	secondLook = 10 * time.Millisecond // after the first has ended
+	thirdLook  = 50 * time.Millisecond // after the second
 )
 
 // hint says that e has closed an idle connection as one does that dies. Servers close
@@ -14,26 +23,55 @@ func (c *Cluster) hint(e *upstream.Endpoint) {
 	c.post(func(l *letter) { l.hints = append(l.hints, e) })
 }
 
-// hinted probes who gave a hint, unless that is being found out or nobody uses it.
+// hinted probes who gave a hint, unless nobody uses it.
 func (l *loop) hinted(e *upstream.Endpoint, now time.Duration) {
-	id := e.ID
-	r := l.byID[id]
-	switch {
-	case r == nil, r.endpoint != e, r.spec.Draining, l.state(r).Out():
-		return
-	case l.probes.asked[id] > 0, l.probes.running >= maxProbes, l.detector.Suspects(id):
-		return
-	case !l.c.deps.Pacing.Hints.Allow(now):
-		return
+	if l.hintable(e) && l.c.deps.Pacing.Hints.Allow(now) {
+		l.look(e, []time.Duration{l.jittered(secondLook), l.jittered(thirdLook)})
 	}
+}
+
+// hintable reports whether a hint of e is of use: not if what it is about is being found
+// out already.
+func (l *loop) hintable(e *upstream.Endpoint) bool {
+	r := l.byID[e.ID]
+	return r != nil && r.endpoint == e && !r.spec.Draining && !l.state(r).Out() &&
+		l.probes.asked[e.ID] == 0 && l.probes.running < maxProbes && !l.detector.Suspects(e.ID)
+}
+
+// look probes e, which is hintable, and after each of the waits again while it is well.
+func (l *loop) look(e *upstream.Endpoint, waits []time.Duration) {
+	r := l.byID[e.ID]
 	q := l.query(r, outlier.LevelConnect, false)
 	q.holds = l.holds(r, q.Want)
 	l.send(l.ctx, q, min(l.cfg.Outlier.ProbeTimeout, l.detector.Overdue()), func(p Probed) {
-		l.c.metrics.hintProbes.add(p.Result)
-		if p.Result == outlier.NotRun {
+		accepted := p.Result == outlier.ProbeOK && q.Want <= ping.Held // an answer takes more than a backlog
+		switch {
+		case p.Result == outlier.NotRun:
+		case accepted && len(waits) > 0:
+			l.later(waits[0], func() {
+				if l.hintable(e) {
+					l.look(e, waits[1:])
+				}
+			})
+		default:
+			l.c.metrics.hintProbes.add(p.Result)
+			e.Hinted(p.Result == outlier.ProbeOK, p.End)
+			l.detector.Hinted(e.ID, p.Level, p.Result, p.Start, p.End)
+		}
+	})
+}
+
+// later has Run call then after a while.
+func (l *loop) later(wait time.Duration, then func()) {
+	l.wg.Go(func() {
+		select {
+		case <-time.After(wait):
+		case <-l.ctx.Done():
 			return
 		}
-		e.Hinted(p.Result == outlier.ProbeOK, p.End)
-		l.detector.Hinted(id, p.Level, p.Result, p.Start, p.End)
+		select {
+		case l.probes.results <- then:
+		case <-l.ctx.Done():
+		}
 	})
 }

@@ -41,11 +41,58 @@ func TestACrashIsLearnedFromAnIdleConnection(t *testing.T) {
 	})
 }
 
+// The kernel closes what a dying process has open one by one, the listener often last:
+// until then its backlog takes connections.
+func TestACrashThatClosesTheListenerLastIsLearnedAsWell(t *testing.T) {
+	for _, gap := range []time.Duration{2 * time.Millisecond, 5 * time.Millisecond, 20 * time.Millisecond} {
+		t.Run(gap.String(), func(t *testing.T) {
+			watching(t, 3, func(m *mesh) {
+				m.servers[0].shed(1)
+				time.Sleep(gap)
+				if m.servers[0].accepted.Load() < 2 {
+					t.Fatal("the listener was closed before the probe came")
+				}
+				m.servers[0].crash()
+				m.awaitState(outlier.Ejected, 250*time.Millisecond)
+				if hints, probes := m.hinted(); hints != 1 || probes[outlier.Refused] != 1 || probes[outlier.ProbeOK] != 0 {
+					t.Errorf("%d hints, probes %v; want one, refused", hints, probes)
+				}
+			})
+		})
+	}
+}
+
+// Nor is the age of what it closed taken for its idle time-out, or its successor at the
+// address could not give that hint.
+func TestACrashTeachesNoIdleTimeOut(t *testing.T) {
+	watching(t, 3, func(m *mesh) {
+		e := m.endpoint(0)
+		for deaths := range uint64(3) {
+			m.servers[0].shed(1000)
+			time.Sleep(5 * time.Millisecond)
+			m.servers[0].crash()
+			time.Sleep(15 * time.Millisecond)
+			if _, probes := m.hinted(); probes[outlier.Refused] != deaths+1 {
+				t.Fatalf("probes %v after %d deaths, want each refused", probes, deaths+1)
+			}
+			m.servers[0].start() // before a second probe
+			time.Sleep(2 * time.Second)
+			if class := m.attempt(e, m.clock.Now()); class != outlier.OK {
+				t.Fatalf("a request to the successor ended %v", class)
+			}
+			time.Sleep(time.Second)
+		}
+	})
+}
+
 func TestAServerThatIsWellIsNotSuspectedForClosingAnIdleConnection(t *testing.T) {
 	watching(t, 3, func(m *mesh) {
-		before := m.status(0).Counts
+		before, accepted := m.status(0).Counts, m.servers[0].accepted.Load()
 		m.servers[0].shed(1)
 		time.Sleep(time.Second)
+		if n := m.servers[0].accepted.Load() - accepted; n != 3 {
+			t.Errorf("%d connections to find out, want 3", n)
+		}
 		if hints, probes := m.hinted(); hints != 1 || probes[outlier.ProbeOK] != 1 {
 			t.Errorf("%d hints, probes %v; want one, answered", hints, probes)
 		}

@@ -29,7 +29,7 @@ type Probed struct {
 type probes struct {
 	running int
 	asked   map[string]int // of these, by endpoint
-	results chan func()    // what Run does with one that has ended
+	results chan func()    // what Run does with one that has ended, or in whose place another is due
 }
 
 // Probe asks the endpoint once, over a connection of its own, and tells the
