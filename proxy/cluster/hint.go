@@ -8,13 +8,11 @@ import (
 	"github.com/overhear-mesh/overhear/proxy/upstream"
 )
 
-// The kernel closes what a dying process has open one by one, and the listener often
-// after the connections, of which there may be thousands. Until then its backlog takes
-// new ones: an endpoint that took one is asked again, and once more.
-const (
-	secondLook = 10 * time.Millisecond // after the first has ended
-	thirdLook  = 50 * time.Millisecond // after the second
-)
+// looks are the waits before an endpoint that took a connection is asked again. The
+// kernel closes what a dying process has open one by one, the listener often last, and
+// until then the backlog takes connections: mostly for some milliseconds, and for a
+// quarter of a second after 3 000 connections.
+var looks = [...]time.Duration{10 * time.Millisecond, 50 * time.Millisecond, 200 * time.Millisecond}
 
 // hint says that e has closed an idle connection as one does that dies. Servers close
 // idle connections for many a reason, so that it is no evidence: it is worth a probe.
@@ -26,7 +24,7 @@ func (c *Cluster) hint(e *upstream.Endpoint) {
 // hinted probes who gave a hint, unless nobody uses it.
 func (l *loop) hinted(e *upstream.Endpoint, now time.Duration) {
 	if l.hintable(e) && l.c.deps.Pacing.Hints.Allow(now) {
-		l.look(e, []time.Duration{l.jittered(secondLook), l.jittered(thirdLook)})
+		l.look(e, looks[:])
 	}
 }
 
@@ -48,7 +46,7 @@ func (l *loop) look(e *upstream.Endpoint, waits []time.Duration) {
 		switch {
 		case p.Result == outlier.NotRun:
 		case accepted && len(waits) > 0:
-			l.later(waits[0], func() {
+			l.later(l.jittered(waits[0]), func() {
 				if l.hintable(e) {
 					l.look(e, waits[1:])
 				}
