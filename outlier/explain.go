@@ -45,6 +45,8 @@ type Explanation struct {
 	// ProbesFailed of ProbesBack probes failed hard in the suspicion.
 	ProbesBack   int `json:"probes_back,omitempty"`
 	ProbesFailed int `json:"probes_failed,omitempty"`
+	// Hinted: no attempt opened the suspicion, but a probe for a hint ([Detector.Hinted]).
+	Hinted bool `json:"hinted,omitempty"`
 	// Belief is the idle belief, in milli-nats.
 	Belief int64 `json:"belief,omitempty"`
 	// Weight is the weight that slowness left.
@@ -167,7 +169,7 @@ func (d *Detector) explain(m *member, rule Rule, now time.Duration) Explanation 
 		Score: m.score(), Threshold: d.threshold(m),
 		P0: odds.P0, P1: odds.P1, Pg: m.group.pg, W: w,
 		Overdue: m.wait.overdue, OverdueAfter: d.overdue, Silence: -1,
-		ProbesBack: m.suspect.back, ProbesFailed: m.suspect.failed,
+		ProbesBack: m.suspect.back, ProbesFailed: m.suspect.failed, Hinted: m.suspect.hinted,
 		Routes: slices.Clone(m.exc.routes),
 		LHM:    d.self.LHM(), Ejections: m.record.ejections,
 	}

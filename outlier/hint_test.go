@@ -31,6 +31,9 @@ func TestAHintThatIsRefusedOpensASuspicionAndConfirmsNone(t *testing.T) {
 			}
 			w.runFor(time.Second)
 			c := w.want("e01", Ejected, began)
+			if c.Explain.Hinted == opened {
+				t.Errorf("explained by a hint: %t, want %t", c.Explain.Hinted, !opened)
+			}
 			if after := c.At - began; after < 90*time.Millisecond || after > 150*time.Millisecond {
 				t.Errorf("ejected after %v, want the second probe's 100 to 120 ms", after)
 			}

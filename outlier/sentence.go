@@ -57,6 +57,9 @@ func (c Change) because() string {
 func (e *Explanation) evidence(rule Rule) string {
 	switch rule {
 	case RuleHard:
+		if e.Hinted {
+			return fmt.Sprintf("it closed idle connections and a new one failed, and so did %d of %d probes from here", e.ProbesFailed, e.ProbesBack)
+		}
 		return fmt.Sprintf("connections to it fail, and so did %d of %d probes from here", e.ProbesFailed, e.ProbesBack)
 	case RuleStalled:
 		silence := "it has never answered"

@@ -18,6 +18,9 @@ func TestAChangeIsExplainedInASentence(t *testing.T) {
 				Checks: []Check{{Name: refusedCap, Detail: "2 of 4 endpoints are out without it, and 2 may be"}},
 			},
 		},
+		"it closed idle connections and a new one failed, and so did 2 of 2 probes from here": {
+			From: In, To: Ejected, Rule: RuleHard, Explain: Explanation{ProbesBack: 2, ProbesFailed: 2, Hinted: true},
+		},
 		"3 attempts wait for longer than 250ms, and it has answered nothing for 1.2s; next: the first answer ends it": {
 			From: In, To: Suspended, Rule: RuleStalled, Explain: Explanation{Overdue: 3, OverdueAfter: 250 * time.Millisecond, Silence: 1200 * time.Millisecond, Next: "the first answer ends it"},
 		},

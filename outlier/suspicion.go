@@ -38,6 +38,9 @@ type suspicion struct {
 	failed int // of these hard
 	expire time.Duration
 
+	hint   uint64 // the hard failure of the latest probe for a hint
+	hinted bool   // it was that which opened this one
+
 	seen       uint64        // the newest hard failure that was looked at
 	shut       time.Duration // no new suspicion before
 	overturned int           // contradictions in a row
@@ -77,7 +80,7 @@ func (d *Detector) watchSuspicion(m *member, now time.Duration, r *Result) {
 		return
 	}
 	if fresh && !s.open && now >= s.shut {
-		s.open, s.at, s.level = true, end, Level(word&3)
+		s.open, s.at, s.level, s.hinted = true, end, Level(word&3), word == s.hint
 		s.due = [2]time.Duration{now + d.upTo(firstProbe), now + d.upTo(secondProbe)}
 		s.expire = s.due[1] + d.probeTimeout() + probeGrace
 	}
@@ -170,6 +173,9 @@ func (d *Detector) Hinted(id string, level Level, res ProbeResult, start, end ti
 	d.now = max(d.now, end)
 	if m := d.byID[id]; m != nil && !m.record.state.Out() {
 		d.countProbe(m, res, start, end)
+		if res.Hard() {
+			m.suspect.hint = m.ep.hard.Load()
+		}
 	}
 }
 

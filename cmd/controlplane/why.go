@@ -281,7 +281,7 @@ func printTrial(row func(name, format string, args ...any), x merge.Explanation)
 
 // witnessed says how a witness knows.
 var witnessed = map[string]string{
-	"traffic": "its own request failed",
+	"traffic": "its own attempt failed", // a request, or a probe of its own accord
 	"probe":   "its probe failed",
 	"overdue": "its own request hangs",
 	"own":     "it stands beside the endpoint, and its application takes no connection",

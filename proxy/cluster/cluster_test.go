@@ -442,7 +442,7 @@ func TestOneLinePerChangeOfBelief(t *testing.T) {
 		if changes := m.changes(); lines != said || len(changes) < 3 {
 			t.Errorf("%d lines for %d changes (%v); log:\n%s", lines, said, changes, m.log)
 		}
-		if !strings.Contains(m.log.String(), `why="connections to it fail, and so did 2 of 2 probes from here; next: it is probed, in `) {
+		if !strings.Contains(m.log.String(), `, and so did 2 of 2 probes from here; next: it is probed, in `) {
 			t.Errorf("the log does not say why:\n%s", m.log)
 		}
 		var counted uint64

@@ -1,6 +1,7 @@
 package cluster_test
 
 import (
+	"strings"
 	"testing"
 	"time"
 
@@ -37,6 +38,9 @@ func TestACrashIsLearnedFromAnIdleConnection(t *testing.T) {
 		m.awaitState(outlier.Ejected, 150*time.Millisecond)
 		if hints, probes := m.hinted(); hints != 1 || probes[outlier.Refused] != 1 {
 			t.Errorf("%d hints, probes %v; want one, refused", hints, probes)
+		}
+		if want := "it closed idle connections and a new one failed"; !strings.Contains(m.log.String(), want) {
+			t.Errorf("the log does not say that %s:\n%s", want, m.log)
 		}
 	})
 }
