@@ -84,7 +84,7 @@ var (
 	refusals  = desc("belief_refusals_total", "Changes of belief that a guard or a cap refused.", "cluster", "to", "rule", "reason")
 	probes    = desc("suspicion_probes_total", "Probes that confirm a suspicion, by result.", "cluster", "result")
 	hints     = desc("idle_close_hints_total", "Idle connections that an endpoint closed as one does that dies.", "cluster")
-	hinted    = desc("idle_close_probes_total", "Probes that such hints gave reason for, by result.", "cluster", "result")
+	hinted    = desc("idle_close_probes_total", "Such hints that were looked into, by the result of the last probe.", "cluster", "result")
 	pings     = desc("idle_pings_total", "Pings of endpoints without traffic, by result.", "cluster", "result")
 	badPaths  = desc("ping_path_invalid_total", "How often a ping path was found not to be answered by a healthy endpoint.", "cluster")
 
