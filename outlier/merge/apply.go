@@ -372,7 +372,10 @@ func (t *Table) ready(e *endpoint, s *staged) {
 	}
 	c := &e.cells[s.cell]
 	if c.fresh {
-		c.begin(t.slots[c.reporter], s, t.cfg.AttemptCeiling)
+		r := t.slots[c.reporter]
+		if !c.begin(r, s, t.cfg.AttemptCeiling) {
+			e.rebase(r, s.counts)
+		}
 	}
 	low := outlier.PointAt(c.at, c.counts)
 	dn, dk := s.counts.N-low.N, s.counts.K()-low.K
@@ -388,21 +391,21 @@ func (t *Table) ready(e *endpoint, s *staged) {
 // begin sets where the counters of a new cell start. A reporter that has been
 // here a while and never spoke of the endpoint began at zero. One that just came
 // brings the sum of its whole life: only what is newer than its oldest point, or
-// nothing of it, is news.
-func (c *cell) begin(r *reporter, s *staged, ceiling int) {
+// nothing of it, is news. It says whether the cell began at zero.
+func (c *cell) begin(r *reporter, s *staged, ceiling int) (zero bool) {
 	c.fresh = false
 	if r.settled != never && s.at > r.settled && c.plausible(s.counts, s.at-r.settled, ceiling) == "" {
 		c.at = max(r.settled, s.at-10*time.Second)
-		return
+		return true
 	}
 	c.at, c.counts = s.at, s.counts
 	if len(s.points) == 0 {
-		return
+		return false
 	}
 	p := s.points[0]
 	n, k := s.counts.N-p.N, s.counts.K()-p.K
 	if p.At > s.at || k > n || float64(n) > attemptLimit(ceiling, s.at-p.At) {
-		return
+		return false
 	}
 	// A point does not say of which class its failures were; take the newer ones
 	// off the classes in proportion.
@@ -421,6 +424,7 @@ func (c *cell) begin(r *reporter, s *staged, ceiling int) {
 			c.counts.Server = 0
 		}
 	}
+	return false
 }
 
 func (t *Table) foldCell(e *endpoint, s *staged, now time.Duration) {

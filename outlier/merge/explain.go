@@ -79,10 +79,7 @@ func (t *Table) explainTrial(e *endpoint, r *record, now time.Duration) *Trial {
 		if t.reporters[rep.ID] != rep || slices.Contains(tr.shut, rep.domain) {
 			continue
 		}
-		counts, told := tr.results[rep]
-		if !told {
-			counts = t.countsOf(e, rep).Sub(tr.bases[rep])
-		}
+		counts := t.outcomes(e, tr, rep)
 		n, k, muted := int64(counts.N), int64(counts.K()), rep.domain.muted(now)
 		if !muted {
 			x.Counts.add(counts)

@@ -20,6 +20,7 @@ type trial struct {
 	results map[*reporter]outlier.Counts // what the reporters tell of the test
 	bases   map[*reporter]outlier.Counts // what they had counted before they took part
 	good    bool                         // a success was seen
+	lost    bool                         // it was another table's, and with it what came of it
 	score   int64
 	n, k    int64
 }
@@ -134,6 +135,27 @@ func (t *Table) countsOf(e *endpoint, r *reporter) outlier.Counts {
 	return outlier.Counts{}
 }
 
+// rebase is for a reporter that had not yet told what it had counted when it was given
+// its share, as after a restart of the table's owner: none of that is of the test.
+func (e *endpoint) rebase(rep *reporter, counts outlier.Counts) {
+	for _, r := range e.records() {
+		if r.trial == nil {
+			continue
+		}
+		if _, asked := r.trial.bases[rep]; asked {
+			r.trial.bases[rep] = counts
+		}
+	}
+}
+
+// outcomes is what the test requests of one reporter came to, as far as it has told.
+func (t *Table) outcomes(e *endpoint, tr *trial, rep *reporter) outlier.Counts {
+	if counts, told := tr.results[rep]; told {
+		return counts
+	}
+	return t.countsOf(e, rep).Sub(tr.bases[rep])
+}
+
 // endTrial forgets the shares: they lapse, and count no more as soon as the next
 // epoch is held.
 func (t *Table) endTrial(r *record) { r.trial = nil }
@@ -173,6 +195,11 @@ func (t *Table) Probation(reporter string, k Key, epoch uint64, counts outlier.C
 // bad" and "as good as its group".
 func (t *Table) probation(e *endpoint, r *record, now time.Duration) {
 	tr := r.trial
+	if tr.lost {
+		// With a new epoch, so that reporters, too, count from here.
+		t.beginProbation(e, r, "the test begins again, as the control plane was started again", now)
+		return
+	}
 	steps := e.group.trialOdds(r).Steps()
 	byDomain := make(map[*domain]int64)
 	tr.score, tr.n, tr.k = outlier.ProbationStart, 0, 0
@@ -182,10 +209,7 @@ func (t *Table) probation(e *endpoint, r *record, now time.Duration) {
 		if t.reporters[rep.ID] != rep || slices.Contains(tr.shut, rep.domain) || rep.domain.muted(now) {
 			continue
 		}
-		counts, told := tr.results[rep]
-		if !told {
-			counts = t.countsOf(e, rep).Sub(tr.bases[rep])
-		}
+		counts := t.outcomes(e, tr, rep)
 		n, k := int64(counts.N), int64(counts.K())
 		byDomain[rep.domain] += steps.LLR(n, k)
 		tr.score += steps.LLR(n, k)

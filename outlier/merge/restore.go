@@ -131,8 +131,9 @@ func (t *Table) restore(e *endpoint, v Verdict, now time.Duration) {
 		r.state, r.wait = outlier.Ejected, hold
 		r.ends = now + jittered(hold, p.Jitter, hash64(t.seed, "hold", e.Key.Service, e.Key.Instance))
 	case outlier.Probation:
-		// The test's counts are lost: begin it again.
+		// It begins again at the next Step, by when reporters have told which epochs they hold.
 		r.trial = newTest(now)
+		r.trial.lost = true
 	case outlier.Suspended:
 		// Reporters need a moment to come back before their silence ends it.
 		r.ends = now + t.cfg.ReporterHeard
