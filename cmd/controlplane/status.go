@@ -24,8 +24,9 @@ func statusCommand(r *remote) *cobra.Command {
 RATE is the mean of about half a minute, of attempts of all sidecars together. FAILED
 is how many of these failed in the newest ten seconds, and what share that is; of
 sidecars that see nothing fail, the usual attempts count as well, for they tell of
-them only each ten seconds. The usual error rate of a service is of the last half
-minute or hundred attempts of its better endpoints; a verdict measures by it.`,
+them only each ten seconds. Failed probes of an endpoint that is out are no attempts.
+The usual error rate of a service is of the last half minute or hundred attempts of its
+better endpoints, while they were in; a verdict measures by it.`,
 		Args: noArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
 			if err := r.check(); err != nil {

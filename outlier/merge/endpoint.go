@@ -22,12 +22,12 @@ type endpoint struct {
 	hot    []int32         // cells with recent bad news
 
 	pooled     Tally // of all reporters, since the endpoint is known
-	seen       int64 // pooled.N a second ago
+	seen       Tally // pooled a second ago
 	series     series
 	level      float64 // attempts told of per second, averaged over 30 s
 	known      float64 // weight of what that average has seen, 0 to 1
 	rate       float64 // level / known: right also in the first seconds
-	errors     float64 // error rate, over 100 attempts or 30 s
+	errors     float64 // error rate while it is in, over 100 attempts or 30 s
 	settled    float64 // attempts that errors rests on
 	quietShare float64 // see quiet
 	quietAt    time.Duration
@@ -35,6 +35,7 @@ type endpoint struct {
 	peakMinute int64
 	lastOK     time.Duration // newest success that an unmuted reporter or the own sidecar tells
 	overAt     time.Duration // newest sign of an OVERLOAD answer
+	wasOut     time.Duration // when measure last found it out; never: it has not
 
 	fast, slow row
 	pace       pace
@@ -149,7 +150,7 @@ type place struct {
 func newEndpoint(spec Endpoint, now time.Duration) *endpoint {
 	e := &endpoint{
 		Endpoint: spec, added: now, index: make(map[int32]int32), errors: outlier.FirstErrorRate,
-		lastOK: never, overAt: never, gatherAt: never, scopeAt: never, restartedAt: never, newAt: never, watched: never, quietAt: never,
+		lastOK: never, overAt: never, gatherAt: never, scopeAt: never, restartedAt: never, newAt: never, watched: never, quietAt: never, wasOut: never,
 	}
 	e.own = own{refused: never, lastOK: never, at: never}
 	e.idle.reset(now)

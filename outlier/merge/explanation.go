@@ -171,7 +171,7 @@ type EndpointStatus struct {
 	Rate      float64       `json:"rate"`
 	Away      Span          `json:"away,omitempty"` // out for so long, through all states
 	Recent    Recent        `json:"recent"`
-	ErrorRate float64       `json:"error_rate"`       // of some hundred attempts up to eleven seconds ago
+	ErrorRate float64       `json:"error_rate"`       // of some hundred attempts up to eleven seconds ago, while it was in
 	Measured  bool          `json:"measured"`         // false: most of ErrorRate is what is assumed of a new endpoint
 	Avoiders  int           `json:"avoiders"`         // reporters that have taken it out by themselves
 	Weight    float64       `json:"weight,omitempty"` // part of its share that it gets for being slow; 0: all

@@ -28,6 +28,9 @@ func (e *endpoint) recent(now time.Duration) Recent {
 	if e.fleet.state.Out() { // there is no usual traffic
 		e.series.advance(now)
 		all = e.series.since(now - recentFor)
+		if e.fleet.away < now-recentFor && e.onlyProbed(all.N, all.K) { // before that it had traffic
+			all = outlier.Tally{}
+		}
 	} else {
 		// Who looks must not change what is decided next, which goes by the share of a
 		// moment ago.

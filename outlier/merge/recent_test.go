@@ -160,3 +160,27 @@ func TestAProbeSaysHowOldItsAnswerIs(t *testing.T) {
 		t.Errorf("3 s later the good probes are %v old, want %v", later, then)
 	}
 }
+
+func TestProbesOfWhatIsOutAreNoTraffic(t *testing.T) {
+	f := newFleet(t, mesh{callers: 5, bystanders: 3, endpoints: 6, rate: 50, seed: 7})
+	f.run(30 * time.Second)
+	f.targets[2].fault = always(crashed)
+	if _, ok := f.ejected(2, time.Second); !ok {
+		t.Fatal("not ejected")
+	}
+	if got := f.status(2).Recent; got.N < 100 || got.K == 0 {
+		t.Errorf("just ejected, and it shows %+v, want the seconds before", got)
+	}
+	f.run(5 * time.Minute)
+	if got := f.status(2); got.Recent.N != 0 || got.Rate > 0.01 {
+		t.Errorf("out for 5 min and only probed, and it shows %.3f/s and %+v, want none", got.Rate, got.Recent)
+	}
+	f.targets[2].fault = always(works)
+	if !f.until(f.now+2*time.Minute, func() bool { return f.state(2) == outlier.In }) {
+		t.Fatalf("it is %s", f.state(2))
+	}
+	f.run(2 * time.Minute)
+	if got := f.status(2); got.Recent.N < 200 || got.Rate < 20 || got.Rate > 45 {
+		t.Errorf("back for 2 min at about 30/s, and it shows %.3f/s and %+v", got.Rate, got.Recent)
+	}
+}

@@ -216,17 +216,36 @@ func (t *Table) mayBeIdle(e *endpoint, now time.Duration) bool {
 // measure learns the rate and the error rate of e. Failures are told of at once
 // and successes up to ten seconds later, so the error rate is that of a second of
 // which all is known by now: the most recent one would look worse than it was.
+//
+// The error rate is how e does when all is well, by which its group is judged. What
+// just took it out, and what is tried on it since, would raise what all are used to.
 func (e *endpoint) measure(now time.Duration) {
-	dn := float64(e.pooled.N - e.seen)
-	e.seen = e.pooled.N
+	dn, dk := e.pooled.N-e.seen.N, e.pooled.K-e.seen.K
+	e.seen = e.pooled
+	if e.onlyProbed(dn, dk) {
+		dn = 0
+	}
 	e.known += rateStep * (1 - e.known)
-	e.level += rateStep * (dn - e.level)
+	e.level += rateStep * (float64(dn) - e.level)
 	e.rate = e.level / e.known
-	n, k := e.series.between(now-settled-time.Second, now-settled)
+	from, to := now-settled-time.Second, now-settled
+	if e.fleet.state.Out() {
+		e.wasOut = now
+	}
+	if from < e.wasOut {
+		return
+	}
+	n, k := e.series.between(from, to)
 	if n > 0 {
 		e.errors += outlier.ErrorRateStep(int64(n+0.5), time.Second) * (k/n - e.errors)
 		e.settled += n
 	}
+}
+
+// onlyProbed says whether n attempts of which k failed may have been probes, which
+// count where they fail: nobody sends requests to what has been taken out.
+func (e *endpoint) onlyProbed(n, k int64) bool {
+	return n == k && (e.fleet.state == outlier.Ejected || e.fleet.state == outlier.Probing)
 }
 
 // settled is how long ago something must be for every reporter to have told of it.
