@@ -64,8 +64,9 @@ func explained(t *testing.T, m *mesh.Mesh) {
 }
 
 // nearly is how far a replay of certain failures may be from what was: what the last
-// poll before the verdict brought, or did not, is a report or two.
-const nearly = 150 * time.Millisecond
+// poll before the verdict brought, or did not, is a report or two, of which a sidecar
+// sends one in 100 ms.
+const nearly = 300 * time.Millisecond
 
 // What real sidecars record of real faults, replayed under the same policy, leads to
 // the verdicts that the live control plane gave, at the same time.
