@@ -228,11 +228,9 @@ func (r *result) times(f fault, t0 time.Duration, w *ledger) {
 	detected := time.Duration(0)
 	all := true
 	for _, target := range f.targets {
-		b, ok := w.firstBelief(func(b belief) bool {
-			return b.endpoint == target && out(b.state) && b.fleet != f.local && b.at < r.mended
-		})
+		at, ok := w.noticed(target, f.local, r.mended)
 		all = all && ok
-		detected = max(detected, b.at-t0)
+		detected = max(detected, at-t0)
 	}
 	if f.suspect != "" {
 		b, ok := w.firstBelief(func(b belief) bool { return b.observer == f.suspect && out(b.state) })

@@ -114,6 +114,24 @@ func (l *ledger) firstBelief(match func(belief) bool) (belief, bool) {
 	return belief{}, false
 }
 
+// noticed is when the fleet's verdict took an endpoint out, or the first caller if the
+// fault is for callers to find; else when the last of all callers had by itself.
+func (l *ledger) noticed(endpoint string, local bool, until time.Duration) (time.Duration, bool) {
+	b, ok := l.firstBelief(func(b belief) bool {
+		return b.endpoint == endpoint && out(b.state) && b.fleet != local && b.at < until
+	})
+	if ok || local {
+		return b.at, ok
+	}
+	last, own := time.Duration(0), map[string]bool{}
+	for _, b := range l.beliefs {
+		if b.endpoint == endpoint && out(b.state) && b.at < until && !own[b.observer] {
+			own[b.observer], last = true, b.at
+		}
+	}
+	return last, len(own) == callers
+}
+
 // calm is how long an endpoint must go without an attempt before the fleet counts
 // as off it. A suspended endpoint still gets one attempt a second, which is how
 // its recovery is noticed.
