@@ -13,25 +13,11 @@ import (
 	"time"
 
 	"github.com/overhear-mesh/overhear/proxy/wheel"
+	"github.com/overhear-mesh/overhear/test/loopback"
 )
 
 func TestASocketWithoutARequestHoldsNoBuffer(t *testing.T) {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer l.Close()
-	client, err := net.Dial("tcp", l.Addr().String())
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer client.Close()
-	socket, err := l.Accept()
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer socket.Close()
-
+	client, socket := loopback.Pair(t)
 	c := &conn{task: getTask()} // as after a request
 	c.resp = getBuffer(smallBuffer)
 	c.rester = newRester(c, socket)
@@ -51,7 +37,7 @@ func TestASocketWithoutARequestHoldsNoBuffer(t *testing.T) {
 	}
 	go func() {
 		_, _ = io.WriteString(client, "GET")
-		_ = client.(*net.TCPConn).CloseWrite()
+		_ = client.CloseWrite()
 	}()
 	got := ""
 	for len(got) < 3 {
@@ -70,11 +56,7 @@ func TestASocketWithoutARequestHoldsNoBuffer(t *testing.T) {
 	c.release()
 
 	// Nothing has come, and it looks once.
-	quiet, err := net.Dial("tcp", l.Addr().String())
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer quiet.Close()
+	quiet, _ := loopback.Pair(t)
 	c = &conn{task: getTask()}
 	c.resp = getBuffer(smallBuffer)
 	c.rester = newRester(c, quiet)

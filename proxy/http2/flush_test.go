@@ -2,30 +2,18 @@ package http2
 
 import (
 	"io"
-	"net"
 	"testing"
 
 	"github.com/overhear-mesh/overhear/proxy/clock"
 	"github.com/overhear-mesh/overhear/proxy/http1"
 	"github.com/overhear-mesh/overhear/proxy/wheel"
+	"github.com/overhear-mesh/overhear/test/loopback"
 )
 
 // socketLink is a link on a socket, whose peer reads and says nothing.
 func socketLink(t *testing.T) *link {
 	t.Helper()
-	ln, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer ln.Close()
-	peer, err := net.Dial("tcp", ln.Addr().String())
-	if err != nil {
-		t.Fatal(err)
-	}
-	socket, err := ln.Accept()
-	if err != nil {
-		t.Fatal(err)
-	}
+	peer, socket := loopback.Pair(t)
 	read := make(chan struct{})
 	go func() {
 		defer close(read)
@@ -34,7 +22,6 @@ func socketLink(t *testing.T) *link {
 	t.Cleanup(func() {
 		socket.Close()
 		<-read
-		peer.Close()
 	})
 	cfg, k := DefaultConfig(), clock.New()
 	cfg.PingAfter = 0 // there is no role that could be asked what to do

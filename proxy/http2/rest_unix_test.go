@@ -5,30 +5,16 @@ package http2
 import (
 	"errors"
 	"io"
-	"net"
 	"os"
 	"testing"
 	"time"
 
 	"github.com/overhear-mesh/overhear/proxy/clock"
+	"github.com/overhear-mesh/overhear/test/loopback"
 )
 
 func TestASocketWithNothingToReadHoldsNoBuffer(t *testing.T) {
-	ln, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer ln.Close()
-	peer, err := net.Dial("tcp", ln.Addr().String())
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer peer.Close()
-	socket, err := ln.Accept()
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer socket.Close()
+	peer, socket := loopback.Pair(t)
 	cfg := DefaultConfig()
 	l := newLink(&cfg, clock.New(), nil, socket, nil, false)
 	l.in = getBuffer() // as after a frame
@@ -53,7 +39,7 @@ func TestASocketWithNothingToReadHoldsNoBuffer(t *testing.T) {
 	}
 	go func() {
 		_, _ = io.WriteString(peer, "half a frame")
-		_ = peer.(*net.TCPConn).CloseWrite()
+		_ = peer.CloseWrite()
 	}()
 	for l.w < len("half a frame") { // what is there stays while more is waited for
 		n, err := l.receive()

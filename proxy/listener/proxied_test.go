@@ -13,6 +13,7 @@ import (
 	"github.com/pires/go-proxyproto"
 
 	"github.com/overhear-mesh/overhear/proxy/listener"
+	"github.com/overhear-mesh/overhear/test/loopback"
 )
 
 // named answers with the client's address, and then as echo does.
@@ -86,21 +87,7 @@ func TestAPROXYHeaderMustComeInTime(t *testing.T) {
 
 // A tunnel asks the socket how it has ended, whatever was read of the connection before.
 func TestTheSocketIsFoundBehindAPROXYHeaderAndAFirstLook(t *testing.T) {
-	ln, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer ln.Close()
-	client, err := net.Dial("tcp", ln.Addr().String())
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer client.Close()
-	socket, err := ln.Accept()
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer socket.Close()
+	client, socket := loopback.Pair(t)
 	if _, err := io.WriteString(client, "PROXY TCP4 192.0.2.7 192.0.2.1 5000 80\r\nGET / HTTP/1.1\r\n\r\n"); err != nil {
 		t.Fatal(err)
 	}

@@ -7,27 +7,9 @@ import (
 	"runtime"
 	"syscall"
 	"testing"
-)
 
-// pair is the two ends of a TCP connection.
-func pair(t *testing.T) (near, far *net.TCPConn) {
-	t.Helper()
-	ln, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer ln.Close()
-	c, err := net.Dial("tcp", ln.Addr().String())
-	if err != nil {
-		t.Fatal(err)
-	}
-	s, err := ln.Accept()
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { _, _ = c.Close(), s.Close() })
-	return c.(*net.TCPConn), s.(*net.TCPConn)
-}
+	"github.com/overhear-mesh/overhear/test/loopback"
+)
 
 // TestAResetThatAWriteHasSeenIsNoEnd: the kernel tells of a reset once. When the other
 // direction has been told, what follows looks like the end of a stream.
@@ -35,7 +17,7 @@ func TestAResetThatAWriteHasSeenIsNoEnd(t *testing.T) {
 	if runtime.GOOS != "linux" {
 		t.Skip("only Linux tells the two apart")
 	}
-	near, far := pair(t)
+	near, far := loopback.Pair(t)
 	if _, err := far.Write([]byte("half of")); err != nil {
 		t.Fatal(err)
 	}
@@ -62,7 +44,7 @@ func TestAResetThatAWriteHasSeenIsNoEnd(t *testing.T) {
 func TestAnEndOnBothSidesIsNoReset(t *testing.T) {
 	for _, first := range []string{"near", "far"} {
 		t.Run(first+" ends first", func(t *testing.T) {
-			near, far := pair(t)
+			near, far := loopback.Pair(t)
 			var up, down direction
 			down.connect(near, nil, &up, false)
 			up.connect(nil, near, &down, false)
