@@ -43,25 +43,21 @@ const (
 type Collector struct {
 	lrsv3.UnimplementedLoadReportingServiceServer
 	cfg       Config
-	most      int // reporters per principal
 	sink      Sink
 	directory Directory
 	now       func() time.Duration
 	log       *slog.Logger
 	metrics   metrics
 	running   sync.WaitGroup
-
-	mu         sync.Mutex // guards what follows
-	streams    map[string]*Stream
-	principals map[string]int // live streams
+	seats     *report.Seats
 }
 
 // NewCollector starts nothing. now is the table's clock; perPrincipal bounds the streams
 // of one principal.
 func NewCollector(cfg Config, perPrincipal int, sink Sink, directory Directory, now func() time.Duration, log *slog.Logger) *Collector {
 	return &Collector{
-		cfg: cfg, most: perPrincipal, sink: sink, directory: directory, now: now, log: log,
-		streams: map[string]*Stream{}, principals: map[string]int{},
+		cfg: cfg, sink: sink, directory: directory, now: now, log: log,
+		seats: report.NewSeats(perPrincipal),
 	}
 }
 
@@ -78,12 +74,9 @@ func (c *Collector) Wait() { c.running.Wait() }
 
 // Stats counts since the start.
 func (c *Collector) Stats() Stats {
-	c.mu.Lock()
-	streams := len(c.streams)
-	c.mu.Unlock()
 	var all Stats
 	c.metrics.add(func(s *Stats) { all = *s; all.Refused = maps.Clone(s.Refused) })
-	all.Streams = streams
+	all.Streams = c.seats.Len()
 	return all
 }
 
@@ -91,7 +84,6 @@ func (c *Collector) Stats() Stats {
 type Stream struct {
 	reporter merge.Reporter
 	cancel   context.CancelCauseFunc
-	left     chan struct{} // closed when nothing more comes from it
 }
 
 // Reporter is who reports.
@@ -101,11 +93,8 @@ func (s *Stream) Reporter() merge.Reporter { return s.reporter }
 // which is also the only way to end a Recv that blocks: the goroutine ends after it.
 func (c *Collector) StreamLoadStats(srv lrsv3.LoadReportingService_StreamLoadStatsServer) error {
 	ctx, cancel := context.WithCancelCause(srv.Context())
-	s := &Stream{cancel: cancel, left: make(chan struct{})}
-	c.running.Go(func() {
-		defer close(s.left)
-		cancel(c.receive(ctx, s, srv))
-	})
+	s := &Stream{cancel: cancel}
+	c.running.Go(func() { cancel(c.receive(ctx, s, srv)) })
 	<-ctx.Done()
 	err := context.Cause(ctx)
 	if errors.Is(err, context.Canceled) || errors.Is(err, io.EOF) {
@@ -134,10 +123,16 @@ func (c *Collector) receive(ctx context.Context, s *Stream, srv lrsv3.LoadReport
 	case resource.KindOf(node) != resource.Envoy:
 		return c.rest(srv)
 	}
-	if err := c.register(ctx, s, node); err != nil {
+	principal, _ := report.Identify(ctx)
+	leave, why, err := c.seats.Take(ctx, report.Sitter{ID: node.GetId(), Principal: principal, End: s.cancel})
+	if err != nil {
+		if why != "" {
+			c.metrics.refuse(map[Refusal]int{Refusal(why): 1})
+		}
 		return err
 	}
-	defer c.unregister(s)
+	defer leave()
+	s.reporter = reporterOf(node, principal, c.now())
 	if err := c.sink.Join(s); err != nil {
 		return status.Error(codes.FailedPrecondition, err.Error())
 	}
@@ -193,46 +188,6 @@ func (c *Collector) rest(srv lrsv3.LoadReportingService_StreamLoadStatsServer) e
 		if _, err := srv.Recv(); err != nil {
 			return err
 		}
-	}
-}
-
-// register makes s the live stream of its id, in the place of an older one of the same
-// principal, whose end it waits for.
-func (c *Collector) register(ctx context.Context, s *Stream, node *corev3.Node) error {
-	id := node.GetId()
-	principal, _ := report.Identify(ctx)
-	for {
-		c.mu.Lock()
-		old := c.streams[id]
-		if old == nil {
-			defer c.mu.Unlock()
-			if c.principals[principal] >= c.most {
-				return c.refuse(codes.ResourceExhausted, TooManyStreams, "%s has %d reporters already", principal, c.most)
-			}
-			c.principals[principal]++
-			c.streams[id] = s
-			s.reporter = reporterOf(node, principal, c.now())
-			return nil
-		}
-		c.mu.Unlock()
-		if old.reporter.Principal != principal {
-			return c.refuse(codes.PermissionDenied, ForeignReporter, "%q reports from elsewhere", id)
-		}
-		old.cancel(status.Errorf(codes.Aborted, "another stream of %q has come", id))
-		select {
-		case <-old.left:
-		case <-ctx.Done():
-			return context.Cause(ctx)
-		}
-	}
-}
-
-func (c *Collector) unregister(s *Stream) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	delete(c.streams, s.reporter.ID)
-	if c.principals[s.reporter.Principal]--; c.principals[s.reporter.Principal] == 0 {
-		delete(c.principals, s.reporter.Principal)
 	}
 }
 

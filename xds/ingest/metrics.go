@@ -1,20 +1,24 @@
 package ingest
 
-import "sync"
+import (
+	"sync"
+
+	"github.com/overhear-mesh/overhear/xds/report"
+)
 
 // Refusal is a reason for which something that an Envoy said was set aside.
 type Refusal string
 
 // Reasons of refusal. Where a whole stream is refused it ends with a gRPC status.
 const (
-	BadNode         Refusal = "bad_node"         // the first message has no node id
-	ForeignReporter Refusal = "foreign_reporter" // the id is in use by another principal
-	TooManyStreams  Refusal = "too_many_streams" // of one principal
-	NotEnvoy        Refusal = "not_envoy"        // a client that tells nothing of single endpoints
-	BadInterval     Refusal = "bad_interval"     // a report of no, or of an absurd length of time
-	UnknownCluster  Refusal = "unknown_cluster"  // no service of the mesh has that name
-	UnknownEndpoint Refusal = "unknown_endpoint" // the service has no such address
-	BadCounts       Refusal = "bad_counts"       // more requests than there can have been
+	BadNode         Refusal = "bad_node"                      // the first message has no node id
+	ForeignReporter         = Refusal(report.ForeignReporter) // the id is in use by another principal
+	TooManyStreams          = Refusal(report.TooManyStreams)  // of one principal
+	NotEnvoy        Refusal = "not_envoy"                     // a client that tells nothing of single endpoints
+	BadInterval     Refusal = "bad_interval"                  // a report of no, or of an absurd length of time
+	UnknownCluster  Refusal = "unknown_cluster"               // no service of the mesh has that name
+	UnknownEndpoint Refusal = "unknown_endpoint"              // the service has no such address
+	BadCounts       Refusal = "bad_counts"                    // more requests than there can have been
 )
 
 // Stats counts since the start.

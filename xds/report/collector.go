@@ -94,10 +94,7 @@ type Collector struct {
 	log       *slog.Logger
 	metrics   metrics
 	running   sync.WaitGroup // goroutines of streams
-
-	mu         sync.Mutex // guards what follows
-	streams    map[string]*Stream
-	principals map[string]map[string]struct{} // ids of the live streams, by principal
+	seats     *Seats
 }
 
 // NewCollector starts nothing. now is the table's clock; give it a head start, so that
@@ -109,8 +106,7 @@ func NewCollector(cfg CollectorConfig, sink Sink, authority Authority, now func(
 	}
 	return &Collector{
 		cfg: cfg, sink: sink, authority: authority, now: now, log: log,
-		streams:    map[string]*Stream{},
-		principals: map[string]map[string]struct{}{},
+		seats: NewSeats(cfg.ReportersPerPrincipal),
 	}
 }
 
@@ -130,15 +126,11 @@ func (c *Collector) Stream(srv reportpb.EvidenceService_StreamServer) error {
 	s := &Stream{
 		c:      c,
 		cancel: cancel,
-		left:   make(chan struct{}),
 		outbox: newOutbox(),
 	}
 	s.principal, s.addr = Identify(ctx)
 	c.metrics.opened.Add(1)
-	c.running.Go(func() {
-		defer close(s.left)
-		s.end(s.receive(ctx, srv))
-	})
+	c.running.Go(func() { s.end(s.receive(ctx, srv)) })
 	c.running.Go(func() { s.end(s.send(ctx, srv)) })
 	<-ctx.Done()
 	err := context.Cause(ctx)
@@ -149,60 +141,7 @@ func (c *Collector) Stream(srv reportpb.EvidenceService_StreamServer) error {
 }
 
 // Stats counts since the start.
-func (c *Collector) Stats() Stats {
-	c.mu.Lock()
-	streams := len(c.streams)
-	c.mu.Unlock()
-	return c.metrics.stats(streams)
-}
-
-// register makes s the live stream of its id, in the place of an older one of the same
-// reporter, whose end it waits for.
-func (c *Collector) register(ctx context.Context, s *Stream) error {
-	id := s.reporter.ID
-	for {
-		c.mu.Lock()
-		old := c.streams[id]
-		if old == nil {
-			defer c.mu.Unlock()
-			ids := c.principals[s.principal]
-			if len(ids) >= c.cfg.ReportersPerPrincipal {
-				return c.refuse(codes.ResourceExhausted, TooManyStreams, "%s has %d reporters already", s.principal, len(ids))
-			}
-			if ids == nil {
-				ids = map[string]struct{}{}
-				c.principals[s.principal] = ids
-			}
-			ids[id] = struct{}{}
-			c.streams[id] = s
-			return nil
-		}
-		c.mu.Unlock()
-		switch {
-		case old.principal != s.principal:
-			return c.refuse(codes.PermissionDenied, ForeignReporter, "%q reports from elsewhere", id)
-		case s.reporter.Incarnation < old.reporter.Incarnation:
-			return c.refuse(codes.AlreadyExists, OldIncarnation, "%q has a newer incarnation", id)
-		}
-		old.end(status.Errorf(codes.Aborted, "another stream of %q has come", id))
-		select {
-		case <-old.left:
-		case <-ctx.Done():
-			return context.Cause(ctx)
-		}
-	}
-}
-
-func (c *Collector) unregister(s *Stream) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	delete(c.streams, s.reporter.ID)
-	ids := c.principals[s.principal]
-	delete(ids, s.reporter.ID)
-	if len(ids) == 0 {
-		delete(c.principals, s.principal)
-	}
-}
+func (c *Collector) Stats() Stats { return c.metrics.stats(c.seats.Len()) }
 
 // refuse counts a stream that is not taken, and is the error that ends it.
 func (c *Collector) refuse(code codes.Code, why Refusal, format string, args ...any) error {
@@ -237,7 +176,6 @@ func Identify(ctx context.Context) (principal string, addr netip.Addr) {
 type Stream struct {
 	c         *Collector
 	cancel    context.CancelCauseFunc
-	left      chan struct{} // closed when nothing more comes from the stream
 	principal string
 	addr      netip.Addr
 	outbox    *outbox
@@ -281,10 +219,14 @@ func (s *Stream) receive(ctx context.Context, srv reportpb.EvidenceService_Strea
 	if err != nil {
 		return err
 	}
-	if err := c.register(ctx, s); err != nil {
+	leave, why, err := c.seats.Take(ctx, Sitter{ID: s.reporter.ID, Principal: s.principal, Incarnation: s.reporter.Incarnation, End: s.end})
+	if err != nil {
+		if why != "" {
+			c.metrics.refuse(why, 1)
+		}
 		return err
 	}
-	defer c.unregister(s)
+	defer leave()
 	if err := c.sink.Join(s); err != nil {
 		return status.Error(codes.FailedPrecondition, err.Error())
 	}
