@@ -54,19 +54,9 @@ type direction struct {
 
 func (d *direction) connect(src, dst net.Conn, back *direction, spliced bool) {
 	d.src, d.dst, d.back = src, dst, back
-	if from, to := socket(src), socket(dst); spliced && from != nil && to != nil {
-		d.from, d.to = from, to
+	if from, to := upstream.Socket(src), upstream.Socket(dst); spliced && from != nil && to != nil {
+		d.from, d.to = from, to // whatever a shell has read has been passed on before data is bulk
 	}
-}
-
-// socket is what c is, or what it is a shell of that has read the first bytes. Those
-// have been passed on by the time data is bulk. nil: there is none.
-func socket(c net.Conn) *net.TCPConn {
-	if shell, ok := c.(interface{ NetConn() net.Conn }); ok {
-		c = shell.NetConn()
-	}
-	s, _ := c.(*net.TCPConn)
-	return s
 }
 
 // run passes ahead on, and then copies.

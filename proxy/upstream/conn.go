@@ -54,6 +54,16 @@ func newConn(raw net.Conn, e *Endpoint, serial uint32) *Conn {
 	return c
 }
 
+// Socket is what c is, or what it is a shell of that has read the first bytes; nil: there
+// is none.
+func Socket(c net.Conn) *net.TCPConn {
+	if shell, ok := c.(interface{ NetConn() net.Conn }); ok {
+		c = shell.NetConn()
+	}
+	s, _ := c.(*net.TCPConn)
+	return s
+}
+
 // Hash tells the connections of one endpoint apart, for outlier.Outcome.
 func (c *Conn) Hash() uint32 { return c.hash }
 

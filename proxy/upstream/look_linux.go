@@ -26,11 +26,8 @@ func lookFD(fd uintptr) condition {
 // instead, which the kernel tells to one system call only: to a write of another
 // goroutine, maybe. It says so as well of one that both sides have ended in order.
 func Aborted(c net.Conn) bool {
-	if shell, ok := c.(interface{ NetConn() net.Conn }); ok {
-		c = shell.NetConn()
-	}
-	socket, ok := c.(*net.TCPConn)
-	if !ok {
+	socket := Socket(c)
+	if socket == nil {
 		return false
 	}
 	raw, err := socket.SyscallConn()
