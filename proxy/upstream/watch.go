@@ -104,26 +104,20 @@ func (w *Watch) noticed(serial uint64, now time.Duration) {
 
 // leftBy takes in that the peer of c has closed it. If it lay idle, that may be a hint.
 func (e *Endpoint) leftBy(c *Conn, now time.Duration) {
-	opts := e.options.Load()
 	e.mu.Lock()
 	i := slices.Index(e.idle, c)
-	hint := false
 	if i >= 0 {
 		e.idle = slices.Delete(e.idle, i, i+1)
-		hint = e.closes.Hint(now-c.idleSince, now)
 	}
 	e.mu.Unlock()
-	if i < 0 {
-		return
-	}
-	c.Discard()
-	if hint && opts.Hint != nil {
-		opts.Hint(e)
+	if i >= 0 {
+		c.Discard()
+		e.Left(now-c.idleSince, now)
 	}
 }
 
-// Left takes in that the peer has closed a shared connection, of its own accord and
-// without a word, that had been idle for so long.
+// Left takes in that the peer has closed a connection, of its own accord and without a
+// word, that had been idle for so long.
 func (e *Endpoint) Left(idle, now time.Duration) {
 	opts := e.options.Load()
 	e.mu.Lock()
