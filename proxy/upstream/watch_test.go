@@ -8,7 +8,6 @@ import (
 
 	"github.com/overhear-mesh/overhear/proxy/clock"
 	"github.com/overhear-mesh/overhear/proxy/upstream"
-	"github.com/overhear-mesh/overhear/test/pipenet"
 )
 
 // hints counts the hints of a bed's endpoint.
@@ -26,9 +25,8 @@ func hints(t *testing.T, body func(t *testing.T, b *bed, hints *int)) {
 
 func TestAnIdleConnectionThatTheServerClosesIsAHint(t *testing.T) {
 	hints(t, func(t *testing.T, b *bed, hints *int) {
-		c, _ := b.get()
-		far := b.accept()
-		b.endpoint.Put(c, b.clock.Now())
+		c, far := b.fresh()
+		b.put(c)
 		time.Sleep(2 * time.Second)
 		_ = far.Close()
 		synctest.Wait()
@@ -49,7 +47,7 @@ func TestWhatDiesAtOnceIsOneHint(t *testing.T) {
 			conns = append(conns, c)
 		}
 		for _, c := range conns {
-			b.endpoint.Put(c, b.clock.Now())
+			b.put(c)
 		}
 		b.net.Host("10.0.0.2").Crash()
 		synctest.Wait()
@@ -62,22 +60,21 @@ func TestWhatDiesAtOnceIsOneHint(t *testing.T) {
 func TestWhatWeCloseOrUseOurselvesIsNoHint(t *testing.T) {
 	for name, ends := range map[string]func(b *bed, c *upstream.Conn){
 		"idle time-out": func(b *bed, c *upstream.Conn) {
-			b.endpoint.Put(c, b.clock.Now())
+			b.put(c)
 			time.Sleep(time.Minute)
 			b.endpoint.Expire(b.clock.Now())
 		},
-		"retired":   func(b *bed, c *upstream.Conn) { b.endpoint.Put(c, b.clock.Now()); b.endpoint.Retire() },
-		"closed":    func(b *bed, c *upstream.Conn) { b.endpoint.Put(c, b.clock.Now()); b.endpoint.CloseIdle() },
+		"retired":   func(b *bed, c *upstream.Conn) { b.put(c); b.endpoint.Retire() },
+		"closed":    func(b *bed, c *upstream.Conn) { b.put(c); b.endpoint.CloseIdle() },
 		"discarded": func(_ *bed, c *upstream.Conn) { c.Discard() },
 		"in use": func(b *bed, c *upstream.Conn) {
-			b.endpoint.Put(c, b.clock.Now())
+			b.put(c)
 			_, _ = b.get()
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
 			hints(t, func(t *testing.T, b *bed, hints *int) {
-				c, _ := b.get()
-				far := b.accept()
+				c, far := b.fresh()
 				ends(b, c)
 				_ = far.Close()
 				synctest.Wait()
@@ -93,9 +90,8 @@ func TestWhatWeCloseOrUseOurselvesIsNoHint(t *testing.T) {
 func TestAnIdleTimeOutOfTheServerIsOneHintForAll(t *testing.T) {
 	hints(t, func(t *testing.T, b *bed, hints *int) {
 		for range 100 {
-			c, _ := b.get()
-			far := b.accept()
-			b.endpoint.Put(c, b.clock.Now())
+			c, far := b.fresh()
+			b.put(c)
 			time.Sleep(5 * time.Second)
 			_ = far.Close()
 			synctest.Wait()
@@ -133,14 +129,4 @@ func TestAWatchEndsWithItsContext(t *testing.T) {
 	if err := <-ended; err != nil {
 		t.Errorf("got %v, want nil", err)
 	}
-}
-
-// accept is the server's end of the next connection.
-func (b *bed) accept() *pipenet.Conn {
-	b.t.Helper()
-	c, err := b.listener.Accept()
-	if err != nil {
-		b.t.Fatal(err)
-	}
-	return c.(*pipenet.Conn)
 }
