@@ -37,6 +37,9 @@ const (
 	// restInterval is how often a client is asked to report that has nothing to say of
 	// single endpoints. It cannot be told to be silent.
 	restInterval = time.Hour
+	// burst is how many messages more than the pace allows, two in each interval, are read
+	// at once: what has waited on its way comes together.
+	burst = 20
 )
 
 // Collector serves load reports. Register it with a gRPC server.
@@ -152,7 +155,7 @@ func (c *Collector) receive(ctx context.Context, s *Stream, srv lrsv3.LoadReport
 // listen hands on what the Envoy tells.
 func (c *Collector) listen(ctx context.Context, s *Stream, srv lrsv3.LoadReportingService_StreamLoadStatsServer, req *lrsv3.LoadStatsRequest) error {
 	o := newObserver(c.directory)
-	pace := pace{gap: c.cfg.Interval / 2}
+	bucket := report.NewBucket(c.cfg.Interval/2, burst)
 	for {
 		now := c.now()
 		r, ok := o.observe(req, now)
@@ -162,12 +165,10 @@ func (c *Collector) listen(ctx context.Context, s *Stream, srv lrsv3.LoadReporti
 			r.Reporter, r.Incarnation = s.reporter.ID, s.reporter.Incarnation
 			c.sink.Evidence(s, r)
 		}
-		if wait := pace.take(now); wait > 0 {
+		if wait := bucket.Take(now); wait > 0 {
 			c.metrics.add(func(s *Stats) { s.Throttled++ })
-			select {
-			case <-time.After(wait):
-			case <-ctx.Done():
-				return context.Cause(ctx)
+			if err := report.Pause(ctx, wait); err != nil {
+				return err
 			}
 		}
 		var err error
@@ -209,17 +210,4 @@ func reporterOf(node *corev3.Node, principal string, now time.Duration) merge.Re
 		ID: node.GetId(), Incarnation: uint64(now), Principal: principal, Node: labels["node"],
 		Zone: node.GetLocality().GetZone(), Region: node.GetLocality().GetRegion(), Labels: labels,
 	}
-}
-
-// burst is how many messages more than the pace allows are read at once: what has waited
-// on its way comes together.
-const burst = 20
-
-// pace is how often messages of one stream are read: one in each gap in the long run.
-type pace struct{ gap, earned time.Duration }
-
-// take is how long to wait for the next message.
-func (p *pace) take(now time.Duration) time.Duration {
-	p.earned = max(p.earned, now) + p.gap
-	return max(0, p.earned-now-burst*p.gap)
 }

@@ -137,7 +137,7 @@ func (c *Client) open(ctx context.Context, wait time.Duration) (reportpb.Evidenc
 		go func() { defer close(ended); c.monologue(alone) }()
 		defer func() { heard(); <-ended }()
 	}
-	if err := pause(ctx, wait); err != nil {
+	if err := Pause(ctx, wait); err != nil {
 		return nil, err
 	}
 	// Waiting for the connection, and not asking again and again, leaves the pace of
@@ -149,10 +149,10 @@ func (c *Client) open(ctx context.Context, wait time.Duration) (reportpb.Evidenc
 // ctx ends.
 func (c *Client) monologue(ctx context.Context) {
 	c.hello()
-	bucket := newBucket(clientRate, clientBurst)
+	bucket := NewBucket(time.Second/clientRate, clientBurst)
 	for {
 		c.build()
-		if pause(ctx, bucket.take(c.cfg.Now())) != nil {
+		if Pause(ctx, bucket.Take(c.cfg.Now())) != nil {
 			return
 		}
 		select {
@@ -208,10 +208,10 @@ func (c *Client) stream(parent context.Context, wait time.Duration) error {
 // send says hello and then what the source has to say.
 func (c *Client) send(ctx context.Context, cancel context.CancelCauseFunc, srv reportpb.EvidenceService_StreamClient, names *names) error {
 	began := c.cfg.Now()
-	bucket := newBucket(clientRate, clientBurst)
+	bucket := NewBucket(time.Second/clientRate, clientBurst)
 	send := func(up *reportpb.Up) error {
-		if wait := bucket.take(c.cfg.Now()); wait > 0 {
-			if err := pause(ctx, wait); err != nil {
+		if wait := bucket.Take(c.cfg.Now()); wait > 0 {
+			if err := Pause(ctx, wait); err != nil {
 				return err
 			}
 		}

@@ -239,14 +239,14 @@ func (s *Stream) receive(ctx context.Context, srv reportpb.EvidenceService_Strea
 	s.outbox.welcome()
 
 	up.Hello = nil
-	bucket := newBucket(c.cfg.Rate, c.cfg.Burst)
+	bucket := NewBucket(time.Second/time.Duration(c.cfg.Rate), c.cfg.Burst)
 	for {
 		if err := s.take(d, up); err != nil {
 			return err
 		}
-		if wait := bucket.take(c.now()); wait > 0 {
+		if wait := bucket.Take(c.now()); wait > 0 {
 			c.metrics.throttled.Add(1)
-			if err := pause(ctx, wait); err != nil {
+			if err := Pause(ctx, wait); err != nil {
 				return err
 			}
 		}
@@ -338,17 +338,5 @@ func (s *Stream) send(ctx context.Context, srv reportpb.EvidenceService_StreamSe
 			}
 			s.c.metrics.sent.Add(1)
 		}
-	}
-}
-
-// pause waits, unless ctx ends.
-func pause(ctx context.Context, d time.Duration) error {
-	t := time.NewTimer(d)
-	defer t.Stop()
-	select {
-	case <-t.C:
-		return nil
-	case <-ctx.Done():
-		return context.Cause(ctx)
 	}
 }
