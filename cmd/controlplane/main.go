@@ -3,6 +3,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -72,10 +73,8 @@ have recorded. The other commands talk to a running one.`,
 			for _, one := range c.Commands() {
 				names = append(names, one.Name())
 			}
-			if near := strictyaml.Nearest(args[0], names); near != "" {
-				return usageError{fmt.Errorf("there is no command %q: did you mean %q?", args[0], near)}
-			}
-			return usageError{fmt.Errorf("there is no command %q: controlplane --help lists those that there are", args[0])}
+			hint := cmp.Or(strictyaml.DidYouMean(args[0], names), ": controlplane --help lists those that there are")
+			return usageError{fmt.Errorf("there is no command %q%s", args[0], hint)}
 		},
 	}
 	root.SetFlagErrorFunc(func(c *cobra.Command, err error) error {

@@ -8,6 +8,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"flag"
@@ -89,12 +90,8 @@ func run(args []string, stdout, stderr io.Writer) int {
 		flags.SetOutput(stdout)
 		help(flags)
 	default:
-		fmt.Fprintf(stderr, "sidecar: there is no verb %q", verb)
-		if near := strictyaml.Nearest(verb, verbs); near != "" {
-			fmt.Fprintf(stderr, ": did you mean %q?\n", near)
-		} else {
-			fmt.Fprintf(stderr, ": want %s\n", strings.Join(verbs, ", "))
-		}
+		hint := cmp.Or(strictyaml.DidYouMean(verb, verbs), ": want "+strings.Join(verbs, ", "))
+		fmt.Fprintf(stderr, "sidecar: there is no verb %q%s\n", verb, hint)
 		return 2
 	}
 	if _, ok := errors.AsType[strictyaml.Problems](err); ok {

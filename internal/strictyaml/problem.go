@@ -53,6 +53,15 @@ func (ps Problems) sorted() Problems {
 	return slices.Compact(ps)
 }
 
+// DidYouMean is what an error that names something unknown ends with; "" if no known name
+// is near.
+func DidYouMean(name string, known []string) string {
+	if near := Nearest(name, known); near != "" {
+		return fmt.Sprintf(": did you mean %q?", near)
+	}
+	return ""
+}
+
 // Nearest returns the known name that was probably meant, or "".
 func Nearest(name string, known []string) string {
 	fold := func(s string) string {

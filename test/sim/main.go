@@ -11,6 +11,7 @@
 package main
 
 import (
+	"cmp"
 	"encoding/json"
 	"errors"
 	"flag"
@@ -248,10 +249,7 @@ func pickScenarios(o options) ([]world.Scenario, error) {
 
 // meant says which name was probably meant, else where they are listed.
 func meant(name string, known []string) string {
-	if near := strictyaml.Nearest(name, known); near != "" {
-		return fmt.Sprintf(": did you mean %q?", near)
-	}
-	return "; see -list"
+	return cmp.Or(strictyaml.DidYouMean(name, known), "; see -list")
 }
 
 func scenarioNames(files fs.FS) []string {

@@ -100,11 +100,7 @@ func (cp *ControlPlane) getStatus(w http.ResponseWriter, r *http.Request) {
 		for _, s := range cp.opts.Registry.Current().Services {
 			names = append(names, s.Name)
 		}
-		hint := ""
-		if near := strictyaml.Nearest(wanted, names); near != "" {
-			hint = fmt.Sprintf(": did you mean %q?", near)
-		}
-		fail(w, http.StatusNotFound, "there is no service %q%s", wanted, hint)
+		fail(w, http.StatusNotFound, "there is no service %q%s", wanted, strictyaml.DidYouMean(wanted, names))
 		return
 	}
 	answer(w, http.StatusOK, st)
@@ -132,7 +128,7 @@ func (cp *ControlPlane) one(w http.ResponseWriter, name string) (merge.Key, bool
 	case 1:
 		return found[0], true
 	case 0:
-		fail(w, http.StatusNotFound, "there is no endpoint %q: %s", name, meant(cp.opts.Registry.Current(), name))
+		fail(w, http.StatusNotFound, "there is no endpoint %q%s", name, meant(cp.opts.Registry.Current(), name))
 	default:
 		var names []string
 		for _, k := range found {

@@ -2,7 +2,6 @@ package controlplane
 
 import (
 	"cmp"
-	"fmt"
 	"maps"
 	"net/netip"
 	"slices"
@@ -179,10 +178,7 @@ func meant(m *registry.Mesh, name string) string {
 			}
 		}
 	}
-	if near := strictyaml.Nearest(name, names); near != "" {
-		return fmt.Sprintf("did you mean %q?", near)
-	}
-	return "want an instance, an address, or SERVICE/INSTANCE"
+	return cmp.Or(strictyaml.DidYouMean(name, names), ": want an instance, an address, or SERVICE/INSTANCE")
 }
 
 // why explains one endpoint.

@@ -1,6 +1,7 @@
 package world
 
 import (
+	"cmp"
 	"fmt"
 	"maps"
 	"slices"
@@ -97,8 +98,5 @@ func (s *Scenario) Set(key, value string) error {
 
 // meant says which name was probably meant, else which there are.
 func meant(name string, known []string) string {
-	if near := strictyaml.Nearest(name, known); near != "" {
-		return fmt.Sprintf(": did you mean %q?", near)
-	}
-	return "; there are " + strings.Join(known, ", ")
+	return cmp.Or(strictyaml.DidYouMean(name, known), "; there are "+strings.Join(known, ", "))
 }
