@@ -64,11 +64,7 @@ func (l *loop) later(wait time.Duration, then func()) {
 	l.wg.Go(func() {
 		select {
 		case <-time.After(wait):
-		case <-l.ctx.Done():
-			return
-		}
-		select {
-		case l.probes.results <- then:
+			l.hand(then)
 		case <-l.ctx.Done():
 		}
 	})

@@ -155,17 +155,22 @@ func (l *loop) send(ctx context.Context, q query, timeout time.Duration, then fu
 		p := Probed{ID: q.id, Start: l.c.deps.Clock.Now()}
 		p.Result, p.Level = q.ask(own, l.c.dial)
 		p.End = l.c.deps.Clock.Now()
-		select {
-		case l.probes.results <- func() {
+		l.hand(func() {
 			l.probes.running--
 			if l.probes.asked[q.id]--; l.probes.asked[q.id] == 0 {
 				delete(l.probes.asked, q.id)
 			}
 			then(p)
-		}:
-		case <-l.ctx.Done():
-		}
+		})
 	})
+}
+
+// hand has Run call then, if it still does anything.
+func (l *loop) hand(then func()) {
+	select {
+	case l.probes.results <- then:
+	case <-l.ctx.Done():
+	}
 }
 
 // query is what to ask of r to learn about it at level, or at the deepest below
