@@ -2,7 +2,7 @@ package config
 
 import (
 	"errors"
-	"reflect"
+	"slices"
 	"time"
 
 	"github.com/overhear-mesh/overhear/internal/strictyaml"
@@ -22,7 +22,7 @@ func idle(p Protocol, transparent bool, detect time.Duration, u exchange.Upgrade
 		where string
 	}{
 		{"detect_timeout", detect != 0 && detect != detectTimeout && p != Auto && !transparent, "only with protocol auto the first bytes are waited for"},
-		{"upgrades", p == TCP && !reflect.DeepEqual(u.Protocols, usual.Protocols), "tcp carries whatever comes unread"},
+		{"upgrades", p == TCP && !slices.Equal(u.Protocols, usual.Protocols), "tcp carries whatever comes unread"},
 		{"tunnel_idle_timeout", p == TCP && u.TunnelIdle != usual.TunnelIdle, "tcp carries whatever comes unread; see tcp.idle_timeout"},
 		{"paths", p == TCP && paths != exchange.DefaultPaths(), "tcp carries whatever comes unread"},
 	} {
