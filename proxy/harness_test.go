@@ -2,6 +2,7 @@ package proxy_test
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -9,6 +10,8 @@ import (
 	"net"
 	"net/http"
 	"net/netip"
+	"os"
+	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -167,4 +170,22 @@ func (p *pod) refuses(port int) bool {
 		return false
 	}
 	return errors.As(err, new(*net.OpError))
+}
+
+// logged are the lines of an access log.
+func logged[L any](t *testing.T, path string) []L {
+	t.Helper()
+	text, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var all []L
+	for line := range strings.Lines(string(text)) {
+		var l L
+		if err := json.Unmarshal([]byte(line), &l); err != nil {
+			t.Fatal(err)
+		}
+		all = append(all, l)
+	}
+	return all
 }

@@ -1,10 +1,8 @@
 package proxy_test
 
 import (
-	"encoding/json"
 	"fmt"
 	"net/http"
-	"os"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -43,16 +41,8 @@ clusters:
 			transport.CloseIdleConnections()
 		}
 		p.end()
-		text, err := os.ReadFile(path)
-		if err != nil {
-			t.Fatal(err)
-		}
 		var got []string
-		for line := range strings.Lines(string(text)) {
-			var l struct{ Listener, Protocol, Client string }
-			if err := json.Unmarshal([]byte(line), &l); err != nil {
-				t.Fatal(err)
-			}
+		for _, l := range logged[struct{ Listener, Protocol, Client string }](t, path) {
 			host, _, _ := strings.Cut(l.Client, ":")
 			got = append(got, l.Listener+" "+l.Protocol+" "+host)
 		}

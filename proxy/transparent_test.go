@@ -2,14 +2,12 @@ package proxy_test
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"net"
 	"net/http"
 	"net/netip"
-	"os"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -328,16 +326,8 @@ inbound:
 		}
 		p.client.CloseIdleConnections()
 		p.end()
-		text, err := os.ReadFile(path)
-		if err != nil {
-			t.Fatal(err)
-		}
 		var got []string
-		for line := range strings.Lines(string(text)) {
-			var l struct{ Listener, Flags, Destination string }
-			if err := json.Unmarshal([]byte(line), &l); err != nil {
-				t.Fatal(err)
-			}
+		for _, l := range logged[struct{ Listener, Flags, Destination string }](t, path) {
 			got = append(got, strings.TrimSpace(l.Listener+" "+l.Flags+" "+l.Destination))
 		}
 		if want := []string{"all NR", "all NR 10.9.9.9:80", "in NR 10.9.9.9:22", "rules NR"}; !slices.Equal(got, want) {
