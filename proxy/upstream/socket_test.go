@@ -17,12 +17,16 @@ import (
 // loopback is an endpoint behind a real socket, with the ends of its connections.
 func loopback(t *testing.T) (*upstream.Endpoint, func() (*upstream.Conn, *net.TCPConn)) {
 	t.Helper()
+	return loopbackWith(t, upstream.DefaultOptions())
+}
+
+func loopbackWith(t *testing.T, opts upstream.Options) (*upstream.Endpoint, func() (*upstream.Conn, *net.TCPConn)) {
+	t.Helper()
 	ln, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { ln.Close() })
-	opts := upstream.DefaultOptions()
 	e := upstream.NewEndpoint("a", ln.Addr().String(), "", 0, false, stats(t), nil, &opts)
 	t.Cleanup(e.Retire)
 	return e, func() (*upstream.Conn, *net.TCPConn) {

@@ -16,17 +16,13 @@ import (
 type watched struct {
 	*upstream.Endpoint
 	clock clock.Clock
-	ln    net.Listener
+	open  func() (*upstream.Conn, *net.TCPConn)
 	hints chan struct{}
 }
 
 func newWatched(t *testing.T) *watched {
 	t.Helper()
-	ln, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	w := &watched{clock: clock.New(), ln: ln, hints: make(chan struct{}, 1000)}
+	w := &watched{clock: clock.New(), hints: make(chan struct{}, 1000)}
 	opts := upstream.DefaultOptions()
 	opts.MaxIdle = 1000
 	opts.Hint = func(*upstream.Endpoint) { w.hints <- struct{}{} }
@@ -39,29 +35,13 @@ func newWatched(t *testing.T) *watched {
 			t.Error(err)
 		}
 	})
-	w.Endpoint = upstream.NewEndpoint("a", ln.Addr().String(), "", 0, false, stats(t), nil, &opts)
 	t.Cleanup(func() {
-		w.Retire()
-		ln.Close()
 		cancel()
 		run.Wait()
 	})
+	w.Endpoint, w.open = loopbackWith(t, opts)
 	<-watch.Opened()
 	return w
-}
-
-// open is a connection with the server's end of it.
-func (w *watched) open(t *testing.T) (*upstream.Conn, *net.TCPConn) {
-	t.Helper()
-	c, err := w.Fresh(t.Context())
-	if err != nil {
-		t.Fatal(err)
-	}
-	s, err := w.ln.Accept()
-	if err != nil {
-		t.Fatal(err)
-	}
-	return c, s.(*net.TCPConn)
 }
 
 func TestAnIdleSocketThatIsClosedOrResetIsNoticed(t *testing.T) {
@@ -72,7 +52,7 @@ func TestAnIdleSocketThatIsClosedOrResetIsNoticed(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			w := newWatched(t)
-			c, s := w.open(t)
+			c, s := w.open()
 			w.Put(c, w.clock.Now())
 			dies(s)
 			<-w.hints
@@ -86,7 +66,7 @@ func TestAnIdleSocketThatIsClosedOrResetIsNoticed(t *testing.T) {
 // It is registered once and lies idle many times.
 func TestASocketIsStillWatchedAfterRequests(t *testing.T) {
 	w := newWatched(t)
-	c, s := w.open(t)
+	c, s := w.open()
 	for range 3 {
 		w.Put(c, w.clock.Now())
 		got, reused, err := w.Get(t.Context(), w.clock.Now())
@@ -114,14 +94,14 @@ func TestASocketIsStillWatchedAfterRequests(t *testing.T) {
 func TestADescriptorThatIsUsedAgainConfusesNobody(t *testing.T) {
 	w := newWatched(t)
 	for range 200 {
-		old, far := w.open(t)
+		old, far := w.open()
 		w.Put(old, w.clock.Now())
 		if _, _, err := w.Get(t.Context(), w.clock.Now()); err != nil {
 			t.Fatal(err)
 		}
 		go far.Close() // while the descriptor changes hands
 		old.Discard()
-		c, s := w.open(t)
+		c, s := w.open()
 		w.Put(c, w.clock.Now())
 		got, reused, err := w.Get(t.Context(), w.clock.Now())
 		if err != nil || !reused || got != c {
@@ -139,7 +119,7 @@ func TestClosingAtBothEndsAtOnceRacesNothing(t *testing.T) {
 	w := newWatched(t)
 	var both sync.WaitGroup
 	for range 200 {
-		c, s := w.open(t)
+		c, s := w.open()
 		w.Put(c, w.clock.Now())
 		both.Go(func() { s.Close() })
 		both.Go(w.CloseIdle)
@@ -160,7 +140,7 @@ func TestAThousandConnectionsLeaveNothingBehind(t *testing.T) {
 		servers := make([]*net.TCPConn, 0, many)
 		conns := make([]*upstream.Conn, 0, many)
 		for range many {
-			c, s := w.open(t)
+			c, s := w.open()
 			conns, servers = append(conns, c), append(servers, s)
 		}
 		for _, c := range conns {
