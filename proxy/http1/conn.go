@@ -204,10 +204,7 @@ func (c *conn) advance() {
 	if n <= smallBuffer && len(c.in) > smallBuffer {
 		c.in = changeBuffer(c.in, n, smallBuffer)
 	}
-	if len(c.resp) > smallBuffer {
-		putBuffer(c.resp)
-		c.resp = nil
-	}
+	c.resp = keepSmall(c.resp)
 }
 
 // grow makes room for n bytes in all; offsets stay, slices do not.
