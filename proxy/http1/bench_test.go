@@ -303,9 +303,17 @@ func TestParsingAllocatesNothing(t *testing.T) {
 	}
 }
 
-func BenchmarkProxiedGET(b *testing.B) {
+// newSocketLoop is a loop on real sockets that has been used.
+func newSocketLoop(tb testing.TB) *loop {
+	tb.Helper()
 	listen := func() (net.Listener, error) { return net.Listen("tcp", "127.0.0.1:0") }
-	l := newLoop(b, browser, kilobyte, discardLog{}, listen, new(net.Dialer).DialContext)
+	l := newLoop(tb, browser, kilobyte, discardLog{}, listen, new(net.Dialer).DialContext)
+	l.once(tb)
+	return l
+}
+
+func BenchmarkProxiedGET(b *testing.B) {
+	l := newSocketLoop(b)
 	b.ReportAllocs()
 	for b.Loop() {
 		l.once(b)

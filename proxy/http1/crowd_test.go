@@ -26,8 +26,7 @@ var crowd = []string{
 // a machine that others use it is no assertion.
 func TestGoodClientsAreServedBesideHostileOnes(t *testing.T) {
 	const good, hostile, each = 100, 1000, 30
-	listen := func() (net.Listener, error) { return net.Listen("tcp", "127.0.0.1:0") }
-	l := newLoop(t, browser, kilobyte, discardLog{}, listen, new(net.Dialer).DialContext)
+	l := newSocketLoop(t)
 	address := l.client.RemoteAddr().String()
 
 	serve := func() time.Duration {

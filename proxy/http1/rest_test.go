@@ -93,14 +93,6 @@ func serving() bool {
 	return bytes.Contains(stacks[:runtime.Stack(stacks, true)], []byte("http1.(*conn).serve("))
 }
 
-func newSocketLoop(t *testing.T) *loop {
-	t.Helper()
-	listen := func() (net.Listener, error) { return net.Listen("tcp", "127.0.0.1:0") }
-	l := newLoop(t, browser, kilobyte, discardLog{}, listen, new(net.Dialer).DialContext)
-	l.once(t)
-	return l
-}
-
 func TestAConnectionAtRestHasNoGoroutineThatServes(t *testing.T) {
 	l := newSocketLoop(t)
 	for range 20 {
