@@ -588,21 +588,7 @@ func TestWhoHasClosedIsNotToldOfThePeersClose(t *testing.T) {
 // joined is a connection over a way that takes so long.
 func joined(t *testing.T, way time.Duration) (near, far *pipenet.Conn) {
 	t.Helper()
-	n := pipenet.New(1)
+	n, client, ln := mesh(t)
 	n.Delay("*", "*", way, 0)
-	ln, err := n.Host("10.0.0.2").Listen(t.Context(), "tcp", ":80")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer ln.Close()
-	accepted := make(chan net.Conn, 1)
-	go func() {
-		c, _ := ln.Accept()
-		accepted <- c
-	}()
-	c, err := n.Host("10.0.0.1").Dial(t.Context(), "tcp", "10.0.0.2:80")
-	if err != nil {
-		t.Fatal(err)
-	}
-	return c.(*pipenet.Conn), (<-accepted).(*pipenet.Conn)
+	return connect(t, client, ln)
 }
