@@ -265,6 +265,21 @@ func (c *stream) subscribe(url string, names ...string) {
 	c.sendSotw(&discoveryv3.DiscoveryRequest{TypeUrl: url, ResourceNames: c.names[url], VersionInfo: c.version[url], ResponseNonce: c.version[url+"nonce"]})
 }
 
+// resume is the first request for names, or without them for everything, of a client that
+// holds what came with an answer on another stream.
+func (c *stream) resume(held answer, names ...string) {
+	c.t.Helper()
+	if len(names) == 0 {
+		names = []string{"*"}
+	}
+	if c.delta {
+		c.sendDelta(&discoveryv3.DeltaDiscoveryRequest{TypeUrl: held.url, ResourceNamesSubscribe: names, InitialResourceVersions: held.versions})
+		return
+	}
+	c.names[held.url] = names
+	c.sendSotw(&discoveryv3.DiscoveryRequest{TypeUrl: held.url, ResourceNames: names, VersionInfo: held.version})
+}
+
 func (c *stream) unsubscribe(url string, name string) {
 	c.t.Helper()
 	if c.delta {

@@ -244,15 +244,11 @@ func TestAClientThatMovesToAnotherServerIsSentNothingThatItHolds(t *testing.T) {
 		c.close()
 
 		c = other.open(node("n", envoyView), delta)
+		c.resume(clusters)
 		if delta {
-			c.sendDelta(&discoveryv3.DeltaDiscoveryRequest{TypeUrl: cds, ResourceNamesSubscribe: []string{"*"}, InitialResourceVersions: clusters.versions})
 			c.want("clusters[]")
-			c.sendDelta(&discoveryv3.DeltaDiscoveryRequest{TypeUrl: eds, ResourceNamesSubscribe: []string{"a", "b"}, InitialResourceVersions: endpoints.versions})
-		} else {
-			c.names[cds], c.names[eds] = []string{"*"}, []string{"a", "b"}
-			c.sendSotw(&discoveryv3.DiscoveryRequest{TypeUrl: cds, ResourceNames: c.names[cds], VersionInfo: clusters.version})
-			c.sendSotw(&discoveryv3.DiscoveryRequest{TypeUrl: eds, ResourceNames: c.names[eds], VersionInfo: endpoints.version})
 		}
+		c.resume(endpoints, "a", "b")
 		c.quiet("it holds everything")
 		other.apply(assignment("b", 2))
 		c.want("endpoints[b]")
@@ -400,14 +396,8 @@ func TestAClientThatComesWhileTheServerFillsIsSentNothingThatItHolds(t *testing.
 		restarted := newHarness(t, server.DefaultConfig())
 		again := func(id string) *stream {
 			c := restarted.open(node(id, envoyView), delta)
-			if delta {
-				c.sendDelta(&discoveryv3.DeltaDiscoveryRequest{TypeUrl: cds, ResourceNamesSubscribe: []string{"*"}, InitialResourceVersions: clusters.versions})
-				c.sendDelta(&discoveryv3.DeltaDiscoveryRequest{TypeUrl: eds, ResourceNamesSubscribe: []string{"a", "b"}, InitialResourceVersions: endpoints.versions})
-				return c
-			}
-			c.names[cds], c.names[eds] = []string{"*"}, []string{"a", "b"}
-			c.sendSotw(&discoveryv3.DiscoveryRequest{TypeUrl: cds, ResourceNames: c.names[cds], VersionInfo: clusters.version})
-			c.sendSotw(&discoveryv3.DiscoveryRequest{TypeUrl: eds, ResourceNames: c.names[eds], VersionInfo: endpoints.version})
+			c.resume(clusters)
+			c.resume(endpoints, "a", "b")
 			return c
 		}
 		c = again("n")

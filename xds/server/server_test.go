@@ -199,15 +199,15 @@ func TestADeltaClientThatReconnectsIsSentOnlyWhatDiffers(t *testing.T) {
 		h.Ready()
 		c := h.open(node("n", envoyView), true)
 		c.subscribe(cds)
-		clusters := c.want("clusters[changed gone same]").versions
+		clusters := c.want("clusters[changed gone same]")
 		c.subscribe(eds, "same", "changed", "gone")
-		endpoints := c.want("endpoints[changed gone same]").versions
+		endpoints := c.want("endpoints[changed gone same]")
 		c.close()
 
 		h.apply(cluster("changed", 2), without(cluster("gone", 1)), cluster("new", 1), assignment("changed", 2), without(assignment("gone", 1)), assignment("new", 1))
 		c = h.open(node("n", envoyView), true)
-		c.sendDelta(&discoveryv3.DeltaDiscoveryRequest{TypeUrl: cds, ResourceNamesSubscribe: []string{"*"}, InitialResourceVersions: clusters})
-		c.sendDelta(&discoveryv3.DeltaDiscoveryRequest{TypeUrl: eds, ResourceNamesSubscribe: []string{"same", "changed", "gone", "new"}, InitialResourceVersions: endpoints})
+		c.resume(clusters)
+		c.resume(endpoints, "same", "changed", "gone", "new")
 		got := c.next()
 		if got.names() != "clusters[changed new -gone]" {
 			t.Errorf("got %s", got.names())
@@ -243,10 +243,10 @@ func TestADeltaClientThatHoldsEverythingGetsASignOfLife(t *testing.T) {
 		h.Ready()
 		c := h.open(node("n", envoyView), true)
 		c.subscribe(cds)
-		held := c.want("clusters[a]").versions
+		held := c.want("clusters[a]")
 		c.close()
 		c = h.open(node("n", envoyView), true)
-		c.sendDelta(&discoveryv3.DeltaDiscoveryRequest{TypeUrl: cds, ResourceNamesSubscribe: []string{"*"}, InitialResourceVersions: held})
+		c.resume(held)
 		c.want("clusters[]")
 		h.apply(without(cluster("a", 1)))
 		c.want("clusters[-a]")
@@ -259,18 +259,17 @@ func TestAStateOfTheWorldClientThatHoldsEverythingIsSentNothing(t *testing.T) {
 		h.Ready()
 		c := h.open(node("n", envoyView), false)
 		c.subscribe(cds)
-		clusters := c.want("clusters[a]").version
+		clusters := c.want("clusters[a]")
 		c.subscribe(eds, "a", "b")
 		c.want("endpoints[a b]")
 		h.apply(assignment("b", 2))
-		endpoints := c.want("endpoints[b]").version
+		endpoints := c.want("endpoints[b]")
 		c.close()
 
 		again := func() *stream {
 			c := h.open(node("n", envoyView), false)
-			c.names[cds], c.names[eds] = []string{"*"}, []string{"a", "b"}
-			c.sendSotw(&discoveryv3.DiscoveryRequest{TypeUrl: cds, ResourceNames: c.names[cds], VersionInfo: clusters})
-			c.sendSotw(&discoveryv3.DiscoveryRequest{TypeUrl: eds, ResourceNames: c.names[eds], VersionInfo: endpoints})
+			c.resume(clusters)
+			c.resume(endpoints, "a", "b")
 			return c
 		}
 		c = again()
@@ -424,12 +423,7 @@ func TestAnEnvoyThatReconnectsToChangedClustersHearsTheirEndpoints(t *testing.T)
 		c = h.open(node("n", envoyView), delta)
 		c.subscribe(cds)
 		c.next() // of cluster a; not acknowledged while it is warming
-		if delta {
-			c.sendDelta(&discoveryv3.DeltaDiscoveryRequest{TypeUrl: eds, ResourceNamesSubscribe: []string{"a", "b"}, InitialResourceVersions: held.versions})
-		} else {
-			c.names[eds] = []string{"a", "b"}
-			c.sendSotw(&discoveryv3.DiscoveryRequest{TypeUrl: eds, ResourceNames: c.names[eds], VersionInfo: held.version})
-		}
+		c.resume(held, "a", "b")
 		c.want("endpoints[a]")
 		c.quiet("b is held")
 	})
