@@ -7,17 +7,23 @@ import (
 	"github.com/overhear-mesh/overhear/outlier"
 )
 
-// anotherOwner stops the table's owner for a while and starts another over what it has
-// kept. Reporters are back before it decides anything, but tell what they have counted
-// in all their lives only after its first decisions.
-func (f *fleet) anotherOwner(away time.Duration) {
-	saved := f.table.Verdicts()
+// successor stops the table's owner for a while and starts another over what it has
+// kept. Reporters are for the caller to bring back.
+func (f *fleet) successor(away time.Duration) (kept []Verdict) {
+	kept = f.table.Verdicts()
 	f.stopped = true
 	f.run(away)
 	f.stopped = false
 	f.table = NewTable(DefaultConfig(), 99)
-	f.table.Restore(saved, f.now)
+	f.table.Restore(kept, f.now)
 	f.setService()
+	return kept
+}
+
+// anotherOwner is a successor to which reporters are back before it decides anything, but
+// tell what they have counted in all their lives only after its first decisions.
+func (f *fleet) anotherOwner(away time.Duration) {
+	f.successor(away)
 	for _, c := range f.callers {
 		c.join()
 		for _, cell := range c.cells {

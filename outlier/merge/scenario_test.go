@@ -498,14 +498,7 @@ func TestARestartOfTheOwnerReadmitsNobody(t *testing.T) {
 				t.Fatal("no verdict")
 			}
 			f.run(500 * ms)
-			saved := f.table.Verdicts()
-			f.stopped = true
-			f.run(3 * time.Second)
-
-			f.stopped = false
-			f.table = NewTable(DefaultConfig(), 99)
-			f.table.Restore(saved, f.now)
-			f.setService()
+			saved := f.successor(3 * time.Second)
 			for _, c := range f.callers {
 				c.join()
 				c.report(true)
