@@ -10,7 +10,6 @@ import (
 	"time"
 
 	"github.com/overhear-mesh/overhear/proxy/listener"
-	"github.com/overhear-mesh/overhear/test/pipenet"
 )
 
 // detected is what a server finds out about a client that writes these pieces, a tenth
@@ -25,19 +24,7 @@ type detected struct {
 func detect(t *testing.T, pieces ...string) (got detected) {
 	t.Helper()
 	synctest.Test(t, func(t *testing.T) {
-		n := pipenet.New(1)
-		ln, err := n.Host("10.0.0.2").Listen(t.Context(), "tcp", ":80")
-		if err != nil {
-			t.Fatal(err)
-		}
-		client, err := n.Host("10.0.0.1").Dial(t.Context(), "tcp", address)
-		if err != nil {
-			t.Fatal(err)
-		}
-		server, err := ln.Accept()
-		if err != nil {
-			t.Fatal(err)
-		}
+		client, server := pair(t)
 		go func() {
 			for i, p := range pieces {
 				if i > 0 {
@@ -59,7 +46,6 @@ func detect(t *testing.T, pieces ...string) (got detected) {
 		}
 		client.Close()
 		server.Close()
-		ln.Close()
 	})
 	return got
 }
