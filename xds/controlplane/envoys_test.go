@@ -68,26 +68,15 @@ func (e *loadReporter) discover(ctx context.Context, cc *grpc.ClientConn) {
 	if err != nil {
 		return // the end of the test
 	}
-	request := &discoveryv3.DiscoveryRequest{Node: e.node, TypeUrl: resource.TypeEndpoints, ResourceNames: []string{"api"}}
-	for stream.Send(request) == nil {
-		r, err := stream.Recv()
-		if err != nil {
-			return
-		}
-		request = &discoveryv3.DiscoveryRequest{TypeUrl: r.TypeUrl, ResourceNames: []string{"api"}, VersionInfo: r.VersionInfo, ResponseNonce: r.Nonce}
-		for _, any := range r.Resources {
-			var m endpointv3.ClusterLoadAssignment
-			if err := any.UnmarshalTo(&m); err != nil {
-				e.w.t.Error(err)
-				return
-			}
-			e.mu.Lock()
-			for _, l := range m.Endpoints {
-				for _, one := range l.LbEndpoints {
-					e.told[one.GetEndpoint().GetAddress().GetSocketAddress().GetAddress()] = one
-				}
-			}
-			e.mu.Unlock()
+	e.w.assignments(stream, e.node, e.take)
+}
+
+func (e *loadReporter) take(m *endpointv3.ClusterLoadAssignment) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	for _, l := range m.Endpoints {
+		for _, one := range l.LbEndpoints {
+			e.told[one.GetEndpoint().GetAddress().GetSocketAddress().GetAddress()] = one
 		}
 	}
 }

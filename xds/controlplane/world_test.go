@@ -253,27 +253,32 @@ func (w *world) foreign(ip, agent, zone string, watched netip.AddrPort) *foreign
 	w.t.Cleanup(func() { cancel(); <-done; cc.Close() })
 	go func() {
 		defer close(done)
-		request := &discoveryv3.DiscoveryRequest{
-			Node:    &corev3.Node{Id: agent, UserAgentName: agent, Locality: &corev3.Locality{Zone: zone}},
-			TypeUrl: resource.TypeEndpoints, ResourceNames: []string{"api"},
-		}
-		for stream.Send(request) == nil {
-			r, err := stream.Recv()
-			if err != nil {
-				return
-			}
-			request = &discoveryv3.DiscoveryRequest{TypeUrl: r.TypeUrl, ResourceNames: []string{"api"}, VersionInfo: r.VersionInfo, ResponseNonce: r.Nonce}
-			for _, any := range r.Resources {
-				var m endpointv3.ClusterLoadAssignment
-				if err := any.UnmarshalTo(&m); err != nil {
-					w.t.Error(err)
-					return
-				}
-				f.note(&m, watched)
-			}
-		}
+		node := &corev3.Node{Id: agent, UserAgentName: agent, Locality: &corev3.Locality{Zone: zone}}
+		w.assignments(stream, node, func(m *endpointv3.ClusterLoadAssignment) { f.note(m, watched) })
 	}()
 	return f
+}
+
+// assignments subscribes to the endpoints of api, and passes on what comes until the stream
+// ends.
+func (w *world) assignments(stream discoveryv3.AggregatedDiscoveryService_StreamAggregatedResourcesClient, node *corev3.Node, take func(*endpointv3.ClusterLoadAssignment)) {
+	names := []string{"api"}
+	request := &discoveryv3.DiscoveryRequest{Node: node, TypeUrl: resource.TypeEndpoints, ResourceNames: names}
+	for stream.Send(request) == nil {
+		r, err := stream.Recv()
+		if err != nil {
+			return
+		}
+		request = &discoveryv3.DiscoveryRequest{TypeUrl: r.TypeUrl, ResourceNames: names, VersionInfo: r.VersionInfo, ResponseNonce: r.Nonce}
+		for _, any := range r.Resources {
+			var m endpointv3.ClusterLoadAssignment
+			if err := any.UnmarshalTo(&m); err != nil {
+				w.t.Error(err)
+				return
+			}
+			take(&m)
+		}
+	}
 }
 
 func (f *foreign) note(m *endpointv3.ClusterLoadAssignment, watched netip.AddrPort) {
