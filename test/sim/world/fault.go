@@ -135,7 +135,7 @@ func (w *World) heal(host *Endpoint) {
 // in its pool if it did not close them itself, and hears of it when the news arrives;
 // the sidecar in front of an application takes no news from there.
 func (w *World) shed(caller int, host *Endpoint) {
-	p := &w.pairs[caller*w.Scenario.Endpoints+host.Index]
+	p := w.pair(caller, host.Index)
 	idle := w.now - p.used
 	there := p.idle > 0 && idle <= idleTimeout
 	p.idle = 0
@@ -155,7 +155,7 @@ func (w *World) shed(caller int, host *Endpoint) {
 
 // expire has an endpoint close what a caller leaves idle for too long.
 func (w *World) expire(caller int, host *Endpoint) {
-	p := &w.pairs[caller*w.Scenario.Endpoints+host.Index]
+	p := w.pair(caller, host.Index)
 	p.timed = true
 	w.At(p.used+w.KeepAlive, func() {
 		p.timed = false
@@ -246,7 +246,7 @@ func (w *World) Probe(caller, endpoint int, level outlier.Level, timeout time.Du
 // Stands reports whether a caller has connections to an endpoint that live although
 // its listener is gone.
 func (w *World) Stands(caller, endpoint int) bool {
-	p := &w.pairs[caller*w.Scenario.Endpoints+endpoint]
+	p := w.pair(caller, endpoint)
 	return w.Endpoints[endpoint].mode == Listener && p.idle > 0 && w.now-p.used <= idleTimeout
 }
 

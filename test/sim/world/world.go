@@ -84,6 +84,10 @@ type pair struct {
 	timed  bool // its endpoint will look whether they have been idle for too long
 }
 
+func (w *World) pair(caller, endpoint int) *pair {
+	return &w.pairs[caller*w.Scenario.Endpoints+endpoint]
+}
+
 // idleTimeout is how long a connection is kept.
 const idleTimeout = 30 * time.Second
 
@@ -312,7 +316,7 @@ func (w *World) attempt(id uint32) {
 	r.flying = true
 	host := w.Endpoints[e]
 	host.inflight++
-	p := &w.pairs[r.Caller*w.Scenario.Endpoints+e]
+	p := w.pair(r.Caller, e)
 	if p.idle > 0 && w.now-p.used > idleTimeout {
 		p.idle = 0
 	}
@@ -507,7 +511,7 @@ func (w *World) ended(r *Request) {
 	r.flying = false
 	r.how.Age = w.now - r.Started
 	r.gen++ // whatever else was to happen to it
-	p := &w.pairs[r.Caller*w.Scenario.Endpoints+r.Endpoint]
+	p := w.pair(r.Caller, r.Endpoint)
 	if r.how.Ending == outlier.EndComplete {
 		p.idle, p.used = min(p.idle+1, 256), w.now
 		if w.KeepAlive > 0 && !p.timed {
