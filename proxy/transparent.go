@@ -55,7 +55,7 @@ const indexFor = time.Second
 func (r *redirection) serve(ctx context.Context, c net.Conn) {
 	to, ok := r.s.redirected(c)
 	switch {
-	case !ok && (r.d.leads.Load() || !r.d.table.Load().Empty()):
+	case !ok && !r.d.table.Load().Empty():
 		r.direct(ctx, c)
 		return
 	case !ok:
