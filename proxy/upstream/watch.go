@@ -17,30 +17,29 @@ import (
 // One Watch serves a whole sidecar. It takes sockets on Linux, and connections of other
 // kinds that tell by themselves; of others nothing is noticed before they are used.
 type Watch struct {
-	clock  clock.Clock
-	opened chan struct{} // closed when it notices
-	files  chan *os.File // the epoll instance, for Run; there is at most one
+	clock clock.Clock
+	files chan *os.File // the epoll instance, for Run; there is at most one
 
-	mu      sync.Mutex // guards what follows
-	running bool
-	epoll   int              // the instance's descriptor; -1: not opened
-	serial  uint64           // of the last connection; never used again, unlike descriptors
-	conns   map[uint64]*Conn // that are registered
+	mu     sync.Mutex       // guards what follows
+	over   bool             // Run has ended
+	epoll  int              // the instance's descriptor; -1: not opened
+	serial uint64           // of the last connection; never used again, unlike descriptors
+	conns  map[uint64]*Conn // that are registered
 }
 
-// NewWatch makes a Watch. It notices nothing before Run. Its clock is that of the
-// instants which endpoints are given.
+// NewWatch makes a Watch. It notices nothing before Run, which must be called. Its clock
+// is that of the instants which endpoints are given.
 func NewWatch(k clock.Clock) *Watch {
-	return &Watch{clock: k, opened: make(chan struct{}), files: make(chan *os.File, 1), epoll: -1, conns: make(map[uint64]*Conn)}
+	return &Watch{clock: k, files: make(chan *os.File, 1), epoll: -1, conns: make(map[uint64]*Conn)}
 }
 
 // Run notices until ctx ends. It may be called once. After an error nothing is noticed
 // any more.
 func (w *Watch) Run(ctx context.Context) error {
-	w.setRunning(true)
-	close(w.opened)
 	err := w.run(ctx)
-	w.setRunning(false)
+	w.mu.Lock()
+	w.over = true
+	w.mu.Unlock()
 	select {
 	case file := <-w.files: // opened in the last moment
 		_ = file.Close()
@@ -48,15 +47,6 @@ func (w *Watch) Run(ctx context.Context) error {
 	}
 	return err
 }
-
-func (w *Watch) setRunning(running bool) {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	w.running = running
-}
-
-// Opened is closed when Run has begun to notice.
-func (w *Watch) Opened() <-chan struct{} { return w.opened }
 
 // closeTeller is a connection without a descriptor that calls back once its peer's end
 // or reset has arrived.
@@ -74,7 +64,7 @@ func (w *Watch) add(c *Conn) {
 	}
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	if !w.running || w.epoll < 0 && !w.openLocked() {
+	if w.over || w.epoll < 0 && !w.openLocked() {
 		return
 	}
 	w.serial++

@@ -40,7 +40,6 @@ func newWatched(t *testing.T) *watched {
 		run.Wait()
 	})
 	w.Endpoint, w.open = loopbackWith(t, opts)
-	<-watch.Opened()
 	return w
 }
 
