@@ -5,19 +5,18 @@ import (
 	"context"
 	_ "embed"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"net"
 	"net/http"
 	"net/netip"
 	"os"
 	"path/filepath"
-	"strings"
 	"sync"
 	"time"
 
 	"github.com/overhear-mesh/overhear/test/envoy"
 	"github.com/overhear-mesh/overhear/test/fakeupstream"
+	"github.com/overhear-mesh/overhear/test/plane"
 	"github.com/overhear-mesh/overhear/xds/controlplane"
 	"github.com/overhear-mesh/overhear/xds/registry"
 )
@@ -95,34 +94,17 @@ func (f *fleet) startControl(ctx context.Context) error {
 	for i, b := range f.backends {
 		s.Endpoints = append(s.Endpoints, registry.Endpoint{Address: netip.MustParseAddrPort(b.Addr()), Instance: name(i), Zone: "a", Weight: 1})
 	}
-	cfg := controlplane.DefaultConfig()
-	cfg.XDS, cfg.HTTP, cfg.ReturnWait = "127.0.0.1:0", "127.0.0.1:0", 0
-	addresses := make(chan string, 2) // xDS comes first
-	cp, err := controlplane.New(cfg, controlplane.Options{
-		Registry: registry.Static(&registry.Mesh{Services: []registry.Service{s}}),
-		Version:  "envoy-fleet",
-		Listen: func(ctx context.Context, network, address string) (net.Listener, error) {
-			lis, err := new(net.ListenConfig).Listen(ctx, network, address)
-			if err == nil {
-				addresses <- lis.Addr().String()
-			}
-			return lis, err
-		},
-	})
+	p, err := plane.Start(controlplane.DefaultConfig(), controlplane.Options{Version: "envoy-fleet"}, s)
 	if err != nil {
 		return err
 	}
+	f.xds, f.http = p.XDS, p.HTTP
 	ctx, cancel := context.WithCancel(ctx)
-	failed := make(chan error, 1)
-	f.running.Go(func() { failed <- cp.Run(ctx) })
-	f.ends = append(f.ends, cancel)
-	select {
-	case <-cp.Opened():
-	case err := <-failed:
-		return errors.Join(errors.New("the control plane does not start"), err)
-	}
-	f.xds, f.http = <-addresses, <-addresses
 	f.running.Go(func() { f.follow(ctx) })
+	f.ends = append(f.ends, func() {
+		cancel()
+		_ = p.Stop() // what it was to show has been seen
+	})
 	return nil
 }
 
@@ -143,25 +125,15 @@ func (f *fleet) startEnvoy(i int, binary, dir string) error {
 		return err
 	}
 	f.ends = append(f.ends, end)
-	entry, err := listener(p)
+	entry, err := p.Listener("in")
 	if err != nil {
 		return fmt.Errorf("%s: %w", id, err)
 	}
+	if entry == "" {
+		return fmt.Errorf("%s does not listen", id)
+	}
 	f.entries = append(f.entries, entry)
 	return nil
-}
-
-// listener is where an Envoy listens.
-func listener(p *envoy.Process) (string, error) {
-	text, err := p.Get("/listeners")
-	if err != nil {
-		return "", err
-	}
-	_, address, ok := strings.Cut(strings.TrimSpace(text), "in::")
-	if !ok {
-		return "", fmt.Errorf("no listener in %q", text)
-	}
-	return address, nil
 }
 
 // stop ends everything.

@@ -1,7 +1,6 @@
 package e2e_test
 
 import (
-	"context"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -17,6 +16,7 @@ import (
 	"github.com/overhear-mesh/overhear/outlier"
 	"github.com/overhear-mesh/overhear/test/envoy"
 	"github.com/overhear-mesh/overhear/test/fakeupstream"
+	"github.com/overhear-mesh/overhear/test/plane"
 	"github.com/overhear-mesh/overhear/xds/controlplane"
 	"github.com/overhear-mesh/overhear/xds/registry"
 )
@@ -44,8 +44,17 @@ func newEnvoyFleet(t *testing.T, envoys, backends int) *envoyFleet {
 		f.backends = append(f.backends, b)
 		s.Endpoints = append(s.Endpoints, registry.Endpoint{Address: netip.MustParseAddrPort(b.Addr()), Instance: fmt.Sprint("api-", i+1), Weight: 1})
 	}
-	xds := f.control(s)
-	host, port, err := net.SplitHostPort(xds)
+	p, err := plane.Start(controlplane.DefaultConfig(), controlplane.Options{}, s)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := p.Stop(); err != nil {
+			t.Errorf("the control plane ended: %v", err)
+		}
+	})
+	f.api = p.HTTP
+	host, port, err := net.SplitHostPort(p.XDS)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -58,43 +67,15 @@ func newEnvoyFleet(t *testing.T, envoys, backends int) *envoyFleet {
 		values := map[string]string{"NAME": id, "ZONE": "a", "MACHINE": "host-" + id, "CONTROL_HOST": host, "CONTROL_PORT": port}
 		p := envoy.Start(t, os.Expand(string(bootstrap), func(key string) string { return values[key] }))
 		var entry string
-		f.until("Envoy listens", func() bool { entry = listenerAddress(t, p, "in"); return entry != "" })
+		f.until("Envoy listens", func() bool {
+			if entry, err = p.Listener("in"); err != nil {
+				t.Fatal(err)
+			}
+			return entry != ""
+		})
 		f.entries = append(f.entries, entry)
 	}
 	return f
-}
-
-// control runs a control plane until the test ends; it returns where it serves xDS.
-func (f *envoyFleet) control(s registry.Service) string {
-	f.t.Helper()
-	cfg := controlplane.DefaultConfig()
-	cfg.XDS, cfg.HTTP, cfg.ReturnWait = "127.0.0.1:0", "127.0.0.1:0", 0
-	addresses := make(chan string, 2)
-	cp, err := controlplane.New(cfg, controlplane.Options{
-		Registry: registry.Static(&registry.Mesh{Services: []registry.Service{s}}),
-		Listen: func(ctx context.Context, network, address string) (net.Listener, error) {
-			lis, err := new(net.ListenConfig).Listen(ctx, network, address)
-			if err == nil {
-				addresses <- lis.Addr().String()
-			}
-			return lis, err
-		},
-	})
-	if err != nil {
-		f.t.Fatal(err)
-	}
-	ctx, cancel := context.WithCancel(context.Background())
-	var running sync.WaitGroup
-	running.Go(func() {
-		if err := cp.Run(ctx); err != nil {
-			f.t.Errorf("Run: %v", err)
-		}
-	})
-	f.t.Cleanup(func() { cancel(); running.Wait() })
-	xds := <-addresses
-	f.api = <-addresses
-	<-cp.Opened()
-	return xds
 }
 
 // until waits for an effect. How long it takes is the machine's business.

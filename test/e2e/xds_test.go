@@ -2,7 +2,6 @@ package e2e_test
 
 import (
 	"context"
-	"encoding/json"
 	"fmt"
 	"io"
 	"log/slog"
@@ -245,7 +244,11 @@ func throughEnvoy(t *testing.T, p *envoy.Process, listener string) traffic {
 	var address string
 	eventually(t, "Envoy listens", func() bool {
 		// It names a listener a moment before its worker accepts.
-		if address = listenerAddress(t, p, listener); address == "" {
+		var err error
+		if address, err = p.Listener(listener); err != nil {
+			t.Fatal(err)
+		}
+		if address == "" {
 			return false
 		}
 		c, err := new(net.Dialer).DialContext(t.Context(), "tcp", address)
@@ -275,35 +278,6 @@ func throughEnvoy(t *testing.T, p *envoy.Process, listener string) traffic {
 		}
 		return nil
 	}}
-}
-
-// listenerAddress is where the listener listens; "" while it does not.
-func listenerAddress(t *testing.T, p *envoy.Process, name string) string {
-	t.Helper()
-	text, err := p.Get("/listeners?format=json")
-	if err != nil {
-		t.Fatal(err)
-	}
-	var all struct {
-		Statuses []struct {
-			Name    string `json:"name"`
-			Address struct {
-				Socket struct {
-					Address string `json:"address"`
-					Port    int    `json:"port_value"`
-				} `json:"socket_address"`
-			} `json:"local_address"`
-		} `json:"listener_statuses"`
-	}
-	if err := json.Unmarshal([]byte(text), &all); err != nil {
-		t.Fatalf("%v in %s", err, text)
-	}
-	for _, l := range all.Statuses {
-		if l.Name == name && l.Address.Socket.Port != 0 {
-			return fmt.Sprintf("%s:%d", l.Address.Socket.Address, l.Address.Socket.Port)
-		}
-	}
-	return ""
 }
 
 // bootstrap has the parts that all Envoys here have: who it is, and where the feed is.

@@ -4,6 +4,7 @@ import (
 	"archive/zip"
 	"bytes"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -274,4 +275,32 @@ func (p *Process) Get(path string) (string, error) {
 		return "", fmt.Errorf("admin %s: %s: %s", path, resp.Status, body)
 	}
 	return string(body), nil
+}
+
+// Listener is where the listener of that name listens; "" while it does not.
+func (p *Process) Listener(name string) (string, error) {
+	text, err := p.Get("/listeners?format=json")
+	if err != nil {
+		return "", err
+	}
+	var all struct {
+		Statuses []struct {
+			Name    string `json:"name"`
+			Address struct {
+				Socket struct {
+					Address string `json:"address"`
+					Port    int    `json:"port_value"`
+				} `json:"socket_address"`
+			} `json:"local_address"`
+		} `json:"listener_statuses"`
+	}
+	if err := json.Unmarshal([]byte(text), &all); err != nil {
+		return "", fmt.Errorf("%w in %s", err, text)
+	}
+	for _, l := range all.Statuses {
+		if l.Name == name && l.Address.Socket.Port != 0 {
+			return fmt.Sprintf("%s:%d", l.Address.Socket.Address, l.Address.Socket.Port), nil
+		}
+	}
+	return "", nil
 }

@@ -9,7 +9,6 @@ import (
 	"net/http/httptest"
 	"net/netip"
 	"strings"
-	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -21,6 +20,7 @@ import (
 	"google.golang.org/grpc/xds"
 
 	"github.com/overhear-mesh/overhear/test/envoy"
+	"github.com/overhear-mesh/overhear/test/plane"
 	"github.com/overhear-mesh/overhear/xds/controlplane"
 	"github.com/overhear-mesh/overhear/xds/registry"
 )
@@ -35,33 +35,17 @@ type real struct {
 func runReal(t *testing.T, services ...registry.Service) *real {
 	t.Helper()
 	cfg := controlplane.DefaultConfig()
-	cfg.XDS, cfg.HTTP, cfg.APIToken, cfg.ReturnWait = "127.0.0.1:0", "127.0.0.1:0", token, 0
-	addresses := make(chan string, 2)
-	cp, err := controlplane.New(cfg, controlplane.Options{
-		Registry: registry.Static(&registry.Mesh{Services: services}),
-		Listen: func(ctx context.Context, network, address string) (net.Listener, error) {
-			var lc net.ListenConfig
-			lis, err := lc.Listen(ctx, network, address)
-			if err == nil {
-				addresses <- lis.Addr().String()
-			}
-			return lis, err
-		},
-	})
+	cfg.APIToken = token
+	p, err := plane.Start(cfg, controlplane.Options{}, services...)
 	if err != nil {
 		t.Fatal(err)
 	}
-	ctx, cancel := context.WithCancel(context.Background())
-	var running sync.WaitGroup
-	running.Go(func() {
-		if err := cp.Run(ctx); err != nil {
+	t.Cleanup(func() {
+		if err := p.Stop(); err != nil {
 			t.Errorf("Run: %v", err)
 		}
 	})
-	t.Cleanup(func() { cancel(); running.Wait() })
-	r := &real{t: t, xds: <-addresses, api: <-addresses}
-	<-cp.Opened()
-	return r
+	return &real{t: t, xds: p.XDS, api: p.HTTP}
 }
 
 func (r *real) order(verb, endpoint string) {

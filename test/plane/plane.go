@@ -1,0 +1,62 @@
+// Package plane runs a control plane in this process but on sockets of loopback, for
+// clients that are processes of their own or open their own connections. Whatever else
+// needs a control plane can have one on package pipenet.
+package plane
+
+import (
+	"context"
+	"errors"
+	"net"
+
+	"github.com/overhear-mesh/overhear/xds/controlplane"
+	"github.com/overhear-mesh/overhear/xds/registry"
+)
+
+// Plane is a control plane that runs.
+type Plane struct {
+	XDS, HTTP string // where it listens
+
+	cancel context.CancelFunc
+	ended  chan struct{}
+	err    error // of Run; to be read when ended is closed
+}
+
+// Start runs a control plane of these services, and waits until it answers. Ports, and how
+// long it waits for those who might come back to it, are not the configuration's to say.
+func Start(cfg controlplane.Config, opts controlplane.Options, services ...registry.Service) (*Plane, error) {
+	cfg.XDS, cfg.HTTP, cfg.ReturnWait = "127.0.0.1:0", "127.0.0.1:0", 0
+	addresses := make(chan string, 2) // xDS comes first
+	opts.Registry = registry.Static(&registry.Mesh{Services: services})
+	opts.Listen = func(ctx context.Context, network, address string) (net.Listener, error) {
+		lis, err := new(net.ListenConfig).Listen(ctx, network, address)
+		if err == nil {
+			addresses <- lis.Addr().String()
+		}
+		return lis, err
+	}
+	cp, err := controlplane.New(cfg, opts)
+	if err != nil {
+		return nil, err
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	p := &Plane{cancel: cancel, ended: make(chan struct{})}
+	go func() {
+		defer close(p.ended)
+		p.err = cp.Run(ctx)
+	}()
+	select {
+	case <-cp.Opened():
+	case <-p.ended:
+		cancel()
+		return nil, errors.Join(errors.New("the control plane does not start"), p.err)
+	}
+	p.XDS, p.HTTP = <-addresses, <-addresses
+	return p, nil
+}
+
+// Stop ends it, and waits until it has.
+func (p *Plane) Stop() error {
+	p.cancel()
+	<-p.ended
+	return p.err
+}
