@@ -201,10 +201,8 @@ func (br *bridge) offer() (over bool) {
 
 // head implements translator: it passes the head of an answer on.
 func (br *bridge) head(b *batch) error {
-	if br.tunnel.asked {
-		if br.consent(b) {
-			return nil
-		}
+	if br.tunnel.asked && br.consent(b) {
+		return nil
 	}
 	t := &br.script
 	interim := t.Status() < 200
