@@ -7,9 +7,10 @@ import (
 	"math/rand/v2"
 	"net/http"
 	"strings"
-	"sync"
 	"sync/atomic"
 	"time"
+
+	"github.com/overhear-mesh/overhear/test/openload"
 )
 
 // user sends requests through one caller's sidecar at a steady rate, whether or
@@ -20,50 +21,23 @@ type user struct {
 	client *http.Client
 
 	sent, failed atomic.Int64
-	skipped      atomic.Int64 // too many were waiting for an answer already
+	skipped      int64 // too many were waiting for an answer already; told when run has ended
 }
-
-// maxOutstanding bounds the requests of one user that wait for an answer.
-const maxOutstanding = 512
 
 func newUser(address string, rate float64) *user {
 	return &user{
 		url: "http://" + address + "/work", rate: rate,
 		client: &http.Client{
 			Timeout:   10 * time.Second,
-			Transport: &http.Transport{MaxIdleConnsPerHost: maxOutstanding, DisableCompression: true},
+			Transport: &http.Transport{MaxIdleConnsPerHost: openload.MaxOutstanding, DisableCompression: true},
 		},
 	}
 }
 
 // run sends until ctx ends, then waits for the answers that are still out.
 func (u *user) run(ctx context.Context) {
-	var out sync.WaitGroup
-	defer func() {
-		out.Wait()
-		u.client.CloseIdleConnections()
-	}()
-	places := make(chan struct{}, maxOutstanding)
-	next := time.Now()
-	for {
-		// Exponential gaps: users do not agree on a beat.
-		next = next.Add(time.Duration(rand.ExpFloat64() / u.rate * float64(time.Second)))
-		select {
-		case <-ctx.Done():
-			return
-		case <-time.After(time.Until(next)):
-		}
-		select {
-		case places <- struct{}{}:
-		default:
-			u.skipped.Add(1)
-			continue
-		}
-		out.Go(func() {
-			defer func() { <-places }()
-			u.send()
-		})
-	}
+	defer u.client.CloseIdleConnections()
+	u.skipped = openload.Run(ctx, u.rate, u.send)
 }
 
 // send makes one request: nine in ten are GETs, which may be repeated.

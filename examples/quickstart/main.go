@@ -129,7 +129,7 @@ func (s *show) run(ctx context.Context, o options, last bool, story *narrator) e
 		for _, c := range m.callers {
 			s.sent += c.user.sent.Load()
 			s.failed += c.user.failed.Load()
-			s.skipped += c.user.skipped.Load()
+			s.skipped += c.user.skipped
 		}
 	}()
 	story.line("control plane at http://%s, %d requests/s over %d callers", m.http, int(o.rate), callers)

@@ -1,0 +1,41 @@
+// Package openload makes requests as users do: at a rate, whether or not the earlier ones
+// have been answered.
+package openload
+
+import (
+	"context"
+	"math/rand/v2"
+	"sync"
+	"time"
+)
+
+// MaxOutstanding bounds the requests that wait for an answer.
+const MaxOutstanding = 512
+
+// Run makes requests, so many a second, until ctx ends, and waits for those that are still
+// out. skipped is how many it left out because too many were waiting already.
+func Run(ctx context.Context, rate float64, request func()) (skipped int64) {
+	var out sync.WaitGroup
+	defer out.Wait()
+	places := make(chan struct{}, MaxOutstanding)
+	next := time.Now()
+	for {
+		// Exponential gaps: users do not agree on a beat.
+		next = next.Add(time.Duration(rand.ExpFloat64() / rate * float64(time.Second)))
+		select {
+		case <-ctx.Done():
+			return skipped
+		case <-time.After(time.Until(next)):
+		}
+		select {
+		case places <- struct{}{}:
+		default:
+			skipped++
+			continue
+		}
+		out.Go(func() {
+			defer func() { <-places }()
+			request()
+		})
+	}
+}
