@@ -340,7 +340,7 @@ func TestWhatEndsATunnelIsPassedOn(t *testing.T) {
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			inRig(t, upgrading(), func(r *rig) {
-				near, far := r.pair()
+				near, far := r.net.Host("10.0.0.9").Pair(r.t, r.net.Host("10.0.0.1"))
 				ctx, stop := context.WithCancel(r.t.Context())
 				done := make(chan struct{})
 				go func() {
@@ -363,25 +363,6 @@ func TestWhatEndsATunnelIsPassedOn(t *testing.T) {
 			}, switching(&got, consent, tt.then))
 		})
 	}
-}
-
-// pair is a connection from a client, for who serves it himself.
-func (r *rig) pair() (near, far *pipenet.Conn) {
-	r.t.Helper()
-	ln, err := r.net.Host("10.0.0.1").Listen(r.t.Context(), "tcp", ":81")
-	if err != nil {
-		r.t.Fatal(err)
-	}
-	defer ln.Close()
-	c, err := r.net.Host("10.0.0.9").Dial(r.t.Context(), "tcp", "10.0.0.1:81")
-	if err != nil {
-		r.t.Fatal(err)
-	}
-	s, err := ln.Accept()
-	if err != nil {
-		r.t.Fatal(err)
-	}
-	return c.(*pipenet.Conn), s.(*pipenet.Conn)
 }
 
 // An endpoint that crashes with a thousand tunnels must not be heard to succeed a

@@ -15,19 +15,8 @@ import (
 // pair is both ends of a connection.
 func pair(t *testing.T) (client, server net.Conn) {
 	t.Helper()
-	network := pipenet.New(1)
-	ln, err := network.Host("10.0.0.1").Listen(t.Context(), "tcp", ":80")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer ln.Close()
-	if client, err = network.Host("10.0.0.2").Dial(t.Context(), "tcp", "10.0.0.1:80"); err != nil {
-		t.Fatal(err)
-	}
-	if server, err = ln.Accept(); err != nil {
-		t.Fatal(err)
-	}
-	return client, server
+	n := pipenet.New(1)
+	return n.Host("10.0.0.2").Pair(t, n.Host("10.0.0.1"))
 }
 
 func TestTheHostOfAFirstRequestIsSeenAndNothingIsLost(t *testing.T) {

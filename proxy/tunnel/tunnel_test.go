@@ -46,29 +46,13 @@ func inRigUntil(t *testing.T, until func(context.Context) context.Context, edit 
 	t.Helper()
 	synctest.Test(t, func(t *testing.T) {
 		n := pipenet.New(1)
-		dial := func(from, to string) (near, far *pipenet.Conn) {
-			ln, err := n.Host(to).Listen(t.Context(), "tcp", ":80")
-			if err != nil {
-				t.Fatal(err)
-			}
-			defer ln.Close()
-			a, err := n.Host(from).Dial(t.Context(), "tcp", to+":80")
-			if err != nil {
-				t.Fatal(err)
-			}
-			b, err := ln.Accept()
-			if err != nil {
-				t.Fatal(err)
-			}
-			return a.(*pipenet.Conn), b.(*pipenet.Conn)
-		}
 		r := &rig{t: t, done: make(chan struct{})}
 		ctx, cancel := context.WithCancel(context.Background())
 		defer cancel()
 		r.cancel = cancel
-		r.client, r.near = dial("10.0.0.9", "10.0.0.1")
+		r.client, r.near = n.Host("10.0.0.9").Pair(t, n.Host("10.0.0.1"))
 		var toServer net.Conn
-		toServer, r.server = dial("10.0.0.1", "10.0.1.1")
+		toServer, r.server = n.Host("10.0.0.1").Pair(t, n.Host("10.0.1.1"))
 		detector := outlier.New(outlier.DefaultConfig(), rand.New(rand.NewPCG(1, 1)))
 		detector.SetMembers([]outlier.Member{{ID: "e", Weight: 1}}, 0)
 		options := upstream.DefaultOptions()
