@@ -42,25 +42,29 @@ func (l *loop) clash(s voice) error {
 
 // borrow takes in what of endpoints under test the table gives to Envoys.
 func (l *loop) borrow(shares []merge.Share, now time.Duration) {
+	lent := map[merge.Key]struct{}{}
 	for _, p := range shares {
-		if l.envoy(p.Reporter) {
+		if l.streams[p.Reporter].envoy() {
 			l.loans.note(p, now)
-			l.lend(p.Key, now)
+			lent[p.Key] = struct{}{}
 		}
+	}
+	for k := range lent { // once for all Envoys that share it
+		l.lend(k, now)
 	}
 }
 
 // decline answers an order to an Envoy, which makes no probes.
 func (l *loop) decline(o merge.ProbeOrder) {
-	if l.envoy(o.Reporter) {
+	if l.streams[o.Reporter].envoy() {
 		now := l.now()
 		l.refuse(l.table.Probed(o.ID, o.Reporter, o.Level, outlier.NotRun, now, now, now))
 		l.urgent = true
 	}
 }
 
-func (l *loop) envoy(reporter string) bool {
-	r := l.streams[reporter]
+// envoy says whether a reporter is an Envoy; nil is none.
+func (r *reporter) envoy() bool {
 	if r == nil {
 		return false
 	}

@@ -8,7 +8,6 @@ import (
 
 	"github.com/overhear-mesh/overhear/outlier"
 	"github.com/overhear-mesh/overhear/outlier/merge"
-	"github.com/overhear-mesh/overhear/xds/ingest"
 )
 
 // loans are the shares of endpoints under test, or suspended, that the table gives to
@@ -86,9 +85,7 @@ func (l *loop) lend(k merge.Key, now time.Duration) {
 	have := l.loans[k]
 	envoys := 0
 	for _, r := range l.streams {
-		_, envoy := r.voice.(*ingest.Stream)
-		_, uses := slices.BinarySearch(r.services, k.Service)
-		if envoy && uses {
+		if _, uses := slices.BinarySearch(r.services, k.Service); uses && r.envoy() {
 			envoys++
 		}
 	}
