@@ -328,10 +328,10 @@ func (b *Backend) now() (f Fault, since time.Duration, changed <-chan struct{}) 
 // await lets a request wait for as long as the backend does not answer, and then takes
 // its time. It returns the fault to answer with; false: there is nobody to answer any
 // more.
-func (b *Backend) await(gone <-chan struct{}, ping bool) (Fault, bool) {
+func (b *Backend) await(gone <-chan struct{}, path string, ping bool) (Fault, bool) {
 	for {
 		f, since, changed := b.now()
-		if ping && f.SparePings {
+		if f.spares(path, ping) {
 			f = Fault{}
 		}
 		wait := f.pause(since)
@@ -356,7 +356,7 @@ func (b *Backend) await(gone <-chan struct{}, ping bool) (Fault, bool) {
 }
 
 func (b *Backend) latency(f *Fault) time.Duration {
-	if f.Slow <= 0 {
+	if f.Slow <= 0 || f.SlowShare > 0 && !b.roll(f.SlowShare) {
 		return b.cfg.Latency
 	}
 	return time.Duration(f.Slow * float64(max(b.cfg.Latency, time.Millisecond)))
@@ -380,10 +380,10 @@ func (b *Backend) rest(gone <-chan struct{}, d time.Duration) bool {
 }
 
 // stall waits until the fault ends or nobody waits for the rest any more.
-func (b *Backend) stall(gone <-chan struct{}, ping bool) {
+func (b *Backend) stall(gone <-chan struct{}) {
 	for {
 		f, _, changed := b.now()
-		if f.Body != Stalled || ping && f.SparePings {
+		if f.Body != Stalled {
 			return
 		}
 		select {

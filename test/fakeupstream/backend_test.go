@@ -308,6 +308,42 @@ func TestSlowMultipliesTheLatency(t *testing.T) {
 	})
 }
 
+func TestASlowTailSlowsItsShareAlone(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b, c, _ := inMemory(t, fakeupstream.Config{Latency: 5 * time.Millisecond})
+		set(t, b, fakeupstream.SlowTail(.25, 10))
+		slow := 0
+		for range 400 {
+			at := time.Now()
+			wantOK(t, c, "http://"+b.Addr())
+			switch got := time.Since(at); got {
+			case 5 * time.Millisecond:
+			case 50 * time.Millisecond:
+				slow++
+			default:
+				t.Fatalf("an answer took %v, want 5 or 50 ms", got)
+			}
+		}
+		if slow < 60 || slow > 140 {
+			t.Errorf("%d of 400 are slow, want a quarter", slow)
+		}
+	})
+}
+
+func TestAFaultOfAPathSparesTheOthers(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b, c, _ := inMemory(t, fakeupstream.Config{})
+		f := fakeupstream.Errors(1)
+		f.Path = "/bad/"
+		set(t, b, f)
+		wantOK(t, c, "http://"+b.Addr()+"/good/")
+		status, _, err := get(t, c, "http://"+b.Addr()+"/bad/1")
+		if err != nil || status != http.StatusInternalServerError {
+			t.Errorf("got status %d, %v, want 500", status, err)
+		}
+	})
+}
+
 func TestAPauseDelaysEverythingAndLosesNothing(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b, c, _ := inMemory(t, fakeupstream.Config{})

@@ -2,6 +2,7 @@ package fakeupstream
 
 import (
 	"net/http"
+	"strings"
 	"time"
 )
 
@@ -24,6 +25,8 @@ type Fault struct {
 
 	// Slow multiplies the latency; 0: not.
 	Slow float64
+	// SlowShare is the share of requests that Slow takes; 0: all.
+	SlowShare float64
 	// Body is what becomes of the answer after it has begun.
 	Body Body
 
@@ -33,6 +36,10 @@ type Fault struct {
 
 	// Down and Up alternate, if both are set: the fault for Down, then health for Up.
 	Down, Up time.Duration
+
+	// Path is how the path of requests begins that the fault takes, the others are
+	// answered as in health; "": all. A listener knows no path: it is closed for all.
+	Path string
 
 	// SparePings answers pings as in health, whatever else is wrong, as far as there
 	// is a listener.
@@ -63,6 +70,9 @@ func Errors(rate float64) Fault { return Fault{ErrorRate: rate} }
 // Slow multiplies the latency.
 func Slow(factor float64) Fault { return Fault{Slow: factor} }
 
+// SlowTail multiplies the latency of a share of requests.
+func SlowTail(share, factor float64) Fault { return Fault{Slow: factor, SlowShare: share} }
+
 // Pauses answers nothing for a while at the end of each period.
 func Pauses(every, pause time.Duration) Fault { return Fault{PauseEvery: every, PauseFor: pause} }
 
@@ -70,6 +80,11 @@ func Pauses(every, pause time.Duration) Fault { return Fault{PauseEvery: every, 
 func Flap(f Fault, down, up time.Duration) Fault {
 	f.Down, f.Up = down, up
 	return f
+}
+
+// spares says whether a request is answered as in health.
+func (f *Fault) spares(path string, ping bool) bool {
+	return ping && f.SparePings || !strings.HasPrefix(path, f.Path)
 }
 
 // pause is how much longer nothing is answered, since after the fault began.

@@ -14,7 +14,7 @@ func (b *Backend) serveHTTP(w http.ResponseWriter, r *http.Request) {
 	defer b.record.left()
 	w.Header().Set("x-upstream", b.cfg.Name)
 	_, _ = io.Copy(io.Discard, r.Body) // a request cut short is answered like any other
-	f, ok := b.await(r.Context().Done(), ping)
+	f, ok := b.await(r.Context().Done(), r.URL.Path, ping)
 	if !ok {
 		panic(http.ErrAbortHandler)
 	}
@@ -58,7 +58,7 @@ func (b *Backend) half(w http.ResponseWriter, r *http.Request, c *conn, how Body
 		c.cut()
 		panic(http.ErrAbortHandler)
 	}
-	b.stall(r.Context().Done(), false)
+	b.stall(r.Context().Done())
 	_, _ = w.Write(body[len(body)/2:])
 }
 
@@ -93,7 +93,7 @@ func (b *Backend) answer(c *conn, data []byte, first bool) bool {
 		a = b.record.arrived(Arrival{Conn: c.id})
 		defer b.record.left()
 	}
-	f, ok := b.await(c.gone, false)
+	f, ok := b.await(c.gone, "", false)
 	if !ok {
 		return false
 	}
@@ -112,7 +112,7 @@ func (b *Backend) answer(c *conn, data []byte, first bool) bool {
 		if _, err := c.Write(data[:half]); err != nil {
 			return false
 		}
-		b.stall(c.gone, false)
+		b.stall(c.gone)
 		data = data[half:]
 	}
 	_, err := c.Write(data)

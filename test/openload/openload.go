@@ -15,6 +15,12 @@ const MaxOutstanding = 512
 // Run makes requests, so many a second, until ctx ends, and waits for those that are still
 // out. skipped is how many it left out because too many were waiting already.
 func Run(ctx context.Context, rate float64, request func()) (skipped int64) {
+	return At(ctx, rate, func(time.Time) { request() })
+}
+
+// At is Run for whoever measures from the instant at which a request was to begin: from
+// when it did begin, a late generator would hide what its lateness hides.
+func At(ctx context.Context, rate float64, request func(intended time.Time)) (skipped int64) {
 	var out sync.WaitGroup
 	defer out.Wait()
 	places := make(chan struct{}, MaxOutstanding)
@@ -33,9 +39,10 @@ func Run(ctx context.Context, rate float64, request func()) (skipped int64) {
 			skipped++
 			continue
 		}
+		intended := next
 		out.Go(func() {
 			defer func() { <-places }()
-			request()
+			request(intended)
 		})
 	}
 }

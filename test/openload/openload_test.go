@@ -39,3 +39,25 @@ func TestRequestsAreMadeWhetherOrNotTheEarlierOnesWereAnswered(t *testing.T) {
 		}
 	})
 }
+
+func TestARequestKnowsWhenItWasToBegin(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+		defer cancel()
+		var made atomic.Int64
+		began := time.Now()
+		At(ctx, 100, func(intended time.Time) {
+			// The clock of a bubble stands still while anyone works: nobody is late.
+			if late := time.Since(intended); late != 0 {
+				t.Errorf("a request began %v late", late)
+			}
+			made.Add(1)
+		})
+		if got := time.Since(began); got < time.Minute {
+			t.Errorf("it ended after %v, want a minute", got)
+		}
+		if n := made.Load(); n < 5000 || n > 7000 {
+			t.Errorf("%d requests in a minute at 100/s, want some 6000", n)
+		}
+	})
+}

@@ -169,7 +169,7 @@ func run(ctx context.Context, w work, o options, dir string, r *report) error {
 		if w.clusters > 0 {
 			every = time.Millisecond // it is what is measured
 		}
-		if err := run.wait(ctx, every, w.reach(run, dir)); err != nil {
+		if err := run.Wait(ctx, every, w.reach(run, dir)); err != nil {
 			run.stop()
 			return nil, err
 		}

@@ -115,7 +115,7 @@ func gaugeHeld(ctx context.Context, w work, p *process, o options) (turn, error)
 
 // gaugeStart is how long the first answer took, and the memory afterwards.
 func gaugeStart(ctx context.Context, _ work, p *process, o options) (turn, error) {
-	first := time.Since(p.begun)
+	first := time.Since(p.Begun)
 	if err := pause(ctx, o.pause()); err != nil {
 		return turn{}, err
 	}

@@ -14,6 +14,7 @@ import (
 	"text/template"
 
 	"github.com/overhear-mesh/overhear/test/envoy"
+	program "github.com/overhear-mesh/overhear/test/process"
 )
 
 //go:embed products/*
@@ -170,10 +171,10 @@ func (p product) settingsFor(w work, dir, backend, sink string) (s settings, err
 			s.Hosts = append(s.Hosts, fmt.Sprint(i+1))
 		}
 	}
-	if s.Listen, err = freeAddress(); err != nil {
+	if s.Listen, err = program.FreeAddress(); err != nil {
 		return s, err
 	}
-	if s.Admin, err = freeAddress(); err != nil {
+	if s.Admin, err = program.FreeAddress(); err != nil {
 		return s, err
 	}
 	for address, parts := range map[string][2]*string{

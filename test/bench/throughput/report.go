@@ -83,7 +83,7 @@ const ours = "overhear"
 // count notes how many system calls a unit of work takes; where the machine does not
 // let us count, the report says so.
 func (r *report) count(ctx context.Context, p *process, drive func(time.Duration) (turn, error), d time.Duration) {
-	if p.command == nil {
+	if p.Process == nil {
 		return
 	}
 	units := 0

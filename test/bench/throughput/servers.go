@@ -14,6 +14,8 @@ import (
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/encoding"
+
+	program "github.com/overhear-mesh/overhear/test/process"
 )
 
 const bodySize = 1024
@@ -190,7 +192,7 @@ func startNghttpd(w work, dir string) (server, error) {
 	if err := os.WriteFile(filepath.Join(root, "work"), bytes.Repeat([]byte("x"), bodySize), 0o644); err != nil {
 		return nil, err
 	}
-	address, err := freeAddress()
+	address, err := program.FreeAddress()
 	if err != nil {
 		return nil, err
 	}

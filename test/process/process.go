@@ -1,0 +1,148 @@
+// Package process runs the programs that a benchmark compares, and reads what the kernel
+// charges them.
+package process
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"sync"
+	"syscall"
+	"time"
+)
+
+// Process is a program that runs.
+type Process struct {
+	Begun  time.Time
+	PID    int
+	cmd    *exec.Cmd
+	ended  chan struct{}
+	err    error // how it ended; read only after ended
+	output output
+}
+
+// output is what the program has written so far.
+type output struct {
+	mu  sync.Mutex
+	buf bytes.Buffer
+}
+
+func (o *output) Write(p []byte) (int, error) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.buf.Write(p)
+}
+
+func (o *output) String() string {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.buf.String()
+}
+
+// Start starts a program with these variables beside those of this process.
+func Start(argv, env []string) (*Process, error) {
+	p := &Process{Begun: time.Now(), ended: make(chan struct{})}
+	p.cmd = exec.Command(argv[0], argv[1:]...)
+	p.cmd.Env = append(os.Environ(), env...)
+	p.cmd.Stdout, p.cmd.Stderr = &p.output, &p.output
+	if err := p.cmd.Start(); err != nil {
+		return nil, err
+	}
+	p.PID = p.cmd.Process.Pid
+	go func() {
+		defer close(p.ended)
+		p.err = p.cmd.Wait()
+	}()
+	return p, nil
+}
+
+// Output is what the program has written so far.
+func (p *Process) Output() string { return p.output.String() }
+
+// Wait tries until it works, for at most 20 s.
+func (p *Process) Wait(ctx context.Context, every time.Duration, try func(context.Context) error) error {
+	ctx, cancel := context.WithTimeout(ctx, 20*time.Second)
+	defer cancel()
+	for {
+		err := try(ctx)
+		if err == nil {
+			return nil
+		}
+		select {
+		case <-p.ended:
+			return fmt.Errorf("ended at once: %w\n%s", p.err, p.Output())
+		case <-ctx.Done():
+			return fmt.Errorf("not ready after 20 s: %w\n%s", err, p.Output())
+		case <-time.After(every):
+		}
+	}
+}
+
+// Stop ends the program, asking first.
+func (p *Process) Stop() {
+	_ = p.cmd.Process.Signal(syscall.SIGTERM) // it may have ended already
+	select {
+	case <-p.ended:
+	case <-time.After(3 * time.Second):
+		p.Kill()
+	}
+}
+
+// Kill ends the program as a crash would.
+func (p *Process) Kill() {
+	_ = p.cmd.Process.Kill() // it may have ended already
+	<-p.ended
+}
+
+// PIDs are the process and its children: nginx and HAProxy may fork.
+func (p *Process) PIDs() []string {
+	pid := strconv.Itoa(p.PID)
+	text, err := os.ReadFile("/proc/" + pid + "/task/" + pid + "/children")
+	if err != nil {
+		return []string{pid}
+	}
+	return append([]string{pid}, strings.Fields(string(text))...)
+}
+
+// CPU is the user plus system time that the kernel has charged to the process, read as
+// nanoseconds per thread because /proc/PID/stat counts in ticks of 10 ms.
+func (p *Process) CPU() (time.Duration, error) {
+	var total time.Duration
+	for _, pid := range p.PIDs() {
+		files, err := filepath.Glob(filepath.Join("/proc", pid, "task", "*", "schedstat"))
+		if err != nil {
+			return 0, err
+		}
+		for _, file := range files {
+			text, err := os.ReadFile(file)
+			if err != nil {
+				continue // the thread has ended since the listing
+			}
+			ns, err := strconv.ParseInt(strings.Fields(string(text))[0], 10, 64)
+			if err != nil {
+				return 0, fmt.Errorf("%s: %w", file, err)
+			}
+			total += time.Duration(ns)
+		}
+	}
+	if total == 0 {
+		return 0, fmt.Errorf("no CPU time in /proc for process %d: has it ended?\n%s", p.PID, p.Output())
+	}
+	return total, nil
+}
+
+// FreeAddress finds a loopback port that is free at this moment.
+func FreeAddress() (string, error) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		return "", err
+	}
+	defer l.Close()
+	return l.Addr().String(), nil
+}
