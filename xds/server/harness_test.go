@@ -36,6 +36,7 @@ type harness struct {
 	*server.Server
 	t    *testing.T
 	grpc *grpc.Server
+	dial func(context.Context, string) (net.Conn, error)
 	cc   *grpc.ClientConn
 	log  *strings.Builder
 }
@@ -64,17 +65,31 @@ func newHarnessOn(t *testing.T, cfg server.Config, g *grpc.Server) *harness {
 	h.Register(g)
 	served := make(chan struct{})
 	go func() { defer close(served); _ = g.Serve(ln) }()
-	h.cc, err = grpc.NewClient("passthrough:///127.0.0.1:15010", grpc.WithTransportCredentials(insecure.NewCredentials()),
-		grpc.WithContextDialer(func(ctx context.Context, a string) (net.Conn, error) { return n.Dial(ctx, "tcp", a) }))
-	if err != nil {
-		t.Fatal(err)
-	}
+	h.dial = func(ctx context.Context, a string) (net.Conn, error) { return n.Dial(ctx, "tcp", a) }
+	h.cc = h.connect()
 	t.Cleanup(func() {
-		h.cc.Close()
 		g.Stop()
 		<-served
 	})
 	return h
+}
+
+func (h *harness) connect() *grpc.ClientConn {
+	h.t.Helper()
+	cc, err := grpc.NewClient("passthrough:///127.0.0.1:15010", grpc.WithTransportCredentials(insecure.NewCredentials()), grpc.WithContextDialer(h.dial))
+	if err != nil {
+		h.t.Fatal(err)
+	}
+	h.t.Cleanup(func() { cc.Close() })
+	return cc
+}
+
+// elsewhere is the same server over a connection of its own.
+func (h *harness) elsewhere() *harness {
+	h.t.Helper()
+	other := *h
+	other.cc = h.connect()
+	return &other
 }
 
 func (h *harness) apply(changes ...server.Change) {

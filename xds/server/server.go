@@ -46,11 +46,16 @@ type Server struct {
 	tables  map[resource.Kind]*[numTypes]table
 	streams map[*stream]struct{}
 	byNode  map[string]map[*stream]struct{} // by node.id; a node may have several
+	byConn  map[conn]map[*stream]struct{}   // of one node on one connection
 	opened  uint64
 	pending pending
 	// Counts by type.
 	acks, nacks, responses [numTypes]uint64
 }
+
+// conn is a node on a connection: where all proxies of a fleet have one node id, it tells
+// one of them from the others.
+type conn struct{ node, peer string }
 
 // New returns a server that answers nothing until Ready was called.
 func New(cfg Config, log *slog.Logger) *Server {
@@ -59,6 +64,7 @@ func New(cfg Config, log *slog.Logger) *Server {
 		tables:  map[resource.Kind]*[numTypes]table{},
 		streams: map[*stream]struct{}{},
 		byNode:  map[string]map[*stream]struct{}{},
+		byConn:  map[conn]map[*stream]struct{}{},
 	}
 	for _, k := range []resource.Kind{resource.GRPC, resource.Envoy, resource.Overhear} {
 		tables := new([numTypes]table)
@@ -235,18 +241,58 @@ func (s *Server) Sent(node, service string) bool {
 // The rest is called under s.mu.
 
 func (s *Server) join(st *stream) {
-	if s.byNode[st.node] == nil {
-		s.byNode[st.node] = map[*stream]struct{}{}
-	}
-	s.byNode[st.node][st] = struct{}{}
+	join(s.byNode, st.node, st)
+	join(s.byConn, conn{st.node, st.peer}, st)
 }
 
 func (s *Server) leave(st *stream) {
-	delete(s.byNode[st.node], st)
-	if len(s.byNode[st.node]) == 0 {
-		delete(s.byNode, st.node)
+	leave(s.byNode, st.node, st)
+	leave(s.byConn, conn{st.node, st.peer}, st)
+}
+
+func join[K comparable](index map[K]map[*stream]struct{}, of K, st *stream) {
+	if index[of] == nil {
+		index[of] = map[*stream]struct{}{}
+	}
+	index[of][st] = struct{}{}
+}
+
+func leave[K comparable](index map[K]map[*stream]struct{}, of K, st *stream) {
+	delete(index[of], st)
+	if len(index[of]) == 0 {
+		delete(index, of)
 	}
 }
+
+// besides are the streams of endpoints of the client that has its clusters on st: those on
+// the same connection, else, since it may use one for each type, all of its node that
+// could be its.
+func (s *Server) besides(st *stream) []*stream {
+	if found := endpointStreams(s.byConn[conn{st.node, st.peer}]); len(found) > 0 {
+		return found
+	}
+	return slices.DeleteFunc(endpointStreams(s.byNode[st.node]), func(other *stream) bool {
+		for beside := range s.byConn[conn{other.node, other.peer}] {
+			if beside.hasClusters() {
+				return true
+			}
+		}
+		return false
+	})
+}
+
+// endpointStreams are those that have endpoints, and no clusters before them.
+func endpointStreams(streams map[*stream]struct{}) []*stream {
+	var found []*stream
+	for st := range streams {
+		if st.subs[endpoints] != nil && !st.hasClusters() {
+			found = append(found, st)
+		}
+	}
+	return found
+}
+
+func (st *stream) hasClusters() bool { return st.subs[clusters] != nil }
 
 // flush sends what there is to say on a stream, in the order of the types.
 func (s *Server) flush(st *stream) {
@@ -295,9 +341,9 @@ func (s *Server) answered(sub *subscription, nonce, refusal string) (refused *ba
 		}
 	}
 	// On a stream of their own the endpoints could have overtaken the clusters until
-	// now. An aggregated stream has both, and a node id need not be its client's alone.
+	// now. An aggregated stream has both.
 	if len(b.announced) > 0 && sub.stream.url != "" {
-		for st := range s.byNode[sub.stream.node] {
+		for _, st := range s.besides(sub.stream) {
 			st.repeat(b)
 			s.flush(st)
 		}

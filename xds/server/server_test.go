@@ -477,6 +477,59 @@ func TestNamesakesAreNotToldWhatOneOfThemAcknowledges(t *testing.T) {
 	})
 }
 
+// The same of those who have a stream for each type: they are told apart by connection.
+func TestNamesakesWithAStreamForEachTypeAreNotToldWhatOneOfThemAcknowledges(t *testing.T) {
+	both(t, func(t *testing.T, h *harness, delta bool) {
+		h.apply(cluster("a", 1), assignment("a", 1))
+		h.Ready()
+		const namesakes = 10
+		var clusters, endpoints [namesakes]*stream
+		for i := range namesakes {
+			at := h.elsewhere()
+			clusters[i], endpoints[i] = at.openType(node("n", envoyView), delta, cds), at.openType(node("n", envoyView), delta, eds)
+			clusters[i].subscribe(cds)
+			clusters[i].want("clusters[a]")
+			endpoints[i].subscribe(eds, "a")
+			endpoints[i].want("endpoints[a]")
+		}
+		h.apply(cluster("a", 2))
+		for i := range namesakes {
+			clusters[i].want("clusters[a]")
+			endpoints[i].want("endpoints[a]")
+			for _, other := range endpoints {
+				other.quiet("its own clusters are not acknowledged, or it has heard")
+			}
+		}
+		if got := h.Stats().Responses[eds]; got != 2*namesakes {
+			t.Errorf("%d responses of endpoints, want two for each of %d", got, namesakes)
+		}
+	})
+}
+
+// A client may also have a connection for each type.
+func TestEndpointsAreSaidAgainOnAnotherConnectionOfTheNode(t *testing.T) {
+	both(t, func(t *testing.T, h *harness, delta bool) {
+		h.apply(cluster("a", 1), assignment("a", 1))
+		h.Ready()
+		clusters, endpoints := h.openType(node("n", envoyView), delta, cds), h.elsewhere().openType(node("n", envoyView), delta, eds)
+		aggregated := h.elsewhere().open(node("n", envoyView), delta)
+		clusters.subscribe(cds)
+		clusters.want("clusters[a]")
+		endpoints.subscribe(eds, "a")
+		endpoints.want("endpoints[a]")
+		aggregated.subscribe(cds)
+		aggregated.want("clusters[a]")
+		aggregated.subscribe(eds, "a")
+		aggregated.want("endpoints[a]")
+		h.apply(cluster("a", 2))
+		aggregated.want("clusters[a]")
+		aggregated.want("endpoints[a]")
+		clusters.want("clusters[a]")
+		endpoints.want("endpoints[a]")
+		aggregated.quiet("it has clusters of its own")
+	})
+}
+
 func TestAGRPCClientIsSentNoEndpointsThatDidNotChange(t *testing.T) {
 	bubble(t, func(t *testing.T, h *harness) {
 		h.apply(in(grpcView, cluster("a", 1)), in(grpcView, assignment("a", 1)))
