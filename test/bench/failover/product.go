@@ -1,0 +1,271 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"embed"
+	"fmt"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"text/template"
+	"time"
+
+	"github.com/overhear-mesh/overhear/test/envoy"
+	program "github.com/overhear-mesh/overhear/test/process"
+)
+
+//go:embed products/*
+var configurations embed.FS
+
+// product is what stands between the users and the service.
+type product struct {
+	name   string
+	config string // file in products/; "": callers choose by themselves
+	find   func(dir string) (string, error)
+	args   func(s site) []string
+	says   []string // arguments that make it tell its version
+	tune   func(s *site)
+	plane  bool // with Overhear's control plane
+}
+
+// site fills the configuration of one proxy.
+type site struct {
+	Index                          int
+	Dir, Config                    string
+	Listen, ListenHost, ListenPort string
+	Admin, AdminHost, AdminPort    string
+	Control                        string // where the control plane serves xDS; "": there is none
+	Endpoints                      []endpoint
+	TimeoutMS                      int64
+	TimeoutSeconds                 float64
+	Retries, RoundRobin            bool
+	Detects, Tuned, Checks         bool
+}
+
+type endpoint struct{ Name, Address, Host, Port string }
+
+// none is the way without a proxy: callers go round by themselves.
+const none = "none"
+
+func products() []product {
+	sidecar := product{config: "overhear.yaml", find: command("sidecar"), args: func(s site) []string { return []string{"run", "-c", s.Config} }, says: []string{"version"}}
+	envoyed := product{
+		config: "envoy.yaml", find: func(string) (string, error) { return envoy.Locate() }, says: []string{"--version"},
+		args: func(s site) []string {
+			return []string{"-c", s.Config, "--concurrency", "1", "--use-dynamic-base-id", "-l", "error"}
+		},
+	}
+	nginx := product{config: "nginx.conf", find: onPath("nginx"), says: []string{"-v"}, args: func(s site) []string { return []string{"-c", s.Config, "-e", "/dev/null"} }}
+	as := func(p product, name string, tune func(*site)) product {
+		p.name, p.tune = name, tune
+		return p
+	}
+	whole := as(sidecar, "overhear", nil)
+	whole.plane = true
+	haproxy := product{config: "haproxy.cfg", find: onPath("haproxy"), says: []string{"-v"}, args: func(s site) []string { return []string{"-db", "-f", s.Config} }}
+	rr := func(more func(*site)) func(*site) {
+		return func(s *site) {
+			s.RoundRobin = true
+			if more != nil {
+				more(s)
+			}
+		}
+	}
+	tuned := func(s *site) { s.Tuned = true }
+	return []product{
+		whole,
+		as(sidecar, "overhear alone", nil),
+		as(sidecar, "overhear alone rr", rr(nil)),
+		as(sidecar, "overhear off", func(s *site) { s.Detects = false }),
+		as(envoyed, "envoy", nil),
+		as(envoyed, "envoy rr", rr(nil)),
+		as(envoyed, "envoy tuned", tuned),
+		as(envoyed, "envoy tuned rr", rr(tuned)),
+		as(envoyed, "envoy tuned+checks", func(s *site) { s.Tuned, s.Checks = true, true }),
+		as(haproxy, "haproxy", nil),
+		as(haproxy, "haproxy rr", rr(nil)),
+		as(nginx, "nginx", nil),
+		as(nginx, "nginx rr", rr(nil)),
+		as(nginx, "nginx 5xx", tuned),
+		{name: none},
+	}
+}
+
+func onPath(name string) func(string) (string, error) {
+	return func(string) (string, error) { return exec.LookPath(name) }
+}
+
+// command builds one of ours, as the README has it, once per run of the benchmark.
+func command(name string) func(string) (string, error) {
+	return func(dir string) (string, error) {
+		path := filepath.Join(dir, name)
+		if _, err := os.Stat(path); err == nil {
+			return path, nil
+		}
+		build := exec.Command("go", "build", "-tags", "grpcnotrace", "-o", path, "github.com/overhear-mesh/overhear/cmd/"+name)
+		build.Env = append(os.Environ(), "CGO_ENABLED=0")
+		if out, err := build.CombinedOutput(); err != nil {
+			return "", fmt.Errorf("go build ./cmd/%s: %w\n%s", name, err, out)
+		}
+		return path, nil
+	}
+}
+
+var versionNumber = regexp.MustCompile(`\d+\.\d+[\w.+-]*`)
+
+// version is what the product says of itself.
+func (p product) version(path string) (string, error) {
+	out, err := exec.Command(path, p.says...).CombinedOutput()
+	if err != nil {
+		return "", fmt.Errorf("%s %s: %w", path, strings.Join(p.says, " "), err)
+	}
+	if strings.HasPrefix(p.name, "overhear") {
+		return strings.TrimSpace(strings.TrimPrefix(string(out), "overhear sidecar")), nil
+	}
+	if v := versionNumber.Find(out); v != nil {
+		return string(v), nil
+	}
+	return strings.TrimSpace(string(out)), nil
+}
+
+// write fills a configuration of products/ and returns where it lies.
+func (s *site) write(name string) (err error) {
+	for address, parts := range map[*string][2]*string{&s.Listen: {&s.ListenHost, &s.ListenPort}, &s.Admin: {&s.AdminHost, &s.AdminPort}} {
+		if *address, err = program.FreeAddress(); err != nil {
+			return err
+		}
+		if *parts[0], *parts[1], err = net.SplitHostPort(*address); err != nil {
+			return err
+		}
+	}
+	text, err := template.ParseFS(configurations, "products/"+name)
+	if err != nil {
+		return err
+	}
+	var filled bytes.Buffer
+	if err := text.Execute(&filled, s); err != nil {
+		return err
+	}
+	s.Config = filepath.Join(s.Dir, name)
+	if err := os.MkdirAll(s.Dir, 0o700); err != nil {
+		return err
+	}
+	return os.WriteFile(s.Config, filled.Bytes(), 0o600)
+}
+
+// fleet is the proxies of one product that run.
+type fleet struct {
+	proxies []*program.Process
+	entries []string // where they listen
+	control *program.Process
+	api     string // the control plane's; "": there is none
+	admins  []string
+}
+
+// startFleet starts a product's proxies, and waits until each gets an answer.
+func startFleet(ctx context.Context, p product, bin, dir string, t setting, endpoints []endpoint) (*fleet, error) {
+	f := &fleet{}
+	if p.config == "" {
+		return f, nil
+	}
+	path, err := p.find(bin)
+	if err != nil {
+		return nil, err
+	}
+	base := site{Endpoints: endpoints, TimeoutMS: t.Timeout.Milliseconds(), TimeoutSeconds: t.Timeout.Seconds(), Retries: t.Retries, Detects: true}
+	if p.tune != nil {
+		p.tune(&base)
+	}
+	if p.plane {
+		if err := f.startControl(ctx, bin, filepath.Join(dir, "control"), &base); err != nil {
+			f.stop()
+			return nil, err
+		}
+	}
+	for i := range t.Proxies {
+		s := base
+		s.Index, s.Dir = i, filepath.Join(dir, fmt.Sprint(i))
+		if err := f.startProxy(ctx, p, path, s); err != nil {
+			f.stop()
+			return nil, fmt.Errorf("proxy %d: %w", i, err)
+		}
+	}
+	return f, nil
+}
+
+func (f *fleet) startProxy(ctx context.Context, p product, path string, s site) error {
+	if err := s.write(p.config); err != nil {
+		return err
+	}
+	// One thread each: there are many of them.
+	run, err := program.Start(append([]string{path}, p.args(s)...), []string{"GOMAXPROCS=1"})
+	if err != nil {
+		return err
+	}
+	f.proxies, f.entries, f.admins = append(f.proxies, run), append(f.entries, s.Listen), append(f.admins, s.Admin)
+	return run.Wait(ctx, 20*time.Millisecond, func(context.Context) error {
+		var c client
+		defer c.close()
+		if why := c.get(s.Listen, "/ready", time.Second); why != "" {
+			return fmt.Errorf("asked for an answer: %s", why)
+		}
+		return nil
+	})
+}
+
+func (f *fleet) startControl(ctx context.Context, bin, dir string, base *site) error {
+	path, err := command("controlplane")(bin)
+	if err != nil {
+		return err
+	}
+	s := *base
+	s.Dir = dir
+	if s.Control, err = program.FreeAddress(); err != nil {
+		return err
+	}
+	if err := s.write("controlplane.yaml"); err != nil {
+		return err
+	}
+	f.control, err = program.Start([]string{path, "run", "-c", s.Config}, []string{"GOMAXPROCS=1"})
+	if err != nil {
+		return err
+	}
+	f.api, base.Control = s.Admin, s.Control
+	return f.control.Wait(ctx, 20*time.Millisecond, func(context.Context) error {
+		var c client
+		defer c.close()
+		if why := c.get(f.api, "/ready", time.Second); why != "" {
+			return fmt.Errorf("the control plane: %s", why)
+		}
+		return nil
+	})
+}
+
+// cpu is what the proxies, and the control plane, have used.
+func (f *fleet) cpu() (total time.Duration, err error) {
+	for _, p := range f.all() {
+		used, err := p.CPU()
+		if err != nil {
+			return 0, err
+		}
+		total += used
+	}
+	return total, nil
+}
+
+func (f *fleet) all() []*program.Process {
+	if f.control != nil {
+		return append([]*program.Process{f.control}, f.proxies...)
+	}
+	return f.proxies
+}
+
+func (f *fleet) stop() {
+	for _, p := range f.all() {
+		p.Stop()
+	}
+}

@@ -1,0 +1,286 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"math"
+	"os"
+	"path/filepath"
+	"runtime"
+	"slices"
+	"strings"
+	"time"
+)
+
+// number is a figure that may be infinite: then it never happened, null in JSON.
+type number float64
+
+func (n number) MarshalJSON() ([]byte, error) {
+	if math.IsInf(float64(n), 0) || math.IsNaN(float64(n)) {
+		return []byte("null"), nil
+	}
+	return json.Marshal(float64(n))
+}
+
+// lateMost is how late the generator may be at p99: beyond, the machine had other things
+// to do, and the run tells of these.
+const lateMost = 20 // ms
+
+// outcome is what one run came to.
+type outcome struct {
+	Scenario  string          `json:"scenario"`
+	Product   string          `json:"product"`
+	Setting   setting         `json:"setting"`
+	Round     int             `json:"round"`
+	Discarded string          `json:"discarded,omitempty"` // why it does not count
+	Figures   figures         `json:"figures"`
+	Timeline  []int           `json:"failed_by_100ms"` // from the warm-up's second half on
+	Why       json.RawMessage `json:"why,omitempty"`   // what Overhear says at the end of the fault
+}
+
+// row is all counted runs of one product in one scenario and setting.
+type row struct {
+	Scenario, Product string
+	Setting           setting
+	Runs              []figures
+}
+
+// report is everything that is known in the end.
+type report struct {
+	Date     string            `json:"date"`
+	Machine  string            `json:"machine"`
+	Load     string            `json:"load"` // of the machine, before the first run
+	Command  string            `json:"command"`
+	Versions map[string]string `json:"versions"`
+	Missing  []string          `json:"missing"` // products, with the reason
+	Outcomes []outcome         `json:"runs"`
+
+	options options
+	rows    []*row
+}
+
+func newReport(o options) *report {
+	load, err := os.ReadFile("/proc/loadavg")
+	if err != nil {
+		load = []byte("unknown")
+	}
+	return &report{
+		Date: time.Now().UTC().Format(time.DateOnly), Machine: fmt.Sprintf("%d cores, %s/%s, %s", runtime.NumCPU(), runtime.GOOS, runtime.GOARCH, runtime.Version()),
+		Load: strings.TrimSpace(string(load)), Command: strings.Join(append([]string{"go run ./test/bench/failover"}, os.Args[1:]...), " "),
+		Versions: map[string]string{}, options: o,
+		Missing: []string{"gRPC without a proxy (A50): its scenarios are not part of this benchmark yet", "Linkerd: has no release that runs without Kubernetes"},
+	}
+}
+
+// find keeps the products that are there.
+func (r *report) find(all []product, dir string) (here []product) {
+	for _, p := range all {
+		if p.config == "" {
+			here = append(here, p)
+			continue
+		}
+		path, err := p.find(dir)
+		if err == nil {
+			r.Versions[p.name], err = p.version(path)
+		}
+		if err != nil {
+			r.Missing = append(r.Missing, fmt.Sprintf("%s: %v", p.name, err))
+			continue
+		}
+		here = append(here, p)
+	}
+	return here
+}
+
+// do plays one run and notes what it came to.
+func (r *report) do(ctx context.Context, j job, bin, dir string) {
+	out := outcome{Scenario: j.scenario.name, Product: j.product.name, Setting: j.setting, Round: j.round}
+	tr, err := play(ctx, j.product, j.scenario, j.setting, bin, dir)
+	if err != nil {
+		out.Discarded = err.Error()
+		r.Outcomes = append(r.Outcomes, out)
+		return
+	}
+	out.Figures, out.Timeline, out.Why = measure(tr, j.scenario, j.setting), timeline(tr, j.scenario, j.setting), tr.why
+	switch {
+	case out.Figures.Late > lateMost:
+		out.Discarded = fmt.Sprintf("the generator was late by %.0f ms at p99", float64(out.Figures.Late))
+	case tr.skipped > 0:
+		out.Discarded = fmt.Sprintf("%d requests were not made: too many were waiting", tr.skipped)
+	}
+	r.Outcomes = append(r.Outcomes, out)
+}
+
+// timeline is how many requests that were to begin in each 100 ms failed.
+func timeline(tr *trace, s scenario, t setting) []int {
+	const bin = 100 * time.Millisecond
+	from := -t.Warm / 2
+	bins := make([]int, int((t.Fault+t.After-from)/bin)+1)
+	for _, q := range tr.requests {
+		if i := int((q.at - from) / bin); q.at >= from && i < len(bins) && q.why != "" && !s.doomed(q) {
+			bins[i]++
+		}
+	}
+	return bins
+}
+
+// summarise gathers the runs that count.
+func (r *report) summarise() {
+	for _, s := range r.options.scenarios {
+		for _, n := range r.options.proxies {
+			for _, retries := range r.options.retries {
+				for _, p := range r.options.products {
+					w := &row{Scenario: s.name, Product: p.name}
+					for _, o := range r.Outcomes {
+						if o.Scenario == s.name && o.Product == p.name && o.Setting.Proxies == n && o.Setting.Retries == retries && o.Discarded == "" {
+							w.Setting, w.Runs = o.Setting, append(w.Runs, o.Figures)
+						}
+					}
+					if len(w.Runs) > 0 {
+						r.rows = append(r.rows, w)
+					}
+				}
+			}
+		}
+	}
+}
+
+// of gathers one figure of all runs, sorted.
+func (w *row) of(figure func(figures) number) []number {
+	var all []number
+	for _, f := range w.Runs {
+		all = append(all, figure(f))
+	}
+	slices.Sort(all)
+	return all
+}
+
+func median(sorted []number) number {
+	if len(sorted)%2 == 0 {
+		return (sorted[len(sorted)/2-1] + sorted[len(sorted)/2]) / 2
+	}
+	return sorted[len(sorted)/2]
+}
+
+// columns of the table, in its order.
+var columns = []struct {
+	title string
+	of    func(figures) number
+	form  string
+}{
+	{"excess failed", func(f figures) number { return f.Excess }, "%.0f"},
+	{"after found", func(f figures) number { return f.Later }, "%.0f"},
+	{"p99 +ms", func(f figures) number { return f.P99 }, "%.0f"},
+	{"p99.9 +ms", func(f figures) number { return f.P999 }, "%.0f"},
+	{"T first s", func(f figures) number { return f.TFirst }, "%.2f"},
+	{"T 95 % s", func(f figures) number { return f.T95 }, "%.2f"},
+	{"share after 1 s", func(f figures) number { return f.Share }, "%.2f"},
+	{"flips", func(f figures) number { return f.Flips }, "%.0f"},
+	{"left alone", func(f figures) number { return f.Alone }, "%.0f"},
+	{"capacity lost", func(f figures) number { return f.Capacity }, "%.3f"},
+	{"back after s", func(f figures) number { return f.Recovery }, "%.1f"},
+	{"overshoot", func(f figures) number { return f.Overshoot }, "%.2f"},
+	{"pings/s", func(f figures) number { return f.Pings }, "%.2f"},
+	{"CPU µs", func(f figures) number { return f.CPU }, "%.0f"},
+}
+
+func format(form string, n number) string {
+	if math.IsInf(float64(n), 0) || math.IsNaN(float64(n)) {
+		return "never"
+	}
+	return fmt.Sprintf(form, float64(n))
+}
+
+func (r *report) markdown(w io.Writer) error {
+	var b strings.Builder
+	fmt.Fprintf(&b, "`%s`, %s, %s; load before: %s.\n\n", r.Command, r.Date, r.Machine, r.Load)
+	for _, p := range r.options.products {
+		if v, ok := r.Versions[p.name]; ok {
+			fmt.Fprintf(&b, "- %s: %s\n", p.name, v)
+		}
+	}
+	for _, m := range r.Missing {
+		fmt.Fprintf(&b, "- not measured: %s\n", strings.ReplaceAll(m, "\n", " "))
+	}
+	var above *row
+	for _, w := range r.rows {
+		if above == nil || above.Scenario != w.Scenario || above.Setting != w.Setting {
+			r.heading(&b, w)
+		}
+		above = w
+		fmt.Fprintf(&b, "| %s | %d |", w.Product, len(w.Runs))
+		for i, c := range columns {
+			all := w.of(c.of)
+			text := format(c.form, median(all))
+			if i == 0 && len(all) > 1 {
+				text += fmt.Sprintf(" (%s–%s)", format(c.form, all[0]), format(c.form, all[len(all)-1]))
+			}
+			fmt.Fprintf(&b, " %s |", text)
+		}
+		b.WriteString("\n")
+	}
+	b.WriteString("\nRuns that do not count:\n\n")
+	none := true
+	for _, o := range r.Outcomes {
+		if o.Discarded != "" {
+			none = false
+			fmt.Fprintf(&b, "- %s, %s, round %d: %s\n", o.Scenario, o.Product, o.Round+1, strings.ReplaceAll(o.Discarded, "\n", " "))
+		}
+	}
+	if none {
+		b.WriteString("none.\n")
+	}
+	_, err := io.WriteString(w, b.String())
+	return err
+}
+
+func (r *report) heading(b *strings.Builder, w *row) {
+	i := slices.IndexFunc(r.options.scenarios, func(s scenario) bool { return s.name == w.Scenario })
+	retries := "no retries"
+	if w.Setting.Retries {
+		retries = "retries"
+	}
+	fmt.Fprintf(b, "\n## %s: %s\n\n%d proxies, %d endpoints, %g requests/s, base errors %g %%, %s, timeout %v; fault for %v, then %v.\n\n| | runs |", w.Scenario, r.options.scenarios[i].about,
+		w.Setting.Proxies, w.Setting.Endpoints, w.Setting.Rate, 100*w.Setting.Base, retries, w.Setting.Timeout, w.Setting.Fault, w.Setting.After)
+	for _, c := range columns {
+		fmt.Fprintf(b, " %s |", c.title)
+	}
+	b.WriteString("\n|---|---:|" + strings.Repeat("---:|", len(columns)) + "\n")
+}
+
+// save writes all forms of the report.
+func (r *report) save(dir string) error {
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return err
+	}
+	files := map[string]func(io.Writer) error{
+		"results.json": func(w io.Writer) error {
+			enc := json.NewEncoder(w)
+			enc.SetIndent("", " ")
+			return enc.Encode(r)
+		},
+		"tables.md": r.markdown,
+		"harm.svg":  r.bars,
+	}
+	for _, s := range r.options.scenarios {
+		if s.name == "crash" {
+			files["crash.svg"] = r.timelines
+		}
+	}
+	if len(r.options.proxies) > 1 {
+		files["fleets.svg"] = r.fleets
+	}
+	for name, write := range files {
+		f, err := os.Create(filepath.Join(dir, name))
+		if err != nil {
+			return err
+		}
+		if err := errors.Join(write(f), f.Close()); err != nil {
+			return fmt.Errorf("%s: %w", name, err)
+		}
+	}
+	return nil
+}

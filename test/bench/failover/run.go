@@ -1,0 +1,246 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"math/rand/v2"
+	"net"
+	"net/http"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/overhear-mesh/overhear/test/fakeupstream"
+	"github.com/overhear-mesh/overhear/test/openload"
+)
+
+// request is what a user saw of one.
+type request struct {
+	proxy    int
+	at       time.Duration // when it was to begin, since the fault
+	late     time.Duration // how much later it did
+	took     time.Duration // since it was to begin
+	why      string        // it failed; "": it did not
+	poisoned bool
+}
+
+// arrival is a request that reached a backend.
+type arrival struct {
+	proxy, backend int
+	at             time.Duration // since the fault
+}
+
+// trace is all that is known of a run.
+type trace struct {
+	requests []request
+	arrivals []arrival // by time for each backend
+	pings    int       // during the fault, of all backends
+	skipped  int64
+	cpu      time.Duration // of all proxies, from the warm-up's end to that of the run
+	why      json.RawMessage
+}
+
+// play runs one product through one scenario, with everything new.
+func play(ctx context.Context, p product, s scenario, t setting, bin, dir string) (*trace, error) {
+	backends, endpoints, err := startBackends(ctx, t)
+	defer func() {
+		for _, b := range backends {
+			b.Close()
+		}
+	}()
+	if err != nil {
+		return nil, err
+	}
+	f, err := startFleet(ctx, p, bin, dir, t, endpoints)
+	if err != nil {
+		return nil, err
+	}
+	defer f.stop()
+	g := &generator{setting: t, scenario: s, entries: f.entries}
+	for _, e := range endpoints {
+		g.direct = append(g.direct, e.Address)
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	began := time.Now()
+	g.fault = began.Add(t.Warm)
+	g.start(ctx)
+	out, err := g.through(ctx, f, backends)
+	cancel()
+	g.wait()
+	if err != nil {
+		return nil, err
+	}
+	out.requests, out.skipped = g.requests, g.skipped.Load()
+	for i, b := range backends {
+		for _, a := range b.Arrivals(began) {
+			if proxy, ok := proxyOf(a.Path); ok && !a.Ping {
+				out.arrivals = append(out.arrivals, arrival{proxy, i, a.At.Sub(g.fault)})
+			}
+		}
+	}
+	return out, nil
+}
+
+func startBackends(ctx context.Context, t setting) (backends []*fakeupstream.Backend, endpoints []endpoint, err error) {
+	for i := range t.Endpoints {
+		name := fmt.Sprintf("api-%d", i)
+		b, err := fakeupstream.Start(ctx, fakeupstream.Config{Name: name, Latency: t.Latency, Seed: rand.Uint64()})
+		if err != nil {
+			return backends, nil, err
+		}
+		backends = append(backends, b)
+		host, port, err := net.SplitHostPort(b.Addr())
+		if err != nil {
+			return backends, nil, err
+		}
+		endpoints = append(endpoints, endpoint{name, b.Addr(), host, port})
+		if err := b.Set(fakeupstream.Errors(t.Base)); err != nil {
+			return backends, nil, err
+		}
+	}
+	return backends, endpoints, nil
+}
+
+// generator is the users.
+type generator struct {
+	setting
+	scenario
+	fault   time.Time // when it comes
+	entries []string  // of the proxies
+	direct  []string  // of the backends, for callers without a proxy
+	running sync.WaitGroup
+	skipped atomic.Int64
+
+	mu       sync.Mutex // guards requests
+	requests []request
+}
+
+func (g *generator) start(ctx context.Context) {
+	for i := range g.Proxies {
+		g.running.Go(func() { g.caller(ctx, i) })
+	}
+}
+
+func (g *generator) wait() { g.running.Wait() }
+
+// caller is the users of one proxy.
+func (g *generator) caller(ctx context.Context, i int) {
+	var c client
+	defer c.close()
+	var turn atomic.Uint64
+	turn.Store(rand.Uint64N(1 << 32)) // callers do not go round in step
+	skipped := openload.At(ctx, g.Rate/float64(g.Proxies), func(intended time.Time) {
+		r := request{proxy: i, at: intended.Sub(g.fault), late: time.Since(intended)}
+		r.poisoned = g.poison > 0 && rand.Float64() < g.poison
+		// A proxy answers in the setting's time; this bound is for one that does not.
+		timeout := g.Timeout + time.Second
+		var to string
+		if len(g.entries) > 0 {
+			to = g.entries[i]
+		} else {
+			to, timeout = g.direct[turn.Add(1)%uint64(len(g.direct))], g.Timeout
+		}
+		r.why = c.get(to, path(i, r.poisoned), timeout)
+		r.took = time.Since(intended)
+		g.mu.Lock()
+		defer g.mu.Unlock()
+		g.requests = append(g.requests, r)
+	})
+	g.skipped.Add(skipped)
+}
+
+// through lets the time of the run pass, and the fault come and go.
+func (g *generator) through(ctx context.Context, f *fleet, backends []*fakeupstream.Backend) (*trace, error) {
+	out := &trace{}
+	if err := until(ctx, g.fault); err != nil {
+		return nil, err
+	}
+	began, err := f.cpu()
+	if err != nil {
+		return nil, err
+	}
+	before := pings(backends)
+	for i, b := range backends {
+		if g.bad != everyone && i >= g.bad {
+			break
+		}
+		fault := g.scenario.fault
+		fault.ErrorRate = max(fault.ErrorRate, g.Base)
+		if err := b.Set(fault); err != nil {
+			return nil, err
+		}
+	}
+	if err := until(ctx, g.fault.Add(g.Fault)); err != nil {
+		return nil, err
+	}
+	out.pings = pings(backends) - before
+	out.why = f.explain(ctx)
+	for _, b := range backends {
+		if err := b.Set(fakeupstream.Errors(g.Base)); err != nil {
+			return nil, fmt.Errorf("a backend does not come back: %w", err)
+		}
+	}
+	if err := until(ctx, g.fault.Add(g.Fault+g.After)); err != nil {
+		return nil, err
+	}
+	ended, err := f.cpu()
+	out.cpu = ended - began
+	return out, err
+}
+
+// pings are requests for health, and connections without a word.
+func pings(backends []*fakeupstream.Backend) (n int) {
+	for _, b := range backends {
+		c := b.Counts()
+		n += c.Pings + c.Silent
+	}
+	return n
+}
+
+func until(ctx context.Context, at time.Time) error {
+	select {
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-time.After(time.Until(at)):
+		return nil
+	}
+}
+
+// explain asks Overhear why it believes what it does of the endpoint that has the fault:
+// the control plane, or the first sidecar.
+func (f *fleet) explain(ctx context.Context) json.RawMessage {
+	from := f.api + "/api/v1/why?endpoint=api-0"
+	if f.api == "" {
+		if len(f.admins) == 0 {
+			return nil
+		}
+		from = f.admins[0] + "/clusters"
+	}
+	ctx, cancel := context.WithTimeout(ctx, time.Second)
+	defer cancel()
+	text, err := page(ctx, "http://"+from)
+	if err != nil || !json.Valid(text) {
+		return nil // another product, or one that has no time to talk
+	}
+	return text
+}
+
+func page(ctx context.Context, url string) ([]byte, error) {
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
+	if err != nil {
+		return nil, err
+	}
+	res, err := http.DefaultClient.Do(req)
+	if err != nil {
+		return nil, err
+	}
+	defer res.Body.Close()
+	if res.StatusCode != http.StatusOK {
+		return nil, errors.New(res.Status)
+	}
+	return io.ReadAll(res.Body)
+}

@@ -1,0 +1,108 @@
+package main
+
+import (
+	"fmt"
+	"time"
+
+	"github.com/overhear-mesh/overhear/test/fakeupstream"
+)
+
+// setting is how much there is of everything, the same for all products.
+type setting struct {
+	Proxies   int           `json:"proxies"`
+	Endpoints int           `json:"endpoints"`
+	Rate      float64       `json:"rate"`       // requests a second, of all callers together
+	Timeout   time.Duration `json:"timeout_ns"` // of a request
+	Latency   time.Duration `json:"latency_ns"` // of a healthy endpoint
+	Base      float64       `json:"base"`       // share of requests that every endpoint fails
+	Retries   bool          `json:"retries"`
+	Warm      time.Duration `json:"warm_ns"` // before the fault
+	Fault     time.Duration `json:"fault_ns"`
+	After     time.Duration `json:"after_ns"` // once it is over
+}
+
+// fair is how many requests a second one caller sends to one endpoint.
+func (t setting) fair() float64 { return t.Rate / float64(t.Proxies*t.Endpoints) }
+
+// scenario is one thing that goes wrong.
+type scenario struct {
+	name, about string
+	fault       fakeupstream.Fault
+	// bad is how many endpoints have the fault, the first ones; everyone: -1.
+	bad int
+	// blame is whether the endpoints that have the fault are to be left; false: whoever
+	// leaves one does harm.
+	blame bool
+	// caller is whose requests the fault takes; everyone's: -1.
+	caller int
+	// poison is the share of requests that go by a route which fails everywhere.
+	poison float64
+	// unseen is that what is sent to a bad endpoint does not reach it: failed requests tell
+	// instead.
+	unseen bool
+}
+
+const everyone = -1
+
+// The paths of requests say by which proxy they come, which backends note.
+func path(proxy int, poisoned bool) string {
+	if poisoned {
+		return fmt.Sprintf("/poison/%d/", proxy)
+	}
+	return fmt.Sprintf("/work/%d/", proxy)
+}
+
+// proxyOf is the inverse of path.
+func proxyOf(path string) (proxy int, ok bool) {
+	for _, form := range []string{"/work/%d/", "/poison/%d/"} {
+		if _, err := fmt.Sscanf(path, form, &proxy); err == nil {
+			return proxy, true
+		}
+	}
+	return 0, false
+}
+
+func scenarios() []scenario {
+	of := func(f fakeupstream.Fault, caller int) fakeupstream.Fault {
+		f.Path = path(caller, false)
+		return f
+	}
+	sparing := func(f fakeupstream.Fault) fakeupstream.Fault { f.SparePings = true; return f }
+	poisoned := fakeupstream.Errors(1)
+	poisoned.Path = "/poison/"
+	one := func(name, about string, f fakeupstream.Fault) scenario {
+		return scenario{name: name, about: about, fault: f, bad: 1, blame: true, caller: everyone}
+	}
+	crash := one("crash", "listener closed, connections reset", fakeupstream.Crash())
+	crash.unseen = true
+	return []scenario{
+		crash,
+		one("hang", "accepts and never answers, checks neither", fakeupstream.Hang()),
+		one("hang, checks answered", "requests are never answered, checks are", sparing(fakeupstream.Hang())),
+		one("errors 50 %", "half of the requests fail, checks succeed", fakeupstream.Errors(.5)),
+		one("errors 20 %", "a fifth of the requests fail, checks succeed", fakeupstream.Errors(.2)),
+		one("errors 5 %", "a twentieth of the requests fail, checks succeed", fakeupstream.Errors(.05)),
+		one("slow x10", "ten times the latency", fakeupstream.Slow(10)),
+		one("slow tail", "a tenth of the requests takes thirty times as long", fakeupstream.SlowTail(.1, 30)),
+		one("body stalls", "200, half of the body, then nothing", sparing(fakeupstream.Fault{Body: fakeupstream.Stalled})),
+		one("body cut", "200, half of the body, then a reset", sparing(fakeupstream.Fault{Body: fakeupstream.Cut})),
+		one("flap", "half of the requests fail for 2 s, then none for 2 s", fakeupstream.Flap(fakeupstream.Errors(.5), 2*time.Second, 2*time.Second)),
+		{name: "listener only", about: "listener closed, open connections serve on", fault: fakeupstream.Deaf(), bad: 1, caller: everyone},
+		{name: "pauses", about: "one endpoint stands still for 200 ms each 3 s, as while garbage is collected", fault: fakeupstream.Pauses(3*time.Second, 200*time.Millisecond), bad: 1, caller: everyone},
+		{name: "all at 30 %", about: "every endpoint fails 30 %: there is nowhere to go", fault: fakeupstream.Errors(.3), bad: everyone, caller: everyone},
+		{name: "broken caller", about: "all that one caller sends is answered by a reset; the others are well", fault: of(fakeupstream.Fault{Body: fakeupstream.Cut}, 0), bad: everyone, caller: 0},
+		{name: "broken link", about: "one caller's requests to one endpoint hang; nobody else's", fault: of(fakeupstream.Hang(), 0), bad: 1, blame: true, caller: 0},
+		{name: "poison route", about: "one request in twenty goes by a route that fails everywhere", fault: poisoned, bad: everyone, caller: everyone, poison: .05},
+		{name: "health", about: "nothing goes wrong", caller: everyone},
+	}
+}
+
+// blames says whether a caller ought to leave an endpoint.
+func (s scenario) blames(proxy, backend int) bool {
+	return s.blame && backend < s.bad && (s.caller == everyone || s.caller == proxy)
+}
+
+// doomed requests fail whatever their proxy does.
+func (s scenario) doomed(r request) bool {
+	return r.poisoned || s.caller == r.proxy && s.bad == everyone
+}

@@ -1,0 +1,62 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"time"
+)
+
+// smokeSetting is what shows the orderings that never turn round, in little time.
+func (o *options) smokeSetting() {
+	o.proxies, o.retries, o.rounds = []int{4}, []bool{false}, 1
+	o.Endpoints, o.Rate, o.Warm, o.Fault, o.After = 10, 400, 3*time.Second, 6*time.Second, 0
+	for _, s := range scenarios() {
+		switch s.name {
+		case "crash", "hang", "errors 20 %":
+			o.scenarios = append(o.scenarios, s)
+		}
+	}
+	for _, p := range products() {
+		switch p.name {
+		case "overhear", "envoy tuned", none:
+			o.products = append(o.products, p)
+		}
+	}
+}
+
+// orderings are what must hold whatever the machine does: the first loses at most this
+// share of what the second loses.
+var orderings = []struct {
+	scenario, less, more string
+	share                number
+}{
+	{"crash", "overhear", none, .1},
+	{"hang", "overhear", none, .5},
+	{"errors 20 %", "overhear", none, .7},
+}
+
+// judge says which orderings do not hold. A run that did not count says nothing.
+func (r *report) judge() error {
+	var errs []error
+	for _, o := range orderings {
+		less, more := r.harm(o.scenario, o.less), r.harm(o.scenario, o.more)
+		if less == nil || more == nil {
+			fmt.Printf("\n%s: %s and %s are not compared, for a run of them does not count\n", o.scenario, o.less, o.more)
+			continue
+		}
+		if *less > o.share**more {
+			errs = append(errs, fmt.Errorf("%s: %s loses %.0f requests, and %s %.0f: want a share of %g at most", o.scenario, o.less, float64(*less), o.more, float64(*more), float64(o.share)))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// harm is what a product lost in a scenario; nil: nobody knows.
+func (r *report) harm(scenario, product string) *number {
+	for _, w := range r.rows {
+		if w.Scenario == scenario && w.Product == product {
+			return new(median(w.of(func(f figures) number { return f.Excess })))
+		}
+	}
+	return nil
+}
