@@ -105,8 +105,18 @@ func (f *fleet) victims(one fault) []*fakeupstream.Backend {
 	return f.backends[one.target : one.target+1]
 }
 
-// show lets a fault happen, ends it, and measures.
+// show lets a fault happen and measures.
 func (f *fleet) show(ctx context.Context, one fault, say func(string, ...any)) (result, error) {
+	r, err := f.happen(ctx, one, say, func(r *result) { r.SaidBy = f.sayers(ctx, *r) })
+	if err == nil && !one.all {
+		r.judge(f.ledger)
+	}
+	return r, err
+}
+
+// happen lets a fault happen, waits until one that can be found is, and ends it a little
+// later.
+func (f *fleet) happen(ctx context.Context, one fault, say func(string, ...any), found func(*result)) (result, error) {
 	r := result{Name: one.name, fault: one, OK: true, AimFailed: one.aimFailed}
 	who := "every backend"
 	if !one.all {
@@ -121,7 +131,7 @@ func (f *fleet) show(ctx context.Context, one fault, say func(string, ...any)) (
 		}
 	}
 	if !one.all {
-		r.SaidBy = f.sayers(ctx, r)
+		found(&r)
 	}
 	if err := sleep(ctx, one.hold); err != nil {
 		return r, err
@@ -132,13 +142,8 @@ func (f *fleet) show(ctx context.Context, one fault, say func(string, ...any)) (
 		}
 	}
 	r.mended = time.Now()
-	if err := sleep(ctx, 500*time.Millisecond); err != nil {
-		return r, err
-	}
-	if !one.all {
-		r.judge(f.ledger)
-	}
-	return r, nil
+	// What was asked before that has failed, or been answered, when the route's time is up.
+	return r, sleep(ctx, f.timeout+500*time.Millisecond)
 }
 
 // out says that a verdict takes traffic from the fault's backend.
@@ -181,7 +186,7 @@ func (f *fleet) sayers(ctx context.Context, r result) []string {
 
 // judge measures what the ledger has of a fault.
 func (r *result) judge(l *ledger) {
-	verdicts, failed := l.find(r.out, func(q request) bool { return !q.ended.Before(r.began) && q.began.Before(r.mended) && r.mine(q) })
+	verdicts, failed := l.find(r.out, r.lost)
 	found := r.mended
 	if len(verdicts) == 0 {
 		r.problem("it was not found")
@@ -204,6 +209,11 @@ func (r *result) judge(l *ledger) {
 	if limit := slack * r.fault.aimFailed; r.Failed > limit {
 		r.problem("more than %d requests failed", limit)
 	}
+}
+
+// lost says whether a request failed while the fault lasted, and for its sake.
+func (r *result) lost(q request) bool {
+	return !q.ended.Before(r.began) && q.began.Before(r.mended) && r.mine(q)
 }
 
 // mine says whether a request failed for the fault's sake: the backend said so, or an Envoy

@@ -33,20 +33,22 @@ type fleet struct {
 	running   sync.WaitGroup
 	ends      []func() // what else must end, in reverse
 	ledger    *ledger
+	lookout   lookout
+	timeout   time.Duration // of requests
 }
 
 // start starts everything and waits until each Envoy has endpoints and the control plane
 // has heard of each.
-func start(ctx context.Context, o options, binary, dir string, l *ledger) (*fleet, error) {
-	f := &fleet{ledger: l}
-	if err := f.startAll(ctx, o, binary, dir); err != nil {
+func start(ctx context.Context, o options, s side, binary, dir string, l *ledger) (*fleet, error) {
+	f := &fleet{ledger: l, timeout: o.timeout}
+	if err := f.startAll(ctx, o, s, binary, dir); err != nil {
 		f.stop()
 		return nil, err
 	}
 	return f, nil
 }
 
-func (f *fleet) startAll(ctx context.Context, o options, binary, dir string) error {
+func (f *fleet) startAll(ctx context.Context, o options, s side, binary, dir string) error {
 	for i := range o.backends {
 		b, err := fakeupstream.Start(ctx, fakeupstream.Config{Name: name(i), Latency: 2 * time.Millisecond, Seed: uint64(i) + 1})
 		if err != nil {
@@ -55,11 +57,13 @@ func (f *fleet) startAll(ctx context.Context, o options, binary, dir string) err
 		f.backends = append(f.backends, b)
 		f.ends = append(f.ends, b.Close)
 	}
-	if err := f.startControl(ctx); err != nil {
-		return err
+	if s.detection == nil {
+		if err := f.startControl(ctx); err != nil {
+			return err
+		}
 	}
 	for i := range o.envoys {
-		if err := f.startEnvoy(i, binary, dir); err != nil {
+		if err := f.startEnvoy(ctx, i, s, binary, dir); err != nil {
 			return err
 		}
 	}
@@ -67,6 +71,9 @@ func (f *fleet) startAll(ctx context.Context, o options, binary, dir string) err
 		if err := wait(ctx, "an answer through each Envoy", func() error { return get(http.DefaultClient, "http://"+entry) }); err != nil {
 			return err
 		}
+	}
+	if s.detection != nil {
+		return nil
 	}
 	return wait(ctx, "load reports of each Envoy", func() error {
 		var all controlplane.Reporters
@@ -108,19 +115,38 @@ func (f *fleet) startControl(ctx context.Context) error {
 	return nil
 }
 
-// startEnvoy runs one Envoy with the bootstrap of this example.
-func (f *fleet) startEnvoy(i int, binary, dir string) error {
-	id := fmt.Sprintf("envoy-%d", i+1)
+// bootstrapOf is what one Envoy is started with.
+func (f *fleet) bootstrapOf(id string, s side) (string, error) {
+	values := map[string]string{"NAME": id, "ZONE": "a", "MACHINE": "host-" + id, "TIMEOUT": f.timeout.String()}
+	fill := func(key string) string { return values[key] }
+	if s.detection != nil {
+		values["CONTROL_HOST"], values["CONTROL_PORT"] = "127.0.0.1", "1" // nobody's; it is left out
+		var addresses []string
+		for _, b := range f.backends {
+			addresses = append(addresses, b.Addr())
+		}
+		return alone(os.Expand(bootstrap, fill), s.detection, addresses)
+	}
 	host, port, err := net.SplitHostPort(f.xds)
+	if err != nil {
+		return "", err
+	}
+	values["CONTROL_HOST"], values["CONTROL_PORT"] = host, port
+	return os.Expand(bootstrap, fill), nil
+}
+
+// startEnvoy runs one Envoy with the bootstrap of this example, and looks at what it does.
+func (f *fleet) startEnvoy(ctx context.Context, i int, s side, binary, dir string) error {
+	id := fmt.Sprintf("envoy-%d", i+1)
+	text, err := f.bootstrapOf(id, s)
 	if err != nil {
 		return err
 	}
-	values := map[string]string{"NAME": id, "ZONE": "a", "MACHINE": "host-" + id, "CONTROL_HOST": host, "CONTROL_PORT": port}
 	home := filepath.Join(dir, id)
 	if err := os.Mkdir(home, 0o700); err != nil {
 		return err
 	}
-	p, end, err := envoy.Launch(binary, home, os.Expand(bootstrap, func(key string) string { return values[key] }))
+	p, end, err := envoy.Launch(binary, home, text)
 	if err != nil {
 		return err
 	}
@@ -133,6 +159,13 @@ func (f *fleet) startEnvoy(i int, binary, dir string) error {
 		return fmt.Errorf("%s does not listen", id)
 	}
 	f.entries = append(f.entries, entry)
+	names := map[string]string{}
+	for i, b := range f.backends {
+		names[b.Addr()] = name(i)
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	f.running.Go(func() { f.lookout.watch(ctx, i, p.Admin, names) })
+	f.ends = append(f.ends, cancel)
 	return nil
 }
 
@@ -146,13 +179,21 @@ func (f *fleet) stop() {
 
 // ask reads one page of the control plane's API.
 func (f *fleet) ask(path string, into any) error {
-	res, err := http.Get("http://" + f.http + path)
+	return fetchJSON(context.Background(), http.DefaultClient, "http://"+f.http+path, into)
+}
+
+func fetchJSON(ctx context.Context, client *http.Client, url string, into any) error {
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
+	if err != nil {
+		return err
+	}
+	res, err := client.Do(req)
 	if err != nil {
 		return err
 	}
 	defer res.Body.Close()
 	if res.StatusCode != http.StatusOK {
-		return fmt.Errorf("%s: %s", path, res.Status)
+		return fmt.Errorf("%s: %s", url, res.Status)
 	}
 	return json.NewDecoder(res.Body).Decode(into)
 }

@@ -2,7 +2,11 @@
 // control plane, real and unmodified Envoys that report their load to it, backends, steady
 // traffic, and then faults of single backends.
 //
-//	go run ./examples/envoy-fleet                     all faults, about a minute
+// The same faults are then shown to the same Envoys with their own outlier detection, as
+// it is by default and tuned, and what each side lost is printed side by side.
+//
+//	go run ./examples/envoy-fleet                     all of it, about five minutes
+//	go run ./examples/envoy-fleet -alone=false        without the comparison, about a minute
 //	go run ./examples/envoy-fleet -fault crash,hang   some of them
 //	go run ./examples/envoy-fleet -smoke              a short form, for CI
 //
@@ -23,7 +27,6 @@ import (
 	"os/signal"
 	"slices"
 	"strings"
-	"sync"
 	"syscall"
 	"time"
 
@@ -37,6 +40,36 @@ type options struct {
 	rate     float64
 	json     bool
 	smoke    bool
+	alone    bool          // compare with Envoys that decide alone
+	timeout  time.Duration // of requests
+}
+
+// warmUp is how long there is traffic before the first fault: until it is known what is
+// normal.
+const warmUp = 3 * time.Second
+
+// chosen are the faults to show, each with a backend of its own.
+func (o options) chosen() []fault {
+	var some []fault
+	for i, one := range faults() {
+		if len(o.faults) == 0 || slices.Contains(o.faults, one.name) {
+			one.target = i
+			some = append(some, one)
+		}
+	}
+	return some
+}
+
+// sides are those that the fleet's own is compared with.
+func (o options) sides() []side {
+	switch all := own(); {
+	case !o.alone:
+		return nil
+	case o.smoke:
+		return all[:1]
+	default:
+		return all
+	}
 }
 
 func main() {
@@ -54,9 +87,12 @@ func main() {
 	flag.IntVar(&o.backends, "backends", 20, "number of backends")
 	flag.Float64Var(&o.rate, "rate", 1000, "requests a second through all Envoys together")
 	flag.BoolVar(&o.json, "json", false, "print the summary as one JSON object, and nothing else on standard output")
-	flag.BoolVar(&o.smoke, "smoke", false, "3 Envoys, 8 backends, 300 requests a second, the faults that are found soonest")
+	flag.BoolVar(&o.smoke, "smoke", false, "3 Envoys, 8 backends, 300 requests a second, the faults that are found soonest, compared with the default only")
+	flag.BoolVar(&o.alone, "alone", true, "show the same faults to Envoys that have just their own outlier_detection, and compare")
 	flag.Parse()
+	o.timeout = time.Second
 	if o.smoke {
+		o.timeout = 3 * time.Second // a busy machine is no fault
 		o.envoys, o.backends, o.rate = 3, 8, 300
 		if len(o.faults) == 0 {
 			o.faults = []string{"crash", "hang", "errors-50"}
@@ -99,43 +135,46 @@ func run(ctx context.Context, o options, binary string, stdout, stderr io.Writer
 	defer os.RemoveAll(dir)
 	say("starting 1 control plane, %d backends and %d Envoys that carry none of our code …", o.backends, o.envoys)
 	l := &ledger{}
-	f, err := start(ctx, o, binary, dir, l)
+	results, lines, err := together(ctx, o, binary, dir, l, say)
 	if err != nil {
 		return false, err
 	}
-	defer f.stop()
-
-	usersCtx, endUsers := context.WithCancel(ctx)
-	var users sync.WaitGroup
-	defer users.Wait()
-	defer endUsers()
-	for _, entry := range f.entries {
-		users.Go(func() { drive(usersCtx, "http://"+entry, o.rate/float64(o.envoys), l) })
-	}
-	say("%d requests/s; the control plane is at http://%s", int(o.rate), f.http)
-	if err := sleep(ctx, 3*time.Second); err != nil { // until it is known what is normal
+	more, err := beside(ctx, o, binary, dir, say)
+	if err != nil {
 		return false, err
+	}
+	return summarise(o, results, append(lines, more...), l, stdout)
+}
+
+// together shows the faults to Envoys that overhear.
+func together(ctx context.Context, o options, binary, dir string, l *ledger, say func(string, ...any)) ([]result, []line, error) {
+	f, err := start(ctx, o, ours, binary, dir, l)
+	if err != nil {
+		return nil, nil, err
+	}
+	defer f.stop()
+	defer f.drive(ctx, o)()
+	say("%d requests/s; the control plane is at http://%s", int(o.rate), f.http)
+	if err := sleep(ctx, warmUp); err != nil {
+		return nil, nil, err
 	}
 	var results []result
-	for i, one := range faults() {
-		if len(o.faults) > 0 && !slices.Contains(o.faults, one.name) {
-			continue
-		}
-		one.target = i
+	var lines []line
+	var had []string
+	for _, one := range o.chosen() {
 		r, err := f.show(ctx, one, say)
 		if err != nil {
-			return false, err
+			return nil, nil, err
 		}
 		results = append(results, r)
+		lines = append(lines, measure(ours, r, o.envoys, had, &f.lookout, l))
+		had = append(had, r.Endpoint)
 	}
-	if err := f.recovered(ctx, results, say); err != nil {
-		return false, err
-	}
-	return summarise(o, results, l, stdout)
+	return results, lines, f.recovered(ctx, results, say)
 }
 
 // summarise prints what came of it and says whether all was well.
-func summarise(o options, results []result, l *ledger, stdout io.Writer) (ok bool, err error) {
+func summarise(o options, results []result, lines []line, l *ledger, stdout io.Writer) (ok bool, err error) {
 	ok = true
 	for i := range results {
 		results[i].unexplained(results, l)
@@ -148,8 +187,9 @@ func summarise(o options, results []result, l *ledger, stdout io.Writer) (ok boo
 			Rate     float64  `json:"requests_per_second"`
 			Sent     int      `json:"sent"`
 			Faults   []result `json:"faults"`
+			Compared []line   `json:"compared"`
 			OK       bool     `json:"ok"`
-		}{o.envoys, o.backends, o.rate, l.sentAll(), results, ok})
+		}{o.envoys, o.backends, o.rate, l.sentAll(), results, lines, ok})
 	}
 	var errs []error
 	print := func(format string, args ...any) {
@@ -166,6 +206,7 @@ func summarise(o options, results []result, l *ledger, stdout io.Writer) (ok boo
 	print("\nfound: from the fault to the verdict; failed: requests that users lost until then and on their\n" +
 		"way; tests: real requests lost later, to find out whether the backend is well again; back: from the\n" +
 		"end of the fault until it may have traffic again.\n")
+	printComparison(lines, o.envoys, print)
 	return ok, errors.Join(errs...)
 }
 

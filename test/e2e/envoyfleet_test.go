@@ -64,7 +64,7 @@ func newEnvoyFleet(t *testing.T, envoys, backends int) *envoyFleet {
 	}
 	for i := range envoys {
 		id := fmt.Sprint("envoy-", i+1)
-		values := map[string]string{"NAME": id, "ZONE": "a", "MACHINE": "host-" + id, "CONTROL_HOST": host, "CONTROL_PORT": port}
+		values := map[string]string{"NAME": id, "ZONE": "a", "MACHINE": "host-" + id, "TIMEOUT": "3s", "CONTROL_HOST": host, "CONTROL_PORT": port}
 		p := envoy.Start(t, os.Expand(string(bootstrap), func(key string) string { return values[key] }))
 		var entry string
 		f.until("Envoy listens", func() bool {
