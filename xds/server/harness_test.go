@@ -55,6 +55,12 @@ func newHarness(t *testing.T, cfg server.Config) *harness {
 
 func newHarnessOn(t *testing.T, cfg server.Config, g *grpc.Server) *harness {
 	t.Helper()
+	return newHarnessWith(t, cfg, g, func(*server.Server) {})
+}
+
+// newHarnessWith has more registered with the gRPC server.
+func newHarnessWith(t *testing.T, cfg server.Config, g *grpc.Server, register func(*server.Server)) *harness {
+	t.Helper()
 	n := pipenet.New(1)
 	ln, err := n.Listen(t.Context(), "tcp", "127.0.0.1:15010")
 	if err != nil {
@@ -63,6 +69,7 @@ func newHarnessOn(t *testing.T, cfg server.Config, g *grpc.Server) *harness {
 	h := &harness{t: t, grpc: g, log: new(strings.Builder)}
 	h.Server = server.New(cfg, slog.New(slog.NewTextHandler(h.log, nil)))
 	h.Register(g)
+	register(h.Server)
 	served := make(chan struct{})
 	go func() { defer close(served); _ = g.Serve(ln) }()
 	h.dial = func(ctx context.Context, a string) (net.Conn, error) { return n.Dial(ctx, "tcp", a) }

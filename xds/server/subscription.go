@@ -46,6 +46,14 @@ type subscription struct {
 	nacks    uint64
 	lastNACK string
 	nackedAt time.Time
+	refused  map[*topic]refusal // the last of each that the client refused, until it accepts it
+}
+
+// refusal is why a client did not take a content.
+type refusal struct {
+	sent *encoded
+	text string
+	at   time.Time
 }
 
 // batch is one response.
@@ -98,6 +106,7 @@ func (s *subscription) drop(t *topic) {
 		s.sum -= e.sent.sum
 	}
 	s.forget(t)
+	delete(s.refused, t)
 	t.release()
 }
 
@@ -307,7 +316,7 @@ func (s *subscription) sent(b *batch, nonce string) {
 // answered takes the client's answer to a response and returns the batch that it
 // was; nil for a nonce that is unknown or was answered before. Responses are
 // answered in order, so those sent before will not be any more.
-func (s *subscription) answered(nonce string, refusal string, now time.Time) *batch {
+func (s *subscription) answered(nonce string, why string, now time.Time) *batch {
 	at := slices.IndexFunc(s.inFlight, func(b *batch) bool { return b.nonce == nonce })
 	if at < 0 {
 		return nil
@@ -317,9 +326,8 @@ func (s *subscription) answered(nonce string, refusal string, now time.Time) *ba
 		maps.Copy(b.announced, earlier.announced)
 	}
 	s.inFlight = slices.Delete(s.inFlight, 0, at+1)
-	if refusal != "" {
-		s.nacks++
-		s.lastNACK, s.nackedAt = refusal, now
+	if why != "" {
+		s.refuse(b, why, now)
 		return b
 	}
 	s.acked = b.version
@@ -328,8 +336,23 @@ func (s *subscription) answered(nonce string, refusal string, now time.Time) *ba
 			e.acked = true
 			s.put(i.topic, e)
 		}
+		delete(s.refused, i.topic)
 	}
 	return b
+}
+
+// refuse notes a NACK.
+func (s *subscription) refuse(b *batch, why string, now time.Time) {
+	s.nacks++
+	s.lastNACK, s.nackedAt = why, now
+	for _, i := range b.items {
+		if _, known := s.entry(i.topic); known && i.sent != nil {
+			if s.refused == nil {
+				s.refused = map[*topic]refusal{}
+			}
+			s.refused[i.topic] = refusal{sent: i.sent, text: why, at: now}
+		}
+	}
 }
 
 // response tells a batch to the client.
