@@ -9,9 +9,9 @@ import (
 
 	"github.com/overhear-mesh/overhear/outlier"
 	"github.com/overhear-mesh/overhear/outlier/merge"
-	"github.com/overhear-mesh/overhear/proxy/cadence"
 	"github.com/overhear-mesh/overhear/proxy/cluster"
 	"github.com/overhear-mesh/overhear/xds/report"
+	"github.com/overhear-mesh/overhear/xds/report/cadence"
 )
 
 // plan is one message under construction.

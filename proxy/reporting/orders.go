@@ -8,10 +8,10 @@ import (
 
 	"github.com/overhear-mesh/overhear/outlier"
 	"github.com/overhear-mesh/overhear/outlier/merge"
-	"github.com/overhear-mesh/overhear/proxy/cadence"
 	"github.com/overhear-mesh/overhear/proxy/cluster"
 	"github.com/overhear-mesh/overhear/proxy/vigil"
 	"github.com/overhear-mesh/overhear/xds/report"
+	"github.com/overhear-mesh/overhear/xds/report/cadence"
 )
 
 // Handle takes orders.

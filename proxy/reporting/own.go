@@ -5,7 +5,7 @@ import (
 
 	"github.com/overhear-mesh/overhear/outlier"
 	"github.com/overhear-mesh/overhear/outlier/merge"
-	"github.com/overhear-mesh/overhear/proxy/cadence"
+	"github.com/overhear-mesh/overhear/xds/report/cadence"
 )
 
 // Instance is one that this sidecar stands beside.

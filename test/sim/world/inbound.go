@@ -6,7 +6,7 @@ import (
 
 	"github.com/overhear-mesh/overhear/outlier"
 	"github.com/overhear-mesh/overhear/outlier/merge"
-	"github.com/overhear-mesh/overhear/proxy/cadence"
+	"github.com/overhear-mesh/overhear/xds/report/cadence"
 )
 
 // host is the sidecar beside an endpoint, which reports its own application at first

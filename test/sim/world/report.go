@@ -7,7 +7,7 @@ import (
 
 	"github.com/overhear-mesh/overhear/outlier"
 	"github.com/overhear-mesh/overhear/outlier/merge"
-	"github.com/overhear-mesh/overhear/proxy/cadence"
+	"github.com/overhear-mesh/overhear/xds/report/cadence"
 )
 
 // reporter tells the control plane what a sidecar counts, by the schedule that the

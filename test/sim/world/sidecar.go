@@ -9,10 +9,10 @@ import (
 	"github.com/overhear-mesh/overhear/outlier"
 	"github.com/overhear-mesh/overhear/outlier/merge"
 	"github.com/overhear-mesh/overhear/proxy/balancer"
-	"github.com/overhear-mesh/overhear/proxy/cadence"
 	"github.com/overhear-mesh/overhear/proxy/ping"
 	"github.com/overhear-mesh/overhear/proxy/tiers"
 	"github.com/overhear-mesh/overhear/proxy/vigil"
+	"github.com/overhear-mesh/overhear/xds/report/cadence"
 )
 
 // What proxy/cluster leaves between two steps, at least and at most.

@@ -1,4 +1,4 @@
-// Package cadence says when a sidecar tells what it has overheard, and of which
+// Package cadence says when a reporter tells what it has overheard, and of which
 // endpoints.
 //
 //	the first hard failure or overdue attempt on an endpoint   at once
@@ -16,8 +16,8 @@
 // ten such excursions one sees a second failure, so that half of the burst is kept for
 // those: they are the better news. The ten-second report is also how the control plane knows that the sidecar lives.
 //
-// Nothing here starts a goroutine, reads a clock or takes a lock: package reporting
-// calls it beside its stream, and the simulator in virtual time.
+// Nothing here starts a goroutine, reads a clock or takes a lock: sidecars and gRPC clients
+// call it beside their streams, and the simulator in virtual time.
 //
 //	s.Hear(step.Urgency, now)              // after each step of a detector
 //	if s.Due(now) {

@@ -8,7 +8,7 @@ import (
 
 	"github.com/overhear-mesh/overhear/outlier"
 	"github.com/overhear-mesh/overhear/outlier/merge"
-	"github.com/overhear-mesh/overhear/proxy/cadence"
+	"github.com/overhear-mesh/overhear/xds/report/cadence"
 )
 
 func TestTotalsGoWithASummaryAndWhileTheGroupIsSlow(t *testing.T) {
