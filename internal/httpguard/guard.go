@@ -23,7 +23,6 @@ type Fail func(w http.ResponseWriter, status int, message string)
 // can reach 127.0.0.1 under the page's own name, and is then of the same origin
 // as this server. An IP address in Host cannot come about that way.
 func Guard(token string, hosts []string, fail Fail, next http.Handler) http.Handler {
-	want := sha256.Sum256([]byte(token))
 	return http.NewCrossOriginProtection().Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if r.Method != http.MethodPost {
 			w.Header().Set("Allow", http.MethodPost)
@@ -34,16 +33,21 @@ func Guard(token string, hosts []string, fail Fail, next http.Handler) http.Hand
 			fail(w, http.StatusMisdirectedRequest, fmt.Sprintf("host %q is not one of this server's: use an IP address, localhost or a configured name", r.Host))
 			return
 		}
-		scheme, credentials, _ := strings.Cut(r.Header.Get("Authorization"), " ")
-		got := sha256.Sum256([]byte(strings.TrimSpace(credentials)))
-		// Hashes have one length, so that the comparison does not tell the token's.
-		if !strings.EqualFold(scheme, "Bearer") || subtle.ConstantTimeCompare(got[:], want[:]) != 1 {
+		if !Bears(r.Header.Get("Authorization"), token) {
 			w.Header().Set("WWW-Authenticate", `Bearer realm="overhear"`)
 			fail(w, http.StatusUnauthorized, "a call that changes something needs the token: this one has none, or another")
 			return
 		}
 		next.ServeHTTP(w, r)
 	}))
+}
+
+// Bears says whether the field Authorization of a request has the token.
+func Bears(authorization, token string) bool {
+	scheme, credentials, _ := strings.Cut(authorization, " ")
+	got, want := sha256.Sum256([]byte(strings.TrimSpace(credentials))), sha256.Sum256([]byte(token))
+	// Hashes have one length, so that the comparison does not tell the token's.
+	return strings.EqualFold(scheme, "Bearer") && subtle.ConstantTimeCompare(got[:], want[:]) == 1
 }
 
 // known says whether a Host header names this server by address, as localhost, or

@@ -15,6 +15,7 @@ import (
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/health"
 	"google.golang.org/grpc/health/grpc_health_v1"
+	"google.golang.org/grpc/reflection"
 
 	"github.com/overhear-mesh/overhear/internal/strictyaml"
 	"github.com/overhear-mesh/overhear/xds/ingest"
@@ -110,6 +111,8 @@ func (cp *ControlPlane) serveGRPC(ctx context.Context, lis net.Listener) error {
 		grpc.MaxConcurrentStreams(1024),
 	)...)
 	cp.server.Register(s)
+	cp.server.RegisterStatus(s, cp.mayReadClients)
+	reflection.Register(s) // for grpcurl: what services and messages there are, and nothing of the mesh
 	cp.collector.Register(s)
 	cp.loads.Register(s)
 	healthy := health.NewServer()

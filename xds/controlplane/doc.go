@@ -43,5 +43,10 @@
 //	GET  /api/v1/events[?after=CURSOR][&follow=true]   Events, as JSON lines or, if accepted, server-sent
 //	POST /api/v1/eject|pin|release         Order in, Why out; only with a token
 //
+// What clients were sent, and what they said to that, is told by CSDS as well
+// (envoy.service.status.v3.ClientStatusDiscoveryService, on the xDS address), with the
+// resources themselves. It answers callers on the same machine, and others if they bear
+// the token: whoever may read his own part of the mesh may not read everybody's.
+//
 // NAME of an endpoint is its instance, its address, or either after SERVICE/.
 package controlplane

@@ -8,11 +8,14 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"net/netip"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"testing"
 	"time"
 
+	statusv3 "github.com/envoyproxy/go-control-plane/envoy/service/status/v3"
+	matcherv3 "github.com/envoyproxy/go-control-plane/envoy/type/matcher/v3"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials/insecure"
 	"google.golang.org/grpc/health"
@@ -219,4 +222,32 @@ func TestARealGRPCClientLeavesAnEjectedEndpoint(t *testing.T) {
 		_, err := greeter.Check(ctx, &grpc_health_v1.HealthCheckRequest{}, grpc.WaitForReady(true))
 		return err
 	})
+	r.says("grpc-1", 4) // listener, route, cluster, endpoints
+}
+
+// says checks that CSDS tells to this machine that a client has accepted so many
+// resources, and nothing else of it.
+func (r *real) says(id string, accepted int) {
+	r.t.Helper()
+	cc, err := grpc.NewClient(r.xds, grpc.WithTransportCredentials(insecure.NewCredentials()))
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	defer cc.Close()
+	only := &matcherv3.StringMatcher{MatchPattern: &matcherv3.StringMatcher_Exact{Exact: id}}
+	want := &statusv3.ClientStatusRequest{NodeMatchers: []*matcherv3.NodeMatcher{{NodeId: only}}}
+	var all *statusv3.ClientStatusResponse
+	// The ACK of the last push may be on its way.
+	for deadline := time.Now().Add(time.Minute); time.Now().Before(deadline); {
+		if all, err = statusv3.NewClientStatusDiscoveryServiceClient(cc).FetchClientStatus(r.t.Context(), want); err != nil {
+			r.t.Fatal(err)
+		}
+		if len(all.GetConfig()) == 1 && len(all.GetConfig()[0].GetGenericXdsConfigs()) == accepted &&
+			!slices.ContainsFunc(all.GetConfig()[0].GetGenericXdsConfigs(), func(c *statusv3.ClientConfig_GenericXdsConfig) bool {
+				return c.GetConfigStatus() != statusv3.ConfigStatus_SYNCED
+			}) {
+			return
+		}
+	}
+	r.t.Errorf("got %v, want %d resources of %s, all SYNCED", all, accepted, id)
 }
