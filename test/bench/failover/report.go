@@ -25,10 +25,6 @@ func (n number) MarshalJSON() ([]byte, error) {
 	return json.Marshal(float64(n))
 }
 
-// lateMost is how late the generator may be at p99: beyond, the machine had other things
-// to do, and the run tells of these.
-const lateMost = 20 // ms
-
 // outcome is what one run came to.
 type outcome struct {
 	Scenario  string          `json:"scenario"`
@@ -39,6 +35,8 @@ type outcome struct {
 	Figures   figures         `json:"figures"`
 	Timeline  []int           `json:"failed_by_100ms"` // from the warm-up's second half on
 	Why       json.RawMessage `json:"why,omitempty"`   // what Overhear says at the end of the fault
+
+	broken bool // it did not take place
 }
 
 // row is all counted runs of one product in one scenario and setting.
@@ -100,13 +98,13 @@ func (r *report) do(ctx context.Context, j job, bin, dir string) {
 	out := outcome{Scenario: j.scenario.name, Product: j.product.name, Setting: j.setting, Round: j.round}
 	tr, err := play(ctx, j.product, j.scenario, j.setting, bin, dir)
 	if err != nil {
-		out.Discarded = err.Error()
+		out.Discarded, out.broken = err.Error(), true
 		r.Outcomes = append(r.Outcomes, out)
 		return
 	}
 	out.Figures, out.Timeline, out.Why = measure(tr, j.scenario, j.setting), timeline(tr, j.scenario, j.setting), tr.why
 	switch {
-	case out.Figures.Late > lateMost:
+	case float64(out.Figures.Late) > 1e3*r.options.late.Seconds():
 		out.Discarded = fmt.Sprintf("the generator was late by %.0f ms at p99", float64(out.Figures.Late))
 	case tr.skipped > 0:
 		out.Discarded = fmt.Sprintf("%d requests were not made: too many were waiting", tr.skipped)

@@ -9,35 +9,46 @@ import (
 // smokeSetting is what shows the orderings that never turn round, in little time.
 func (o *options) smokeSetting() {
 	o.proxies, o.retries, o.rounds = []int{4}, []bool{false}, 1
-	o.Endpoints, o.Rate, o.Warm, o.Fault, o.After = 10, 400, 3*time.Second, 6*time.Second, 0
+	o.Endpoints, o.Rate, o.Warm, o.Fault, o.After = 10, 400, 3*time.Second, 5*time.Second, 0
+	o.late = 500 * time.Millisecond // only failures are counted, and the margins are wide
 	for _, s := range scenarios() {
 		switch s.name {
-		case "crash", "hang", "errors 20 %":
+		case "crash", "hang", "errors 50 %":
 			o.scenarios = append(o.scenarios, s)
 		}
 	}
 	for _, p := range products() {
 		switch p.name {
-		case "overhear", "envoy tuned", none:
+		case "overhear", "envoy", none:
 			o.products = append(o.products, p)
 		}
 	}
 }
 
 // orderings are what must hold whatever the machine does: the first loses at most this
-// share of what the second loses.
+// share of what the second loses. Envoy's default needs five failures in a row of each
+// proxy, which a crash brings soon and 50 % errors hardly within the fault.
 var orderings = []struct {
 	scenario, less, more string
 	share                number
 }{
-	{"crash", "overhear", none, .1},
-	{"hang", "overhear", none, .5},
-	{"errors 20 %", "overhear", none, .7},
+	{"crash", "overhear", none, .2},
+	{"crash", "overhear", "envoy", 1},
+	{"crash", "envoy", none, .8},
+	{"hang", "overhear", none, .6},
+	{"errors 50 %", "overhear", none, .6},
+	{"errors 50 %", "overhear", "envoy", 1},
 }
 
-// judge says which orderings do not hold. A run that did not count says nothing.
+// judge says which orderings do not hold. A run that did not count says nothing; one that
+// did not take place is a failure.
 func (r *report) judge() error {
 	var errs []error
+	for _, o := range r.Outcomes {
+		if o.broken {
+			errs = append(errs, fmt.Errorf("%s, %s: %s", o.Scenario, o.Product, o.Discarded))
+		}
+	}
 	for _, o := range orderings {
 		less, more := r.harm(o.scenario, o.less), r.harm(o.scenario, o.more)
 		if less == nil || more == nil {

@@ -1,0 +1,163 @@
+package main
+
+import (
+	"math"
+	"testing"
+	"time"
+)
+
+// even is a run in which every caller goes round all endpoints at a steady pace from two
+// seconds before the fault on, and left says whom it leaves when.
+func even(t setting, left func(proxy, backend int, at time.Duration) bool) *trace {
+	tr := &trace{}
+	step := time.Duration(float64(time.Second) / t.fair())
+	for p := range t.Proxies {
+		for b := range t.Endpoints {
+			for at := -2 * time.Second; at < t.Fault+t.After; at += step {
+				if left(p, b, at) {
+					continue
+				}
+				tr.arrivals = append(tr.arrivals, arrival{p, b, at})
+				tr.requests = append(tr.requests, request{proxy: p, at: at, took: 5 * time.Millisecond})
+			}
+		}
+	}
+	return tr
+}
+
+var (
+	quiet  = setting{Proxies: 4, Endpoints: 5, Rate: 400, Timeout: time.Second, Warm: 4 * time.Second, Fault: 10 * time.Second, After: 5 * time.Second}
+	broken = scenario{bad: 1, blame: true, caller: everyone}
+)
+
+func TestAnEndpointThatIsLeftAtOnceByAll(t *testing.T) {
+	f := measure(even(quiet, func(_, b int, at time.Duration) bool {
+		return b == 0 && at >= time.Second && at < quiet.Fault+time.Second
+	}), broken, quiet)
+	for _, c := range []struct {
+		name     string
+		got      number
+		from, to number
+	}{
+		{"T95", f.T95, .9, 1.1}, {"T first", f.TFirst, .9, 1.1}, {"share", f.Share, 0, 0}, {"flips", f.Flips, 0, 0},
+		{"left alone", f.Alone, 0, 0}, {"recovery", f.Recovery, .7, 1.1}, {"overshoot", f.Overshoot, .95, 1.1}, {"excess", f.Excess, 0, 0},
+	} {
+		if c.got < c.from || c.got > c.to {
+			t.Errorf("%s is %g, want %g to %g", c.name, float64(c.got), float64(c.from), float64(c.to))
+		}
+	}
+}
+
+func TestAnEndpointThatNobodyLeaves(t *testing.T) {
+	f := measure(even(quiet, func(int, int, time.Duration) bool { return false }), broken, quiet)
+	if !math.IsInf(float64(f.T95), 1) || !math.IsInf(float64(f.TFirst), 1) {
+		t.Errorf("it was left after %g s, at first after %g s, want never", float64(f.T95), float64(f.TFirst))
+	}
+	if f.Share < .95 || f.Share > 1.05 {
+		t.Errorf("its share is %g, want 1", float64(f.Share))
+	}
+}
+
+func TestOneCallerThatLeavesIsTheFirst(t *testing.T) {
+	f := measure(even(quiet, func(p, b int, at time.Duration) bool { return p == 2 && b == 0 && at >= 3*time.Second }), broken, quiet)
+	if f.TFirst < 2.9 || f.TFirst > 3.1 {
+		t.Errorf("the first left after %g s, want 3", float64(f.TFirst))
+	}
+	if !math.IsInf(float64(f.T95), 1) {
+		t.Errorf("all left after %g s, want never", float64(f.T95))
+	}
+}
+
+func TestReturnsDuringTheFaultAreFlips(t *testing.T) {
+	f := measure(even(quiet, func(_, b int, at time.Duration) bool {
+		return b == 0 && (at >= 2*time.Second && at < 4*time.Second || at >= 6*time.Second && at < 8*time.Second)
+	}), broken, quiet)
+	if f.Flips != 2 {
+		t.Errorf("%g flips, want 2", float64(f.Flips))
+	}
+}
+
+func TestWhoLeavesWhatIsWellIsCounted(t *testing.T) {
+	f := measure(even(quiet, func(p, b int, at time.Duration) bool {
+		return p == 1 && b == 3 && at >= 2*time.Second && at < 6*time.Second
+	}), broken, quiet)
+	if f.Alone != 1 {
+		t.Errorf("%g endpoints were left alone, want 1", float64(f.Alone))
+	}
+	if want := number(4. / 15 / 20); math.Abs(float64(f.Capacity/want-1)) > .1 {
+		t.Errorf("capacity lost is %g, want %g", float64(f.Capacity), float64(want))
+	}
+}
+
+func TestABrokenLinkIsForItsCallerAloneToLeave(t *testing.T) {
+	s := scenario{bad: 1, blame: true, caller: 0}
+	f := measure(even(quiet, func(_, b int, at time.Duration) bool { return b == 0 && at >= time.Second }), s, quiet)
+	if f.T95 < .9 || f.T95 > 1.1 {
+		t.Errorf("T95 is %g, want 1", float64(f.T95))
+	}
+	if f.Alone != 3 {
+		t.Errorf("%g left an endpoint that was well to them, want 3", float64(f.Alone))
+	}
+}
+
+func TestFailuresBeyondTheBaseRateAreTheExcess(t *testing.T) {
+	set, s := quiet, broken
+	set.Base = .1
+	tr := &trace{}
+	for i := range 1000 {
+		r := request{at: time.Duration(i) * 10 * time.Millisecond}
+		if i%5 == 0 {
+			r.why = "500"
+		}
+		tr.requests = append(tr.requests, r)
+	}
+	s.unseen = true
+	f := measure(tr, s, set)
+	if f.Excess != 100 {
+		t.Errorf("excess is %g, want the 200 that failed less 100", float64(f.Excess))
+	}
+}
+
+func TestThePathTellsTheProxy(t *testing.T) {
+	for _, poisoned := range []bool{false, true} {
+		if got, ok := proxyOf(path(11, poisoned)); !ok || got != 11 {
+			t.Errorf("%s is from proxy %d, %v, want 11", path(11, poisoned), got, ok)
+		}
+	}
+	if _, ok := proxyOf("/healthz"); ok {
+		t.Error("a check is from a proxy")
+	}
+}
+
+func TestEveryConfigurationCanBeWritten(t *testing.T) {
+	for _, p := range products() {
+		if p.config == "" {
+			continue
+		}
+		for _, retries := range []bool{false, true} {
+			s := site{Dir: t.TempDir(), Retries: retries, Detects: true, TimeoutMS: 1000, TimeoutSeconds: 1, Endpoints: []endpoint{{"api-0", "127.0.0.1:1", "127.0.0.1", "1"}}}
+			if p.tune != nil {
+				p.tune(&s)
+			}
+			if err := s.write(p.config); err != nil {
+				t.Errorf("%s: %v", p.name, err)
+			}
+		}
+	}
+}
+
+func TestWhatIsAskedForIsChecked(t *testing.T) {
+	for _, args := range [][]string{{"-proxies", "0"}, {"-base", "95%"}, {"-retries", "perhaps"}, {"-scenario", "crush"}, {"-product", "envoi"}, {"-rounds", "0"}, {"-endpoints", "1"}} {
+		if _, err := parse(args); err == nil {
+			t.Errorf("%v passes", args)
+		}
+	}
+	o, err := parse([]string{"-proxies", "1,4", "-retries", "both", "-base", "1%", "-scenario", "crash;hang", "-product", "envoy,none"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	// Nobody retries for callers without a proxy.
+	if got, want := len(o.jobs()), 3*2*2*(2+1); got != want || o.Base != .01 {
+		t.Errorf("%d jobs at base %g, want %d at 0.01", got, o.Base, want)
+	}
+}
