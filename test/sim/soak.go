@@ -10,6 +10,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/overhear-mesh/overhear/test/poisson"
 	"github.com/overhear-mesh/overhear/test/cputime"
 	"github.com/overhear-mesh/overhear/test/sim/scenarios"
 	"github.com/overhear-mesh/overhear/test/sim/world"
@@ -128,7 +129,7 @@ func soakOne(product world.Maker, s world.Scenario, perPair, hours float64, seed
 		if e.pair {
 			per *= float64(s.Callers)
 		}
-		upper := poissonUpper(int(count)) / per
+		upper := poisson.Upper(int(count)) / per
 		r.Events = append(r.Events, Rate{What: e.what, Count: int(count), Per: per, Month: upper * month, Week: upper * week})
 	}
 	return r
@@ -144,30 +145,4 @@ func (s Soak) print(out io.Writer) {
 		}
 		fmt.Fprintf(out, "  %-28s %6d in %.0f %s-hours: at most %.3g per %s and month, %.3g per week\n", e.What, e.Count, e.Per, unit, e.Month, unit, e.Week)
 	}
-}
-
-// poissonUpper is the exact upper 95 % bound of the mean of a Poisson variable of
-// which k was seen: the mean at which k or fewer come up in one case of twenty. 3.0
-// for none.
-func poissonUpper(k int) float64 {
-	low, high := 0.0, 10+4*float64(k)
-	for range 100 {
-		mid := (low + high) / 2
-		if poissonAtMost(k, mid) > 0.05 {
-			low = mid
-		} else {
-			high = mid
-		}
-	}
-	return high
-}
-
-// poissonAtMost is the probability of k or fewer, summed from its largest terms.
-func poissonAtMost(k int, mean float64) float64 {
-	sum := 0.0
-	for i := 0; i <= k; i++ {
-		lg, _ := math.Lgamma(float64(i + 1))
-		sum += math.Exp(float64(i)*math.Log(mean) - mean - lg)
-	}
-	return sum
 }

@@ -8,6 +8,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/overhear-mesh/overhear/test/poisson"
 	"github.com/overhear-mesh/overhear/outlier/merge"
 	"github.com/overhear-mesh/overhear/test/sim/rival"
 	"github.com/overhear-mesh/overhear/test/sim/world"
@@ -102,7 +103,7 @@ func sweep(o options, seeds []uint64, out io.Writer) error {
 		weight := month / float64(healthy.Callers) / hours
 		r := Swept{
 			Product: e.maker.Name, Model: e.maker.Model, Threshold: fmt.Sprint(e.name, " ", e.value), Count: count, Hours: hours,
-			False: float64(count) * weight, Upper: poissonUpper(count) * weight,
+			False: float64(count) * weight, Upper: poisson.Upper(count) * weight,
 			Harm: sick.Figures["harm"].P50, Off: Number(math.Inf(1)), Found: sick.Figures["found"].Mean,
 		}
 		if s, ok := sick.Figures["off"]; ok {

@@ -7,6 +7,8 @@ import (
 	"strconv"
 	"strings"
 	"unicode/utf8"
+
+	"github.com/overhear-mesh/overhear/test/poisson"
 )
 
 // columns are the figures of a table, with the statistic that it shows.
@@ -102,7 +104,7 @@ func bounds(out io.Writer, runs []Run, set string) {
 	}
 	if hours > 0 {
 		fmt.Fprintf(out, "\n%d false verdicts of the fleet in %.4g endpoint-hours of trouble (%s): at most %.3g per endpoint and hour (95 %%)\n",
-			count, hours, set, poissonUpper(count)/hours)
+			count, hours, set, poisson.Upper(count)/hours)
 	}
 }
 
