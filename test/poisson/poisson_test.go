@@ -13,4 +13,3 @@ func TestBoundsAreExact(t *testing.T) {
 		}
 	}
 }
-

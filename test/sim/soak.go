@@ -10,8 +10,8 @@ import (
 	"strings"
 	"time"
 
-	"github.com/overhear-mesh/overhear/test/poisson"
 	"github.com/overhear-mesh/overhear/test/cputime"
+	"github.com/overhear-mesh/overhear/test/poisson"
 	"github.com/overhear-mesh/overhear/test/sim/scenarios"
 	"github.com/overhear-mesh/overhear/test/sim/world"
 )

@@ -8,8 +8,8 @@ import (
 	"strings"
 	"time"
 
-	"github.com/overhear-mesh/overhear/test/poisson"
 	"github.com/overhear-mesh/overhear/outlier/merge"
+	"github.com/overhear-mesh/overhear/test/poisson"
 	"github.com/overhear-mesh/overhear/test/sim/rival"
 	"github.com/overhear-mesh/overhear/test/sim/world"
 )
