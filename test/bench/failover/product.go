@@ -245,9 +245,17 @@ func (f *fleet) startControl(ctx context.Context, bin, dir string, base *site) e
 	})
 }
 
-// cpu is what the proxies, and the control plane, have used.
+// behead kills the control plane, if there is one.
+func (f *fleet) behead() {
+	if f.control != nil {
+		f.control.Kill()
+		f.control, f.api = nil, ""
+	}
+}
+
+// cpu is what the proxies have used.
 func (f *fleet) cpu() (total time.Duration, err error) {
-	for _, p := range f.all() {
+	for _, p := range f.proxies {
 		used, err := p.CPU()
 		if err != nil {
 			return 0, err

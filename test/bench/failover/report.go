@@ -13,6 +13,8 @@ import (
 	"slices"
 	"strings"
 	"time"
+
+	"github.com/overhear-mesh/overhear/test/poisson"
 )
 
 // number is a figure that may be infinite: then it never happened, null in JSON.
@@ -220,6 +222,7 @@ func (r *report) markdown(w io.Writer) error {
 		}
 		b.WriteString("\n")
 	}
+	r.alarms(&b)
 	b.WriteString("\nRuns that do not count:\n\n")
 	none := true
 	for _, o := range r.Outcomes {
@@ -247,6 +250,22 @@ func (r *report) heading(b *strings.Builder, w *row) {
 		fmt.Fprintf(b, " %s |", c.title)
 	}
 	b.WriteString("\n|---|---:|" + strings.Repeat("---:|", len(columns)) + "\n")
+}
+
+// alarms says how often endpoints were left in health, with exact bounds.
+func (r *report) alarms(b *strings.Builder) {
+	title := "\n## False alarms\n\nCallers that left a healthy endpoint while nothing was wrong, per endpoint-hour; bounds are exact upper 95 % Poisson bounds.\n\n| | base errors | proxies | endpoint-hours | seen | rate | at most |\n|---|---:|---:|---:|---:|---:|---:|\n"
+	for _, w := range r.rows {
+		if w.Scenario != "health" {
+			continue
+		}
+		seen, hours := 0, float64(len(w.Runs)*w.Setting.Endpoints)*(w.Setting.Fault+w.Setting.After).Hours()
+		for _, f := range w.Runs {
+			seen += int(f.Alone)
+		}
+		fmt.Fprintf(b, "%s| %s | %g %% | %d | %.2f | %d | %.3g | %.3g |\n", title, w.Product, 100*w.Setting.Base, w.Setting.Proxies, hours, seen, float64(seen)/hours, poisson.Upper(seen)/hours)
+		title = ""
+	}
 }
 
 // save writes all forms of the report.

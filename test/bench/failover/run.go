@@ -39,7 +39,7 @@ type trace struct {
 	arrivals []arrival // by time for each backend
 	pings    int       // during the fault, of all backends
 	skipped  int64
-	cpu      time.Duration // of all proxies, from the warm-up's end to that of the run
+	cpu      time.Duration // of all proxies, without the control plane, from the warm-up's end to that of the run
 	why      json.RawMessage
 }
 
@@ -162,6 +162,9 @@ func (g *generator) through(ctx context.Context, f *fleet, backends []*fakeupstr
 	began, err := f.cpu()
 	if err != nil {
 		return nil, err
+	}
+	if g.headless {
+		f.behead()
 	}
 	before := pings(backends)
 	for i, b := range backends {

@@ -40,6 +40,8 @@ type scenario struct {
 	// unseen is that what is sent to a bad endpoint does not reach it: failed requests tell
 	// instead.
 	unseen bool
+	// headless is that Overhear's control plane is killed as the fault comes.
+	headless bool
 }
 
 const everyone = -1
@@ -75,8 +77,10 @@ func scenarios() []scenario {
 	}
 	crash := one("crash", "listener closed, connections reset", fakeupstream.Crash())
 	crash.unseen = true
+	headless := crash
+	headless.name, headless.about, headless.headless = "crash, no control plane", "a crash at the moment in which Overhear's control plane is killed", true
 	return []scenario{
-		crash,
+		crash, headless,
 		one("hang", "accepts and never answers, checks neither", fakeupstream.Hang()),
 		one("hang, checks answered", "requests are never answered, checks are", sparing(fakeupstream.Hang())),
 		one("errors 50 %", "half of the requests fail, checks succeed", fakeupstream.Errors(.5)),

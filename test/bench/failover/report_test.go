@@ -1,0 +1,100 @@
+package main
+
+import (
+	"bytes"
+	"encoding/json"
+	"encoding/xml"
+	"errors"
+	"io"
+	"math"
+	"strings"
+	"testing"
+	"time"
+)
+
+// told is a report of crashes in which Overhear lost so many requests at once, Envoy 25
+// and nobody's callers 240, and of one run that does not count.
+func told(overhear number) *report {
+	o := options{proxies: []int{4, 16}, retries: []bool{false}, rounds: 1}
+	o.Warm, o.Fault, o.After, o.Endpoints, o.Rate = 4*time.Second, 6*time.Second, 2*time.Second, 10, 400
+	o.scenarios = []scenario{{name: "crash", about: "it dies"}, {name: "health", about: "nothing"}}
+	o.products = []product{{name: "overhear"}, {name: "envoy"}, {name: none}}
+	r := newReport(o)
+	for product, lost := range map[string]number{"overhear": overhear, "envoy": 25, none: 240} {
+		for _, n := range o.proxies {
+			t := o.setting
+			t.Proxies = n
+			f := figures{Excess: lost, T95: number(math.Inf(1))}
+			r.Outcomes = append(r.Outcomes,
+				outcome{Scenario: "crash", Product: product, Setting: t, Figures: f, Timeline: []int{0, int(lost), 0}},
+				outcome{Scenario: "health", Product: product, Setting: t, Figures: figures{Alone: 2}})
+		}
+	}
+	r.Outcomes = append(r.Outcomes, outcome{Scenario: "crash", Product: "envoy", Setting: o.setting, Discarded: "the generator was late by 90 ms at p99"})
+	r.summarise()
+	return r
+}
+
+func TestTheTablesTellOfEverything(t *testing.T) {
+	var b bytes.Buffer
+	if err := told(1).markdown(&b); err != nil {
+		t.Fatal(err)
+	}
+	for _, want := range []string{
+		"not measured: gRPC", "## crash: it dies", "16 proxies, 10 endpoints, 400 requests/s", "| envoy | 1 | 25 |", " never |",
+		"crash, envoy, round 1: the generator was late by 90 ms at p99", "## False alarms", "at most",
+	} {
+		if !strings.Contains(b.String(), want) {
+			t.Errorf("no %q in\n%s", want, b.String())
+		}
+	}
+}
+
+func TestThePicturesAreWellFormed(t *testing.T) {
+	r := told(1)
+	for name, draw := range map[string]func(io.Writer) error{"harm": r.bars, "crash": r.timelines, "fleets": r.fleets} {
+		var b bytes.Buffer
+		if err := draw(&b); err != nil {
+			t.Fatal(err)
+		}
+		text := b.String()
+		for d := xml.NewDecoder(strings.NewReader(text)); ; {
+			_, err := d.Token()
+			if errors.Is(err, io.EOF) {
+				break
+			}
+			if err != nil {
+				t.Fatalf("%s: %v in\n%s", name, err, text)
+			}
+		}
+		for _, p := range []string{"overhear", "envoy", none} {
+			if !strings.Contains(text, p) {
+				t.Errorf("%s: no %s", name, p)
+			}
+		}
+	}
+}
+
+func TestWhatNeverHappenedIsNullInJSON(t *testing.T) {
+	text, err := json.Marshal(told(1))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !bytes.Contains(text, []byte(`"t_95_s":null`)) {
+		t.Errorf("no null in %s", text)
+	}
+}
+
+func TestTheSmokeFailsWhenAnOrderTurnsRound(t *testing.T) {
+	if err := told(5).judge(); err != nil {
+		t.Errorf("5 failed, 25 and 240 are in order, but: %v", err)
+	}
+	if err := told(40).judge(); err == nil {
+		t.Error("40 failed where Envoy lost 25, and nobody minds")
+	}
+	r := told(5)
+	r.Outcomes[0].broken = true
+	if err := r.judge(); err == nil {
+		t.Error("a run did not take place, and nobody minds")
+	}
+}
