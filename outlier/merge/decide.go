@@ -18,6 +18,11 @@ const (
 	// othersFor is how long a verdict for one zone waits until the other zones have
 	// seen the endpoint well.
 	othersFor = time.Second
+	// alikeFor is how long after errors took an endpoint from the observers of one zone
+	// half of the evidence does for the others. A fault of the endpoint begins for all
+	// of them at once, and it was chance who saw it first; what others see much later
+	// is a fault of its own.
+	alikeFor = 30 * time.Second
 	// fullFor is how long a verdict is not tried again for which there was no room,
 	// guardedFor one that a guard has stopped.
 	fullFor    = time.Second
@@ -94,7 +99,7 @@ func (t *Table) decide(g *group, look []*endpoint, now time.Duration) {
 			continue
 		}
 		if c.row != nil && c.row.held != never && now-c.row.held >= heldFor {
-			c.e.closeRows(now)
+			c.e.closeRows(Fleet, now)
 			continue
 		}
 		t.commit(c, now)
@@ -125,7 +130,7 @@ func (t *Table) hardCandidate(e *endpoint) *candidate {
 // to wait.
 func (t *Table) rowCandidate(e *endpoint, now time.Duration) *candidate {
 	if !e.judgeable() {
-		e.closeRows(now)
+		e.closeRows(Fleet, now)
 		e.onItsWay = false
 		return nil
 	}
@@ -206,10 +211,13 @@ func (t *Table) guards(c *candidate, now time.Duration) *candidate {
 	if c.kind != zoneRow {
 		c.scope = t.scope(e, c.row, now)
 	}
+	c.scope = t.promote(e, c.scope)
 	if c.scope != Fleet && !t.othersTold(c, now) {
 		return nil
 	}
-	c.scope = t.promote(e, c.scope)
+	if zone := e.leftLately(now); zone != "" {
+		c.guard("zones", true, "the callers in zone %s have left it less than %v ago for the same: half of the evidence does for the others", zone, alikeFor)
+	}
 	return t.gather(c, g, now)
 }
 
@@ -331,6 +339,19 @@ func (t *Table) othersTold(c *candidate, now time.Duration) bool {
 	return false
 }
 
+// leftLately names a zone whose observers errors have taken the endpoint from a moment
+// ago; empty: there is none. Without zones their evidence would have counted with that
+// of the others, and they would still give some.
+func (e *endpoint) leftLately(now time.Duration) string {
+	for _, z := range e.zones {
+		r := &z.rec
+		if r.state.Out() && now-r.away < alikeFor && (r.rule == outlier.RuleFast || r.rule == outlier.RuleSlow) {
+			return z.name
+		}
+	}
+	return ""
+}
+
 // promote widens a verdict that would hold in more than half of the zones.
 func (t *Table) promote(e *endpoint, s Scope) Scope {
 	if s == Fleet {
@@ -427,7 +448,7 @@ func (t *Table) commit(c *candidate, now time.Duration) {
 	if e.shadowed() {
 		c.guard("shadow", false, "the service is in shadow mode, so that it keeps its traffic")
 		t.refuse(c, "shadow", now)
-		e.closeRows(now)
+		e.closeRows(Fleet, now)
 		return
 	}
 	t.eject(e, c.scope, c.rule, t.explainCandidate(c, now), now)
@@ -447,15 +468,16 @@ func (e *endpoint) hold(now time.Duration) {
 	}
 }
 
-// closeRows lets the evidence start from nothing.
-func (e *endpoint) closeRows(now time.Duration) {
+// closeRows lets the evidence for a verdict in a scope start from nothing. What other
+// zones have seen by themselves is no part of a verdict for one.
+func (e *endpoint) closeRows(s Scope, now time.Duration) {
 	for _, w := range []*row{&e.fast, &e.slow} {
 		if w.open {
 			w.close(now)
 		}
 	}
 	for _, z := range e.zones {
-		if z.row.open {
+		if z.row.open && (s == Fleet || s == Scope(z.name)) {
 			z.row.close(now)
 		}
 	}

@@ -104,7 +104,7 @@ func (t *Table) obey(e *endpoint, now time.Duration) {
 	case o.Kind == OverridePin:
 		t.endRound(e)
 		e.susp.confirmed = never
-		e.closeRows(now)
+		e.closeRows(Fleet, now)
 		for _, r := range e.records() {
 			if r.state != outlier.In {
 				t.endTrial(r)

@@ -115,8 +115,8 @@ func (t *Table) eject(e *endpoint, s Scope, rule outlier.Rule, x Explanation, no
 	t.endRound(e)
 	t.endTrial(r)
 	e.susp.confirmed, e.susp.storm, e.susp.nextZone = never, false, ""
-	e.gatherAt = never
-	e.closeRows(now)
+	e.gatherAt, e.scopeAt = never, never
+	e.closeRows(s, now)
 	r.convict(rule, x.Counts)
 	if rule != outlier.RuleManual {
 		r.n++
@@ -321,7 +321,7 @@ func (t *Table) probing(e *endpoint, r *record, now time.Duration) {
 
 func (t *Table) ramp(e *endpoint, r *record, from float64, reason string, now time.Duration) {
 	t.endTrial(r)
-	e.closeRows(now)
+	e.closeRows(r.scope, now)
 	t.set(e, r, outlier.Ramp, r.rule, reason, now)
 	r.rampFrom = from
 	t.amend(e, r)
@@ -345,7 +345,7 @@ func (t *Table) restarted(e *endpoint, now time.Duration) {
 	t.event(EventRestarted, e, "", "the instance was restarted", now)
 	often := len(e.restarts) >= restartMany
 	if !often {
-		e.closeRows(now)
+		e.closeRows(Fleet, now)
 		t.endRound(e)
 		e.susp.shutUntil, e.susp.doubted, e.susp.confirmed = never, nil, never
 	}
