@@ -157,3 +157,31 @@ func (r *report) fleets(w io.Writer) error {
 	}
 	return d.done(w, scenario+": excess failed requests over the number of proxies that share the same load, logarithmic", r.small())
 }
+
+// tradeoff draws the harm that each product let through in all scenarios against how often
+// it left what was well: good is at the bottom on the left.
+func (r *report) tradeoff(w io.Writer) error {
+	const height = 300
+	d := &drawing{y: 60 + height + 40}
+	harm, alarms := map[string]number{}, map[string]number{}
+	most, noisiest := number(10), number(10)
+	for _, row := range r.rows {
+		harm[row.Product] += max(0, median(row.of(func(f figures) number { return f.Excess })))
+		alarms[row.Product] += median(row.of(func(f figures) number { return f.Alone }))
+		most, noisiest = max(most, harm[row.Product]), max(noisiest, alarms[row.Product])
+	}
+	part := func(n, most number) float64 { return math.Log10(1+float64(n)) / math.Log10(1+float64(most)) }
+	for i, p := range r.options.products {
+		if _, ok := harm[p.name]; !ok {
+			continue
+		}
+		x, y := chartLabel+chartScale*part(alarms[p.name], noisiest), 60+height*(1-part(harm[p.name], most))
+		fmt.Fprintf(d, `<circle cx="%.1f" cy="%.1f" r="4" fill="%s"/>`+"\n", x, y, colour(p.name))
+		// Names stand on the left, one below the other: many products never left anything.
+		at := 70 + float64(i)*15
+		d.text(chartLabel-20, at, "end", fmt.Sprintf("%s: %.0f, %.0f", p.name, float64(harm[p.name]), float64(alarms[p.name])))
+		fmt.Fprintf(d, `<line x1="%d" y1="%.1f" x2="%.1f" y2="%.1f" stroke="%s" stroke-opacity=".4"/>`+"\n", chartLabel-16, at-4, x, y, colour(p.name))
+	}
+	d.text(chartLabel+chartScale/2, 60+height+20, "middle", "times that a caller left an endpoint that was well to it, all scenarios, logarithmic")
+	return d.done(w, "Excess failed requests (upwards, logarithmic) against false alarms", r.small())
+}

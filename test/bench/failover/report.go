@@ -279,8 +279,9 @@ func (r *report) save(dir string) error {
 			enc.SetIndent("", " ")
 			return enc.Encode(r)
 		},
-		"tables.md": r.markdown,
-		"harm.svg":  r.bars,
+		"tables.md":    r.markdown,
+		"harm.svg":     r.bars,
+		"tradeoff.svg": r.tradeoff,
 	}
 	for _, s := range r.options.scenarios {
 		if s.name == "crash" {

@@ -52,7 +52,7 @@ func TestTheTablesTellOfEverything(t *testing.T) {
 
 func TestThePicturesAreWellFormed(t *testing.T) {
 	r := told(1)
-	for name, draw := range map[string]func(io.Writer) error{"harm": r.bars, "crash": r.timelines, "fleets": r.fleets} {
+	for name, draw := range map[string]func(io.Writer) error{"harm": r.bars, "crash": r.timelines, "fleets": r.fleets, "tradeoff": r.tradeoff} {
 		var b bytes.Buffer
 		if err := draw(&b); err != nil {
 			t.Fatal(err)
