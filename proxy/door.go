@@ -68,6 +68,7 @@ func (t *target) PickKeyed(key uint64, now time.Duration, tried *cluster.Tried) 
 }
 func (t *target) Breaker() *resilience.Breaker { return t.Load().Breaker() }
 func (t *target) ProxyProtocol() int           { return t.Load().ProxyProtocol() }
+func (t *target) Known() bool                  { return t.Load().Known() }
 func (t *target) Limits() *resilience.Limits   { return t.Load().Limits() }
 
 // shut takes no new connections, lets those that are open finish, and cuts them

@@ -178,7 +178,7 @@ func TestAListenerWaitsForItsRoutesAndTheirClusters(t *testing.T) {
 		s.publish(next)
 		p.wantAnswer(15001, "/", "200 10.0.1.2")
 		time.Sleep(16 * time.Second)
-		if got := p.get(15001, "/"); got.status != 503 {
+		if got := p.get(15001, "/"); got.status != 503 || !strings.Contains(got.body, "no such cluster") {
 			t.Errorf("answers %v, want 503: there is no such cluster; %+v, refused %q", got, p.standing(), s.heard())
 		}
 	})

@@ -77,6 +77,7 @@ type Cluster struct {
 	breaker *resilience.Breaker
 	budget  *resilience.Budget
 	metrics metrics
+	unknown atomic.Bool // see SetKnown
 
 	wake chan struct{}    // something happened that the detector should see
 	mail chan struct{}    // box has changed
@@ -151,6 +152,13 @@ func New(cfg Config, deps Deps) *Cluster {
 
 // Name is the name by which routes call the cluster.
 func (c *Cluster) Name() string { return c.name }
+
+// SetKnown says whether somebody has told of a cluster of this name, be it without
+// endpoints; before, one has. Requests for an unknown one fail for another reason.
+func (c *Cluster) SetKnown(known bool) { c.unknown.Store(!known) }
+
+// Known is what SetKnown said last.
+func (c *Cluster) Known() bool { return !c.unknown.Load() }
 
 // Config is the newest policy.
 func (c *Cluster) Config() Config { return *c.config.Load() }

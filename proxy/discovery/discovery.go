@@ -272,6 +272,7 @@ func (d *Discovery) SetStatic(static []Static) {
 			e.SetLink(cluster.ADS, false) // the control plane does not look after it any more
 		}
 		e.static = true
+		e.SetKnown(true)
 		e.SetConfig(s.Config)
 		e.Update(s.Endpoints)
 	}
@@ -353,6 +354,7 @@ func (d *Discovery) entryLocked(name string) *entry {
 	cfg := cluster.DefaultConfig()
 	cfg.Name = name
 	e := &entry{Cluster: cluster.New(cfg, d.deps.Cluster)}
+	e.SetKnown(false) // who tells of it says so
 	d.entries[name] = e
 	if d.deps.Added != nil {
 		d.deps.Added(e.Cluster)
@@ -369,6 +371,7 @@ func (d *Discovery) settleLocked(e *entry) {
 	switch {
 	case e.static:
 	case e.remote != nil:
+		e.SetKnown(true)
 		e.SetConfig(e.remote.Config)
 		e.SetLink(cluster.ADS, d.linked && !e.remote.Static)
 		if e.remote.Static {
@@ -377,6 +380,7 @@ func (d *Discovery) settleLocked(e *entry) {
 			e.Update(translation.Specs(a))
 		}
 	case e.wanted:
+		e.SetKnown(false)
 		e.Update(nil)
 	default:
 		delete(d.entries, e.Name())

@@ -134,14 +134,23 @@ func TestANameLeadsToTheSameClusterBeforeAndAfterItIsKnown(t *testing.T) {
 		defer stop()
 		early := d.Lookup("api")
 		wantAddresses(t, early)
+		wantKnown := func(want bool) {
+			t.Helper()
+			if got := early.Known(); got != want {
+				t.Errorf("cluster known: got %v, want %v", got, want)
+			}
+		}
+		wantKnown(false)
 
 		h := feed{t, (*handler)(d)}
 		h.clusters([]resource.Cluster{api("api"), api("other")})
 		h.endpoints(assignment("api.eds", "10.0.0.1:80", "10.0.0.2:80"))
 		wantAddresses(t, early, "10.0.0.1:80", "10.0.0.2:80")
+		wantKnown(true)
 
 		h.clusters(nil, "api", "other")
 		wantAddresses(t, early)
+		wantKnown(false)
 		if d.Lookup("api") != early {
 			t.Error("a cluster that was looked up became another one when it was withdrawn")
 		}
@@ -152,6 +161,7 @@ func TestANameLeadsToTheSameClusterBeforeAndAfterItIsKnown(t *testing.T) {
 		h.clusters([]resource.Cluster{api("api")})
 		h.endpoints(assignment("api.eds", "10.0.0.3:80"))
 		wantAddresses(t, early, "10.0.0.3:80")
+		wantKnown(true)
 		if diff := cmp.Diff([]string{"api", "other"}, added); diff != "" {
 			t.Errorf("told of (-want +got):\n%s", diff)
 		}

@@ -187,12 +187,11 @@ type Refusal struct {
 }
 
 var (
-	noRoute   = &Refusal{Status: 404, Flags: NoRoute, Text: "no route"}
-	noCluster = &Refusal{Status: 503, Flags: NoCluster, Text: "no such cluster"}
-	tooOften  = &Refusal{Status: 429, Flags: RateLimited, Text: "too many requests of this kind"}
-	tooMany   = &Refusal{Status: 503, Flags: UpstreamOverflow, Text: "too many requests"}
-	// NoEndpoint is the answer when Pick finds nobody.
-	NoEndpoint = &Refusal{Status: 503, Flags: NoHealthyUpstream, Text: "no healthy endpoint"}
+	noRoute    = &Refusal{Status: 404, Flags: NoRoute, Text: "no route"}
+	noCluster  = &Refusal{Status: 503, Flags: NoCluster, Text: "no such cluster"}
+	tooOften   = &Refusal{Status: 429, Flags: RateLimited, Text: "too many requests of this kind"}
+	tooMany    = &Refusal{Status: 503, Flags: UpstreamOverflow, Text: "too many requests"}
+	noEndpoint = &Refusal{Status: 503, Flags: NoHealthyUpstream, Text: "no healthy endpoint"}
 )
 
 // inboundRetry repeats only what a closed idle connection of the application has
@@ -348,6 +347,14 @@ func (x *Exchange) Pick(d *Deps, now time.Duration, untried bool) *upstream.Endp
 		return nil
 	}
 	return ep
+}
+
+// Nobody is the answer when Pick finds nobody for the first attempt.
+func (x *Exchange) Nobody() *Refusal {
+	if x.Cluster != nil && !x.Cluster.Known() {
+		return noCluster
+	}
+	return noEndpoint
 }
 
 func (x *Exchange) pick(now time.Duration, tried *cluster.Tried) *upstream.Endpoint {

@@ -296,7 +296,7 @@ func (c *conn) beginBody() {
 func (c *conn) try(ctx context.Context) bool {
 	c.Endpoint = c.Pick(&c.srv.deps, c.now, false)
 	if c.Endpoint == nil {
-		return c.give(exchange.NoEndpoint, "")
+		return c.give(c.Nobody(), "")
 	}
 	for fresh := false; ; {
 		ending, ok := c.attemptOnce(ctx, fresh)

@@ -216,6 +216,15 @@ func TestAClusterWithoutEndpointsIsUnhealthy(t *testing.T) {
 	})
 }
 
+func TestAClusterOfWhichNobodyHasToldIsNone(t *testing.T) {
+	inRig(t, nil, func(r *rig) {
+		r.cluster.SetKnown(false)
+		r.check(r.dial().do(get), 503, "overhear: no such cluster\n", "NC")
+		r.cluster.SetKnown(true)
+		r.check(r.dial().do(get), 503, "overhear: no healthy endpoint\n", "UH")
+	})
+}
+
 func TestNoRoute(t *testing.T) {
 	inRig(t, func(o *options) { o.rule.Hosts = []string{"other"} }, func(r *rig) {
 		c := r.dial()

@@ -174,7 +174,7 @@ func (x *relay) proceed(b *batch, stall time.Duration, refusal *exchange.Refusal
 	x.arm()
 	if refusal == nil {
 		if x.Endpoint = x.Pick(d, b.now, false); x.Endpoint == nil {
-			refusal = exchange.NoEndpoint
+			refusal = x.Nobody()
 		}
 	}
 	if refusal != nil {

@@ -25,6 +25,8 @@ type Cluster interface {
 	Limits() *resilience.Limits
 	// ProxyProtocol is the version of the PROXY header that endpoints want; 0: none.
 	ProxyProtocol() int
+	// Known reports whether anybody has told of the cluster.
+	Known() bool
 }
 
 var _ Cluster = (*cluster.Cluster)(nil)
@@ -193,6 +195,9 @@ func (p *Proxy) try(ctx context.Context, r *Record, header []byte, deadlined boo
 	for {
 		e := p.deps.Cluster.PickKeyed(key, p.deps.Clock.Now(), &tried)
 		switch {
+		case e == nil && !p.deps.Cluster.Known():
+			r.Flags |= NoCluster
+			return upstream.Attempt{}, nil, result
 		case e == nil:
 			r.Flags |= NoHealthyUpstream
 			return upstream.Attempt{}, nil, result

@@ -33,7 +33,8 @@ type fleet struct {
 	endpoints []*upstream.Endpoint
 	breaker   *resilience.Breaker
 	limits    *resilience.Limits
-	proxy     int // version of the PROXY header
+	proxy     int  // version of the PROXY header
+	unknown   bool // nobody has told of it
 
 	mu   sync.Mutex
 	keys []uint64 // that were asked with
@@ -43,6 +44,7 @@ func (f *fleet) Name() string                 { return "db" }
 func (f *fleet) Breaker() *resilience.Breaker { return f.breaker }
 func (f *fleet) Limits() *resilience.Limits   { return f.limits }
 func (f *fleet) ProxyProtocol() int           { return f.proxy }
+func (f *fleet) Known() bool                  { return !f.unknown }
 
 func (f *fleet) PickKeyed(key uint64, _ time.Duration, tried *cluster.Tried) *upstream.Endpoint {
 	f.mu.Lock()
@@ -368,6 +370,11 @@ func TestAConnectionThatNobodyTakesIsReset(t *testing.T) {
 		flags    string
 	}{
 		{"no endpoint", func(t *testing.T) *bed { return newBed(t, 0) }, 0, "UH"},
+		{"no cluster", func(t *testing.T) *bed {
+			b := newBed(t, 0)
+			b.fleet.unknown = true
+			return b
+		}, 0, "NC"},
 		{"each endpoint once", func(t *testing.T) *bed { return newBed(t, 3) }, 3, "UF"},
 		{"as many as allowed", func(t *testing.T) *bed { return newBed(t, 9) }, 4, "UF,URX"},
 		{"too many connections", func(t *testing.T) *bed {

@@ -22,9 +22,10 @@ const (
 	IdleTimeout                              // SI: nothing moved
 	LocalReset                               // LR: this sidecar had to stop
 	NoRoute                                  // NR: nothing says where to
+	NoCluster                                // NC: nobody has told of the cluster
 )
 
-var flagNames = [...]string{"UH", "UF", "URX", "UO", "UC", "UT", "DC", "SI", "LR", "NR"}
+var flagNames = [...]string{"UH", "UF", "URX", "UO", "UC", "UT", "DC", "SI", "LR", "NR", "NC"}
 
 // String lists the flags, separated by commas; "-" if there are none.
 func (f Flags) String() string {
