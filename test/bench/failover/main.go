@@ -65,7 +65,7 @@ func parse(args []string) (o options, err error) {
 	flags.DurationVar(&o.Timeout, "timeout", time.Second, "of a request")
 	flags.DurationVar(&o.Latency, "latency", 5*time.Millisecond, "of an endpoint in health")
 	base := flags.String("base", "0", "share of requests that fail everywhere, always, as 0.01 or 1%")
-	flags.DurationVar(&o.Warm, "warm", 4*time.Second, "before the fault")
+	flags.DurationVar(&o.Warm, "warm", 25*time.Second, "before the fault: long enough for every product to know what is usual; Overhear is told of quiet endpoints each 10 s")
 	flags.DurationVar(&o.Fault, "fault", 40*time.Second, "length of the fault: long enough for a re-admission")
 	flags.DurationVar(&o.After, "after", 40*time.Second, "after the fault")
 	flags.IntVar(&o.rounds, "rounds", 3, "runs of everything; figures are medians")
