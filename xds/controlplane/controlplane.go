@@ -33,6 +33,7 @@ type ControlPlane struct {
 	loop      *loop
 	collector *report.Collector
 	loads     *ingest.Collector
+	probing   *ingest.Probing
 	followers chan struct{} // one for each who follows the events
 }
 
@@ -64,6 +65,7 @@ func New(cfg Config, opts Options) (*ControlPlane, error) {
 	cp.loop = newLoop(cfg, opts, cp.server, cp.history, cp.store)
 	cp.collector = report.NewCollector(cfg.Reports, sink{cp.loop, cp.server}, &cp.loop.owners, cp.loop.now, opts.Log)
 	cp.loads = ingest.NewCollector(cfg.Envoys, cfg.Reports.ReportersPerPrincipal, envoySink{sink{cp.loop, cp.server}}, &cp.loop.addresses, cp.loop.now, opts.Log)
+	cp.probing = ingest.NewProbing(cfg.Envoys, cfg.Reports.ReportersPerPrincipal, probeSink{cp.loop}, cp.loop.now, opts.Log)
 	return cp, nil
 }
 
@@ -115,6 +117,7 @@ func (cp *ControlPlane) serveGRPC(ctx context.Context, lis net.Listener) error {
 	reflection.Register(s) // for grpcurl: what services and messages there are, and nothing of the mesh
 	cp.collector.Register(s)
 	cp.loads.Register(s)
+	cp.probing.Register(s)
 	healthy := health.NewServer()
 	healthy.SetServingStatus("", grpc_health_v1.HealthCheckResponse_NOT_SERVING)
 	grpc_health_v1.RegisterHealthServer(s, healthy)
@@ -135,6 +138,7 @@ func (cp *ControlPlane) serveGRPC(ctx context.Context, lis net.Listener) error {
 	err := g.Wait()
 	cp.collector.Wait()
 	cp.loads.Wait()
+	cp.probing.Wait()
 	return err
 }
 

@@ -6,7 +6,6 @@ import (
 	"sync/atomic"
 	"time"
 
-	"github.com/overhear-mesh/overhear/outlier"
 	"github.com/overhear-mesh/overhear/outlier/merge"
 	"github.com/overhear-mesh/overhear/xds/ingest"
 	"github.com/overhear-mesh/overhear/xds/registry"
@@ -51,15 +50,6 @@ func (l *loop) borrow(shares []merge.Share, now time.Duration) {
 	}
 	for k := range lent { // once for all Envoys that share it
 		l.lend(k, now)
-	}
-}
-
-// decline answers an order to an Envoy, which makes no probes.
-func (l *loop) decline(o merge.ProbeOrder) {
-	if l.streams[o.Reporter].envoy() {
-		now := l.now()
-		l.refuse(l.table.Probed(o.ID, o.Reporter, o.Level, outlier.NotRun, now, now, now))
-		l.urgent = true
 	}
 }
 

@@ -61,6 +61,7 @@ type loop struct {
 	mesh     *registry.Mesh
 	services map[string]*registry.Service
 	streams  map[string]*reporter // live, by id
+	probers  probers
 	beliefs  beliefs
 	slow     slow
 	loans    loans
@@ -86,7 +87,7 @@ func newLoop(cfg Config, opts Options, srv *server.Server, hist *history, st *st
 		cfg: cfg, log: opts.Log, registry: opts.Registry, server: srv, history: hist, store: st,
 		begun: time.Now(), inbox: make(chan func(*loop), inboxSize), ended: make(chan struct{}), opened: make(chan struct{}),
 		table: merge.NewTable(cfg.Merge, opts.Seed), mesh: &registry.Mesh{}, services: map[string]*registry.Service{},
-		streams: map[string]*reporter{}, beliefs: beliefs{}, slow: newSlow(), loans: loans{}, traces: traces{}, placed: placed{}, before: map[uint64]time.Time{},
+		streams: map[string]*reporter{}, probers: probers{}, beliefs: beliefs{}, slow: newSlow(), loans: loans{}, traces: traces{}, placed: placed{}, before: map[uint64]time.Time{},
 		returns: returns{awaited: map[string]struct{}{}}, numbers: newNumbers(), batch: map[string]struct{}{},
 		batchAt: never, rampAt: never, keepAt: never,
 	}
@@ -293,6 +294,7 @@ func (l *loop) order(r merge.Result) {
 		}
 	}
 	for _, c := range r.Cancels {
+		l.withdraw(c)
 		to(c.Reporter, "cancel", func(s *report.Stream) { s.Cancel(c.ID) })
 	}
 	for _, o := range r.Orders {
@@ -309,10 +311,11 @@ func (l *loop) order(r merge.Result) {
 		}
 	}
 	for _, p := range r.Leases {
+		l.let(p)
 		to(p.Reporter, "lease", func(s *report.Stream) { s.Lease(p) })
 	}
 	for _, o := range r.Orders {
-		l.decline(o)
+		l.entrust(o)
 	}
 	for _, p := range r.Shares {
 		to(p.Reporter, "share", func(s *report.Stream) { s.Share(p) })

@@ -41,6 +41,12 @@ var (
 	descLoadsLate    = desc("load_reports_throttled_total", "Load reports that were read late because their Envoy sends too many.")
 	descLoadsRefused = desc("load_report_refused_total", "What load reports said and nobody believed, by reason.", "reason")
 
+	descProbers        = desc("health_discovery_streams", "Envoys that probe what they are asked to.")
+	descProbersHeard   = desc("health_discovery_messages_total", "Messages that Envoys sent about their checks.")
+	descProbersLate    = desc("health_discovery_throttled_total", "Messages about checks that were read late because their Envoy sends too many.")
+	descProbersRefused = desc("health_discovery_refused_total", "What Envoys said of checks and nobody believed, by reason.", "reason")
+	descEnvoyProbes    = desc("envoy_probe_results_total", "Results of probes and idle pings that Envoys were asked for by health discovery.", "result")
+
 	descSuspected = desc("suspicions_total", "Rounds of confirmation that were opened.", "service")
 	descOrders    = desc("orders_total", "Orders to reporters, by kind.", "kind")
 	descProbes    = desc("probe_results_total", "Results of ordered probes and of idle pings.", "result")
@@ -90,6 +96,7 @@ func (c *collector) Collect(out chan<- prometheus.Metric) {
 	m.counter(descStateFail, c.cp.store.failed.Load())
 	m.reports(c.cp.collector.Stats())
 	m.loads(c.cp.loads.Stats())
+	m.probing(c.cp.probing.Stats())
 	m.xds(c.cp.server.Stats())
 	ctx, cancel := context.WithTimeout(context.Background(), askTimeout)
 	defer cancel()
@@ -104,6 +111,7 @@ func (l *loop) picture() picture {
 	n.verdicts, n.refused, n.events = maps.Clone(n.verdicts), maps.Clone(n.refused), maps.Clone(n.events)
 	n.suspected, n.orders = maps.Clone(n.suspected), maps.Clone(n.orders)
 	n.probes, n.unheard = maps.Clone(n.probes), maps.Clone(n.unheard)
+	n.envoyProbes = maps.Clone(n.envoyProbes)
 	p := picture{numbers: n, ready: l.returns.over, endpoints: map[stateLabels]int{}, scoped: map[string]int{}, slow: map[string]int{}}
 	for _, r := range l.table.Reporters(l.now()) {
 		p.known++
@@ -184,6 +192,15 @@ func (m sender) loads(st ingest.Stats) {
 	}
 }
 
+func (m sender) probing(st ingest.Stats) {
+	m.gauge(descProbers, float64(st.Streams))
+	m.counter(descProbersHeard, st.Messages)
+	m.counter(descProbersLate, st.Throttled)
+	for why, n := range st.Refused {
+		m.counter(descProbersRefused, n, string(why))
+	}
+}
+
 func (m sender) xds(st server.Stats) {
 	m.gauge(descClients, float64(st.Streams))
 	for typeURL, n := range st.Responses {
@@ -214,6 +231,9 @@ func (m sender) loop(p picture) {
 	}
 	for result, n := range p.numbers.probes {
 		m.counter(descProbes, n, result.String())
+	}
+	for result, n := range p.numbers.envoyProbes {
+		m.counter(descEnvoyProbes, n, result.String())
 	}
 	for kind, n := range p.numbers.events {
 		m.counter(descEvents, n, string(kind))

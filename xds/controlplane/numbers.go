@@ -15,12 +15,14 @@ type numbers struct {
 	suspected map[string]uint64 // suspicions, by service
 	orders    map[string]uint64 // given, by kind
 	probes    map[outlier.ProbeResult]uint64
-	reports   uint64
-	cells     uint64                   // taken over
-	unheard   map[merge.Refusal]uint64 // cells and answers that the table set aside
-	pushes    uint64
-	push      histogram
-	step      histogram
+	// envoyProbes are those that Envoys made.
+	envoyProbes map[outlier.ProbeResult]uint64
+	reports     uint64
+	cells       uint64                   // taken over
+	unheard     map[merge.Refusal]uint64 // cells and answers that the table set aside
+	pushes      uint64
+	push        histogram
+	step        histogram
 }
 
 type verdictLabels struct {
@@ -41,7 +43,7 @@ func newNumbers() numbers {
 	return numbers{
 		verdicts: map[verdictLabels]uint64{}, refused: map[refusedLabels]uint64{}, events: map[merge.EventKind]uint64{},
 		suspected: map[string]uint64{}, orders: map[string]uint64{}, probes: map[outlier.ProbeResult]uint64{},
-		unheard: map[merge.Refusal]uint64{},
+		envoyProbes: map[outlier.ProbeResult]uint64{}, unheard: map[merge.Refusal]uint64{},
 	}
 }
 

@@ -16,10 +16,15 @@ type Config struct {
 	// later by about as much; a fleet of a thousand Envoys sends ten thousand messages a
 	// second at the default.
 	Interval time.Duration `yaml:"interval"`
+	// Probes says whether Envoys are asked to probe endpoints; default true. Only one that
+	// is told to in its own bootstrap asks what to probe.
+	Probes bool `yaml:"probes"`
 }
 
 // DefaultConfig is what the project's figures are measured with.
-func DefaultConfig() Config { return Config{LoadReports: true, Interval: 100 * time.Millisecond} }
+func DefaultConfig() Config {
+	return Config{LoadReports: true, Interval: 100 * time.Millisecond, Probes: true}
+}
 
 // Bounds of the interval: with none Envoy reports without a pause.
 const (
