@@ -207,6 +207,52 @@ func TestAClientThatAsksAgainAndAgainIsHeardWhenItHasRead(t *testing.T) {
 	})
 }
 
+// A name that does not exist is remembered for as long as somebody wants it. However many
+// streams and types an address has, that takes no more than one bound.
+func TestNamesThatDoNotExistAreBoundedForAnAddress(t *testing.T) {
+	for _, delta := range []bool{false, true} {
+		synctest.Test(t, func(t *testing.T) {
+			cfg := server.DefaultConfig()
+			cfg.MaxUnknown = 10_000
+			h := newHarness(t, cfg)
+			h.Ready()
+			good := h.open(node("good", envoyView), delta)
+			var early []string
+			var all []server.Change
+			for i := range 30 {
+				early = append(early, fmt.Sprint("early", i))
+				all = append(all, assignment(early[i], 1), assignment(fmt.Sprint("known", i), 1))
+			}
+			good.subscribe(eds, early...)
+			if delta {
+				good.ack(good.next()) // that they do not exist
+			}
+			h.apply(all...) // and now they do: they cost nothing any more
+			if got := len(good.next().resources); got != len(early) {
+				t.Errorf("got %d resources, want the %d asked for early", got, len(early))
+			}
+			long := func(i int) string { return fmt.Sprint(strings.Repeat("x", 1000), i) }
+			first := h.open(node("first", envoyView), delta)
+			first.subscribe(eds, long(0), long(1), long(2))
+			second := h.open(node("second", envoyView), delta)
+			second.subscribe(rds, long(0), long(1), long(2))
+			again := h.open(node("again", envoyView), delta)
+			again.subscribe(eds, long(0), long(1), long(2)) // somebody has asked for them already
+			third := h.elsewhere().open(node("third", envoyView), delta)
+			third.subscribe(cds, long(0), long(1), long(2))
+			third.wantEnd(codes.ResourceExhausted)
+
+			first.close()
+			again.close()
+			fourth := h.open(node("fourth", envoyView), delta)
+			fourth.subscribe(cds, long(0), long(1), long(2)) // there is room again
+			if got := len(h.Clients()); got != 3 {
+				t.Errorf("%d clients, want good, second and fourth", got)
+			}
+		})
+	}
+}
+
 // What a delta client says of its subscriptions may carry any nonce: it is heard, and
 // counts as no answer.
 func TestAWrongNonceInDeltaIsNoAnswer(t *testing.T) {

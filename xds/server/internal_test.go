@@ -81,6 +81,7 @@ func TestWhoLeavesLeavesNothingBehind(t *testing.T) {
 	}
 	s.Ready()
 	st := s.open(newPipe(t), false, "")
+	st.peer = "10.0.0.9:5000"
 	if err := s.worldAsked(st, &discoveryv3.DiscoveryRequest{
 		Node: &corev3.Node{Id: "n", UserAgentName: "envoy"}, TypeUrl: resource.TypeEndpoints, ResourceNames: []string{"a", "nobody", "knows"},
 	}); err != nil {
@@ -90,8 +91,11 @@ func TestWhoLeavesLeavesNothingBehind(t *testing.T) {
 	if got := len(table.topics); got != 3 {
 		t.Fatalf("%d topics, want 3", got)
 	}
+	if got, want := s.unknown["10.0.0.9"], 2*topicSize+len("nobody")+len("knows"); got != want {
+		t.Errorf("%d bytes are charged for names that do not exist, want %d", got, want)
+	}
 	s.close(st)
-	if len(s.streams) != 0 || len(s.byNode) != 0 || len(table.wildcards) != 0 || len(table.topics["a"].interested) != 0 || len(table.topics) != 1 {
+	if len(s.streams) != 0 || len(s.byNode) != 0 || len(s.byConn) != 0 || len(table.wildcards) != 0 || len(table.topics["a"].interested) != 0 || len(table.topics) != 1 {
 		t.Errorf("left: %d streams, %d nodes, %d topics with %d interested; want the topic of a alone",
 			len(s.streams), len(s.byNode), len(table.topics), len(table.topics["a"].interested))
 	}
@@ -101,11 +105,14 @@ func TestWhoLeavesLeavesNothingBehind(t *testing.T) {
 	if len(table.topics) != 0 {
 		t.Errorf("%d topics without content, want none", len(table.topics))
 	}
+	if len(s.unknown) != 0 {
+		t.Errorf("%v are charged for names that nobody wants", s.unknown)
+	}
 }
 
 // subscribed is a subscription of an Envoy's delta stream.
 func subscribed(typ typeIndex) *subscription {
-	tb := newTable()
+	tb := newTable(unknown{})
 	return &subscription{stream: &stream{delta: true, view: resource.View{Kind: resource.Envoy}}, typ: typ, table: &tb}
 }
 

@@ -37,7 +37,11 @@ func (s *Server) worldAskedLocked(st *stream, said request, asked uint64, r *dis
 		if err := s.check(r.GetResourceNames()); err != nil {
 			return refused, err
 		}
+		before := s.unknown[st.address()]
 		sub.subscribe(r.GetResourceNames())
+		if err := s.unknown.check(st.address(), before, s.cfg.MaxUnknown); err != nil {
+			return refused, err
+		}
 		sub.asked, sub.claims = asked, claims{}
 	}
 	if first {
@@ -113,7 +117,11 @@ func (s *Server) changeAskedLocked(st *stream, said request, r *discoveryv3.Delt
 	if err := s.check(more); err != nil {
 		return refused, err
 	}
+	before := s.unknown[st.address()]
 	sub.change(more, fewer)
+	if err := s.unknown.check(st.address(), before, s.cfg.MaxUnknown); err != nil {
+		return refused, err
+	}
 	if n := sub.byName.len(); n > s.cfg.MaxNames {
 		return refused, s.tooMany(n)
 	}

@@ -22,15 +22,22 @@ type Config struct {
 	// MaxNames is how many resources of one type a stream may subscribe to by name;
 	// default 100 000.
 	MaxNames int `yaml:"max_names"`
+	// MaxUnknown is how many bytes the names may take, in all streams of one address, that
+	// it asked for and that do not exist: each is remembered until it does, or nobody wants
+	// it any more. Default 67108864, some 200 000 names.
+	MaxUnknown int `yaml:"max_unknown"`
 }
 
 // DefaultConfig has bounds that no fleet of ordinary size meets.
-func DefaultConfig() Config { return Config{MaxNames: 100_000} }
+func DefaultConfig() Config { return Config{MaxNames: 100_000, MaxUnknown: 64 << 20} }
 
 // Validate says what is wrong with the configuration.
 func (c Config) Validate() error {
 	if c.MaxNames < 1 {
 		return fmt.Errorf("max_names: is %d: want at least 1", c.MaxNames)
+	}
+	if c.MaxUnknown < 1 {
+		return fmt.Errorf("max_unknown: is %d: want at least 1", c.MaxUnknown)
 	}
 	return nil
 }
@@ -49,6 +56,7 @@ type Server struct {
 	byConn  map[conn]map[*stream]struct{}   // of one node on one connection
 	opened  uint64
 	pending pending
+	unknown unknown
 	// Counts by type.
 	acks, nacks, responses [numTypes]uint64
 }
@@ -65,11 +73,12 @@ func New(cfg Config, log *slog.Logger) *Server {
 		streams: map[*stream]struct{}{},
 		byNode:  map[string]map[*stream]struct{}{},
 		byConn:  map[conn]map[*stream]struct{}{},
+		unknown: unknown{},
 	}
 	for _, k := range []resource.Kind{resource.GRPC, resource.Envoy, resource.Overhear} {
 		tables := new([numTypes]table)
 		for i := range tables {
-			tables[i] = newTable()
+			tables[i] = newTable(s.unknown)
 		}
 		s.tables[k] = tables
 	}
@@ -149,6 +158,7 @@ func (s *Server) set(v resource.View, typ typeIndex, name string, e *encoded, to
 		for _, sub := range concerned {
 			sub.unsettle(t)
 		}
+		t.table.unknown.settle(t)
 		t.set(v.Zone, e)
 		for _, sub := range concerned {
 			sub.mark(t, false)

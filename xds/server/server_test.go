@@ -722,7 +722,9 @@ func TestANodeThatChangesInMidStreamIsIgnored(t *testing.T) {
 
 func TestTooManyNamesEndAStream(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		h := newHarness(t, server.Config{MaxNames: 3})
+		cfg := server.DefaultConfig()
+		cfg.MaxNames = 3
+		h := newHarness(t, cfg)
 		h.Ready()
 		for _, delta := range []bool{false, true} {
 			c := h.open(node("n", envoyView), delta)

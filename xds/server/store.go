@@ -112,6 +112,8 @@ type topic struct {
 	zones map[string]*encoded // what zones have of their own
 	// interested are the subscriptions that have an entry for it, by id.
 	interested bits
+	// asker is the address on whose account the topic is, in [unknown]; "": nobody's.
+	asker string
 }
 
 // in is the content for a zone; nil when there is none.
@@ -168,6 +170,7 @@ func (t *topic) shared(e *encoded) *encoded {
 // release lets a topic go that nobody needs any more.
 func (t *topic) release() {
 	if t.fleet == nil && len(t.zones) == 0 && len(t.interested) == 0 {
+		t.table.unknown.settle(t)
 		delete(t.table.topics, t.name)
 		t.table.topicIDs.release(t.id)
 	}
@@ -175,6 +178,7 @@ func (t *topic) release() {
 
 // table holds the topics of one type for one kind of client, and who subscribes to them.
 type table struct {
+	unknown   unknown
 	topics    map[string]*topic
 	wildcards map[*subscription]struct{}
 
@@ -182,8 +186,8 @@ type table struct {
 	subIDs   ids[*subscription]
 }
 
-func newTable() table {
-	return table{topics: map[string]*topic{}, wildcards: map[*subscription]struct{}{}}
+func newTable(u unknown) table {
+	return table{unknown: u, topics: map[string]*topic{}, wildcards: map[*subscription]struct{}{}}
 }
 
 // topic finds or makes the topic of a name.

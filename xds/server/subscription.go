@@ -112,7 +112,11 @@ func (s *subscription) drop(t *topic) {
 
 // name subscribes by name.
 func (s *subscription) name(name string) *topic {
+	_, known := s.table.topics[name]
 	t := s.table.topic(name)
+	if !known {
+		s.table.unknown.charge(t, s.stream.address())
+	}
 	e, _ := s.entry(t)
 	e.named = true
 	s.put(t, e)
