@@ -49,8 +49,8 @@ func (r *remote) url(path string, query url.Values) string {
 	return u
 }
 
-// open sends a request and returns the answer's body if it is a success.
-func (r *remote) open(ctx context.Context, method, path string, query url.Values, body any, token string) (io.ReadCloser, error) {
+// do sends a request and returns the answer if it is a success.
+func (r *remote) do(ctx context.Context, method, path string, query url.Values, body any, token string) (*http.Response, error) {
 	var payload io.Reader
 	if body != nil {
 		b, err := json.Marshal(body)
@@ -77,17 +77,13 @@ func (r *remote) open(ctx context.Context, method, path string, query url.Values
 		return nil, err
 	}
 	if resp.StatusCode == http.StatusOK {
-		return resp.Body, nil
+		return resp, nil
 	}
 	defer func() { _ = resp.Body.Close() }()                 // it was only read
 	text, _ := io.ReadAll(io.LimitReader(resp.Body, 64<<10)) // the status alone is an answer, too
 	var failure struct{ Error string }
 	if json.Unmarshal(text, &failure) == nil && failure.Error != "" {
 		return nil, errors.New(failure.Error)
-	}
-	if method == http.MethodPost && resp.StatusCode == http.StatusNotFound {
-		// Without a token there are no such calls.
-		return nil, fmt.Errorf("the control plane at %s takes no orders: it was started without OVERHEAR_API_TOKEN, and its file has no control_plane.api_token", r.address)
 	}
 	return nil, fmt.Errorf("%s %s: %s", method, req.URL, resp.Status)
 }
@@ -96,22 +92,22 @@ func (r *remote) open(ctx context.Context, method, path string, query url.Values
 func (r *remote) get(ctx context.Context, path string, query url.Values, v any) ([]byte, error) {
 	ctx, cancel := context.WithTimeout(ctx, callTimeout)
 	defer cancel()
-	body, err := r.open(ctx, http.MethodGet, path, query, nil, "")
+	resp, err := r.do(ctx, http.MethodGet, path, query, nil, "")
 	if err != nil {
 		return nil, err
 	}
-	return decode(body, v)
+	return decode(resp.Body, v)
 }
 
 // post sends body to path, decodes the answer into v and returns its bytes.
 func (r *remote) post(ctx context.Context, path string, body, v any) ([]byte, error) {
 	ctx, cancel := context.WithTimeout(ctx, callTimeout)
 	defer cancel()
-	answer, err := r.open(ctx, http.MethodPost, path, nil, body, os.Getenv("OVERHEAR_API_TOKEN"))
+	resp, err := r.do(ctx, http.MethodPost, path, nil, body, os.Getenv("OVERHEAR_API_TOKEN"))
 	if err != nil {
 		return nil, err
 	}
-	return decode(answer, v)
+	return decode(resp.Body, v)
 }
 
 func decode(body io.ReadCloser, v any) ([]byte, error) {

@@ -17,12 +17,13 @@ type Fail func(w http.ResponseWriter, status int, message string)
 
 // Guard lets a request that changes something through to next only if it is a
 // POST that bears the token and names a host that is ours: an IP address,
-// localhost, or one of hosts.
+// localhost, or one of hosts. Without a token nothing passes. The setting is where
+// the token comes from, in words: who is turned away is told.
 //
 // The Host check is against DNS rebinding: a web page in an operator's browser
 // can reach 127.0.0.1 under the page's own name, and is then of the same origin
 // as this server. An IP address in Host cannot come about that way.
-func Guard(token string, hosts []string, fail Fail, next http.Handler) http.Handler {
+func Guard(token, setting string, hosts []string, fail Fail, next http.Handler) http.Handler {
 	return http.NewCrossOriginProtection().Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if r.Method != http.MethodPost {
 			w.Header().Set("Allow", http.MethodPost)
@@ -33,9 +34,19 @@ func Guard(token string, hosts []string, fail Fail, next http.Handler) http.Hand
 			fail(w, http.StatusMisdirectedRequest, fmt.Sprintf("host %q is not one of this server's: use an IP address, localhost or a configured name", r.Host))
 			return
 		}
-		if !Bears(r.Header.Get("Authorization"), token) {
+		given := r.Header.Get("Authorization")
+		switch {
+		case token == "":
+			fail(w, http.StatusForbidden, "calls that change something are off, because no token is set: set "+setting)
+			return
+		case !Bears(given, token):
 			w.Header().Set("WWW-Authenticate", `Bearer realm="overhear"`)
-			fail(w, http.StatusUnauthorized, "a call that changes something needs the token: this one has none, or another")
+			has := "another"
+			if given == "" {
+				has = "none"
+			}
+			fail(w, http.StatusUnauthorized, "a call that changes something needs the token of "+setting+
+				", as \"Authorization: Bearer TOKEN\": this one has "+has)
 			return
 		}
 		next.ServeHTTP(w, r)

@@ -3,6 +3,7 @@ package httpguard_test
 import (
 	"net/http"
 	"net/http/httptest"
+	"strings"
 	"testing"
 
 	"github.com/overhear-mesh/overhear/internal/httpguard"
@@ -10,7 +11,7 @@ import (
 
 func TestOnlyAnOperatorsCallPasses(t *testing.T) {
 	passed := false
-	h := httpguard.Guard("secret", []string{"mesh.example"},
+	h := httpguard.Guard("secret", "admin.token", []string{"mesh.example"},
 		func(w http.ResponseWriter, status int, message string) { http.Error(w, message, status) },
 		http.HandlerFunc(func(http.ResponseWriter, *http.Request) { passed = true }))
 	for _, tc := range []struct {
@@ -39,6 +40,32 @@ func TestOnlyAnOperatorsCallPasses(t *testing.T) {
 			h.ServeHTTP(w, r)
 			if w.Code != tc.want || passed != (tc.want == 200) {
 				t.Errorf("got status %d, passed %t, want %d", w.Code, passed, tc.want)
+			}
+		})
+	}
+}
+
+func TestWhoIsTurnedAwayIsToldOfTheToken(t *testing.T) {
+	for _, tc := range []struct {
+		name, token, authorization string
+		status                     int
+		want                       string
+	}{
+		{"no token is set", "", "", 403, "off, because no token is set: set admin.token"},
+		{"no token is set, and an empty one is borne", "", "Bearer ", 403, "no token is set"},
+		{"none is borne", "secret", "", 401, "needs the token of admin.token, as \"Authorization: Bearer TOKEN\": this one has none"},
+		{"another is borne", "secret", "Bearer x", 401, "this one has another"},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			h := httpguard.Guard(tc.token, "admin.token", nil,
+				func(w http.ResponseWriter, status int, message string) { http.Error(w, message, status) },
+				http.HandlerFunc(func(http.ResponseWriter, *http.Request) { t.Error("it has passed") }))
+			r := httptest.NewRequest(http.MethodPost, "http://127.0.0.1/drain", nil)
+			r.Header.Set("Authorization", tc.authorization)
+			w := httptest.NewRecorder()
+			h.ServeHTTP(w, r)
+			if body := w.Body.String(); w.Code != tc.status || !strings.Contains(body, tc.want) {
+				t.Errorf("got status %d, %q, want %d with %q", w.Code, body, tc.status, tc.want)
 			}
 		})
 	}

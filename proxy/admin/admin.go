@@ -11,7 +11,7 @@
 //	POST /drain        begin to drain, as on SIGTERM, and then end
 //	GET  /debug/pprof/ profiles
 //
-// The POST calls exist only where a token is configured; see internal/httpguard.
+// The POST calls work only where a token is configured; see internal/httpguard.
 package admin
 
 import (
@@ -49,7 +49,7 @@ type Source struct {
 	Level *slog.LevelVar
 	// Metrics are gathered for /metrics and /stats.
 	Metrics prometheus.Gatherer
-	// Token permits the calls that change something; "": there are none.
+	// Token permits the calls that change something; "": nobody may make them.
 	Token string
 }
 
@@ -210,19 +210,17 @@ func Handler(s Source) http.Handler {
 	if s.Level != nil {
 		mux.HandleFunc("GET /logging", func(w http.ResponseWriter, _ *http.Request) { fmt.Fprintln(w, s.Level.Level()) })
 	}
-	if s.Token != "" {
-		guarded := func(f http.HandlerFunc) http.Handler {
-			return httpguard.Guard(s.Token, nil, func(w http.ResponseWriter, status int, message string) {
-				http.Error(w, message, status)
-			}, f)
-		}
-		mux.Handle("/drain", guarded(func(w http.ResponseWriter, _ *http.Request) {
-			s.Drain()
-			fmt.Fprintln(w, "draining")
-		}))
-		if s.Level != nil {
-			mux.Handle("POST /logging", guarded(s.setLevel))
-		}
+	guarded := func(f http.HandlerFunc) http.Handler {
+		return httpguard.Guard(s.Token, "admin.token of its file, or OVERHEAR_ADMIN_TOKEN", nil, func(w http.ResponseWriter, status int, message string) {
+			http.Error(w, message, status)
+		}, f)
+	}
+	mux.Handle("/drain", guarded(func(w http.ResponseWriter, _ *http.Request) {
+		s.Drain()
+		fmt.Fprintln(w, "draining")
+	}))
+	if s.Level != nil {
+		mux.Handle("POST /logging", guarded(s.setLevel))
 	}
 	return mux
 }

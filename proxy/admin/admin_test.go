@@ -121,7 +121,7 @@ func TestEachPageAnswers(t *testing.T) {
 		{method: "POST", path: "/logging?level=debug", edit: bearing("secret"), status: 200, body: "DEBUG\n"},
 		{method: "POST", path: "/logging?level=loud", edit: bearing("secret"), status: 400, body: `level "loud": want debug, info, warn or error`},
 		{method: "POST", path: "/logging?level=debug", status: 401},
-		{method: "POST", path: "/logging?level=debug", prepare: func(s *sidecar) { s.Token = "" }, edit: bearing(""), status: 405},
+		{method: "POST", path: "/logging?level=debug", prepare: func(s *sidecar) { s.Token = "" }, edit: bearing(""), status: 403, body: "set admin.token of its file, or OVERHEAR_ADMIN_TOKEN\n"},
 		{method: "GET", path: "/logging", prepare: func(s *sidecar) { s.Level = nil }, status: 404},
 	} {
 		t.Run(tt.method+" "+tt.path, func(t *testing.T) {
@@ -151,7 +151,7 @@ func TestOnlyWhoMayDrains(t *testing.T) {
 		{"not with another one", "POST", bearing("guess"), "secret", 401},
 		{"not under a name that is not ours", "POST", func(r *http.Request) { bearing("secret")(r); r.Host = "rebound.example" }, "secret", 421},
 		{"not from another site", "POST", func(r *http.Request) { bearing("secret")(r); r.Header.Set("Sec-Fetch-Site", "cross-site") }, "secret", 403},
-		{"nobody, if there is no token", "POST", bearing(""), "", 404},
+		{"nobody, if there is no token", "POST", bearing(""), "", 403},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			s := newSidecar()

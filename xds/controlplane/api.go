@@ -48,10 +48,9 @@ func (cp *ControlPlane) handler() http.Handler {
 	mux.HandleFunc("GET /api/v1/reporters", cp.getReporters)
 	mux.HandleFunc("GET /api/v1/clients", cp.getClients)
 	mux.HandleFunc("GET /api/v1/events", cp.getEvents)
-	if cp.cfg.APIToken != "" {
-		for _, verb := range []string{"eject", "pin", "release"} {
-			mux.Handle("/api/v1/"+verb, httpguard.Guard(cp.cfg.APIToken, cp.cfg.APIHosts, failWith, cp.change(verb)))
-		}
+	for _, verb := range []string{"eject", "pin", "release"} {
+		mux.Handle("/api/v1/"+verb, httpguard.Guard(cp.cfg.APIToken, "control_plane.api_token in the mesh file, or OVERHEAR_API_TOKEN where it runs",
+			cp.cfg.APIHosts, failWith, cp.change(verb)))
 	}
 	return mux
 }
@@ -243,6 +242,11 @@ func (l *loop) override(verb string, k merge.Key, order Order) error {
 	return nil
 }
 
+// RunHeader is the field of an answer with events that names the process: their cursors
+// are its own. Who comes back with a cursor gives it as "run", and gets all events if the
+// process is another.
+const RunHeader = "Overhear-Run"
+
 // getEvents writes the events after a cursor, as JSON lines or as a stream of
 // server-sent events, and goes on with those to come if it is to follow.
 func (cp *ControlPlane) getEvents(w http.ResponseWriter, r *http.Request) {
@@ -267,6 +271,10 @@ func (cp *ControlPlane) getEvents(w http.ResponseWriter, r *http.Request) {
 			return
 		}
 	}
+	run := strconv.FormatInt(cp.loop.begun.UnixNano(), 36)
+	if v := query.Get("run"); v != "" && v != run {
+		cursor = 0
+	}
 	if follow {
 		select {
 		case cp.followers <- struct{}{}:
@@ -277,6 +285,7 @@ func (cp *ControlPlane) getEvents(w http.ResponseWriter, r *http.Request) {
 		}
 	}
 
+	w.Header().Set(RunHeader, run)
 	w.Header().Set("Cache-Control", "no-store")
 	w.Header().Set("X-Content-Type-Options", "nosniff")
 	if sse {

@@ -39,7 +39,7 @@ type Config struct {
 	// for the reporters of before; default 2s.
 	ReturnWait time.Duration `yaml:"return_wait"`
 	// APIToken is what a call that changes something must bear, 16 characters or
-	// more; default: there are no such calls. OVERHEAR_API_TOKEN overrides it.
+	// more; default: such calls are refused. OVERHEAR_API_TOKEN overrides it.
 	APIToken string `yaml:"api_token"`
 	// APIHosts are names, beside localhost and IP addresses, under which the API
 	// may be called to change something.

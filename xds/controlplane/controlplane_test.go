@@ -487,9 +487,9 @@ func TestWithoutATokenNothingCanBeChanged(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t, func(c *controlplane.Config) { c.APIToken = "" })
 		for _, verb := range []string{"eject", "pin", "release"} {
-			status, _ := w.do("POST", "/api/v1/"+verb, `{"endpoint":"api-1","reason":"x"}`, http.Header{"Authorization": {"Bearer "}})
-			if status != http.StatusNotFound {
-				t.Errorf("POST %s: got %d, want 404", verb, status)
+			status, text := w.do("POST", "/api/v1/"+verb, `{"endpoint":"api-1","reason":"x"}`, http.Header{"Authorization": {"Bearer "}})
+			if status != http.StatusForbidden || !strings.Contains(text, "set control_plane.api_token") {
+				t.Errorf("POST %s: got %d %s, want 403 and which setting is missing", verb, status, text)
 			}
 		}
 	})
@@ -582,6 +582,24 @@ func TestEventsAreFollowed(t *testing.T) {
 		w.stop() // must not wait for a follower, and ends the stream
 		if _, err := io.Copy(io.Discard, lines); errors.Is(err, context.Canceled) {
 			t.Errorf("the stream ended with %v, want the control plane to end it", err)
+		}
+	})
+}
+
+func TestACursorIsOfTheProcessThatGaveIt(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, nil)
+		w.opened()
+		events := func(query string) int {
+			_, text := w.do("GET", "/api/v1/events?follow=false"+query, "", nil)
+			return strings.Count(text, "\n")
+		}
+		all := events("")
+		if got := events("&after=1"); got != all-1 {
+			t.Errorf("after the first event: got %d, want %d", got, all-1)
+		}
+		if got := events("&after=1&run=of-before"); got != all {
+			t.Errorf("after the first event of another process: got %d, want all %d", got, all)
 		}
 	})
 }
