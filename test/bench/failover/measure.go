@@ -47,7 +47,9 @@ func measure(tr *trace, s scenario, t setting) figures {
 			}
 		}
 	}
-	if fair > 0 {
+	if none := number(math.NaN()); fair == 0 {
+		f.TFirst, f.T95, f.Share, f.Flips, f.Recovery, f.Overshoot = none, none, none, none, none, none
+	} else {
 		f.T95 = number(left(times(touched, everyone), fair, t.Fault))
 		f.TFirst = number(firstLeft(touched, s, t))
 		f.Share = number(float64(between(times(touched, everyone), time.Second, 2*time.Second)) / fair)

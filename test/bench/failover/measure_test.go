@@ -100,6 +100,15 @@ func TestABrokenLinkIsForItsCallerAloneToLeave(t *testing.T) {
 	}
 }
 
+func TestWhereNobodyIsToLeaveThereIsNoTimeOfLeaving(t *testing.T) {
+	f := measure(even(quiet, func(int, int, time.Duration) bool { return false }), scenario{caller: everyone}, quiet)
+	for name, got := range map[string]number{"T95": f.T95, "T first": f.TFirst, "recovery": f.Recovery} {
+		if text := format("%.2f", got); text != "–" {
+			t.Errorf("%s is %s, want none", name, text)
+		}
+	}
+}
+
 func TestFailuresBeyondTheBaseRateAreTheExcess(t *testing.T) {
 	set, s := quiet, broken
 	set.Base = .1

@@ -17,7 +17,8 @@ import (
 	"github.com/overhear-mesh/overhear/test/poisson"
 )
 
-// number is a figure that may be infinite: then it never happened, null in JSON.
+// number is a figure that may be infinite: then it never happened; or not be one, where
+// there was nothing to see. Both are null in JSON.
 type number float64
 
 func (n number) MarshalJSON() ([]byte, error) {
@@ -188,7 +189,10 @@ var columns = []struct {
 }
 
 func format(form string, n number) string {
-	if math.IsInf(float64(n), 0) || math.IsNaN(float64(n)) {
+	switch {
+	case math.IsNaN(float64(n)):
+		return "–"
+	case math.IsInf(float64(n), 0):
 		return "never"
 	}
 	return fmt.Sprintf(form, float64(n))
