@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/overhear-mesh/overhear/outlier"
+	"github.com/overhear-mesh/overhear/outlier/merge"
 	"github.com/overhear-mesh/overhear/test/envoy"
 	"github.com/overhear-mesh/overhear/test/fakeupstream"
 	"github.com/overhear-mesh/overhear/test/plane"
@@ -32,6 +33,12 @@ type envoyFleet struct {
 
 func newEnvoyFleet(t *testing.T, envoys, backends int) *envoyFleet {
 	t.Helper()
+	return newEnvoyFleetOf(t, "envoy.yaml", envoys, backends)
+}
+
+// newEnvoyFleetOf is a fleet with one of the example's bootstraps, and with more endpoints.
+func newEnvoyFleetOf(t *testing.T, bootstrapFile string, envoys, backends int, more ...registry.Endpoint) *envoyFleet {
+	t.Helper()
 	envoy.Find(t)
 	f := &envoyFleet{t: t}
 	s := registry.NewService("api")
@@ -44,6 +51,7 @@ func newEnvoyFleet(t *testing.T, envoys, backends int) *envoyFleet {
 		f.backends = append(f.backends, b)
 		s.Endpoints = append(s.Endpoints, registry.Endpoint{Address: netip.MustParseAddrPort(b.Addr()), Instance: fmt.Sprint("api-", i+1), Weight: 1})
 	}
+	s.Endpoints = append(s.Endpoints, more...)
 	p, err := plane.Start(controlplane.DefaultConfig(), controlplane.Options{}, s)
 	if err != nil {
 		t.Fatal(err)
@@ -58,7 +66,7 @@ func newEnvoyFleet(t *testing.T, envoys, backends int) *envoyFleet {
 	if err != nil {
 		t.Fatal(err)
 	}
-	bootstrap, err := os.ReadFile("../../examples/envoy-fleet/envoy.yaml")
+	bootstrap, err := os.ReadFile("../../examples/envoy-fleet/" + bootstrapFile)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -136,6 +144,20 @@ func (f *envoyFleet) states() map[string]outlier.State {
 	return all
 }
 
+// heard counts the Envoys that report.
+func (f *envoyFleet) heard() int {
+	f.t.Helper()
+	var all controlplane.Reporters
+	f.get("/api/v1/reporters", &all)
+	heard := 0
+	for _, r := range all.Reporters {
+		if r.Live && r.Accepted > 0 && strings.HasPrefix(r.Domain, "node:host-envoy-") {
+			heard++
+		}
+	}
+	return heard
+}
+
 func TestRealEnvoysFindAFaultByTheirLoadReportsAlone(t *testing.T) {
 	for name, fault := range map[string]fakeupstream.Fault{
 		"crash":  fakeupstream.Crash(),
@@ -144,17 +166,7 @@ func TestRealEnvoysFindAFaultByTheirLoadReportsAlone(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			f := newEnvoyFleet(t, 3, 6)
 			f.drive()
-			f.until("all Envoys report", func() bool {
-				var all controlplane.Reporters
-				f.get("/api/v1/reporters", &all)
-				heard := 0
-				for _, r := range all.Reporters {
-					if r.Live && r.Accepted > 0 && strings.HasPrefix(r.Domain, "node:host-envoy-") {
-						heard++
-					}
-				}
-				return heard == 3
-			})
+			f.until("all Envoys report", func() bool { return f.heard() == 3 })
 			if err := f.backends[0].Set(fault); err != nil {
 				t.Fatal(err)
 			}
@@ -164,5 +176,54 @@ func TestRealEnvoysFindAFaultByTheirLoadReportsAlone(t *testing.T) {
 			}
 			f.until("it is back, tried by real requests", func() bool { return !f.states()["api-1"].Out() })
 		})
+	}
+}
+
+// cutter accepts connections and ends each when it has read something.
+func cutter(t *testing.T) netip.AddrPort {
+	t.Helper()
+	lis, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var running sync.WaitGroup
+	t.Cleanup(func() { _ = lis.Close(); running.Wait() })
+	running.Go(func() {
+		for {
+			conn, err := lis.Accept()
+			if err != nil {
+				return // the end of the test
+			}
+			running.Go(func() {
+				defer conn.Close()
+				_, _ = conn.Read(make([]byte, 1)) // its end is as good
+			})
+		}
+	})
+	return lis.Addr().(*net.TCPAddr).AddrPort()
+}
+
+func TestTheLogOfARealEnvoyTellsACutConnectionFromAnError(t *testing.T) {
+	f := newEnvoyFleetOf(t, "envoy-logs.yaml", 1, 4, registry.Endpoint{Address: cutter(t), Instance: "cutter", Weight: 1})
+	if err := f.backends[0].Set(fakeupstream.Errors(0.5)); err != nil {
+		t.Fatal(err)
+	}
+	f.drive()
+	counts := func(endpoint string) merge.Tally {
+		var why controlplane.Why
+		f.get("/api/v1/why?endpoint="+endpoint, &why)
+		return why.Explain.Counts
+	}
+	var cuts, errors merge.Tally
+	f.until("failures of each kind", func() bool {
+		for into, now := range map[*merge.Tally]merge.Tally{&cuts: counts("cutter"), &errors: counts("api-1")} {
+			if now.N > into.N {
+				*into = now
+			}
+		}
+		return cuts.Conn > 0 && errors.Server > 0
+	})
+	if errors.Conn > 0 {
+		t.Errorf("of the errors that were answered %d count as cut connections, want none", errors.Conn)
 	}
 }

@@ -207,7 +207,7 @@ func TestWhoReportsByLoadReportsIsSeenAsAnEnvoy(t *testing.T) {
 			t.Errorf("reporter %+v", r)
 		}
 		_, text := w.do(http.MethodGet, "/metrics", "", nil)
-		for _, want := range []string{"overhear_load_report_streams 1\n", "overhear_load_reports_total "} {
+		for _, want := range []string{"overhear_load_report_streams 1\n", "overhear_load_reports_total ", "overhear_envoy_log_records_total 0\n"} {
 			if !strings.Contains(text, want) {
 				t.Errorf("the metrics lack %q", want)
 			}

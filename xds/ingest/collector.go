@@ -10,6 +10,7 @@ import (
 	"time"
 
 	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
+	alsv3 "github.com/envoyproxy/go-control-plane/envoy/service/accesslog/v3"
 	lrsv3 "github.com/envoyproxy/go-control-plane/envoy/service/load_stats/v3"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
@@ -53,6 +54,7 @@ type Collector struct {
 	metrics   metrics
 	running   sync.WaitGroup
 	seats     *report.Seats
+	live      live
 }
 
 // NewCollector starts nothing. now is the table's clock; perPrincipal bounds the streams
@@ -64,10 +66,15 @@ func NewCollector(cfg Config, perPrincipal int, sink Sink, directory Directory, 
 	}
 }
 
-// Register adds the service to a gRPC server, unless load reports are not wanted.
+// Register adds the services to a gRPC server, unless load reports are not wanted; logs
+// are of no use without them.
 func (c *Collector) Register(r grpc.ServiceRegistrar) {
-	if c.cfg.LoadReports {
-		lrsv3.RegisterLoadReportingServiceServer(r, c)
+	if !c.cfg.LoadReports {
+		return
+	}
+	lrsv3.RegisterLoadReportingServiceServer(r, c)
+	if c.cfg.AccessLogs {
+		alsv3.RegisterAccessLogServiceServer(r, &Logs{c: c})
 	}
 }
 
@@ -87,6 +94,7 @@ func (c *Collector) Stats() Stats {
 type Stream struct {
 	reporter merge.Reporter
 	cancel   context.CancelCauseFunc
+	logs     logged
 }
 
 // Reporter is who reports.
@@ -140,6 +148,7 @@ func (c *Collector) receive(ctx context.Context, s *Stream, srv lrsv3.LoadReport
 		return status.Error(codes.FailedPrecondition, err.Error())
 	}
 	defer c.sink.Leave(s)
+	defer c.live.set(s)()
 	c.log.LogAttrs(ctx, slog.LevelInfo, "envoy joined", slog.String("reporter", s.reporter.ID), slog.String("principal", s.reporter.Principal))
 	defer func() {
 		c.log.LogAttrs(ctx, slog.LevelInfo, "envoy left", slog.String("reporter", s.reporter.ID), slog.Any("cause", context.Cause(ctx)))
@@ -155,6 +164,7 @@ func (c *Collector) receive(ctx context.Context, s *Stream, srv lrsv3.LoadReport
 // listen hands on what the Envoy tells.
 func (c *Collector) listen(ctx context.Context, s *Stream, srv lrsv3.LoadReportingService_StreamLoadStatsServer, req *lrsv3.LoadStatsRequest) error {
 	o := newObserver(c.directory)
+	o.logs = &s.logs
 	bucket := report.NewBucket(c.cfg.Interval/2, burst)
 	for {
 		now := c.now()

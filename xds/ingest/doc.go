@@ -26,6 +26,17 @@
 // Each of these is a bound that errs towards knowing less: no failure is called hard
 // and no request overdue that may be something else.
 //
+// # Kinds of failures
+//
+// An Envoy that logs its upstream attempts here too (ALS, upstream_log of its router; the
+// failed ones are enough) says how each failed: a connection that was refused or cut, a
+// time-out, an error. Records are no count. Each is given to a failure that a load report
+// of the same Envoy has counted within a second, which has the kind and, if it was hard, is
+// dated by that report's interval; one that finds none is set aside. So what is lost on its
+// way costs the kind of a failure, and nothing counts twice. An Envoy that only logs says
+// nothing. A time-out of the route and a client that went away look the same in a log,
+// and of these it says nothing either.
+//
 // # What is not there
 //
 // Latency. Requests that are overdue, for services of gRPC and of plain TCP: Envoy counts

@@ -43,6 +43,9 @@ type flow struct {
 	overdue int
 	score   int64 // in milli-nats
 
+	unexplained []unexplained // oldest first
+	records     kinds         // of failures that are not counted yet
+
 	lastOK, okStart, lastHard, hardStart time.Duration
 }
 
@@ -55,8 +58,9 @@ type issue struct {
 func newFlow() *flow { return &flow{lastOK: never, okStart: never, lastHard: never, hardStart: never} }
 
 // take adds what a load report says. turnedAway is how many requests the Envoy's own
-// circuit breakers refused in its interval, for any endpoint of the cluster.
-func (f *flow) take(s sample, iv interval, turnedAway uint64) {
+// circuit breakers refused in its interval, for any endpoint of the cluster; records is
+// what its log has said of failures. aside is how many records there was no failure for.
+func (f *flow) take(s sample, iv interval, turnedAway uint64, records kinds) (aside uint64) {
 	unissued := uint64(0)
 	if ended, there := s.ok+s.failed, s.issued+f.active; ended > there && f.known {
 		unissued = min(ended-there, s.failed)
@@ -65,9 +69,14 @@ func (f *flow) take(s sample, iv interval, turnedAway uint64) {
 	own := min(unissued, turnedAway)
 	hard, failed := unissued-own, s.failed-own
 
+	newest, aside := f.explain(records, failed, iv)
+	conn := max(hard, newest.conn)
+	timeout := min(newest.timeout, failed-conn)
+
 	f.counts.N += uint32(s.ok + failed)
-	f.counts.Conn += uint32(hard)
-	f.counts.Server += uint32(failed - hard)
+	f.counts.Conn += uint32(conn)
+	f.counts.Timeout += uint32(timeout)
+	f.counts.Server += uint32(failed - conn - timeout)
 	f.score = assumed.Cusum(f.score, int64(s.ok+failed), int64(failed))
 	if s.ok > 0 {
 		f.lastOK = iv.to
@@ -75,7 +84,7 @@ func (f *flow) take(s sample, iv interval, turnedAway uint64) {
 			f.okStart = iv.from
 		}
 	}
-	if hard > 0 {
+	if conn > 0 {
 		f.lastHard, f.hardStart = iv.to, iv.from
 	}
 
@@ -87,6 +96,7 @@ func (f *flow) take(s sample, iv interval, turnedAway uint64) {
 	for len(f.issued) > 1 && f.issued[0].to < iv.to-memory {
 		f.issued = f.issued[1:]
 	}
+	return aside
 }
 
 // lose forgets what was under way: the newest interval is not told of.

@@ -17,7 +17,7 @@ func ms(n int) time.Duration { return time.Duration(n) * time.Millisecond }
 // each gives samples one after the other, of intervals of 100 ms that begin at 1 s.
 func each(f *flow, samples ...sample) *flow {
 	for i, s := range samples {
-		f.take(s, interval{ms(1000 + 100*i), ms(1100 + 100*i)}, 0)
+		f.take(s, interval{ms(1000 + 100*i), ms(1100 + 100*i)}, 0, kinds{})
 	}
 	return f
 }
@@ -47,11 +47,11 @@ func TestFailuresAreHardOnlyWhereMoreEndedThanWasThereToEnd(t *testing.T) {
 
 func TestWhatTheEnvoysOwnBreakersTurnAwayIsNoFailure(t *testing.T) {
 	f := each(newFlow(), sample{})
-	f.take(sample{failed: 3}, interval{ms(1100), ms(1200)}, 2)
+	f.take(sample{failed: 3}, interval{ms(1100), ms(1200)}, 2, kinds{})
 	if want := (outlier.Counts{N: 1, Conn: 1}); f.counts != want {
 		t.Errorf("counts %+v, want %+v: two of three were turned away", f.counts, want)
 	}
-	f.take(sample{ok: 4, failed: 4, issued: 8}, interval{ms(1200), ms(1300)}, 9)
+	f.take(sample{ok: 4, failed: 4, issued: 8}, interval{ms(1200), ms(1300)}, 9, kinds{})
 	if want := (outlier.Counts{N: 9, Conn: 1, Server: 4}); f.counts != want {
 		t.Errorf("counts %+v, want %+v: what was issued was not turned away", f.counts, want)
 	}
@@ -90,7 +90,7 @@ func TestRequestsAreOldThatWereNotIssuedLately(t *testing.T) {
 	if got, want := f.age(now), ms(200); got != want {
 		t.Errorf("the oldest waits for %v, want %v", got, want)
 	}
-	f.take(sample{ok: 3}, interval{now, now + ms(100)}, 0)
+	f.take(sample{ok: 3}, interval{now, now + ms(100)}, 0, kinds{})
 	if got := f.age(now + ms(100)); got != 0 || f.waiting != 0 {
 		t.Errorf("with all answered the oldest of %d waits for %v", f.waiting, got)
 	}

@@ -11,20 +11,25 @@ type Refusal string
 
 // Reasons of refusal. Where a whole stream is refused it ends with a gRPC status.
 const (
-	BadNode         Refusal = "bad_node"                      // the first message has no node id
-	ForeignReporter         = Refusal(report.ForeignReporter) // the id is in use by another principal
-	TooManyStreams          = Refusal(report.TooManyStreams)  // of one principal
-	NotEnvoy        Refusal = "not_envoy"                     // a client that tells nothing of single endpoints
-	BadInterval     Refusal = "bad_interval"                  // a report of no, or of an absurd length of time
-	UnknownCluster  Refusal = "unknown_cluster"               // no service of the mesh has that name
-	UnknownEndpoint Refusal = "unknown_endpoint"              // the service has no such address
-	BadCounts       Refusal = "bad_counts"                    // more requests than there can have been
+	BadNode          Refusal = "bad_node"                      // the first message has no node id
+	ForeignReporter          = Refusal(report.ForeignReporter) // the id is in use by another principal
+	TooManyStreams           = Refusal(report.TooManyStreams)  // of one principal
+	NotEnvoy         Refusal = "not_envoy"                     // a client that tells nothing of single endpoints
+	BadInterval      Refusal = "bad_interval"                  // a report of no, or of an absurd length of time
+	UnknownCluster   Refusal = "unknown_cluster"               // no service of the mesh has that name
+	UnknownEndpoint  Refusal = "unknown_endpoint"              // the service has no such address
+	BadCounts        Refusal = "bad_counts"                    // more requests than there can have been
+	NoLoadReports    Refusal = "no_load_reports"               // a log of an Envoy that sends none
+	SaysNothing      Refusal = "says_nothing"                  // a record of no failure of an endpoint
+	NotCounted       Refusal = "not_counted"                   // a record of a failure that load reports do not have
+	TooManyEndpoints Refusal = "too_many_endpoints"            // in a log, between two load reports
 )
 
 // Stats counts since the start.
 type Stats struct {
 	Streams   int // open now
 	Messages  uint64
+	Records   uint64 // of attempts, in logs
 	Throttled uint64 // messages that were read late because there are too many of them
 	Refused   map[Refusal]uint64
 }
@@ -43,6 +48,9 @@ func (m *metrics) add(change func(*Stats)) {
 func (m *metrics) refuse(all map[Refusal]int) {
 	m.add(func(s *Stats) {
 		for why, n := range all {
+			if n == 0 {
+				continue
+			}
 			if s.Refused == nil {
 				s.Refused = map[Refusal]uint64{}
 			}

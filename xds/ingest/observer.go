@@ -36,6 +36,8 @@ const (
 	mostRequests = 50_000
 	// mostActive is how many requests under way to one endpoint are believed.
 	mostActive = 1 << 20
+	// mostClusters is of how many clusters the names are remembered.
+	mostClusters = 20_000
 	// quiet is how long an Envoy that has nothing to tell is not heard of.
 	quiet = time.Second
 )
@@ -50,6 +52,9 @@ type observer struct {
 	seq       uint64
 	told      time.Duration // when the last report was made
 	refused   map[Refusal]int
+	logs      *logged             // nil: none
+	clusters  map[string]string   // services by the names that the Envoy has for them
+	records   map[merge.Key]kinds // since the last load report
 }
 
 // service is what an Envoy has told of one.
@@ -73,7 +78,7 @@ func (s *service) lose() {
 }
 
 func newObserver(d Directory) *observer {
-	return &observer{directory: d, services: map[string]*service{}, told: never}
+	return &observer{directory: d, services: map[string]*service{}, told: never, clusters: map[string]string{}}
 }
 
 // observe takes a load report that arrived at an instant of the table's clock, and gives
@@ -96,6 +101,7 @@ func (o *observer) observe(req *lrsv3.LoadStatsRequest, received time.Duration) 
 
 	r = merge.Report{At: iv.to, Received: received, Jitter: jitter}
 	rows := o.read(req.GetClusterStats(), covered)
+	o.records = o.heard()
 	for _, name := range slices.Sorted(maps.Keys(rows)) {
 		o.take(name, rows[name], iv, &r)
 	}
@@ -173,6 +179,10 @@ func (o *observer) read(stats []*endpointv3.ClusterStats, covered time.Duration)
 			t = &told{Service: s, samples: map[merge.Key]sample{}, absurd: map[merge.Key]struct{}{}}
 			all[name] = t
 		}
+		if len(o.clusters) >= mostClusters {
+			clear(o.clusters)
+		}
+		o.clusters[c.GetClusterName()] = name
 		t.turnedAway += min(c.GetTotalDroppedRequests(), limit)
 		for _, l := range c.GetUpstreamLocalityStats() {
 			for _, e := range l.GetUpstreamEndpointStats() {
@@ -234,7 +244,9 @@ func (o *observer) take(name string, t *told, iv interval, r *merge.Report) {
 		}
 		had := f.age(iv.from)
 		// An endpoint of which there is no row has had no requests, and has none.
-		f.take(t.samples[k], iv, t.turnedAway)
+		if aside := f.take(t.samples[k], iv, t.turnedAway, o.records[k]); aside > 0 {
+			o.refused[NotCounted] += int(aside)
+		}
 		d := f.counts.Sub(before[i])
 		s.n, s.k = s.n+uint64(d.N), s.k+uint64(d.K())
 		if d.N > 0 && d.K() == 0 && f.age(iv.to) < had {
