@@ -13,8 +13,11 @@
 //	ramp        HEALTHY + where it began      HEALTHY, weight rises  HEALTHY, weight rises
 //	draining    DRAINING                      DRAINING               DRAINING
 //
-// What is suspended or on probation is HEALTHY for Envoys, with a small weight, while they
-// are among those who try it ([Endpoint.Trial]).
+// What is suspended or on probation is HEALTHY for Envoys and gRPC clients, with a small
+// weight, while they are among those who try it ([Endpoint.Trial]). The weight of an
+// endpoint means nothing to gRPC's round_robin, that of a locality does: an endpoint that
+// gets a part of its share there, also by a ramp, is in a locality (sub_zone) of its own,
+// unless most are that way and have nobody to rise to.
 //
 // An endpoint that must get no traffic is marked in place and never removed:
 // a removed endpoint loses its connections and its history in Envoy, and goes on

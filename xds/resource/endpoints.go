@@ -31,9 +31,9 @@ type Endpoint struct {
 	// Envoys are told: sidecars know it from their report streams, and gRPC's
 	// round_robin takes no weights of endpoints.
 	Share float64
-	// Trial is the part of its weight that Envoys give an endpoint on probation, or one
-	// that is suspended, to try it; 0 to 1. Sidecars that try it are told so over their
-	// report streams, and gRPC's round_robin knows no small share.
+	// Trial is the part of its weight that foreign clients give an endpoint on probation,
+	// or one that is suspended, to try it; 0 to 1. Sidecars that try it are told so over
+	// their report streams.
 	Trial float64
 	// Verdict is what the fleet believes of it; the zero Verdict is "in". An
 	// encoder for sidecars publishes RampAge as it is given, so the caller keeps

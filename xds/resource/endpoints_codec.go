@@ -27,6 +27,7 @@ const maxWeight = math.MaxUint32 / 2
 // order, so equal knowledge has equal bytes.
 func EncodeEndpoints(e Endpoints, k Kind) *endpointv3.ClusterLoadAssignment {
 	told := tell(e, k)
+	split := k == GRPC && fewPartly(told)
 
 	// Priorities are made dense: gRPC refuses gaps.
 	var priorities []uint32
@@ -37,8 +38,8 @@ func EncodeEndpoints(e Endpoints, k Kind) *endpointv3.ClusterLoadAssignment {
 	priorities = slices.Compact(priorities)
 
 	type place struct {
-		priority     uint32
-		region, zone string
+		priority              uint32
+		region, zone, subZone string
 	}
 	m := &endpointv3.ClusterLoadAssignment{ClusterName: e.Service}
 	at := map[place]*endpointv3.LocalityLbEndpoints{}
@@ -47,11 +48,14 @@ func EncodeEndpoints(e Endpoints, k Kind) *endpointv3.ClusterLoadAssignment {
 	for _, t := range told {
 		dense, _ := slices.BinarySearch(priorities, t.Priority)
 		p := place{priority: uint32(dense), region: t.Region, zone: t.Zone}
+		if split && t.partly(k) {
+			p.subZone = "part/" + t.ID()
+		}
 		l, ok := at[p]
 		if !ok {
 			l = &endpointv3.LocalityLbEndpoints{
 				// Always there, also when empty: gRPC refuses a missing one.
-				Locality: &corev3.Locality{Region: p.region, Zone: p.zone},
+				Locality: &corev3.Locality{Region: p.region, Zone: p.zone, SubZone: p.subZone},
 				Priority: p.priority,
 			}
 			at[p] = l
@@ -78,6 +82,29 @@ type told struct {
 	*Endpoint
 	health corev3.HealthStatus
 	weight uint32 // >= 1
+}
+
+// partly says whether the endpoint gets traffic, but for now not its full share.
+func (t told) partly(k Kind) bool {
+	return t.health == corev3.HealthStatus_HEALTHY && (t.Verdict.State == outlier.Ramp || tried(*t.Endpoint, k))
+}
+
+// fewPartly says whether each endpoint that gets a part of its share has to be in a
+// locality of its own for gRPC, which spreads over localities by their weights (gRFC A27)
+// and, by round_robin, takes no weights of endpoints. An endpoint that changes its
+// locality connects anew. That costs little where it is one of many, and is not worth it
+// where most rise together, as when a service is new: there the shares are alike.
+func fewPartly(all []told) bool {
+	usable, partly := 0, 0
+	for _, t := range all {
+		if t.health == corev3.HealthStatus_HEALTHY {
+			usable++
+		}
+		if t.partly(GRPC) {
+			partly++
+		}
+	}
+	return 2*partly <= usable
 }
 
 // tell decides health and weight of each endpoint; doubled addresses are left out.
@@ -138,7 +165,7 @@ func health(e Endpoint, k Kind) corev3.HealthStatus {
 
 // tried says whether clients of kind k give the endpoint a small share to try it.
 func tried(e Endpoint, k Kind) bool {
-	return k == Envoy && e.Trial > 0 && (e.Verdict.State == outlier.Probation || e.Verdict.State == outlier.Suspended)
+	return k != Overhear && e.Trial > 0 && (e.Verdict.State == outlier.Probation || e.Verdict.State == outlier.Suspended)
 }
 
 // rampShare is the share of its weight that a ramping endpoint has after

@@ -158,7 +158,7 @@ func TestAnEnvoyAloneIsToldTheWeightOfASlowEndpoint(t *testing.T) {
 	}
 }
 
-func TestAnEnvoyAloneTriesAnEndpointByASmallShare(t *testing.T) {
+func TestForeignClientsTryAnEndpointByASmallShare(t *testing.T) {
 	for _, tc := range []struct {
 		state  outlier.State
 		kind   resource.Kind
@@ -170,7 +170,8 @@ func TestAnEnvoyAloneTriesAnEndpointByASmallShare(t *testing.T) {
 		{outlier.Suspended, resource.Envoy, 0.001, corev3.HealthStatus_HEALTHY, 1},
 		{outlier.Probation, resource.Envoy, 0, corev3.HealthStatus_DRAINING, 100},
 		{outlier.Ejected, resource.Envoy, 0.04, corev3.HealthStatus_DRAINING, 100},
-		{outlier.Probation, resource.GRPC, 0.04, corev3.HealthStatus_UNHEALTHY, 100},
+		{outlier.Probation, resource.GRPC, 0.04, corev3.HealthStatus_HEALTHY, 4},
+		{outlier.Probation, resource.GRPC, 0, corev3.HealthStatus_UNHEALTHY, 100},
 		{outlier.Probation, resource.Overhear, 0.04, corev3.HealthStatus_UNHEALTHY, 100},
 	} {
 		m := resource.EncodeEndpoints(resource.Endpoints{Service: "api", Endpoints: []resource.Endpoint{
@@ -180,6 +181,38 @@ func TestAnEnvoyAloneTriesAnEndpointByASmallShare(t *testing.T) {
 		e := m.Endpoints[0].LbEndpoints[0]
 		if e.HealthStatus != tc.health || e.LoadBalancingWeight.GetValue() != tc.weight {
 			t.Errorf("%s, trial %v, to %s: %s with weight %d, want %s with %d", tc.state, tc.trial, tc.kind, e.HealthStatus, e.LoadBalancingWeight.GetValue(), tc.health, tc.weight)
+		}
+	}
+}
+
+// What an endpoint weighs among others means nothing to gRPC's round_robin.
+func TestGRPCGivesAPartOfItsShareToAnEndpointByItsLocality(t *testing.T) {
+	probation := resource.Endpoint{Trial: 0.04, Zone: "z", Verdict: outlier.Verdict{State: outlier.Probation}}
+	ramp := resource.Endpoint{Zone: "z", Verdict: outlier.Verdict{State: outlier.Ramp, RampFrom: 0.1}}
+	in, ejected := resource.Endpoint{Zone: "z"}, resource.Endpoint{Zone: "z", Verdict: outlier.Verdict{State: outlier.Ejected}}
+	for _, tc := range []struct {
+		name      string
+		kind      resource.Kind
+		endpoints []resource.Endpoint
+		want      map[string]uint32 // weight of each locality, by its sub_zone
+	}{
+		{"probation", resource.GRPC, []resource.Endpoint{probation, in, in}, map[string]uint32{"": 200, "part/10.0.0.1:8080": 4}},
+		{"ramp", resource.GRPC, []resource.Endpoint{in, ramp}, map[string]uint32{"": 100, "part/10.0.0.2:8080": 10}},
+		{"both", resource.GRPC, []resource.Endpoint{ramp, in, probation, in}, map[string]uint32{"": 200, "part/10.0.0.1:8080": 10, "part/10.0.0.3:8080": 4}},
+		{"all rise together", resource.GRPC, []resource.Endpoint{ramp, ramp, ejected}, map[string]uint32{"": 20}},
+		{"nobody else is usable", resource.GRPC, []resource.Endpoint{ramp, ejected}, map[string]uint32{"": 10}},
+		{"an Envoy", resource.Envoy, []resource.Endpoint{probation, in, in}, map[string]uint32{"": 204}},
+		{"a sidecar", resource.Overhear, []resource.Endpoint{ramp, in, in}, map[string]uint32{"": 300}},
+	} {
+		for i := range tc.endpoints {
+			tc.endpoints[i].Address = addr(i + 1)
+		}
+		got := map[string]uint32{}
+		for _, l := range resource.EncodeEndpoints(resource.Endpoints{Service: "api", Endpoints: tc.endpoints}, tc.kind).Endpoints {
+			got[l.GetLocality().GetSubZone()] = l.GetLoadBalancingWeight().GetValue()
+		}
+		if diff := cmp.Diff(tc.want, got); diff != "" {
+			t.Errorf("%s: weights of localities (-want +got):\n%s", tc.name, diff)
 		}
 	}
 }
