@@ -176,6 +176,8 @@ type heard struct {
 
 func (s *sink) Sent(string, string) bool { return true }
 
+func (s *sink) Named(k merge.Key) (merge.Key, bool) { return k, true }
+
 func (s *sink) Owner(merge.Key) (string, netip.Addr) { return "sidecar-1", netip.Addr{} }
 
 func (s *sink) Join(st *report.Stream) error {

@@ -39,16 +39,17 @@ func (l *loop) clash(s voice) error {
 	return nil
 }
 
-// borrow takes in what of endpoints under test the table gives to Envoys.
+// borrow takes in what of endpoints under test the table gives to those who take it with
+// their endpoints.
 func (l *loop) borrow(shares []merge.Share, now time.Duration) {
 	lent := map[merge.Key]struct{}{}
 	for _, p := range shares {
-		if l.streams[p.Reporter].envoy() {
+		if l.streams[p.Reporter].foreign() {
 			l.loans.note(p, now)
 			lent[p.Key] = struct{}{}
 		}
 	}
-	for k := range lent { // once for all Envoys that share it
+	for k := range lent { // once for all who share it
 		l.lend(k, now)
 	}
 }
@@ -62,14 +63,29 @@ func (r *reporter) envoy() bool {
 	return envoy
 }
 
-// addresses is the mesh as load reports speak of it. The loop replaces it when the mesh
-// changes; the streams of Envoys read it.
+// foreign says whether a reporter takes no shares over a stream of its own: an Envoy, or a
+// gRPC client that only tells.
+func (r *reporter) foreign() bool {
+	if r.envoy() {
+		return true
+	}
+	if r == nil {
+		return false
+	}
+	stream, ok := r.voice.(*report.Stream)
+	return ok && stream.Observes()
+}
+
+// addresses is the mesh as those speak of it who know endpoints by their addresses. The
+// loop replaces it when the mesh changes; their streams read it.
 type addresses struct {
 	services atomic.Pointer[map[string]ingest.Service]
+	targets  atomic.Pointer[map[string]string] // of gRPC clients, to services
 }
 
 func (a *addresses) learn(m *registry.Mesh) {
 	all := make(map[string]ingest.Service, len(m.Services))
+	names := make(map[string]string, len(m.Services))
 	for i := range m.Services {
 		s := &m.Services[i]
 		one := ingest.Service{
@@ -83,8 +99,15 @@ func (a *addresses) learn(m *registry.Mesh) {
 			}
 		}
 		all[s.Name] = one
+		for _, target := range targets(s) {
+			names[target] = s.Name
+		}
+	}
+	for name := range all {
+		names[name] = name // whatever host another service has
 	}
 	a.services.Store(&all)
+	a.targets.Store(&names)
 }
 
 // Service is what load reports on a service are understood by.
@@ -95,4 +118,22 @@ func (a *addresses) Service(name string) (ingest.Service, bool) {
 	}
 	s, ok := (*all)[name]
 	return s, ok
+}
+
+// named is the endpoint of which a gRPC client speaks by its target and an address.
+func (a *addresses) named(k merge.Key) (merge.Key, bool) {
+	names := a.targets.Load()
+	if names == nil {
+		return merge.Key{}, false
+	}
+	name, ok := (*names)[k.Service]
+	if !ok || k.Instance == "" {
+		return merge.Key{Service: name}, ok
+	}
+	at, err := netip.ParseAddrPort(k.Instance)
+	if err != nil {
+		return merge.Key{}, false
+	}
+	instance, ok := (*a.services.Load())[name].Instances[netip.AddrPortFrom(at.Addr().Unmap(), at.Port())]
+	return merge.Key{Service: name, Instance: instance}, ok
 }

@@ -11,9 +11,9 @@ import (
 )
 
 // loans are the shares of endpoints under test, or suspended, that the table gives to
-// Envoys. A sidecar is told its own over its report stream. An Envoy has none: all of
-// them are told a weight with the endpoints, so low that they try the endpoint together
-// as often as the chosen ones would.
+// Envoys and gRPC clients. A sidecar is told its own over its report stream. The others
+// have none, or only speak on it: all of them are told a weight with the endpoints, so low
+// that they try the endpoint together as often as the chosen ones would.
 type loans map[merge.Key]*lent
 
 type lent struct {
@@ -29,7 +29,7 @@ type loan struct {
 // trickleGrace joins the turns of a trickle, one of which ends when the next begins.
 const trickleGrace = 500 * time.Millisecond
 
-// note takes in a share of an Envoy.
+// note takes in a share of one of them.
 func (all loans) note(p merge.Share, now time.Duration) {
 	have := all[p.Key]
 	if have == nil || have.epoch != p.Epoch {
@@ -70,26 +70,26 @@ func (all loans) next() time.Duration {
 	return next
 }
 
-// weight is what every one of so many Envoys must give for the sum of the loans.
-func (have *lent) weight(envoys int) float64 {
+// weight is what every one of so many clients must give for the sum of the loans.
+func (have *lent) weight(clients int) float64 {
 	sum := 0.0
 	for _, one := range have.by {
 		sum += one.weight
 	}
 	// A weight that wavers is not worth a publication.
-	return math.Round(1000*min(sum/float64(max(envoys, 1)), 1)) / 1000
+	return math.Round(1000*min(sum/float64(max(clients, 1)), 1)) / 1000
 }
 
-// lend has Envoys told what the table lends them of an endpoint, if that has changed.
+// lend has foreign clients told what the table lends them of an endpoint, if that has changed.
 func (l *loop) lend(k merge.Key, now time.Duration) {
 	have := l.loans[k]
-	envoys := 0
+	clients := 0
 	for _, r := range l.streams {
-		if _, uses := slices.BinarySearch(r.services, k.Service); uses && r.envoy() {
-			envoys++
+		if _, uses := slices.BinarySearch(r.services, k.Service); uses && r.foreign() {
+			clients++
 		}
 	}
-	if l.beliefs.lend(k, have.epoch, have.weight(envoys)) {
+	if l.beliefs.lend(k, have.epoch, have.weight(clients)) {
 		l.later(k.Service, now)
 	}
 	if len(have.by) == 0 {
@@ -97,7 +97,7 @@ func (l *loop) lend(k merge.Key, now time.Duration) {
 	}
 }
 
-// lend sets what Envoys are lent of an endpoint while the verdict of that epoch stands; it
+// lend sets what foreign clients are lent of an endpoint while the verdict of that epoch stands; it
 // says whether that is news.
 func (b beliefs) lend(k merge.Key, epoch uint64, weight float64) bool {
 	for scope, v := range b[k] {

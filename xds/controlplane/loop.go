@@ -91,7 +91,7 @@ func newLoop(cfg Config, opts Options, srv *server.Server, hist *history, st *st
 		returns: returns{awaited: map[string]struct{}{}}, numbers: newNumbers(), batch: map[string]struct{}{},
 		batchAt: never, rampAt: never, keepAt: never,
 	}
-	l.owners.server = srv
+	l.owners.server, l.owners.addresses = srv, &l.addresses
 	l.owners.byKey.Store(&map[merge.Key]owner{})
 	return l
 }

@@ -24,7 +24,7 @@ type held struct {
 	// ramp from there on by itself, so this is what it is told, once: an age that
 	// is counted on would make a new version of the endpoints at each push.
 	age time.Duration
-	// trial is the part of its weight that Envoys give it to try it: see loans.
+	// trial is the part of its weight that foreign clients give it to try it: see loans.
 	trial float64
 }
 
@@ -165,15 +165,20 @@ func clusters(s *registry.Service) []server.Change {
 
 	// A gRPC client asks for a listener named like the target that it dials, and
 	// looks for that target among the domains of the route.
-	targets := append([]string{s.Name}, s.Hosts...)
-	slices.Sort(targets)
-	targets = slices.Compact(targets)
-	for _, target := range targets {
+	dialed := targets(s)
+	for _, target := range dialed {
 		l := resource.Listener{Name: target, Route: s.Name}
 		add(resource.GRPC, resource.TypeListener, target, resource.EncodeListener(l, resource.GRPC))
 	}
-	add(resource.GRPC, resource.TypeRoute, s.Name, resource.EncodeRoute(route(s, targets), resource.GRPC))
+	add(resource.GRPC, resource.TypeRoute, s.Name, resource.EncodeRoute(route(s, dialed), resource.GRPC))
 	return all
+}
+
+// targets are what gRPC clients dial to reach a service.
+func targets(s *registry.Service) []string {
+	all := append([]string{s.Name}, s.Hosts...)
+	slices.Sort(all)
+	return slices.Compact(all)
 }
 
 func route(s *registry.Service, domains []string) resource.Route {

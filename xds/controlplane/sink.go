@@ -223,8 +223,9 @@ func (l *loop) refuse(why merge.Refusal) {
 // owners says who may speak first-hand of an instance. The loop replaces it when
 // the mesh changes; report streams read it.
 type owners struct {
-	server *server.Server
-	byKey  atomic.Pointer[map[merge.Key]owner]
+	server    *server.Server
+	addresses *addresses
+	byKey     atomic.Pointer[map[merge.Key]owner]
 }
 
 type owner struct {
@@ -233,6 +234,8 @@ type owner struct {
 }
 
 func (o *owners) Sent(node, service string) bool { return o.server.Sent(node, service) }
+
+func (o *owners) Named(k merge.Key) (merge.Key, bool) { return o.addresses.named(k) }
 
 func (o *owners) Owner(k merge.Key) (node string, addr netip.Addr) {
 	at := (*o.byKey.Load())[k]

@@ -70,6 +70,7 @@ type Client struct {
 	// owned by Run
 	incarnation uint64
 	seq         uint64
+	said        bool // the last message, and it is sent
 }
 
 // NewClient starts nothing. cc should be the connection of the ADS stream; nil: there
@@ -94,7 +95,8 @@ var (
 	errRenew       = errors.New("out of names for endpoints")
 )
 
-// Run keeps a stream open until ctx ends, and then returns nil.
+// Run keeps a stream open until ctx ends or the source has said its last, and then
+// returns nil.
 func (c *Client) Run(ctx context.Context) error {
 	if c.stub == nil {
 		c.monologue(ctx)
@@ -104,7 +106,7 @@ func (c *Client) Run(ctx context.Context) error {
 	for ctx.Err() == nil {
 		began := c.cfg.Now() + wait
 		err := c.stream(ctx, wait)
-		if ctx.Err() != nil {
+		if ctx.Err() != nil || c.said && errors.Is(err, io.EOF) {
 			return nil
 		}
 		if status.Code(err) == codes.Unimplemented {
@@ -227,10 +229,17 @@ func (c *Client) send(ctx context.Context, cancel context.CancelCauseFunc, srv r
 	}
 	e := encoder{names: names, seq: &c.seq}
 	for {
-		for _, up := range e.encode(c.build(), c.cfg.Now()) {
+		m := c.build()
+		for _, up := range e.encode(m, c.cfg.Now()) {
 			if err := send(up); err != nil {
 				return err
 			}
+		}
+		if m.Last {
+			c.said = true
+			_ = srv.CloseSend()
+			<-ctx.Done() // the control plane has read it all when it ends the stream
+			return context.Cause(ctx)
 		}
 		if e.unnamed > 0 && c.cfg.Now()-began >= renewAfter {
 			return errRenew

@@ -2,6 +2,7 @@ package report
 
 import (
 	"math"
+	"slices"
 	"sync"
 	"time"
 
@@ -32,6 +33,9 @@ const (
 	// latencySize is what one bucket of a histogram takes at most.
 	latencySize = 12
 )
+
+// observes is the capability of who only tells: [Hello.Observes].
+const observes = "observes"
 
 // never is an instant before everything.
 const never time.Duration = -1
@@ -198,6 +202,9 @@ func encodeHello(h Hello, incarnation uint64, now time.Duration) *reportpb.Up {
 		Version: version(), NodeId: h.Node, Incarnation: incarnation,
 		Region: h.Region, Zone: h.Zone, Labels: h.Labels,
 	}
+	if h.Observes {
+		p.Capabilities = []string{observes}
+	}
 	for _, o := range h.Own {
 		p.Own = append(p.Own, &reportpb.OwnInstance{Key: encodeKey(o.Key), StartAgeMs: uint64(max(0, o.Age.Milliseconds()))})
 	}
@@ -230,7 +237,10 @@ func decodeHello(p *reportpb.Hello) (h Hello, incarnation uint64, why Refusal) {
 			return h, 0, TooLarge
 		}
 	}
-	h = Hello{Node: p.GetNodeId(), Region: p.GetRegion(), Zone: p.GetZone(), Labels: p.GetLabels()}
+	h = Hello{
+		Node: p.GetNodeId(), Region: p.GetRegion(), Zone: p.GetZone(), Labels: p.GetLabels(),
+		Observes: slices.Contains(p.GetCapabilities(), observes),
+	}
 	for _, o := range p.GetOwn() {
 		if k, ok := decodeKey(o.GetKey()); ok {
 			h.Own = append(h.Own, Own{Key: k, Age: age(o.GetStartAgeMs())})

@@ -28,9 +28,15 @@ type registry struct {
 	sent   map[string]bool // services, to every node
 	owners map[merge.Key]string
 	addrs  map[merge.Key]netip.Addr
+	named  map[merge.Key]merge.Key // by target and address
 }
 
 func (r registry) Sent(_, service string) bool { return r.sent[service] }
+
+func (r registry) Named(k merge.Key) (merge.Key, bool) {
+	k, ok := r.named[k]
+	return k, ok
+}
 
 func (r registry) Owner(k merge.Key) (string, netip.Addr) { return r.owners[k], r.addrs[k] }
 

@@ -191,6 +191,9 @@ func (s *Stream) Reporter() merge.Reporter { return s.reporter }
 // Held are the verdicts that the sidecar knew when the stream began.
 func (s *Stream) Held() []merge.Verdict { return s.hello.Held }
 
+// Observes says that the reporter only tells: [Hello.Observes].
+func (s *Stream) Observes() bool { return s.hello.Observes }
+
 // Own are the instances beside which the sidecar says it stands and that the registry
 // binds to it.
 func (s *Stream) Own() []Own { return s.hello.Own }
@@ -270,6 +273,9 @@ func (s *Stream) greet(up *reportpb.Up) (*decoder, error) {
 		return nil, c.refuse(codes.InvalidArgument, why, "the first message must say hello with a node id")
 	}
 	d := &decoder{authority: c.authority, node: hello.Node, addr: s.addr}
+	if hello.Observes {
+		d.seen = map[uint32]*sighting{}
+	}
 	claimed := hello.Own
 	hello.Own = nil
 	for _, o := range claimed {

@@ -19,6 +19,10 @@ type Authority interface {
 	// Owner says to whom the registry binds an instance: a node id, else the address
 	// from which its sidecar comes. Both empty: to nobody.
 	Owner(instance merge.Key) (node string, addr netip.Addr)
+	// Named is the endpoint that a client of xDS means who knows of its service only the
+	// target that it dials and of its instance the address, ADDRESS:PORT. Without an
+	// instance it is the service that is asked for. False: there is none.
+	Named(known merge.Key) (merge.Key, bool)
 }
 
 // decoder reads the messages of one stream. It is pure: the time comes in, and what
@@ -31,6 +35,7 @@ type decoder struct {
 
 	clock ClockMap
 	names []unique.Handle[merge.Key] // by ref - 1; the zero Handle: not declared
+	seen  map[uint32]*sighting       // by ref; nil: the reporter's names are ours
 	began map[merge.Key]start        // own instances
 }
 
@@ -39,6 +44,7 @@ type start struct{ stamp, table time.Duration }
 
 // decoded is what a message says, in the table's time.
 type decoded struct {
+	received   time.Duration // table's clock
 	offset     time.Duration // table's clock - reporter's
 	declared   map[unique.Handle[merge.Key]]uint32
 	report     *merge.Report
@@ -81,7 +87,7 @@ func (m moment) instant(ms int64) time.Duration {
 
 // decode reads one message. What is refused leaves no trace but its count.
 func (d *decoder) decode(up *reportpb.Up, received time.Duration) decoded {
-	var out decoded
+	out := decoded{received: received}
 	if up.GetHello() != nil {
 		out.refuse(BadHello) // the first one was taken before
 	}
@@ -146,6 +152,7 @@ func (d *decoder) declare(list []*reportpb.Declare, out *decoded) {
 				out.declared = map[unique.Handle[merge.Key]]uint32{}
 			}
 			out.declared[d.names[i]] = p.GetRef()
+			d.sight(p.GetRef(), out)
 		}
 	}
 }
@@ -158,6 +165,13 @@ func (d *decoder) target(ref uint32, out *decoded) (merge.Key, bool) {
 		return merge.Key{}, false
 	}
 	k := d.names[i].Value()
+	if s := d.sight(ref, out); s != nil {
+		if s.key == (merge.Key{}) {
+			out.refuse(NotSent)
+			return merge.Key{}, false
+		}
+		k = s.key
+	}
 	if !d.authority.Sent(d.node, k.Service) {
 		out.refuse(NotSent)
 		return merge.Key{}, false
@@ -170,9 +184,14 @@ func (d *decoder) poll(a *reportpb.PollAnswer, m moment) {
 	if !ok {
 		return
 	}
+	cell, then := m.cell(k, a.GetEndpoint()), m.point(a.GetThen())
+	if s := d.seen[a.GetEndpoint().GetRef()]; s != nil {
+		then = s.point(then)
+		s.rebase(&cell)
+	}
 	m.out.polls = append(m.out.polls, merge.PollAnswer{
 		ID: merge.OrderID(a.GetPoll()), Reporter: d.node, At: m.stamp + m.offset, Seq: a.GetSeq(),
-		Cell: m.cell(k, a.GetEndpoint()), Then: m.point(a.GetThen()),
+		Cell: cell, Then: then,
 	})
 }
 
@@ -186,17 +205,22 @@ func (d *decoder) report(p *reportpb.Report, m moment) {
 		if !ok {
 			continue
 		}
-		r.Cells = append(r.Cells, m.cell(k, e))
+		cell := m.cell(k, e)
+		if s := d.seen[e.GetRef()]; s != nil {
+			s.rebase(&cell)
+		}
+		r.Cells = append(r.Cells, cell)
 	}
 	for _, c := range p.GetClusters() {
+		service := d.service(c.GetService())
 		switch {
-		case !d.authority.Sent(d.node, c.GetService()):
+		case !d.authority.Sent(d.node, service):
 			m.out.refuse(NotSent)
 		case c.GetK() > c.GetN():
 			m.out.refuse(BadCounts)
 		default:
 			r.Clusters = append(r.Clusters, merge.ClusterTotals{
-				Service: c.GetService(), N: c.GetN(), K: c.GetK(), Overdue: unspan(c.GetOverdueMs()),
+				Service: service, N: c.GetN(), K: c.GetK(), Overdue: unspan(c.GetOverdueMs()),
 				Slower: min(float64(c.GetSlowerPercent())/100, maxSlower), Latency: m.latency(c.GetLatency()),
 			})
 		}

@@ -14,6 +14,10 @@ type Hello struct {
 	Region, Zone string
 	// Labels: "node" names the machine, the others are for people.
 	Labels map[string]string
+	// Observes says that no sidecar speaks but a client of xDS that only tells what its
+	// calls came to. It knows a service by the target that it dials and an endpoint by its
+	// address, and follows its xDS client in everything: shares and weights are not for it.
+	Observes bool
 	// Own are the instances beside which the sidecar stands.
 	Own []Own
 	// Held are the verdicts that it knows, with Key, State, Epoch, Rule and RampFrom,
@@ -40,6 +44,9 @@ type Message struct {
 	Probes     []Probed
 	Polls      []merge.PollAnswer // Reporter and Seq are filled in on the way
 	Probations []Probation
+	// Last says that nothing follows: the client ends the stream in order, so that the
+	// message arrives, and its Run returns.
+	Last bool
 }
 
 // Probed is the result of an ordered probe, or of one ping under a lease.

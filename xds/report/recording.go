@@ -232,4 +232,6 @@ type believer struct{ node string }
 
 func (believer) Sent(string, string) bool { return true }
 
+func (believer) Named(k merge.Key) (merge.Key, bool) { return k, true }
+
 func (b believer) Owner(merge.Key) (string, netip.Addr) { return b.node, netip.Addr{} }
