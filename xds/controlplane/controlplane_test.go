@@ -460,6 +460,9 @@ func TestTheAPISaysWhatIsWrongWithARequest(t *testing.T) {
 			{"GET", "/api/v1/why?endpoint=apj/api-1", "", 404, `did you mean \"api/api-1\"?`},
 			{"GET", "/api/v1/status?service=nobody", "", 404, `there is no service \"nobody\"`},
 			{"GET", "/api/v1/status?service=apii", "", 404, `there is no service \"apii\": did you mean \"api\"?`},
+			{"GET", "/api/v1/status?endpoint=api-1", "", 400, "service is missing"},
+			{"GET", "/api/v1/status?service=api&endpoint=api-11", "", 404, `there is no endpoint \"api-11\" in service \"api\": did you mean \"api-1\"?`},
+			{"GET", "/api/v1/status?service=api&endpoint=10.1.0.1:8080", "", 200, `"api-1"`},
 			{"GET", "/api/v1/events?after=x", "", 400, "want the cursor of an event"},
 			{"GET", "/api/v1/events?follow=perhaps", "", 400, "want true or false"},
 			{"GET", "/api/v1/eject", "", 405, "POST"},
@@ -652,6 +655,7 @@ func TestAConfigurationThatCannotWorkIsRefused(t *testing.T) {
 		{"no history", func(c *controlplane.Config) { c.Events = 0 }, "events: "},
 		{"a long wait", func(c *controlplane.Config) { c.ReturnWait = time.Hour }, "return_wait: "},
 		{"a part of it", func(c *controlplane.Config) { c.Merge.Mute = 0 }, "merge.mute: "},
+		{"no room for names", func(c *controlplane.Config) { c.Server.MaxUnknown = 0 }, "server: max_unknown: "},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			cfg := controlplane.DefaultConfig()
