@@ -103,7 +103,7 @@ func (r *report) timelines(w io.Writer) error {
 				}
 			}
 			fmt.Fprintf(d, `<line x1="%d" x2="%d" y1="%.0f" y2="%.0f" stroke="#c4c4c4"/>`+"\n", chartLabel, chartLabel+chartScale, d.y+height, d.y+height)
-			d.text(chartLabel+chartScale+5, d.y+height-4, "start", fmt.Sprintf("%d, at most %d", total, most))
+			d.text(chartLabel+chartScale+5, d.y+height-4, "start", fmt.Sprint(total))
 			d.y += height
 			break
 		}

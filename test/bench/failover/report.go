@@ -70,10 +70,22 @@ func newReport(o options) *report {
 	}
 	return &report{
 		Date: time.Now().UTC().Format(time.DateOnly), Machine: fmt.Sprintf("%d cores, %s/%s, %s", runtime.NumCPU(), runtime.GOOS, runtime.GOARCH, runtime.Version()),
-		Load: strings.TrimSpace(string(load)), Command: strings.Join(append([]string{"go run ./test/bench/failover"}, os.Args[1:]...), " "),
+		Load: strings.TrimSpace(string(load)), Command: typed(os.Args[1:]),
 		Versions: map[string]string{}, options: o,
 		Missing: []string{"gRPC without a proxy (A50): its scenarios are not part of this benchmark yet", "Linkerd: has no release that runs without Kubernetes"},
 	}
+}
+
+// typed is the command line as it may be typed again.
+func typed(args []string) string {
+	line := "go run ./test/bench/failover"
+	for _, a := range args {
+		if strings.ContainsAny(a, " ;") {
+			a = "'" + a + "'"
+		}
+		line += " " + a
+	}
+	return line
 }
 
 // find keeps the products that are there.

@@ -75,6 +75,13 @@ func TestThePicturesAreWellFormed(t *testing.T) {
 	}
 }
 
+func TestTheCommandCanBeTypedAgain(t *testing.T) {
+	got, want := typed([]string{"-scenario", "crash;errors 50 %", "-rounds", "1"}), "go run ./test/bench/failover -scenario 'crash;errors 50 %' -rounds 1"
+	if got != want {
+		t.Errorf("got %s, want %s", got, want)
+	}
+}
+
 func TestWhatNeverHappenedIsNullInJSON(t *testing.T) {
 	text, err := json.Marshal(told(1))
 	if err != nil {
