@@ -85,7 +85,8 @@ func (o *object) millis(name string, d time.Duration) {
 	}
 }
 
-// address writes where a connection comes from; nothing if that is not known.
+// address writes where a request comes from; nothing if that is not known. Who was named
+// by a proxy, without a port, is written without one.
 func (o *object) address(name string, a net.Addr) {
 	switch a := a.(type) {
 	case nil:
@@ -93,7 +94,11 @@ func (o *object) address(name string, a net.Addr) {
 		o.key(name)
 		o.buf = append(o.buf, '"')
 		from := a.AddrPort()
-		o.buf = netip.AddrPortFrom(from.Addr().Unmap(), from.Port()).AppendTo(o.buf)
+		if ip := from.Addr().Unmap(); from.Port() == 0 {
+			o.buf = ip.AppendTo(o.buf)
+		} else {
+			o.buf = netip.AddrPortFrom(ip, from.Port()).AppendTo(o.buf)
+		}
 		o.buf = append(o.buf, '"')
 	default:
 		o.text(name, a.String())

@@ -2,6 +2,8 @@ package telemetry
 
 import (
 	"encoding/json"
+	"net"
+	"net/netip"
 	"strconv"
 	"testing"
 	"time"
@@ -32,4 +34,20 @@ func FuzzAStringIsReadAsItWasMeant(f *testing.F) {
 			t.Errorf("%q: got %q, want %q", s, got, want)
 		}
 	})
+}
+
+func TestAClientIsWrittenWithThePortThatItIsKnownBy(t *testing.T) {
+	for from, want := range map[string]string{
+		"192.0.2.7:5":          `"c":"192.0.2.7:5"`,
+		"192.0.2.7:0":          `"c":"192.0.2.7"`, // named by a proxy
+		"[2001:db8::1]:5":      `"c":"[2001:db8::1]:5"`,
+		"[2001:db8::1]:0":      `"c":"2001:db8::1"`,
+		"[::ffff:192.0.2.7]:0": `"c":"192.0.2.7"`,
+	} {
+		o := object{}
+		o.address("c", net.TCPAddrFromAddrPort(netip.MustParseAddrPort(from)))
+		if got := string(o.buf); got != want {
+			t.Errorf("%s: got %s, want %s", from, got, want)
+		}
+	}
 }
