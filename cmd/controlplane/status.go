@@ -15,26 +15,33 @@ import (
 )
 
 func statusCommand(r *remote) *cobra.Command {
-	var service string
-	c := &cobra.Command{
-		Use:   "status",
+	return &cobra.Command{
+		Use:   "status [SERVICE [ENDPOINT]]",
 		Short: "Show services, endpoints and what the fleet believes of them",
-		Long: `Show services, endpoints and what the fleet believes of them.
+		Long: `Show services, endpoints and what the fleet believes of them: of all services, of
+one, or of one endpoint (an instance or an address) of it.
 
-RATE is the mean of about half a minute, of attempts of all sidecars together. FAILED
-is how many of these failed in the newest ten seconds, and what share that is; of
+RATE is of the attempts of all who report, together: an exponential mean, in which a
+second half a minute ago weighs a third of the newest one. Who sees nothing fail tells
+of it each ten seconds; until then RATE is "-", as it is of an endpoint without traffic.
+FAILED is how many of these failed in the newest ten seconds, and what share that is; of
 sidecars that see nothing fail, the usual attempts count as well, for they tell of
 them only each ten seconds. Failed probes of an endpoint that is out are no attempts.
 The usual error rate of a service is of the last half minute or hundred attempts of its
 better endpoints, while they were in; a verdict measures by it.`,
-		Args: noArgs,
-		RunE: func(c *cobra.Command, _ []string) error {
+		Args: func(_ *cobra.Command, args []string) error {
+			if len(args) > 2 {
+				return usageError{fmt.Errorf("status wants a service and an endpoint of it at most, got %q as well", args[2])}
+			}
+			return nil
+		},
+		RunE: func(c *cobra.Command, args []string) error {
 			if err := r.check(); err != nil {
 				return err
 			}
 			query := url.Values{}
-			if service != "" {
-				query.Set("service", service)
+			for i, name := range []string{"service", "endpoint"}[:len(args)] {
+				query.Set(name, args[i])
 			}
 			var st controlplane.Status
 			answer, err := r.get(c.Context(), "/api/v1/status", query, &st)
@@ -44,13 +51,11 @@ better endpoints, while they were in; a verdict measures by it.`,
 			return r.print(c.OutOrStdout(), answer, func(w io.Writer) error { return printStatus(w, st) })
 		},
 	}
-	c.Flags().StringVar(&service, "service", "", "only this service")
-	return c
 }
 
 func printStatus(w io.Writer, st controlplane.Status) error {
 	p := &page{w: w}
-	p.printf("control plane %s, up %s, %s reporting\n", st.Version, span(st.Now.Sub(st.Started)), count(st.Reporters, "sidecar"))
+	p.printf("control plane %s, up %s, %s\n", st.Version, span(st.Now.Sub(st.Started)), count(st.Reporters, "reporter"))
 	if !st.Ready {
 		p.printf("NOT READY: it has been restarted and answers no client yet")
 		if len(st.Awaiting) > 0 {
@@ -65,13 +70,13 @@ func printStatus(w io.Writer, st controlplane.Status) error {
 		}
 	}
 	for _, s := range st.Services {
-		p.printf("\n%s (%s), used by %s, usual error rate %s", s.Name, s.Protocol, count(s.Reporters, "sidecar"), baseRate(s))
+		p.printf("\n%s (%s), used by %s, usual error rate %s", s.Name, s.Protocol, count(s.Reporters, "reporter"), baseRate(s))
 		if s.Mode == outlier.Shadow {
 			p.printf(", SHADOW: nothing but orders is acted upon")
 		}
 		p.printf("\n")
 		p.table(func(line func(string, ...any)) {
-			line("  ENDPOINT\tADDRESS\tZONE\tSTATE\tSINCE\tRATE (30s)\tFAILED (%s)\tNOTE", window(s))
+			line("  ENDPOINT\tADDRESS\tZONE\tSTATE\tSINCE\tRATE\tFAILED (%s)\tNOTE", window(s))
 			for _, e := range s.Endpoints {
 				since := "-"
 				if !e.SinceTime.IsZero() {

@@ -214,7 +214,7 @@ func printEvidence(row func(name, format string, args ...any), why controlplane.
 			percent(x.P0), percent(x.P1), usual(x), percent(x.W))
 	}
 	if x.Reporters > 0 {
-		row("Seen by", "%s; it looks bad from %s", count(x.Reporters, "sidecar"), count(x.Domains, "machine"))
+		row("Seen by", "%s; it looks bad from %s", count(x.Reporters, "reporter"), count(x.Domains, "machine"))
 	}
 	rest := c
 	for _, r := range x.Top {
@@ -239,8 +239,12 @@ func printEvidence(row func(name, format string, args ...any), why controlplane.
 	}
 	for i, p := range x.Probes {
 		took := ""
-		if p.Result == "waiting" && !asking(x) {
+		switch {
+		case p.Result == "waiting" && !asking(x):
 			p.Result = "not waited for"
+		case p.Result == outlier.NotRun.String():
+			row(first(i, "Probes"), "%s%s: makes none now: it is busy, or cannot", p.Reporter, in(p.Zone))
+			continue
 		}
 		if p.Took > 0 {
 			took = " after " + span(time.Duration(p.Took))

@@ -90,7 +90,11 @@ func (cp *ControlPlane) ask(w http.ResponseWriter, r *http.Request, f func(*loop
 
 func (cp *ControlPlane) getStatus(w http.ResponseWriter, r *http.Request) {
 	var st Status
-	wanted := r.URL.Query().Get("service")
+	wanted, endpoint := r.URL.Query().Get("service"), r.URL.Query().Get("endpoint")
+	if wanted == "" && endpoint != "" {
+		fail(w, http.StatusBadRequest, "service is missing: want that of endpoint %q", endpoint)
+		return
+	}
 	if !cp.ask(w, r, func(l *loop) { st = l.status(wanted, cp.opts.Version) }) {
 		return
 	}
@@ -101,6 +105,12 @@ func (cp *ControlPlane) getStatus(w http.ResponseWriter, r *http.Request) {
 		}
 		fail(w, http.StatusNotFound, "there is no service %q%s", wanted, strictyaml.DidYouMean(wanted, names))
 		return
+	}
+	if endpoint != "" {
+		if err := st.only(endpoint); err != nil {
+			fail(w, http.StatusNotFound, "%v", err)
+			return
+		}
 	}
 	answer(w, http.StatusOK, st)
 }

@@ -2,6 +2,7 @@ package controlplane
 
 import (
 	"cmp"
+	"fmt"
 	"maps"
 	"net/netip"
 	"slices"
@@ -123,6 +124,23 @@ func (l *loop) status(wanted, version string) Status {
 		st.Services = append(st.Services, one)
 	}
 	return st
+}
+
+// only leaves of a service that stands alone the endpoints that an operator may mean by
+// name; if there is none, it returns what may have been meant.
+func (st *Status) only(name string) error {
+	s := &st.Services[0]
+	address, _ := netip.ParseAddrPort(name)
+	var names []string
+	found := slices.DeleteFunc(slices.Clone(s.Endpoints), func(e EndpointStatus) bool {
+		names = append(names, e.Instance)
+		return e.Instance != name && (!address.IsValid() || e.Address != address.String())
+	})
+	if len(found) == 0 {
+		return fmt.Errorf("there is no endpoint %q in service %q%s", name, s.Name, strictyaml.DidYouMean(name, names))
+	}
+	s.Endpoints = found
+	return nil
 }
 
 func (l *loop) endpointStatus(s *registry.Service, e registry.Endpoint, believed merge.EndpointStatus, now time.Duration) EndpointStatus {
