@@ -68,16 +68,14 @@ func TestErrorsAreFoundInAboutTheTimeThatTheirRateAllows(t *testing.T) {
 				from := m.Now()
 				must(t, m.Endpoints[2].Set(fakeupstream.Errors(c.errors)))
 				r := mesh.Removal{}
-				// Where one zone's callers happen to see it first, those of the other follow
-				// by what they see themselves.
-				for range 300 {
+				for range 150 {
 					m.Wait(100 * time.Millisecond)
 					if r = m.Removal(2, from, m.Now()); r.All {
 						break
 					}
 				}
 				if !r.All {
-					t.Errorf("not off after 30 s%s", m.Story(from))
+					t.Errorf("not off after 15 s%s", m.Story(from))
 				}
 				if f := m.FalseOuts(0, 2); len(f) > 0 {
 					t.Errorf("%d times a healthy endpoint went%s", len(f), m.Story(0))
