@@ -54,7 +54,7 @@ func toldError(err error, file int, told []config.Outbound) error {
 // toldStatus is how the sidecar stands with its control plane.
 func (s *Sidecar) toldStatus() *admin.ControlPlane {
 	from := s.discovery.Status()
-	st := &admin.ControlPlane{Connected: from.Connected, Reporting: s.reporter.Connected(), Deaf: s.reporter.Deaf(), Source: from.Source.String()}
+	st := &admin.ControlPlane{Connected: from.Connected, Reporting: s.reporter.Connected(), Deaf: s.reporter.Deaf(), Source: from.Source.String(), NoListeners: from.Missing}
 	if from.Source == discovery.Saved {
 		st.Age = from.Age.Round(time.Second).String()
 	}

@@ -73,6 +73,8 @@ type ControlPlane struct {
 	Age       string `json:"resources_age,omitempty"`    // if they are from the state directory
 	// Listeners are those that the control plane tells of.
 	Listeners []ToldListener `json:"listeners,omitempty"`
+	// NoListeners are those that are asked for, if it tells of none at all.
+	NoListeners []string `json:"no_listeners,omitempty"`
 	// Refused says of which kinds the last response was refused, and why.
 	Refused []Refused `json:"refused,omitempty"`
 }
@@ -211,7 +213,7 @@ func Handler(s Source) http.Handler {
 		mux.HandleFunc("GET /logging", func(w http.ResponseWriter, _ *http.Request) { fmt.Fprintln(w, s.Level.Level()) })
 	}
 	guarded := func(f http.HandlerFunc) http.Handler {
-		return httpguard.Guard(s.Token, "admin.token of its file, or OVERHEAR_ADMIN_TOKEN", nil, func(w http.ResponseWriter, status int, message string) {
+		return httpguard.Guard(s.Token, "admin.token in the sidecar's file, or OVERHEAR_ADMIN_TOKEN", nil, func(w http.ResponseWriter, status int, message string) {
 			http.Error(w, message, status)
 		}, f)
 	}

@@ -121,7 +121,7 @@ func TestEachPageAnswers(t *testing.T) {
 		{method: "POST", path: "/logging?level=debug", edit: bearing("secret"), status: 200, body: "DEBUG\n"},
 		{method: "POST", path: "/logging?level=loud", edit: bearing("secret"), status: 400, body: `level "loud": want debug, info, warn or error`},
 		{method: "POST", path: "/logging?level=debug", status: 401},
-		{method: "POST", path: "/logging?level=debug", prepare: func(s *sidecar) { s.Token = "" }, edit: bearing(""), status: 403, body: "set admin.token of its file, or OVERHEAR_ADMIN_TOKEN\n"},
+		{method: "POST", path: "/logging?level=debug", prepare: func(s *sidecar) { s.Token = "" }, edit: bearing(""), status: 403, body: "set admin.token in the sidecar's file, or OVERHEAR_ADMIN_TOKEN\n"},
 		{method: "GET", path: "/logging", prepare: func(s *sidecar) { s.Level = nil }, status: 404},
 	} {
 		t.Run(tt.method+" "+tt.path, func(t *testing.T) {

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"strings"
 	"text/tabwriter"
 
 	"github.com/overhear-mesh/overhear/outlier"
@@ -72,6 +73,10 @@ func (c Clusters) table(w io.Writer) error {
 	if s.ControlPlane != nil {
 		for _, r := range s.ControlPlane.Refused {
 			fmt.Fprintf(w, "LAST RESPONSE OF TYPE %s REFUSED: %s\n", r.Kind, r.Reason)
+		}
+		if names := s.ControlPlane.NoListeners; len(names) > 0 {
+			fmt.Fprintf(w, "NO LISTENER COMES FROM THE CONTROL PLANE, though control_plane.listeners asks for %s: Overhear's own brings clusters alone, and listeners stand in outbound of this sidecar's file\n",
+				strings.Join(names, ", "))
 		}
 		for _, l := range s.ControlPlane.Listeners {
 			if l.Problem != "" {

@@ -72,8 +72,9 @@ type Discovery struct {
 	listeners map[string]*listening         // what the control plane says of listeners
 	routes    map[string]*routeTable        // and of their routes
 	heard     bool                          // it has spoken of listeners
-	clustered bool                          // there are clusters to serve from
-	refused   map[string]Refusal            // by type
+	missing   missing
+	clustered bool               // there are clusters to serve from
+	refused   map[string]Refusal // by type
 	source    Source
 	saved     time.Time // when the state in use was written, if it came from the file
 	kept      bool      // Keep has said what is looked at
@@ -130,6 +131,7 @@ type Status struct {
 	Connected bool          // the control plane is heard
 	Age       time.Duration // of resources from the state directory
 	Listeners []Listener    // that the control plane tells of, by name
+	Missing   []string      // listeners that are asked for, if it has told of none for a while
 	Refused   map[string]Refusal
 }
 
@@ -255,6 +257,9 @@ func (d *Discovery) Status() Status {
 		l := d.listeners[name]
 		_, problem, _ := d.nextLocked(name, l, now)
 		s.Listeners = append(s.Listeners, Listener{Name: name, Open: l.active.version != nil, Problem: problem})
+	}
+	if d.missing.told {
+		s.Missing = d.cfg.XDS.Listeners
 	}
 	s.Refused = maps.Clone(d.refused)
 	return s

@@ -114,6 +114,11 @@ func (h *handler) Stream(up bool, _ error) {
 		return
 	}
 	d.linked = up
+	d.missing = missing{}
+	if up && d.asksForListeners() {
+		d.missing.at = time.Now().Add(d.cfg.XDS.Missing)
+		d.poke()
+	}
 	for _, e := range d.entries {
 		if e.remote != nil && !e.static && !e.remote.Static {
 			e.SetLink(cluster.ADS, up)

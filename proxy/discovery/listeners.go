@@ -115,6 +115,9 @@ func (h *handler) Listeners(changed []*listenerv3.Listener, removed []string) cl
 		delete(d.listeners, name)
 	}
 	d.heard = true
+	if len(d.listeners) > 0 {
+		d.missing.told = false
+	}
 	d.heardLocked()
 	d.mu.Unlock()
 
@@ -416,6 +419,7 @@ func (d *Discovery) awaitListeners(ctx context.Context) {
 		select {
 		case <-timer.C:
 			d.applyListeners()
+			d.tellMissing()
 		case <-d.poked:
 		case <-ctx.Done():
 			return
@@ -440,7 +444,30 @@ func (d *Discovery) due() (at time.Time) {
 	for _, e := range d.entries {
 		earlier(e.until)
 	}
+	earlier(d.missing.at)
 	return at
+}
+
+// missing is how it stands with a control plane that is asked for listeners and may tell
+// of none: of a name that it does not know, or because it knows nothing of listeners, as
+// our own.
+type missing struct {
+	at   time.Time // when to tell; zero: it is told, or there is nothing to wait for
+	told bool
+}
+
+// tellMissing says that no listener has come, if it is time to.
+func (d *Discovery) tellMissing() {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.missing.at.IsZero() || time.Now().Before(d.missing.at) {
+		return
+	}
+	d.missing.at = time.Time{}
+	if len(d.listeners) == 0 {
+		d.missing.told = true
+		d.deps.Log.Warn("the control plane tells of no listener", "asked_for", d.cfg.XDS.Listeners)
+	}
 }
 
 // listenersReadyLocked reports whether the control plane's listeners can be counted on.

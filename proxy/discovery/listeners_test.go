@@ -1,9 +1,11 @@
 package discovery
 
 import (
+	"context"
 	"errors"
 	"log/slog"
 	"slices"
+	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -34,6 +36,46 @@ func answering(name string, status uint32) *routev3.RouteConfiguration {
 		Match:  &routev3.RouteMatch{PathSpecifier: &routev3.RouteMatch_Prefix{Prefix: "/"}},
 		Action: &routev3.Route_DirectResponse{DirectResponse: &routev3.DirectResponseAction{Status: status}},
 	}}}}}
+}
+
+func TestItIsToldThatNoListenerComes(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		ctx, cancel := context.WithCancel(t.Context())
+		var lines strings.Builder
+		d := New(Config{XDS: XDS(Node{ID: "n"}, nil, []string{"*"})}, Deps{
+			ControlPlane: silent{}, Log: slog.New(slog.NewTextHandler(&lines, nil)), Listeners: func([]config.Outbound) error { return nil },
+		})
+		h := (*handler)(d)
+		done := make(chan struct{})
+		go func() { d.awaitListeners(ctx); close(done) }()
+		check := func(when string, missing bool, told int) {
+			t.Helper()
+			synctest.Wait()
+			if got := len(d.Status().Missing) > 0; got != missing {
+				t.Errorf("%s: missing %t, want %t", when, got, missing)
+			}
+			if got := strings.Count(lines.String(), "tells of no listener"); got != told {
+				t.Errorf("%s: told %d times, want %d", when, got, told)
+			}
+		}
+		wait := d.cfg.XDS.Missing
+		check("before it is heard", false, 0)
+		h.Stream(true, nil)
+		time.Sleep(wait - 1)
+		check("at first", false, 0)
+		time.Sleep(10 * wait)
+		check("after a while", true, 1)
+		h.Stream(false, nil)
+		check("when it is lost", false, 1)
+		h.Stream(true, nil)
+		time.Sleep(2 * wait)
+		check("when it is back, and tells of none", true, 2)
+		h.Routes([]*routev3.RouteConfiguration{answering("r", 200)}, nil)
+		h.Listeners([]*listenerv3.Listener{listenerOf(t, "in", "r")}, nil)
+		check("when one has come", false, 2)
+		cancel()
+		<-done
+	})
 }
 
 func TestRoutesThatCannotBeAppliedAreTriedAgainAfterAWhile(t *testing.T) {
