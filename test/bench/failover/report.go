@@ -59,6 +59,7 @@ type report struct {
 	Missing  []string          `json:"missing"` // products, with the reason
 	Outcomes []outcome         `json:"runs"`
 
+	absent  []error // of the products that were asked for
 	options options
 	rows    []*row
 }
@@ -101,6 +102,7 @@ func (r *report) find(all []product, dir string) (here []product) {
 		}
 		if err != nil {
 			r.Missing = append(r.Missing, fmt.Sprintf("%s: %v", p.name, err))
+			r.absent = append(r.absent, fmt.Errorf("%s: %w", p.name, err))
 			continue
 		}
 		here = append(here, p)

@@ -3,6 +3,7 @@ package main
 import (
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 )
 
@@ -41,9 +42,9 @@ var orderings = []struct {
 }
 
 // judge says which orderings do not hold. A run that did not count says nothing; one that
-// did not take place is a failure.
+// did not take place is a failure, and so is a product that is not there.
 func (r *report) judge() error {
-	var errs []error
+	errs := slices.Clone(r.absent)
 	for _, o := range r.Outcomes {
 		if o.broken {
 			errs = append(errs, fmt.Errorf("%s, %s: %s", o.Scenario, o.Product, o.Discarded))
