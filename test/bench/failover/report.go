@@ -73,7 +73,7 @@ func newReport(o options) *report {
 		Date: time.Now().UTC().Format(time.DateOnly), Machine: fmt.Sprintf("%d cores, %s/%s, %s", runtime.NumCPU(), runtime.GOOS, runtime.GOARCH, runtime.Version()),
 		Load: strings.TrimSpace(string(load)), Command: typed(os.Args[1:]),
 		Versions: map[string]string{}, options: o,
-		Missing: []string{"gRPC without a proxy (A50): its scenarios are not part of this benchmark yet", "Linkerd: has no release that runs without Kubernetes"},
+		Missing: []string{"gRPC without a proxy (A50): its scenarios are not part of this benchmark", "Linkerd: its proxy needs a control plane in Kubernetes"},
 	}
 }
 
