@@ -286,7 +286,7 @@ func (s *Sidecar) openOutbound(ctx context.Context, o config.Outbound, cfg confi
 	}
 	if o.Protocol != config.TCP {
 		deps := s.exchanges(d, o.Upgrades)
-		deps.Router, deps.Paths, deps.TrustedHops = d.table.Load, o.Paths, o.TrustedHops
+		deps.Router, deps.Paths, deps.TrustedHops, deps.Lifetime = d.table.Load, o.Paths, o.TrustedHops, o.Lifetime
 		d.http1 = http1.NewServer(cfg.HTTP1, deps)
 		d.http2 = http2.NewServer(cfg.HTTP2, deps, s.streams, d.http1)
 	}
@@ -367,7 +367,7 @@ func (s *Sidecar) openInbound(ctx context.Context, in config.Inbound, cfg config
 				version = in.ApplicationProtocol
 			}
 			deps := s.exchanges(d, in.Upgrades)
-			deps.TrustedHops = in.TrustedHops
+			deps.TrustedHops, deps.Lifetime = in.TrustedHops, in.Lifetime
 			deps.Inbound = &exchange.InboundTarget{Endpoint: s.application(d, in, version, stats, wake)}
 			return deps
 		}

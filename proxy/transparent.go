@@ -179,7 +179,8 @@ func (r *redirection) openWay(c *cluster.Cluster) *door {
 		panic("a rule with a cluster and nothing else is wrong: " + err.Error())
 	}
 	deps := r.s.exchanges(r.d, r.o.Upgrades)
-	deps.Router, deps.Paths, deps.TrustedHops = func() *router.Table { return table }, r.o.Paths, r.o.TrustedHops
+	deps.Router, deps.Paths = func() *router.Table { return table }, r.o.Paths
+	deps.TrustedHops, deps.Lifetime = r.o.TrustedHops, r.o.Lifetime
 	way.http1 = http1.NewServer(r.http1, deps)
 	way.http2 = http2.NewServer(r.http2, deps, r.s.streams, way.http1)
 	way.tcp = tcp.New(r.d.carried, tcp.Deps{

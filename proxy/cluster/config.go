@@ -54,6 +54,8 @@ type Config struct {
 	// MaxConns per endpoint; 0 is no limit. Default 4096.
 	MaxConns int `yaml:"max_connections"`
 
+	// Lifetime of a connection to an endpoint.
+	Lifetime upstream.Lifetime `yaml:",inline"`
 	// ProxyProtocol begins each connection with a PROXY header of that version, 1 or
 	// 2, that names the client. For tcp. Default 0, none.
 	ProxyProtocol int `yaml:"proxy_protocol"`
@@ -94,6 +96,8 @@ func (c Config) Validate() error {
 		check(c.IdleTimeout >= 0 && c.IdleTimeout <= time.Hour, "idle_timeout", "want 0 (never) to 1h, have %s", c.IdleTimeout),
 		check(c.MaxIdle >= 0, "max_idle", "want 0 or more, have %d", c.MaxIdle),
 		check(c.MaxConns >= 0, "max_connections", "want 0 (no limit) or more, have %d", c.MaxConns),
+		check(c.Protocol != TCP || c.Lifetime.MaxDuration == 0, "max_connection_duration", "without effect: tcp carries whatever comes unread"),
+		check(c.Protocol != TCP || c.Lifetime.MaxRequests == 0, "max_requests_per_connection", "without effect: tcp carries whatever comes unread"),
 		check(c.Protocol == HTTP1 || c.Ping.Kind != ping.HTTP, "ping", "an http ping needs protocol http1"),
 		check(c.Protocol != HTTP1 || c.Ping.Kind != ping.GRPC, "ping", "a grpc ping does not go with protocol http1"),
 	)

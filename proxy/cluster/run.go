@@ -258,6 +258,7 @@ func (l *loop) configure(cfg Config) {
 	options.ConnectTimeout, options.IdleTimeout = cfg.ConnectTimeout, cfg.IdleTimeout
 	options.MaxIdle, options.MaxConns = cfg.MaxIdle, cfg.MaxConns
 	options.HTTP2 = cfg.Protocol == HTTP2
+	options.Lifetime, options.Now = cfg.Lifetime, l.c.deps.Clock.Now
 	options.Watch, options.Hint = l.c.deps.Watch, l.c.hint
 	l.options, l.rebuild = &options, true
 	l.c.limits.SetConfig(cfg.Limits)

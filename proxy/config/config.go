@@ -20,6 +20,7 @@ import (
 	"github.com/overhear-mesh/overhear/proxy/router"
 	"github.com/overhear-mesh/overhear/proxy/tcp"
 	"github.com/overhear-mesh/overhear/proxy/trace"
+	"github.com/overhear-mesh/overhear/proxy/upstream"
 )
 
 // Config is a whole bootstrap file.
@@ -189,6 +190,8 @@ type Outbound struct {
 	// Upgrades are what clients may change to from HTTP, and how long such a tunnel may
 	// be silent.
 	Upgrades exchange.Upgrades `yaml:",inline"`
+	// Lifetime of a client's connection.
+	Lifetime upstream.Lifetime `yaml:",inline"`
 }
 
 // Inbound is a listener that carries requests of the mesh to the local
@@ -219,6 +222,7 @@ type Inbound struct {
 	MaxConnections int               `yaml:"max_connections"`
 	TrustedHops    int               `yaml:"trusted_hops"`
 	Upgrades       exchange.Upgrades `yaml:",inline"`
+	Lifetime       upstream.Lifetime `yaml:",inline"`
 }
 
 // Cluster is a cluster that the file defines: the policy of a cluster with its
@@ -661,7 +665,7 @@ func (o Outbound) Validate() error {
 		errs = append(errs, strictyaml.Invalid("routes", "tcp has nothing to match routes on: want cluster"))
 	}
 	errs = append(errs, router.Check(o.Routes), checkDetection(o.Protocol, o.DetectTimeout))
-	errs = append(errs, idle(o.Protocol, o.Redirected.Transparent, o.DetectTimeout, o.Upgrades, o.Paths), checkHops(o.Protocol, o.TrustedHops))
+	errs = append(errs, idle(o.Protocol, o.Redirected.Transparent, o.DetectTimeout, o.Upgrades, o.Paths), checkHops(o.Protocol, o.TrustedHops), idleLifetime(o.Protocol, o.Lifetime))
 	errs = append(errs, o.Redirected.check(o.ProxyProtocol))
 	if o.Redirected.Transparent {
 		errs = append(errs, checkDetection(Auto, o.DetectTimeout)) // the host of a first request is waited for
@@ -693,7 +697,7 @@ func (in Inbound) Validate() error {
 		errs = append(errs, strictyaml.Invalid("application", "is the listener itself: want the port of the application"))
 	}
 	errs = append(errs, checkDetection(in.Protocol, in.DetectTimeout), in.Redirected.check(in.ProxyProtocol))
-	errs = append(errs, idle(in.Protocol, false, in.DetectTimeout, in.Upgrades, exchange.DefaultPaths()), checkHops(in.Protocol, in.TrustedHops))
+	errs = append(errs, idle(in.Protocol, false, in.DetectTimeout, in.Upgrades, exchange.DefaultPaths()), checkHops(in.Protocol, in.TrustedHops), idleLifetime(in.Protocol, in.Lifetime))
 	if in.Protocol == TCP && in.ApplicationProtocol != Same {
 		errs = append(errs, strictyaml.Invalid("application_protocol", "is %s: tcp carries whatever comes unread", in.ApplicationProtocol))
 	}

@@ -9,6 +9,7 @@ import (
 	"github.com/overhear-mesh/overhear/proxy/cluster"
 	"github.com/overhear-mesh/overhear/proxy/exchange"
 	"github.com/overhear-mesh/overhear/proxy/ping"
+	"github.com/overhear-mesh/overhear/proxy/upstream"
 )
 
 // idle names settings of HTTP in a listener that reads none, and a wait for the first
@@ -45,6 +46,18 @@ func checkHops(p Protocol, hops int) error {
 		return strictyaml.Invalid("trusted_hops", "without effect: tcp carries whatever comes unread; see proxy_protocol")
 	}
 	return nil
+}
+
+// idleLifetime names bounds of a connection in a listener that does not know its requests.
+func idleLifetime(p Protocol, l upstream.Lifetime) error {
+	var errs []error
+	if l.MaxDuration != 0 && p == TCP {
+		errs = append(errs, strictyaml.Invalid("max_connection_duration", "without effect: tcp carries whatever comes unread"))
+	}
+	if l.MaxRequests != 0 && p == TCP {
+		errs = append(errs, strictyaml.Invalid("max_requests_per_connection", "without effect: tcp carries whatever comes unread"))
+	}
+	return errors.Join(errs...)
 }
 
 // idlePing names what a cluster's pings do not say.

@@ -38,6 +38,8 @@ type Deps struct {
 	Upgrades Upgrades
 	// TrustedHops is how many proxies before this one are believed; see Exchange.Trust.
 	TrustedHops int
+	// Lifetime bounds the use of a client's connection.
+	Lifetime upstream.Lifetime
 	// Streams opens what an engine for one request on a connection uses in place of a
 	// connection to an endpoint that speaks HTTP/2; nil: no endpoint does.
 	Streams Streams

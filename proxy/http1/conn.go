@@ -40,11 +40,13 @@ type conn struct {
 	rester *rester  // waits for the next request; nil if nc is no socket
 	first  [32]byte // reads the first bytes of a request while there is no task
 
-	now     time.Duration // read from the clock once after each wait
-	bridged Bridged       // nil: nc is a connection of its own
-	major   int           // of the version that the client speaks
-	linger  bool          // bytes of the client may be on the way that nobody will read
-	rests   bool          // the next request may be waited for on another goroutine
+	born     time.Duration
+	requests int           // that it has carried
+	now      time.Duration // read from the clock once after each wait
+	bridged  Bridged       // nil: nc is a connection of its own
+	major    int           // of the version that the client speaks
+	linger   bool          // bytes of the client may be on the way that nobody will read
+	rests    bool          // the next request may be waited for on another goroutine
 
 	// Made for the first pump, and used for all: a method value allocates too.
 	pumpBody func()        // conn.runPump
@@ -56,7 +58,7 @@ type conn struct {
 }
 
 func newConn(s *Server, nc net.Conn) *conn {
-	c := &conn{srv: s, nc: nc, client: nc.RemoteAddr(), major: 1}
+	c := &conn{srv: s, nc: nc, client: nc.RemoteAddr(), major: 1, born: s.deps.Clock.Now()}
 	if tcp, ok := c.client.(*net.TCPAddr); ok {
 		c.from = []byte(tcp.AddrPort().Addr().Unmap().String())
 	}
@@ -116,11 +118,15 @@ func (c *conn) await() bool {
 		return true
 	}
 	c.now = c.srv.deps.Clock.Now()
-	timeout := c.srv.cfg.IdleTimeout
+	until := c.now + c.srv.cfg.IdleTimeout
 	if c.srv.draining.Load() {
-		timeout = min(timeout, c.srv.cfg.DrainIdleTimeout)
+		until = min(until, c.now+c.srv.cfg.DrainIdleTimeout)
 	}
-	c.guard.expect(waiting, c.now+timeout, c.now+restAfter)
+	if d := c.srv.deps.Lifetime.MaxDuration; d > 0 && c.bridged == nil {
+		// A client that is about to send its next request then should get its answer.
+		until = min(until, max(c.now, c.born+d)+c.srv.cfg.DrainIdleTimeout)
+	}
+	c.guard.expect(waiting, until, c.now+restAfter)
 	if c.srv.draining.Load() {
 		c.guard.hurry(c.now + c.srv.cfg.DrainIdleTimeout) // it may have begun in between
 	}
@@ -144,6 +150,14 @@ func (c *conn) await() bool {
 			return false
 		}
 	}
+}
+
+// leaves reports whether the client is to be told to use another connection from now on.
+func (c *conn) leaves() bool {
+	if c.bridged != nil { // its streams are counted where the connection is
+		return c.srv.draining.Load()
+	}
+	return c.srv.draining.Load() || c.srv.deps.Lifetime.Over(c.now-c.born, c.requests)
 }
 
 // readFirst reads the beginning of a request. With it the connection has a task.

@@ -73,6 +73,7 @@ func putTask(t *task) {
 // answer handles the request whose head is in c.req, and reports whether the
 // connection can carry another one.
 func (c *conn) answer(ctx context.Context) bool {
+	c.requests++
 	c.guard.begin(c.now, c.srv.cfg.StreamIdleTimeout)
 	c.open()
 	keep := c.handle(ctx)

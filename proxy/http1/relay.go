@@ -51,7 +51,7 @@ func (c *conn) relay() bool {
 // as one can know.
 func (c *conn) frameReply() (keep, chunked bool) {
 	r := &c.res
-	keep = c.req.persistent() && !c.srv.draining.Load() && !c.hasty() && (c.whole || c.pumping && c.bodyRead.Load())
+	keep = c.req.persistent() && !c.leaves() && !c.hasty() && (c.whole || c.pumping && c.bodyRead.Load())
 	switch {
 	case r.bodiless(c.isHead()):
 		c.reply.begin(noBody, 0)

@@ -38,7 +38,7 @@ func (c *conn) reject(status int, flags exchange.Flags, text string) bool {
 
 // give is reject, with all that there may be to say; origin is x-overhear-origin.
 func (c *conn) give(r *exchange.Refusal, origin string) bool {
-	keep := c.body.done && c.req.persistent() && !c.srv.draining.Load() && !c.hasty() && r.Flags&exchange.DownstreamProtocolError == 0
+	keep := c.body.done && c.req.persistent() && !c.leaves() && !c.hasty() && r.Flags&exchange.DownstreamProtocolError == 0
 	c.Record.Status, c.Record.Flags = r.Status, c.Record.Flags|r.Flags
 	if c.Record.Detail == "" && !r.Asked {
 		c.Record.Detail = r.Text

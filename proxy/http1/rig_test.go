@@ -46,6 +46,7 @@ type options struct {
 	marked  bool // backends are marked as having an inbound sidecar
 	trace   *trace.Policy
 	upgrade exchange.Upgrades
+	life    upstream.Lifetime // of clients' connections
 }
 
 // backend is one server; serve is called for each of its connections, counted
@@ -147,7 +148,7 @@ func (r *rig) put(o options) {
 	if err != nil {
 		r.t.Fatal(err)
 	}
-	deps := exchange.Deps{Clock: r.clock, Router: func() *router.Table { return table }, Log: &r.log, Metrics: &r.metrics, Trace: o.trace, Upgrades: o.upgrade}
+	deps := exchange.Deps{Clock: r.clock, Router: func() *router.Table { return table }, Log: &r.log, Metrics: &r.metrics, Trace: o.trace, Upgrades: o.upgrade, Lifetime: o.life}
 	if o.inbound {
 		opts := upstream.DefaultOptions()
 		opts.Dial = dial

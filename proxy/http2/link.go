@@ -174,6 +174,9 @@ type link struct {
 		connects  bool // takes extended CONNECT
 	}
 	settled    bool          // its settings have come
+	born       time.Duration // of an endpoint's connection
+	lifetime   upstream.Lifetime
+	aged       bool          // it has lasted as long as it may
 	goingAway  bool          // GOAWAY has been received, or the last one sent
 	pinged     time.Duration // when a PING was sent that is not answered; Never: none
 	askedAt    time.Duration // when the last PING was sent
@@ -211,7 +214,7 @@ func newLink(cfg *Config, k clock.Clock, w *wheel.Wheel, nc net.Conn, r role, cl
 	l := &link{cfg: cfg, clock: k, wheel: w, nc: nc, role: r, client: client, streams: map[uint32]*stream{}}
 	socket := nc
 	if c, ok := nc.(*upstream.Conn); ok {
-		socket, l.hash = c.Conn, c.Hash()
+		socket, l.hash, l.lifetime = c.Conn, c.Hash(), c.Lifetime()
 	}
 	if s, ok := socket.(syscall.Conn); ok {
 		if raw, err := s.SyscallConn(); err == nil {
@@ -233,7 +236,7 @@ func newLink(cfg *Config, k clock.Clock, w *wheel.Wheel, nc net.Conn, r role, cl
 	l.idleFrom.Store(int64(now))
 	l.partial.Store(int64(now))
 	l.timer.Init(l.visit)
-	l.b.now = now
+	l.b.now, l.born = now, now
 	return l
 }
 

@@ -103,7 +103,7 @@ func (p *pool) best() *link {
 			best = l
 		}
 	}
-	if best != nil && best.active.Load() >= manyStreams && len(p.links) < maxLinks {
+	if best != nil && best.active.Load() >= manyStreams && p.promisingLocked() < maxLinks {
 		p.dialLocked()
 	}
 	return best
@@ -113,7 +113,18 @@ func (p *pool) best() *link {
 func (l *link) promising() bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	return !l.closed && !l.goingAway
+	return !l.closed && !l.goingAway && !l.wornLocked()
+}
+
+// promisingLocked is how many connections there are of which more can be expected.
+func (p *pool) promisingLocked() int {
+	n := 0
+	for _, l := range p.links {
+		if l.promising() {
+			n++
+		}
+	}
+	return n
 }
 
 // enqueue lets somebody wait who has found no connection with room. One that has got
@@ -219,7 +230,7 @@ func (p *pool) serve(b *batch) {
 	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if len(p.queue) > 0 && !p.retired && len(p.links) < maxLinks {
+	if len(p.queue) > 0 && !p.retired && p.promisingLocked() < maxLinks {
 		p.dialLocked()
 	}
 }
@@ -289,6 +300,7 @@ func (c clientRole) freed(b *batch, l *link) {
 	l.mu.Lock()
 	over := l.active.Load() == 0 && l.goingAway && !l.closed
 	closed, settled, why := l.closed, l.settled, l.why
+	worn := l.reserved == 0 && l.wornLocked()
 	if over {
 		l.shutLocked(causeStopped)
 	}
@@ -298,7 +310,7 @@ func (c clientRole) freed(b *batch, l *link) {
 		if !settled {
 			c.p.failed(b, why.handshake())
 		}
-	} else if l.active.Load() == 0 && c.p.gone() {
+	} else if l.active.Load() == 0 && (worn || c.p.gone()) {
 		l.leave(b)
 	}
 	if c.p.waiters.Load() > 0 {
@@ -354,4 +366,20 @@ func (c clientRole) settled(b *batch, _ *link) {
 	}
 }
 
-func (c clientRole) visit(*batch, *link) time.Duration { return wheel.Never }
+// visit ends the use of a connection that has lasted as long as it may.
+func (c clientRole) visit(b *batch, l *link) time.Duration {
+	if l.lifetime.MaxDuration <= 0 {
+		return wheel.Never
+	}
+	if due := l.born + l.lifetime.MaxDuration; b.now < due {
+		return due
+	}
+	l.mu.Lock()
+	l.aged = true
+	unused := l.active.Load() == 0 && l.reserved == 0
+	l.mu.Unlock()
+	if unused {
+		l.leave(b)
+	}
+	return wheel.Never
+}

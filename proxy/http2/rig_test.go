@@ -48,6 +48,7 @@ type options struct {
 	marked  bool // backends are marked as having an inbound sidecar
 	split   bool // the last backend is a cluster of its own, which speaks HTTP/1.1 and gets half of the requests
 	upgrade exchange.Upgrades
+	life    upstream.Lifetime // of clients' connections
 }
 
 // backend is one server; serve is called for each of its connections, counted from 1.
@@ -211,7 +212,7 @@ func (r *rig) put(o options) *upstream.Endpoint {
 	if err != nil {
 		r.t.Fatal(err)
 	}
-	deps := exchange.Deps{Clock: r.clock, Router: func() *router.Table { return table }, Log: &r.log, Metrics: &r.metrics, Upgrades: o.upgrade}
+	deps := exchange.Deps{Clock: r.clock, Router: func() *router.Table { return table }, Log: &r.log, Metrics: &r.metrics, Upgrades: o.upgrade, Lifetime: o.life}
 	if o.inbound {
 		opts := upstream.DefaultOptions()
 		opts.Dial, opts.HTTP2 = dial, o.cluster.Protocol == cluster.HTTP2

@@ -53,7 +53,13 @@ func (l *link) closeLocked(st *stream) bool {
 // many it takes is not sent any: a server that hangs, whose kernel takes connections,
 // then has seen nothing of the requests, and any of them may be tried elsewhere.
 func (l *link) acceptsLocked() bool {
-	return !l.closed && !l.goingAway && l.settled && int64(l.active.Load())+l.reserved < l.peer.streams
+	return !l.closed && !l.goingAway && !l.wornLocked() && l.settled && int64(l.active.Load())+l.reserved < l.peer.streams
+}
+
+// wornLocked reports whether the lifetime of a connection to an endpoint is over: what is
+// under way on it, or about to be, finishes.
+func (l *link) wornLocked() bool {
+	return l.aged || l.lifetime.Over(0, int(int64(l.nextID/2)+l.reserved))
 }
 
 // expect is told that a final head has come, which promises so many bytes; -1: any

@@ -126,17 +126,24 @@ type serverConn struct {
 	req  request // the reader's, of the head that is being read, and
 	text []byte  // what is looked for in the table of routes
 
+	requests int // the reader's, that have come
+
 	older sync.WaitGroup // goroutines that serve requests for older endpoints
 
 	mu      sync.Mutex    // guards what follows
 	idle    []*bridge     // of them, those that wait for a request
 	running int           // all of them
 	ended   bool          // no more requests come
-	goAway  time.Duration // when the second GOAWAY is due, wheel.Never: not, or sent
+	leaving bool          // the first GOAWAY has been sent
+	goAway  time.Duration // when the second one is due, wheel.Never: not, or sent
+	over    time.Duration // when its lifetime is; wheel.Never: never
 }
 
 func newServerConn(ctx context.Context, s *Server, nc net.Conn) *serverConn {
-	c := &serverConn{srv: s, ctx: ctx, client: nc.RemoteAddr(), goAway: wheel.Never}
+	c := &serverConn{srv: s, ctx: ctx, client: nc.RemoteAddr(), goAway: wheel.Never, over: wheel.Never}
+	if d := s.deps.Lifetime.MaxDuration; d > 0 {
+		c.over = s.deps.Clock.Now() + d
+	}
 	if tcp, ok := c.client.(*net.TCPAddr); ok {
 		c.from = tcp.AddrPort().Addr().Unmap().String()
 	}
@@ -161,6 +168,9 @@ func (c *serverConn) opened(b *batch, l *link, id uint32, fields []hpack.HeaderF
 	if refused {
 		b.touch(l)
 		return l.cancelled(b)
+	}
+	if c.requests++; c.requests == c.srv.deps.Lifetime.MaxRequests {
+		c.leave(b)
 	}
 	tooMuch := over == errTooLarge || over == errTooMany
 	if over == nil || tooMuch {
@@ -239,20 +249,30 @@ func (c *serverConn) settled(*batch, *link) {}
 // moment, the first GOAWAY allows all, and the second one, after a while, those that
 // have come (RFC 9113, section 6.8).
 func (c *serverConn) drain() {
-	l := c.link
-	now := c.srv.deps.Clock.Now()
-	b := batch{now: now}
+	b := batch{now: c.srv.deps.Clock.Now()}
+	c.leave(&b)
+	b.flush()
+}
+
+// leave is drain for one connection. Later calls do nothing.
+func (c *serverConn) leave(b *batch) {
+	l, until := c.link, b.now+c.srv.cfg.DrainIdleTimeout
 	c.mu.Lock()
-	c.goAway = now + c.srv.cfg.DrainIdleTimeout
+	again := c.leaving
+	if !again {
+		c.leaving, c.goAway, c.over = true, until, wheel.Never
+	}
 	c.mu.Unlock()
+	if again {
+		return
+	}
 	l.mu.Lock()
-	if !l.closed {
+	if !l.closed && !l.goingAway { // a later GOAWAY must not allow more
 		l.out = appendGoAway(l.out, maxWindow, codeNo)
 	}
 	l.mu.Unlock()
 	b.touch(l)
-	b.flush()
-	l.wheel.Arm(&l.timer, now+c.srv.cfg.DrainIdleTimeout)
+	l.wheel.Arm(&l.timer, until)
 }
 
 // visit implements role: it looks at the time of all streams, and at how long there
@@ -265,11 +285,17 @@ func (c *serverConn) visit(b *batch, l *link) time.Duration {
 		}
 	}
 	c.mu.Lock()
+	over := b.now >= c.over
+	c.mu.Unlock()
+	if over {
+		c.leave(b)
+	}
+	c.mu.Lock()
 	leave := b.now >= c.goAway
 	if leave {
 		c.goAway = wheel.Never
 	}
-	next = min(next, c.goAway)
+	next = min(next, c.goAway, c.over)
 	c.mu.Unlock()
 	l.mu.Lock()
 	defer l.mu.Unlock()

@@ -14,6 +14,8 @@ type Conn struct {
 
 	endpoint  *Endpoint
 	hash      uint32
+	born      time.Duration // if Options.Now is there
+	requests  int           // that it has carried
 	idleSince time.Duration // when it was put back
 	idleFor   time.Duration // how long it was idle before its present use
 	closed    atomic.Bool
@@ -66,6 +68,9 @@ func Socket(c net.Conn) *net.TCPConn {
 
 // Hash tells the connections of one endpoint apart, for outlier.Outcome.
 func (c *Conn) Hash() uint32 { return c.hash }
+
+// Lifetime bounds its use, for whoever carries many requests on it.
+func (c *Conn) Lifetime() Lifetime { return c.endpoint.options.Load().Lifetime }
 
 // IdleFor is how long the connection was idle before its present use; 0 if it
 // is fresh.

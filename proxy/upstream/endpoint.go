@@ -119,8 +119,9 @@ func (e *Endpoint) BeginOn(route uint16, now time.Duration, deadlined bool) Atte
 // would be taken for the answer to the next request, and that one's answer for the
 // answer to the one after it. The look costs a third of a microsecond.
 func (e *Endpoint) Get(ctx context.Context, now time.Duration) (c *Conn, reused bool, err error) {
-	for c := e.take(now); c != nil; c = e.take(now) {
-		if !c.readable() {
+	opts := e.options.Load()
+	for c := e.take(now, opts.IdleTimeout); c != nil; c = e.take(now, opts.IdleTimeout) {
+		if !c.over(opts, now) && !c.readable() {
 			return c, true, nil
 		}
 		c.Discard()
@@ -156,6 +157,9 @@ func (e *Endpoint) fresh(ctx context.Context, opts *Options) (*Conn, *ConnectErr
 	}
 	tune(raw, opts)
 	c := newConn(raw, e, e.serial.Add(1))
+	if opts.Now != nil {
+		c.born = opts.Now()
+	}
 	e.mu.Lock()
 	if e.conns == nil {
 		e.conns = make(map[*Conn]struct{})
@@ -188,23 +192,22 @@ func (e *Endpoint) dial(ctx context.Context, opts *Options) (net.Conn, *ConnectE
 
 // Put gives a connection back after a complete exchange, for the next request.
 // It closes the connection instead if the endpoint has enough of them or has
-// been retired.
+// been retired, or if the connection's lifetime is over.
 func (e *Endpoint) Put(c *Conn, now time.Duration) {
 	opts := e.options.Load()
 	c.idleSince = now
-	if c.watch == nil && opts.Watch != nil && !c.lent {
-		opts.Watch.add(c)
+	c.requests++
+	if c.watch == nil && opts.Watch != nil && e.keeps(c, opts) {
+		opts.Watch.add(c) // while nobody else knows of it
 	}
 	e.mu.Lock()
 	e.closes.Kept(c.idleFor)
-	keep := false
+	keep := e.keepsLocked(c, opts)
 	switch {
-	case e.retired, c.lent:
+	case !keep:
 	case len(e.waiting) > 0:
-		keep = true
 		e.serveLocked(c)
-	case len(e.idle) < opts.MaxIdle:
-		keep = true
+	default:
 		e.idle = append(e.idle, c)
 	}
 	e.mu.Unlock()
@@ -213,22 +216,46 @@ func (e *Endpoint) Put(c *Conn, now time.Duration) {
 	}
 }
 
+func (e *Endpoint) keeps(c *Conn, opts *Options) bool {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return e.keepsLocked(c, opts)
+}
+
+// keepsLocked reports whether a connection that is put back is of use to somebody.
+func (e *Endpoint) keepsLocked(c *Conn, opts *Options) bool {
+	if e.retired || c.lent || c.over(opts, c.idleSince) {
+		return false
+	}
+	return len(e.waiting) > 0 || len(e.idle) < opts.MaxIdle
+}
+
+// over reports whether the connection's lifetime is.
+func (c *Conn) over(opts *Options, now time.Duration) bool {
+	return opts.Lifetime.Over(now-c.born, c.requests)
+}
+
 // Expire closes what has been idle for too long. Somebody must call it now and
 // then, else an endpoint that gets no more requests keeps its connections.
 func (e *Endpoint) Expire(now time.Duration) {
-	timeout := e.options.Load().IdleTimeout
-	if timeout <= 0 {
+	opts := e.options.Load()
+	timeout := opts.IdleTimeout
+	if timeout <= 0 && opts.Lifetime.MaxDuration <= 0 {
 		return
 	}
+	var old []*Conn
 	e.mu.Lock()
-	n := 0
-	for n < len(e.idle) && now-e.idle[n].idleSince >= timeout {
-		n++
-	}
-	old, shared := e.cutLocked(n), e.shared
+	e.idle = slices.DeleteFunc(e.idle, func(c *Conn) bool {
+		expired := timeout > 0 && now-c.idleSince >= timeout || c.over(opts, now)
+		if expired {
+			old = append(old, c)
+		}
+		return expired
+	})
+	shared := e.shared
 	e.mu.Unlock()
 	discard(old)
-	if shared != nil {
+	if shared != nil && timeout > 0 {
 		shared.Expire(now, timeout)
 	}
 }
@@ -291,8 +318,7 @@ func (e *Endpoint) Open() int { return int(e.open.Load()) }
 
 // take removes the youngest idle connection from the pool. If that one is too
 // old, all are.
-func (e *Endpoint) take(now time.Duration) *Conn {
-	timeout := e.options.Load().IdleTimeout
+func (e *Endpoint) take(now, timeout time.Duration) *Conn {
 	e.mu.Lock()
 	n := len(e.idle)
 	if n > 0 && timeout > 0 && now-e.idle[n-1].idleSince >= timeout {

@@ -8,6 +8,7 @@ import (
 	"net"
 	"os"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"testing/synctest"
@@ -521,3 +522,43 @@ func TestManyAtOnceNeverShareAConnection(t *testing.T) {
 		}
 	})
 }
+
+// A connection that is not kept costs no registration: its peer's end would mean nothing.
+func TestOnlyAConnectionThatIsKeptIsWatched(t *testing.T) {
+	for name, test := range map[string]struct {
+		change func(*upstream.Options)
+		want   int64
+	}{
+		"kept":             {func(*upstream.Options) {}, 1},
+		"none is kept":     {func(o *upstream.Options) { o.MaxIdle = 0 }, 0},
+		"its last request": {func(o *upstream.Options) { o.Lifetime.MaxRequests = 1 }, 0},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				var asked atomic.Int64
+				b := newBed(t, func(o *upstream.Options) {
+					o.Watch = upstream.NewWatch(clock.New())
+					dial := o.Dial
+					o.Dial = func(ctx context.Context, network, address string) (net.Conn, error) {
+						c, err := dial(ctx, network, address)
+						return tellsClose{c, &asked}, err
+					}
+					test.change(o)
+				})
+				c, _ := b.fresh()
+				b.put(c)
+				if got := asked.Load(); got != test.want {
+					t.Errorf("connections that are watched: got %d, want %d", got, test.want)
+				}
+			})
+		})
+	}
+}
+
+// tellsClose counts who wants to know of its peer's end.
+type tellsClose struct {
+	net.Conn
+	asked *atomic.Int64
+}
+
+func (c tellsClose) OnPeerClose(func()) { c.asked.Add(1) }

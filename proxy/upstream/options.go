@@ -33,6 +33,10 @@ type Options struct {
 	KeepAlive time.Duration
 	// HTTP2 says that the endpoint speaks HTTP/2, and that connections are shared.
 	HTTP2 bool
+	// Lifetime bounds the use of one connection. For MaxDuration there must be Now.
+	Lifetime Lifetime
+	// Now is the clock of the instants that endpoints are given; nil: there is none.
+	Now func() time.Duration
 	// Watch notices what happens to idle connections; nil: nobody does.
 	Watch *Watch
 	// Hint is told of an endpoint that has closed an idle connection as one does that

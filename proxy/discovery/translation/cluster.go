@@ -21,6 +21,7 @@ import (
 	"github.com/overhear-mesh/overhear/proxy/balancer"
 	"github.com/overhear-mesh/overhear/proxy/cluster"
 	"github.com/overhear-mesh/overhear/proxy/ping"
+	"github.com/overhear-mesh/overhear/proxy/upstream"
 	"github.com/overhear-mesh/overhear/xds/resource"
 )
 
@@ -189,7 +190,7 @@ func protocol(m *clusterv3.Cluster, cfg *cluster.Config, p *problems) {
 	if m.GetHttp2ProtocolOptions() != nil { //nolint:staticcheck // deprecated for years, and still what many control planes send
 		cfg.Protocol = cluster.HTTP2
 	}
-	idle(m.GetCommonHttpProtocolOptions(), "common_http_protocol_options", cfg, p) //nolint:staticcheck // the same
+	common(m.GetCommonHttpProtocolOptions(), "common_http_protocol_options", cfg, p) //nolint:staticcheck // the same
 	const key = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions"
 	for name, a := range m.GetTypedExtensionProtocolOptions() {
 		at := fmt.Sprintf("typed_extension_protocol_options[%q]", clip(name))
@@ -198,7 +199,7 @@ func protocol(m *clusterv3.Cluster, cfg *cluster.Config, p *problems) {
 			p.Add(at, "is not supported: want %s", key)
 			continue
 		}
-		idle(o.GetCommonHttpProtocolOptions(), at+".common_http_protocol_options", cfg, p)
+		common(o.GetCommonHttpProtocolOptions(), at+".common_http_protocol_options", cfg, p)
 		switch o.GetExplicitHttpConfig().GetProtocolConfig().(type) {
 		case *upstreamsv3.HttpProtocolOptions_ExplicitHttpConfig_Http2ProtocolOptions:
 			cfg.Protocol = cluster.HTTP2
@@ -210,10 +211,23 @@ func protocol(m *clusterv3.Cluster, cfg *cluster.Config, p *problems) {
 	}
 }
 
-func idle(m *corev3.HttpProtocolOptions, at string, cfg *cluster.Config, p *problems) {
+func common(m *corev3.HttpProtocolOptions, at string, cfg *cluster.Config, p *problems) {
 	if m.GetIdleTimeout() != nil {
 		cfg.IdleTimeout = duration(m.GetIdleTimeout(), at+".idle_timeout", p)
 	}
+	if m != nil {
+		cfg.Lifetime = lifetime(m, at, p)
+	}
+}
+
+// lifetime is for how long a connection of HTTP is used.
+func lifetime(m *corev3.HttpProtocolOptions, at string, p *problems) upstream.Lifetime {
+	l := upstream.Lifetime{MaxRequests: int(m.GetMaxRequestsPerConnection().GetValue())}
+	if m.GetMaxConnectionDuration() != nil {
+		l.MaxDuration = duration(m.GetMaxConnectionDuration(), at+".max_connection_duration", p)
+	}
+	p.wrap(at, l.Validate())
+	return l
 }
 
 // health reads how an endpoint without traffic is pinged.

@@ -176,6 +176,13 @@ func (l *Listening) http(m *hcmv3.HttpConnectionManager, at string, p *problems)
 		p.Add(at+".xff_num_trusted_hops", "is set without use_remote_address, which counts otherwise: want it true")
 	}
 	l.upgrades(m, at+".upgrade_configs", p)
+	if o := m.GetCommonHttpProtocolOptions(); o != nil {
+		at := at + ".common_http_protocol_options"
+		if o.GetIdleTimeout() != nil {
+			p.Add(at+".idle_timeout", "is not supported of a listener: http1.idle_timeout and http2.idle_timeout are settings of the sidecar's file")
+		}
+		l.Outbound.Lifetime = lifetime(o, at, p)
+	}
 	if m.GetStreamIdleTimeout() != nil {
 		if l.idle = duration(m.GetStreamIdleTimeout(), at+".stream_idle_timeout", p); l.idle == 0 {
 			p.Add(at+".stream_idle_timeout", "is none: want a time, which may be a long one")

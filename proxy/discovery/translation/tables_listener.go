@@ -72,7 +72,7 @@ var listenerTables = []message{
 		fine("connections are closed as RFC 9112 wants it", "delayed_close_timeout"),
 		instead("access_log is "+ownFile, "access_log", "access_log_options"),
 		instead("tracing is "+ownFile, "tracing"),
-		instead("http1 and http2 are settings of the sidecar's file", "common_http_protocol_options"),
+		as("outbound.max_connection_duration, outbound.max_requests_per_connection", "common_http_protocol_options"),
 		instead("http1.max_head is "+ownFile, "max_request_headers_kb"),
 		instead("http1.head_timeout is "+ownFile, "request_headers_timeout"),
 		instead("drain.timeout is "+ownFile, "drain_timeout"),
