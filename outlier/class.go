@@ -36,9 +36,6 @@ func (c Class) MarshalText() ([]byte, error) { return []byte(c.String()), nil }
 // Failure says whether the class counts against the endpoint.
 func (c Class) Failure() bool { return c == Conn || c == Timeout || c == Server }
 
-// counted says whether the class enters the number of attempts.
-func (c Class) counted() bool { return c.Failure() || c == OK }
-
 // State is where an endpoint stands, in the eyes of one observer or of the
 // fleet. The zero State is In.
 type State uint8

@@ -285,7 +285,7 @@ func TestClampsUpperBoundWins(t *testing.T) {
 }
 
 // The median without one member, against sorting anew.
-func TestMedianOthersIsTheMedianOfTheOthers(t *testing.T) {
+func TestTheMedianWithoutOneIsThatOfTheOthers(t *testing.T) {
 	rng := rand.New(rand.NewPCG(1, 1))
 	for range 5000 {
 		group := make([]Tally, rng.IntN(12))
@@ -311,7 +311,7 @@ func TestMedianOthersIsTheMedianOfTheOthers(t *testing.T) {
 				}
 				want = (rest[(n-1)/2] + rest[n/2]) / 2
 			}
-			if got := MedianOthers(group, self); got != want {
+			if got := NewRatios(group).Without(group[self]); got != want {
 				t.Fatalf("median of the others of %d in %v is %v, want %v", self, group, got, want)
 			}
 		}

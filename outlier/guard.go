@@ -8,7 +8,7 @@ import (
 // Surroundings are how the group of a suspect does, for [Guard].
 type Surroundings struct {
 	// W is the median error rate of the others in the suspect's own window: see
-	// [MedianOthers].
+	// [Ratios.Without].
 	W float64
 	// Worst is the largest such median of that window and of the longer ones that
 	// were seen.

@@ -52,7 +52,7 @@ type Baseline struct {
 	// Pg is the error rate of the group's better 70 %: see [TrimmedMean].
 	Pg float64
 	// W is the median error rate of the other endpoints in the same window:
-	// see [MedianOthers].
+	// see [Ratios.Without].
 	W float64
 	// Endpoints is the size of the group.
 	Endpoints int
@@ -180,13 +180,6 @@ func (r Ratios) Without(self Tally) float64 {
 		return r.sorted[i]
 	}
 	return (get((n-1)/2) + get(n/2)) / 2
-}
-
-// MedianOthers is W for group[self]: the median error rate of the others
-// that had at least 3 attempts; 0 if there are none. An even number's median
-// is the mean of the middle two.
-func MedianOthers(group []Tally, self int) float64 {
-	return NewRatios(group).Without(group[self])
 }
 
 // TrimmedMean is p_g: the mean of the lowest 70 % (rounded down, at least

@@ -106,7 +106,7 @@ func (w *watcher) follow(ctx context.Context) error {
 			connected, wait, said = true, retryFirst, ""
 		}
 		if text := err.Error(); text != said {
-			w.say.printf("controlplane: watch: %s: trying again until ctrl-C\n", text)
+			w.say.printf("controlplane: watch: %s; trying again until ctrl-C\n", text)
 			said = text
 		}
 		select {

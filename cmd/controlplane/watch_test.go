@@ -88,9 +88,9 @@ func TestWatchGoesOnWhenTheControlPlaneIsBack(t *testing.T) {
 		if diff := cmp.Diff(ready+eject+ready+eject, out); diff != "" {
 			t.Errorf("shown (-want +got):\n%s", diff)
 		}
-		lost := "controlplane: watch: lost the control plane at cp:1: it has ended the stream: trying again until ctrl-C\n"
+		lost := "controlplane: watch: lost the control plane at cp:1: it has ended the stream; trying again until ctrl-C\n"
 		if diff := cmp.Diff(lost+
-			"controlplane: watch: nothing listens: trying again until ctrl-C\n"+ // once, however often it fails
+			"controlplane: watch: nothing listens; trying again until ctrl-C\n"+ // once, however often it fails
 			"controlplane: watch: the control plane at cp:1 has been restarted\n"+
 			lost+
 			"controlplane: watch: the control plane at cp:1 is back\n"+

@@ -78,7 +78,7 @@ func run(args []string, stdout, stderr io.Writer) int {
 		}
 		ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
 		defer cancel()
-		if err = admin.PrintStatus(ctx, stdout, *address, *format); errors.Is(err, syscall.ECONNREFUSED) {
+		if err = admin.PrintStatus(ctx, stdout, *address, *format == "json"); errors.Is(err, syscall.ECONNREFUSED) {
 			err = fmt.Errorf("nothing listens at %s: is the sidecar running, and is this its admin address (-address)?", *address)
 		}
 	case "version":

@@ -13,11 +13,8 @@ import (
 )
 
 // PrintStatus asks the sidecar whose admin port is at address what it believes,
-// and prints that as a table or as JSON.
-func PrintStatus(ctx context.Context, w io.Writer, address, format string) error {
-	if format != "table" && format != "json" {
-		return fmt.Errorf("output %q: want table or json", format)
-	}
+// and prints that as a table, or its answer as it is: JSON.
+func PrintStatus(ctx context.Context, w io.Writer, address string, asJSON bool) error {
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+address+"/clusters", nil)
 	if err != nil {
 		return fmt.Errorf("address %q: %w", address, err)
@@ -30,7 +27,7 @@ func PrintStatus(ctx context.Context, w io.Writer, address, format string) error
 	if res.StatusCode != http.StatusOK {
 		return fmt.Errorf("asking the sidecar at %s: it answered %s", address, res.Status)
 	}
-	if format == "json" {
+	if asJSON {
 		_, err = io.Copy(w, res.Body)
 		return err
 	}

@@ -85,12 +85,14 @@ func (h *handler) Endpoints(changed []*endpointv3.ClusterLoadAssignment, removed
 	defer d.retryListeners()
 	d.mu.Lock()
 	defer d.mu.Unlock()
+	told := make(map[string]bool, len(good))
 	for _, a := range good {
 		d.assigned[a.Service] = a
-		for _, e := range d.entries {
-			if !e.static && e.remote != nil && !e.remote.Static && e.remote.Config.Service == a.Service {
-				e.Update(translation.Specs(a))
-			}
+		told[a.Service] = true
+	}
+	for _, e := range d.entries {
+		if !e.static && e.remote != nil && !e.remote.Static && told[e.remote.Config.Service] {
+			e.Update(translation.Specs(d.assigned[e.remote.Config.Service]))
 		}
 	}
 	for _, service := range removed {

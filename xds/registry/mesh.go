@@ -166,15 +166,6 @@ func DecodeInto(name string, data []byte, into any) error {
 	})
 }
 
-// DecodeMesh decodes a file that holds nothing but a mesh. It is a Decode.
-func DecodeMesh(name string, data []byte) (*Mesh, error) {
-	var m Mesh
-	if err := DecodeInto(name, data, &m); err != nil {
-		return nil, err
-	}
-	return &m, nil
-}
-
 // problems collects field errors.
 type problems []error
 

@@ -44,7 +44,7 @@ detection:
 `
 
 func TestAFullMeshFile(t *testing.T) {
-	got, err := registry.DecodeMesh("mesh.yaml", []byte(full))
+	got, err := decode("mesh.yaml", []byte(full))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -97,7 +97,7 @@ func TestTheDocumentedFileIsValid(t *testing.T) {
 			example.WriteString(text)
 		}
 	}
-	m, err := registry.DecodeMesh("doc.go", []byte(example.String()))
+	m, err := decode("doc.go", []byte(example.String()))
 	if err != nil || len(m.Services) != 1 || len(m.Services[0].Endpoints) != 2 {
 		t.Errorf("got %+v, %v; want one service with two endpoints", m, err)
 	}
@@ -200,7 +200,7 @@ services:
 		}},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
-			_, err := registry.DecodeMesh("m", []byte(tc.in))
+			_, err := decode("m", []byte(tc.in))
 			if err == nil {
 				t.Fatal("got no error")
 			}
@@ -212,7 +212,7 @@ services:
 }
 
 func TestTheKindOfPingHasOnePlace(t *testing.T) {
-	_, err := registry.DecodeMesh("m", []byte("services: [{name: api, detection: {ping: tcp}}]"))
+	_, err := decode("m", []byte("services: [{name: api, detection: {ping: tcp}}]"))
 	if want := "m:1:36: services[0].detection.ping: unknown field"; err == nil || !strings.Contains(err.Error(), want) {
 		t.Errorf("got %v, want %s", err, want)
 	}
@@ -224,7 +224,7 @@ func FuzzAMeshThatIsAcceptedCanBePublished(f *testing.F) {
 	f.Add("detection: {}\nservices: []\n")
 	f.Add("services:\n  - name: a\n    hosts: [b]\n    listen: 1.2.3.4:5\n")
 	f.Fuzz(func(t *testing.T, in string) {
-		m, err := registry.DecodeMesh("m", []byte(in))
+		m, err := decode("m", []byte(in))
 		if err != nil {
 			return
 		}
@@ -242,4 +242,10 @@ func FuzzAMeshThatIsAcceptedCanBePublished(f *testing.F) {
 			}
 		}
 	})
+}
+
+// decode decodes a file that holds nothing but a mesh.
+func decode(name string, data []byte) (*registry.Mesh, error) {
+	m := new(registry.Mesh)
+	return m, registry.DecodeInto(name, data, m)
 }
