@@ -254,7 +254,11 @@ func printEvidence(row func(name, format string, args ...any), why controlplane.
 			// Those that bring an endpoint back are of after the verdict.
 			age = ", " + when(p.Age, x.State == outlier.Ejected.String() || x.State == outlier.Suspended.String())
 		}
-		row(first(i, "Probes"), "%s%s at %s level: %s%s%s", p.Reporter, in(p.Zone), p.Level, p.Result, took, age)
+		how := ""
+		if p.Client == "envoy" {
+			how = ", by health discovery,"
+		}
+		row(first(i, "Probes"), "%s%s%s at %s level: %s%s%s", p.Reporter, in(p.Zone), how, p.Level, p.Result, took, age)
 	}
 }
 

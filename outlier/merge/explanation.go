@@ -151,6 +151,7 @@ type Witness struct {
 // ProbeAnswer is how an ordered probe ended.
 type ProbeAnswer struct {
 	Reporter string `json:"reporter"`
+	Client   string `json:"client,omitempty"` // what the reporter is, by its label; empty: a sidecar
 	Zone     string `json:"zone,omitempty"`
 	Level    string `json:"level"`
 	Result   string `json:"result"` // "waiting" until it is answered

@@ -18,6 +18,8 @@ const (
 	idlePoll = 200 * time.Millisecond
 	// pathRetry is how long a ping that healthy endpoints do not answer is not tried.
 	pathRetry = 5 * time.Minute
+	// validateGap is the pause between two tries of the ping that is not known to work.
+	validateGap = time.Second
 )
 
 // doubts are the gaps between the extra pings to an endpoint that may be down.
@@ -338,6 +340,7 @@ func (t *Table) validate(s *service, now time.Duration) {
 		}
 		p.probe = nil
 		delete(t.orders, o.id)
+		p.retry = now + validateGap // one that could not tell will not be able to the next moment
 		switch {
 		case o.done && o.result == outlier.ProbeOK && o.reached == outlier.LevelApp:
 			*p = pingPath{valid: true}
@@ -350,7 +353,7 @@ func (t *Table) validate(s *service, now time.Duration) {
 			}
 		}
 	}
-	if p.valid || p.invalid && now < p.retry {
+	if p.valid || now < p.retry {
 		return
 	}
 	p.invalid = false

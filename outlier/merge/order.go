@@ -145,7 +145,7 @@ func probeAnswers(orders []*order, now time.Duration) []ProbeAnswer {
 }
 
 func (o *order) answer(now time.Duration) ProbeAnswer {
-	a := ProbeAnswer{Reporter: o.reporter.ID, Zone: o.reporter.Zone, Level: o.level.String(), Result: "waiting"}
+	a := ProbeAnswer{Reporter: o.reporter.ID, Client: o.reporter.Labels["client"], Zone: o.reporter.Zone, Level: o.level.String(), Result: "waiting"}
 	if o.done {
 		a.Result, a.Level, a.Took = o.result.String(), o.reached.String(), Span(o.end-o.start)
 		a.Age = Span(max(0, now-o.end))

@@ -34,8 +34,10 @@ type loadReporter struct {
 	w       *world
 	node    *corev3.Node
 	refuses func() bool // whether the sick instance refuses connections
+	idle    atomic.Bool // it has no requests to send
 
 	mu   sync.Mutex
+	lost int // requests that failed
 	told map[string]*endpointv3.LbEndpoint // by address
 	due  map[string]float64                // requests that are due
 }
@@ -112,7 +114,7 @@ func (e *loadReporter) requests() []*endpointv3.UpstreamEndpointStats {
 	defer e.mu.Unlock()
 	var rows []*endpointv3.UpstreamEndpointStats
 	for ip, one := range e.told {
-		if one.HealthStatus != corev3.HealthStatus_HEALTHY {
+		if one.HealthStatus != corev3.HealthStatus_HEALTHY || e.idle.Load() {
 			continue
 		}
 		e.due[ip] += 2 * float64(one.GetLoadBalancingWeight().GetValue()) / resource.WeightScale
@@ -121,6 +123,7 @@ func (e *loadReporter) requests() []*endpointv3.UpstreamEndpointStats {
 		row := &endpointv3.UpstreamEndpointStats{Address: one.GetEndpoint().GetAddress(), TotalSuccessfulRequests: n, TotalIssuedRequests: n}
 		if ip == sickIP && e.refuses() {
 			row.TotalSuccessfulRequests, row.TotalIssuedRequests, row.TotalErrorRequests = 0, 0, n
+			e.lost += int(n)
 		}
 		rows = append(rows, row)
 	}
