@@ -131,10 +131,20 @@ func (a *attempt) end(s *stats.End) {
 		Age: now - a.count.Started(), Overdue: e.Overdue(a.route),
 		ShortDeadline: a.deadline > 0 && a.deadline-a.count.Started() < e.Median(),
 	}
-	if s.Error != nil {
+	switch {
+	case s.Error != nil:
 		st := status.Convert(s.Error)
 		r.GRPCStatus = int(st.Code())
-		r.Ending = ending(st, a.Context.Err(), a.trailed, a.head > 0)
+		ctx := a.Context.Err()
+		r.Ending = circumstances{
+			left:    errors.Is(ctx, context.Canceled),
+			late:    errors.Is(ctx, context.DeadlineExceeded) || a.deadline > 0 && now >= a.deadline,
+			trailed: a.trailed, answered: a.head > 0,
+		}.ending(st)
+	case !a.trailed:
+		// The stream was over before all of the request was sent, and gRPC does not say
+		// how: its error is the end of the stream, which here is none.
+		r.Ending = outlier.EndLocalLimit
 	}
 	wake := e.End(&a.count, outlier.Outcome{
 		Class: outlier.ClassifyHTTP(r), Now: now, Level: r.Level(), Gateway: r.Gateway(), Route: a.route,
@@ -148,6 +158,7 @@ func (a *attempt) end(s *stats.End) {
 // Texts by which gRPC's errors are told apart. Statuses of its own making have no other
 // mark; which they are is checked with a real client.
 const (
+	textTooLarge  = "message larger than max"
 	textReset     = "stream terminated by RST_STREAM with error code: "
 	textClosing   = "the client connection is closing"
 	textKeepalive = "keepalive ping failed"
@@ -159,18 +170,27 @@ const (
 // (RFC 9113 §7).
 var resets = map[string]uint32{"REFUSED_STREAM": 0x7, "ENHANCE_YOUR_CALM": 0xb, "HTTP_1_1_REQUIRED": 0xd}
 
-// ending is how an attempt came to an end that has an error. trailed: the status is the
-// server's; answered: its headers had come.
-func ending(st *status.Status, ctx error, trailed, answered bool) outlier.Ending {
+// circumstances are those in which an attempt came to an end that has an error.
+type circumstances struct {
+	left, late bool // the caller has left, or its deadline has come
+	trailed    bool // the server has sent a status
+	answered   bool // its headers had come
+}
+
+func (in circumstances) ending(st *status.Status) outlier.Ending {
 	switch {
-	case st.Code() == codes.Canceled && errors.Is(ctx, context.Canceled):
+	case st.Code() == codes.Canceled && in.left:
 		return outlier.EndClientAbort
-	case st.Code() == codes.DeadlineExceeded && errors.Is(ctx, context.DeadlineExceeded):
+	case st.Code() == codes.DeadlineExceeded && in.late:
 		return outlier.EndRouteTimeout
-	case trailed:
-		return outlier.EndComplete
 	}
 	text := st.Message()
+	if strings.Contains(text, textTooLarge) {
+		return outlier.EndLocalLimit // of the caller, or of the server for what the caller sent
+	}
+	if in.trailed {
+		return outlier.EndComplete
+	}
 	if _, code, ok := strings.Cut(text, textReset); ok {
 		code, _, _ = strings.Cut(code, " ")
 		return outlier.StreamReset(resets[code])
@@ -187,7 +207,7 @@ func ending(st *status.Status, ctx error, trailed, answered bool) outlier.Ending
 	}
 	switch st.Code() {
 	case codes.Unavailable:
-		if answered {
+		if in.answered {
 			return outlier.EndBodyCut
 		}
 		return outlier.EndConnectionLost

@@ -24,7 +24,7 @@
 // is not known is no evidence, except that a lost answer is one.
 //
 // What is counted is kept by the detector that sidecars have, with a route for each method,
-// and told at the pace that sidecars keep ([cadence]). The detector takes nobody out here:
+// and told at the pace that sidecars keep (package cadence). The detector takes nobody out here:
 // that is the business of the control plane, and of the client's balancer.
 //
 // When all connections to an endpoint have been lost it is asked once whether it still
@@ -33,9 +33,9 @@
 //
 // # Cost
 //
-// One allocation per attempt and, in all, less than a microsecond. No call ever waits for
-// the reporter: what calls do is to count, and one goroutine looks at the counters, four
-// times a second while all is well. It remembers 10 000 endpoints of each channel, and
+// One allocation of 112 bytes per attempt, and three readings of the clock. No call ever
+// waits for the reporter: what calls do is to count, and one goroutine looks at the
+// counters, four times a second while all is well. It remembers 10 000 endpoints of each channel, and
 // forgets those to which there was no connection for ten minutes. Without a control plane
 // everything goes on; counters are cumulative, so that nothing is lost meanwhile but time.
 package grpcstats

@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/backoff"
 	"google.golang.org/grpc/keepalive"
 	"google.golang.org/grpc/stats"
 
@@ -47,6 +48,13 @@ const (
 	sweepEvery  = time.Minute      // between two looks for endpoints that are gone
 	idlest      = time.Second      // between two looks at most
 )
+
+// patience is how long the connection waits before it tries again: gRPC's own two minutes
+// would leave a control plane that is back without evidence for as long.
+var patience = grpc.WithConnectParams(grpc.ConnectParams{
+	Backoff:           backoff.Config{BaseDelay: 100 * time.Millisecond, Multiplier: 1.6, Jitter: 0.2, MaxDelay: 8 * time.Second},
+	MinConnectTimeout: 5 * time.Second,
+})
 
 // Reporter tells the control plane what this process's calls came to.
 type Reporter struct {
@@ -91,6 +99,7 @@ func Start(cfg Config) (*Reporter, error) {
 	options := append([]grpc.DialOption{
 		grpc.WithCredentialsBundle(creds),
 		grpc.WithKeepaliveParams(keepalive.ClientParameters{Time: 30 * time.Second, Timeout: 10 * time.Second}),
+		patience,
 	}, cfg.DialOptions...)
 	conn, err := grpc.NewClient(id.Servers[0].URI, options...)
 	if err != nil {
