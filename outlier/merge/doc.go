@@ -49,6 +49,9 @@
 // can tell make room in it for others. Whoever is contradicted is not heard about that
 // endpoint for a second, and after three times in a row for ten; until the second is over
 // nobody else's refusals that are told late make a verdict either.
+// What is not decided, and nobody tells of any more because all callers have left by their
+// own rules, is probed again after a second, and then less and less often, until somebody
+// has had an answer.
 //
 // If attempts only hang, at as many fault domains, and nobody has had an answer for a
 // moment, the endpoint is suspended. Three reporters go on trying it in turn, one

@@ -2,6 +2,7 @@ package merge
 
 import (
 	"cmp"
+	"fmt"
 	"slices"
 	"time"
 
@@ -37,23 +38,63 @@ func (t *Table) askNeighbours(e *endpoint, now time.Duration) {
 	}
 	slices.SortFunc(list, func(a, b *endpoint) int { return cmp.Or(cmp.Compare(hash(a), hash(b)), compareEndpoints(a, b)) })
 	for _, o := range list[:min(len(list), neighbourSample)] {
-		if !t.probes.has(now, 1+neighbourReserve) {
-			return
-		}
-		able := slices.DeleteFunc(t.confirmers(o, "", now), func(r *reporter) bool { return !r.probes.has(now, 1) })
-		for _, r := range t.choose(able, 1, func(r *reporter) uint64 {
-			return hash64(t.seed, "neighbour", o.Key.Service, o.Key.Instance, r.ID)
-		}) {
+		if t.check(o, "neighbour", "", now) {
 			o.susp.checked = now
-			o.susp.checks = append(o.susp.checks, t.order(o, r, outlier.LevelNone, reasonNeighbour, Fleet, now))
 		}
 	}
 }
 
-// settleChecks takes in what came of the probes that a neighbour's suspicion caused.
+// lookAgain has an endpoint probed of which hard failures were told that nothing has
+// decided, answered or contradicted since, and of which nobody tells any more: a round
+// ran out, there was no room, or probes were short. Its callers may all have left it by
+// their own rules by then, and who sends nothing has no news. If the probe fails, it is a
+// suspect like any other.
+func (t *Table) lookAgain(e *endpoint, now time.Duration) {
+	s := &e.susp
+	switch {
+	case s.unsolved == never:
+		return
+	case !e.judgeable() || e.lastOK > s.unsolved:
+		s.unsolved, s.patience = never, 0
+		return
+	case s.active || s.confirmed != never || len(s.hard) > 0 || len(s.checks) > 0:
+		return
+	}
+	if s.patience == 0 {
+		s.patience, s.again = roundGap, now+roundGap
+	}
+	if now < s.again {
+		t.due(s.again)
+		return
+	}
+	s.patience = min(2*s.patience, hardRetry)
+	s.again = now + s.patience
+	t.due(s.again)
+	t.check(e, "again", fmt.Sprint(now), now)
+}
+
+// check has one reporter probe e, and says whether there was one that can.
+func (t *Table) check(e *endpoint, why, turn string, now time.Duration) bool {
+	if !t.probes.has(now, 1+neighbourReserve) {
+		return false
+	}
+	able := slices.DeleteFunc(t.confirmers(e, "", now), func(r *reporter) bool { return !r.probes.has(now, 1) })
+	chosen := t.choose(able, 1, func(r *reporter) uint64 {
+		return hash64(t.seed, why, e.Key.Service, e.Key.Instance, turn, r.ID)
+	})
+	for _, r := range chosen {
+		e.susp.checks = append(e.susp.checks, t.order(e, r, outlier.LevelNone, reasonNeighbour, Fleet, now))
+	}
+	return len(chosen) > 0
+}
+
+// settleChecks takes in what came of the probes that were sent without a suspicion.
 func (t *Table) settleChecks(e *endpoint, now time.Duration) {
 	s := &e.susp
 	t.news(e, s.checks, now)
+	if slices.ContainsFunc(s.checks, func(o *order) bool { return o.done && o.result == outlier.ProbeOK }) {
+		s.unsolved, s.patience = never, 0
+	}
 	s.checks = slices.DeleteFunc(s.checks, func(o *order) bool {
 		if !o.done && now >= o.deadline {
 			delete(t.orders, o.id)

@@ -115,6 +115,7 @@ func (t *Table) eject(e *endpoint, s Scope, rule outlier.Rule, x Explanation, no
 	t.endRound(e)
 	t.endTrial(r)
 	e.susp.confirmed, e.susp.storm, e.susp.nextZone = never, false, ""
+	e.susp.unsolved, e.susp.patience = never, 0
 	e.gatherAt, e.scopeAt = never, never
 	e.closeRows(s, now)
 	r.convict(rule, x.Counts)
@@ -348,6 +349,7 @@ func (t *Table) restarted(e *endpoint, now time.Duration) {
 		e.closeRows(Fleet, now)
 		t.endRound(e)
 		e.susp.shutUntil, e.susp.doubted, e.susp.confirmed = never, nil, never
+		e.susp.unsolved, e.susp.patience = never, 0
 	}
 	for _, r := range e.records() {
 		if often {

@@ -61,8 +61,11 @@ type suspicion struct {
 	denied    string        // who last contradicted, by id; for Explain
 	deniedAt  time.Duration // when
 	orders    []*order
-	checks    []*order      // probes that a neighbour's suspicion caused
+	checks    []*order      // probes without a round: a neighbour is suspected, or a round ran out
 	checked   time.Duration // when the newest was sent; never
+	unsolved  time.Duration // the newest hard failure that nothing has explained; never
+	patience  time.Duration // before it is looked at again; 0: it has not been
+	again     time.Duration // when
 
 	hard, stalled []witness // of this Step
 }
@@ -119,6 +122,7 @@ func (t *Table) suspectGroup(g *group, now time.Duration) {
 		if len(s.checks) > 0 {
 			t.settleChecks(e, now)
 		}
+		t.lookAgain(e, now)
 		if len(e.hot) == 0 && !s.active && e.own.refused == never && s.confirmed == never {
 			continue
 		}
@@ -132,6 +136,9 @@ func (t *Table) suspectGroup(g *group, now time.Duration) {
 		involved = append(involved, e)
 		if len(s.hard) > 0 && now >= s.shutUntil {
 			suspects = append(suspects, e)
+			for _, w := range s.hard {
+				s.unsolved = max(s.unsolved, w.at)
+			}
 		}
 	}
 	storm := len(suspects) >= 3 && float64(len(suspects)) > g.service.policy.Storm*float64(g.judged())
@@ -403,6 +410,7 @@ func (t *Table) contradicted(e *endpoint, by string, zones []string, now time.Du
 		s.listener = now
 	}
 	s.denied, s.deniedAt = by, now
+	s.unsolved, s.patience = never, 0
 	t.event(EventContradicted, e, by, "has had an answer since: the suspicion is dropped", now)
 	t.keepAnswers(e)
 	t.endRound(e)
