@@ -7,7 +7,7 @@
 // they change nothing that a request could notice. A field that is set and is in
 // neither list refuses the resource with a [resource.FieldError] that has the whole
 // path to it. Nothing is ignored in silence, also not what a newer version of the API
-// has added. The same tables are printed into the README.
+// has added. The same tables are printed into FIELDS.md.
 package translation
 
-//go:generate go run ./readme ../../../README.md
+//go:generate go test -run TestTheDocumentHasTheTablesOfToday -update .

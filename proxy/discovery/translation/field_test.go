@@ -2,7 +2,6 @@ package translation
 
 import (
 	"fmt"
-	"os"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -105,16 +104,6 @@ func TestTenThousandProblemsMakeAShortText(t *testing.T) {
 	_, err := Rules(&routev3.RouteConfiguration{Name: "r", VirtualHosts: []*routev3.VirtualHost{vh}})
 	if err == nil || len(err.Error()) > 8192 || !strings.Contains(err.Error(), "more") {
 		t.Errorf("%d bytes, want a few problems and how many more", len(fmt.Sprint(err)))
-	}
-}
-
-func TestTheREADMEHasTheTablesOfToday(t *testing.T) {
-	text, err := os.ReadFile("../../../README.md")
-	if err != nil {
-		t.Fatal(err)
-	}
-	if !strings.Contains(string(text), Markdown()) {
-		t.Error("the tables in README.md are not those of the code: run go generate ./proxy/discovery/translation")
 	}
 }
 

@@ -1,13 +1,47 @@
 package translation
 
 import (
+	"flag"
 	"fmt"
+	"os"
 	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
 )
 
-// Markdown are the tables as a part of a document.
-func Markdown() string {
+var update = flag.Bool("update", false, "write the document anew")
+
+// document is for those who write resources.
+const document = "FIELDS.md"
+
+const documentHead = `# What a sidecar makes of standard xDS resources
+
+Field by field; settings are those of [the sidecar's file](../../config/REFERENCE.md). A resource with a field that is refused, or that stands in no
+table, is refused as a whole, by the path of the field. Generated from the tables that the code works by: ` + "`" + `go generate ./proxy/discovery/translation` + "`" + `.
+
+`
+
+func TestTheDocumentHasTheTablesOfToday(t *testing.T) {
+	want := markdown()
+	if *update {
+		if err := os.WriteFile(document, []byte(want), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	got, err := os.ReadFile(document)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(want, string(got)); diff != "" {
+		t.Errorf("%s has not the tables of the code: go generate ./proxy/discovery/translation (-want +got):\n%s", document, diff)
+	}
+}
+
+// markdown are the tables as a document.
+func markdown() string {
 	var b strings.Builder
+	b.WriteString(documentHead)
 	b.WriteString("| message, field | becomes |\n|---|---|\n")
 	for _, t := range tables {
 		d := t.of.ProtoReflect().Descriptor()
