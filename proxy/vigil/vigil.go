@@ -21,8 +21,12 @@ import (
 const Never = time.Duration(1<<63 - 1)
 
 const (
-	ownGap = 250 * time.Millisecond // between two looks for endpoints to ping on its own
-	minGap = time.Millisecond       // before a ping that could not be sent is tried again
+	ownGap  = 250 * time.Millisecond // between two pings on its own
+	lookGap = time.Second            // between two looks for endpoints to ping on its own, at most
+	// denyGap is the same while others have the pings that the pace allows: a thousand
+	// clusters that wait for one a second need not all ask four times a second.
+	denyGap = 4 * time.Second
+	minGap  = time.Millisecond // before a ping that could not be sent is tried again
 )
 
 // Lease is the control plane's order to ping an idle endpoint now and then.
@@ -43,6 +47,7 @@ type Lease struct {
 // concurrent use.
 type Schedule struct {
 	next   time.Duration
+	denied time.Duration // the latest wait for the pace; 0: it allowed
 	leases map[string]*lease
 	busy   map[string]bool // a ping is under way
 }
@@ -133,7 +138,6 @@ func (s *Schedule) Due(c *Cluster, now time.Duration) []Ping {
 		pings = s.leased(c, now)
 	}
 	if c.Alone {
-		s.Wake(now + ownGap)
 		pings = s.own(c, now, pings)
 	}
 	return pings
@@ -175,15 +179,28 @@ func (l *lease) pass(c *Cluster, now time.Duration) {
 // own adds the ping of one endpoint that could be picked, the one in greatest need of
 // it, if the sidecar may ping at all and does not just do so for the fleet.
 func (s *Schedule) own(c *Cluster, now time.Duration, pings []Ping) []Ping {
+	next := now + lookGap
 	for _, m := range c.Idle {
 		leased := slices.ContainsFunc(pings, func(p Ping) bool { return p.ID == m.ID })
-		if m.Due > now || leased || s.busy[m.ID] || !c.Picked(m.ID) {
+		switch {
+		case leased || !c.Picked(m.ID):
+			continue
+		case s.busy[m.ID]: // if it fails, another one is due soon
+			next = min(next, now+ownGap)
+			continue
+		case m.Due > now:
+			next = min(next, m.Due)
 			continue
 		}
-		if c.Allow() {
-			pings = append(pings, Ping{ID: m.ID, Level: outlier.LevelApp})
+		if !c.Allow() {
+			s.denied = min(max(2*s.denied, ownGap), denyGap)
+			s.Wake(now + c.Jittered(s.denied))
+			return pings
 		}
-		break
+		s.denied = 0
+		s.Wake(now + ownGap)
+		return append(pings, Ping{ID: m.ID, Level: outlier.LevelApp})
 	}
+	s.Wake(next)
 	return pings
 }

@@ -99,6 +99,44 @@ func TestASidecarAlonePingsTheNeediestThatItCouldChoose(t *testing.T) {
 	}
 }
 
+// A thousand clusters at rest must not cost what they would in use.
+func TestWhoHasNothingToPingSeldomLooks(t *testing.T) {
+	for name, test := range map[string]struct {
+		edit func(*vigil.Cluster)
+		most int // looks in a minute
+	}{
+		"all have traffic":         {func(c *vigil.Cluster) { c.Idle = nil }, 61},
+		"nothing is due":           {func(c *vigil.Cluster) { c.Idle[0].Due = time.Hour }, 61},
+		"others have the pings":    {func(c *vigil.Cluster) { c.Allow = func() bool { return false } }, 20},
+		"it is told what it pings": {func(c *vigil.Cluster) { c.Alone = false }, 1},
+	} {
+		t.Run(name, func(t *testing.T) {
+			c := cluster(true, "a")
+			test.edit(c)
+			var s vigil.Schedule
+			looks := 0
+			for now := s.Next(); now <= time.Minute; now = s.Next() {
+				if sent := s.Due(c, now); len(sent) > 0 {
+					t.Fatalf("pings: got %+v, want none", sent)
+				}
+				looks++
+			}
+			if looks > test.most {
+				t.Errorf("looks in a minute: got %d, want at most %d", looks, test.most)
+			}
+		})
+	}
+}
+
+func TestAMissedPingIsRepeatedWhenItIsDue(t *testing.T) {
+	c := cluster(true, "a")
+	c.Idle[0].Due = 400 * time.Millisecond
+	var s vigil.Schedule
+	if got, want := play(&s, c, 600*time.Millisecond), []string{"400ms a own"}; !slices.Equal(got, want) {
+		t.Errorf("pings: got %q, want %q", got, want)
+	}
+}
+
 func TestWhatIsBeingPingedIsNotPingedAgain(t *testing.T) {
 	c := cluster(true, "b")
 	var s vigil.Schedule
