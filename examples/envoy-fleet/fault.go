@@ -75,6 +75,7 @@ type result struct {
 	FailedTests int      `json:"failed_tests"`
 	Rule        string   `json:"rule,omitempty"`
 	SaidBy      []string `json:"said_by,omitempty"`
+	ProbedBy    []string `json:"probed_by,omitempty"` // of them, those whose word is a probe
 	BackMS      *float64 `json:"back_ms"`
 	AimMS       *float64 `json:"aim_detected_ms,omitempty"`
 	AimFailed   int      `json:"aim_failed_requests,omitempty"`
@@ -94,7 +95,11 @@ func (r *result) how() string {
 	if r.Rule == "" {
 		return "-"
 	}
-	return fmt.Sprintf("%s, by what %s say", r.Rule, strings.Join(r.SaidBy, ", "))
+	probed := ""
+	if len(r.ProbedBy) > 0 {
+		probed = fmt.Sprintf(", by probes of %s", strings.Join(r.ProbedBy, ", "))
+	}
+	return fmt.Sprintf("%s, by what %s say%s", r.Rule, strings.Join(r.SaidBy, ", "), probed)
 }
 
 // victims are the backends that a fault is about.
@@ -107,7 +112,7 @@ func (f *fleet) victims(one fault) []*fakeupstream.Backend {
 
 // show lets a fault happen and measures.
 func (f *fleet) show(ctx context.Context, one fault, say func(string, ...any)) (result, error) {
-	r, err := f.happen(ctx, one, say, func(r *result) { r.SaidBy = f.sayers(ctx, *r) })
+	r, err := f.happen(ctx, one, say, func(r *result) { r.SaidBy, r.ProbedBy = f.sayers(ctx, *r) })
 	if err == nil && !one.all {
 		r.judge(f.ledger)
 	}
@@ -152,8 +157,9 @@ func (r *result) out(e controlplane.Event) bool {
 		!e.Time.Before(r.began) && (r.mended.IsZero() || e.Time.Before(r.mended))
 }
 
-// sayers waits for the verdict on a fault and gives those on whose word it rests.
-func (f *fleet) sayers(ctx context.Context, r result) []string {
+// sayers waits for the verdict on a fault and gives those on whose word it rests, and who
+// of them has probed.
+func (f *fleet) sayers(ctx context.Context, r result) (who, probed []string) {
 	ctx, end := context.WithTimeout(ctx, longest)
 	defer end()
 	for {
@@ -162,16 +168,18 @@ func (f *fleet) sayers(ctx context.Context, r result) []string {
 			break
 		}
 		if sleep(ctx, 10*time.Millisecond) != nil {
-			return nil
+			return nil, nil
 		}
 	}
 	var why controlplane.Why
 	if err := f.ask("/api/v1/why?endpoint="+url.QueryEscape(r.Endpoint), &why); err != nil {
-		return nil
+		return nil, nil
 	}
-	var who []string
 	for _, w := range why.Explain.Witnesses {
 		who = append(who, w.Reporter)
+		if w.Kind == "probe" {
+			probed = append(probed, w.Reporter)
+		}
 	}
 	if len(who) == 0 {
 		for _, t := range why.Explain.Top {
@@ -181,7 +189,8 @@ func (f *fleet) sayers(ctx context.Context, r result) []string {
 		}
 	}
 	slices.Sort(who)
-	return slices.Compact(who)
+	slices.Sort(probed)
+	return slices.Compact(who), slices.Compact(probed)
 }
 
 // judge measures what the ledger has of a fault.

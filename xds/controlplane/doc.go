@@ -18,8 +18,9 @@
 // its own only for services of which it must be told something of its own.
 //
 // Envoys without a sidecar report their load on a service of its own (package ingest). An
-// Envoy takes no orders; a share that the table gives it, to try an endpoint, is told to
-// all Envoys as a low weight.
+// Envoy takes orders of probes and leases of pings, if it asks for them by health
+// discovery, and no others; a share that the table gives it, to try an endpoint, is told
+// to all Envoys as a low weight. Who makes no probes answers an order at once, with that.
 //
 // # Restart
 //

@@ -37,7 +37,7 @@ type loadReporter struct {
 	idle    atomic.Bool // it has no requests to send
 
 	mu   sync.Mutex
-	lost int // requests that failed
+	lost int                               // requests that failed
 	told map[string]*endpointv3.LbEndpoint // by address
 	due  map[string]float64                // requests that are due
 }
