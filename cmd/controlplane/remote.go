@@ -73,6 +73,9 @@ func (r *remote) do(ctx context.Context, method, path string, query url.Values, 
 	if errors.Is(err, syscall.ECONNREFUSED) {
 		return nil, fmt.Errorf("nothing listens at %s: is the control plane running, and is this its HTTP address (--address)?", r.address)
 	}
+	if err != nil && strings.Contains(err.Error(), "malformed HTTP response") { // net/http has no type for it
+		return nil, fmt.Errorf("%s does not speak HTTP/1.1: is it the xDS address? want that of control_plane.http (--address)", r.address)
+	}
 	if err != nil {
 		return nil, err
 	}
