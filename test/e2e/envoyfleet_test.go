@@ -6,10 +6,14 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"net/http/httptest"
+	"net/http/httputil"
 	"net/netip"
+	"net/url"
 	"os"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -31,11 +35,6 @@ type envoyFleet struct {
 	entries  []string
 }
 
-func newEnvoyFleet(t *testing.T, envoys, backends int) *envoyFleet {
-	t.Helper()
-	return newEnvoyFleetOf(t, "envoy.yaml", envoys, backends)
-}
-
 // newEnvoyFleetOf is a fleet with one of the example's bootstraps, and with more endpoints.
 func newEnvoyFleetOf(t *testing.T, bootstrapFile string, envoys, backends int, more ...registry.Endpoint) *envoyFleet {
 	t.Helper()
@@ -52,7 +51,15 @@ func newEnvoyFleetOf(t *testing.T, bootstrapFile string, envoys, backends int, m
 		s.Endpoints = append(s.Endpoints, registry.Endpoint{Address: netip.MustParseAddrPort(b.Addr()), Instance: fmt.Sprint("api-", i+1), Weight: 1})
 	}
 	s.Endpoints = append(s.Endpoints, more...)
-	p, err := plane.Start(controlplane.DefaultConfig(), controlplane.Options{}, s)
+	cfg := controlplane.DefaultConfig()
+	admins := make([]atomic.Pointer[string], envoys)
+	if bootstrapFile == "envoy-polled.yaml" {
+		cfg.Envoys.PollInterval = 200 * time.Millisecond
+		for i := range admins {
+			cfg.Envoys.Poll = append(cfg.Envoys.Poll, adminOf(t, &admins[i]))
+		}
+	}
+	p, err := plane.Start(cfg, controlplane.Options{}, s)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -82,8 +89,24 @@ func newEnvoyFleetOf(t *testing.T, bootstrapFile string, envoys, backends int, m
 			return entry != ""
 		})
 		f.entries = append(f.entries, entry)
+		admins[i].Store(&p.Admin)
 	}
 	return f
+}
+
+// adminOf is where the admin page of an Envoy will be that has not been started.
+func adminOf(t *testing.T, at *atomic.Pointer[string]) string {
+	t.Helper()
+	s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		to := at.Load()
+		if to == nil {
+			w.WriteHeader(http.StatusServiceUnavailable)
+			return
+		}
+		httputil.NewSingleHostReverseProxy(&url.URL{Scheme: "http", Host: *to}).ServeHTTP(w, r)
+	}))
+	t.Cleanup(s.Close)
+	return s.Listener.Addr().String()
 }
 
 // until waits for an effect. How long it takes is the machine's business.
@@ -159,12 +182,22 @@ func (f *envoyFleet) heard() int {
 }
 
 func TestRealEnvoysFindAFaultByTheirLoadReportsAlone(t *testing.T) {
+	findFaults(t, "envoy.yaml")
+}
+
+func TestRealEnvoysFindAFaultByTheirAdminPagesAlone(t *testing.T) {
+	findFaults(t, "envoy-polled.yaml")
+}
+
+// findFaults has Envoys with one of the bootstraps find faults.
+func findFaults(t *testing.T, bootstrap string) {
+	t.Helper()
 	for name, fault := range map[string]fakeupstream.Fault{
 		"crash":  fakeupstream.Crash(),
 		"errors": fakeupstream.Errors(0.5),
 	} {
 		t.Run(name, func(t *testing.T) {
-			f := newEnvoyFleet(t, 3, 6)
+			f := newEnvoyFleetOf(t, bootstrap, 3, 6)
 			f.drive()
 			f.until("all Envoys report", func() bool { return f.heard() == 3 })
 			if err := f.backends[0].Set(fault); err != nil {

@@ -96,6 +96,7 @@ func (cp *ControlPlane) Run(ctx context.Context) error {
 	g.Go(func() error { return cp.opts.Registry.Run(ctx) })
 	g.Go(func() error { return cp.serveGRPC(ctx, xds) })
 	g.Go(func() error { return cp.serveHTTP(ctx, api) })
+	g.Go(func() error { return cp.loads.Poll(ctx) })
 	// The loop gives its last memory to the store, which therefore ends after it.
 	stored, done := context.WithCancel(context.WithoutCancel(ctx))
 	g.Go(func() error { defer done(); return cp.loop.run(ctx) })

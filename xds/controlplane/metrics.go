@@ -40,7 +40,8 @@ var (
 	descLoads        = desc("load_reports_total", "Load reports that Envoys sent.")
 	descLoadsLate    = desc("load_reports_throttled_total", "Load reports that were read late because their Envoy sends too many.")
 	descLogRecords   = desc("envoy_log_records_total", "Records of attempts in Envoys' logs.")
-	descLoadsRefused = desc("load_report_refused_total", "What load reports and logs of Envoys said and nobody believed, by reason.", "reason")
+	descPages        = desc("envoy_pages_total", "Admin pages that were read of Envoys that are polled.")
+	descLoadsRefused = desc("load_report_refused_total", "What load reports, logs and admin pages of Envoys said and nobody believed, by reason.", "reason")
 
 	descProbers        = desc("health_discovery_streams", "Envoys that probe what they are asked to.")
 	descProbersHeard   = desc("health_discovery_messages_total", "Messages that Envoys sent about their checks.")
@@ -188,6 +189,7 @@ func (m sender) loads(st ingest.Stats) {
 	m.gauge(descEnvoys, float64(st.Streams))
 	m.counter(descLoads, st.Messages)
 	m.counter(descLogRecords, st.Records)
+	m.counter(descPages, st.Pages)
 	m.counter(descLoadsLate, st.Throttled)
 	for why, n := range st.Refused {
 		m.counter(descLoadsRefused, n, string(why))

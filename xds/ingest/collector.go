@@ -6,6 +6,7 @@ import (
 	"io"
 	"log/slog"
 	"maps"
+	"net"
 	"sync"
 	"time"
 
@@ -55,6 +56,7 @@ type Collector struct {
 	running   sync.WaitGroup
 	seats     *report.Seats
 	live      live
+	dial      func(ctx context.Context, network, address string) (net.Conn, error)
 }
 
 // NewCollector starts nothing. now is the table's clock; perPrincipal bounds the streams
@@ -62,7 +64,7 @@ type Collector struct {
 func NewCollector(cfg Config, perPrincipal int, sink Sink, directory Directory, now func() time.Duration, log *slog.Logger) *Collector {
 	return &Collector{
 		cfg: cfg, sink: sink, directory: directory, now: now, log: log,
-		seats: report.NewSeats(perPrincipal),
+		seats: report.NewSeats(perPrincipal), dial: new(net.Dialer).DialContext,
 	}
 }
 

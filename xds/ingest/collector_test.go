@@ -68,18 +68,24 @@ func newWorld(t *testing.T, most int) *world {
 	w := &world{t: t, net: pipenet.New(1), sink: &sink{}}
 	began := time.Now().Add(-time.Hour)
 	w.Collector = NewCollector(DefaultConfig(), most, w.sink, services(5), func() time.Duration { return time.Since(began) }, slog.New(slog.DiscardHandler))
+	w.serve()
+	return w
+}
+
+// serve serves the collector until the test ends.
+func (w *world) serve() {
+	w.t.Helper()
 	server := grpc.NewServer()
 	w.Register(server)
-	ln, err := w.net.Host("10.0.0.9").Listen(t.Context(), "tcp", ":15010")
+	ln, err := w.net.Host("10.0.0.9").Listen(w.t.Context(), "tcp", ":15010")
 	if err != nil {
-		t.Fatal(err)
+		w.t.Fatal(err)
 	}
 	go func() { _ = server.Serve(ln) }()
-	t.Cleanup(func() {
+	w.t.Cleanup(func() {
 		server.Stop()
 		w.Wait()
 	})
-	return w
 }
 
 // stream opens a stream from a host; it ends with the test.

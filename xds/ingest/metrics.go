@@ -22,6 +22,10 @@ const (
 	NoLoadReports    Refusal = "no_load_reports"               // a log of an Envoy that sends none
 	SaysNothing      Refusal = "says_nothing"                  // a record of no failure of an endpoint
 	NotCounted       Refusal = "not_counted"                   // a record of a failure that load reports do not have
+	NoAnswer         Refusal = "no_answer"                     // an admin page that is polled
+	BadPage          Refusal = "bad_page"                      // an admin page that is none
+	Restarted        Refusal = "restarted"                     // a polled Envoy; its counters begin again
+	ReportsItself    Refusal = "reports_itself"                // a polled Envoy that sends load reports
 	TooManyEndpoints Refusal = "too_many_endpoints"            // in a log, between two load reports
 )
 
@@ -29,6 +33,7 @@ const (
 type Stats struct {
 	Streams   int // open now
 	Messages  uint64
+	Pages     uint64 // of Envoys that are polled
 	Records   uint64 // of attempts, in logs
 	Throttled uint64 // messages that were read late because there are too many of them
 	Refused   map[Refusal]uint64
