@@ -14,6 +14,7 @@ const Never = time.Duration(math.MinInt64)
 const (
 	busyStep  = 100 * time.Millisecond // between two Steps at most
 	calmStep  = 250 * time.Millisecond // the same while nothing is wrong
+	restStep  = 5 * time.Second        // the same while nothing is under way
 	busyFrom  = 4                      // attempts on one endpoint between two Steps: what is new there may be much
 	leastStep = time.Millisecond
 	lateStep  = 50 * time.Millisecond  // a Step later than that is our own trouble
@@ -193,7 +194,8 @@ func (d *Detector) Endpoint(id string) *Endpoint {
 func (d *Detector) Overdue() time.Duration { return d.overdue }
 
 // Step looks at the counters and decides. It is to be called at the latest at
-// Result.Next, and soon after an Endpoint asked for it; at least 1 ms apart. The
+// Result.Next (or as Result.Rest says), and soon after an Endpoint asked for it; at
+// least 1 ms apart. The
 // clock must be monotonic. Should it go back, time stands still here until it is where
 // it was: failures still eject, but nobody is suspended and nobody comes back.
 func (d *Detector) Step(now time.Duration) Result {
@@ -204,7 +206,8 @@ func (d *Detector) Step(now time.Duration) Result {
 	}
 	d.now = now
 	// What begins now and hangs is overdue no sooner than that.
-	r := Result{Changes: d.pending, Next: now + min(calmStep, max(busyStep, d.overdue))}
+	usual := now + min(calmStep, max(busyStep, d.overdue))
+	r := Result{Changes: d.pending, Next: usual}
 	d.pending, d.active = nil, false
 	clear(d.sorted)
 	clear(d.slows)
@@ -231,9 +234,10 @@ func (d *Detector) Step(now time.Duration) Result {
 			d.recover(m, now, &r)
 		}
 	}
-	plain := true
+	plain, kept := true, true
 	for _, m := range d.members {
 		m.before = m.now
+		kept = kept && m.second == m.now
 		plain = plain && m.plain()
 	}
 	r.Routes, d.routes.news = d.routes.news, nil
@@ -252,10 +256,27 @@ func (d *Detector) Step(now time.Duration) Result {
 	if d.active || !plain {
 		r.wakeAt(now + busyStep)
 	}
+	resting := plain && kept && !d.active && r.Next == usual && d.Quiet()
 	r.wakeAt(d.nextTick) // counts are kept of whole seconds
 	r.Next = max(r.Next, now+leastStep)
-	d.next = r.Next
+	r.Rest = r.Next
+	if resting {
+		r.Rest = now + restStep
+	}
+	d.next = r.Rest
 	return r
+}
+
+// Quiet says whether no attempt is under way, none has begun since the last Step, and
+// there is nothing against anybody. Who lets a Step wait until Result.Rest looks once more after it has begun to listen for
+// attempts: one may just have begun.
+func (d *Detector) Quiet() bool {
+	for _, m := range d.members {
+		if m.exc.open || m.wait.overdue > 0 || m.ep.started.Load() != m.started || m.ep.Inflight() > 0 {
+			return false
+		}
+	}
+	return true
 }
 
 // wakeAt brings the next Step forward.

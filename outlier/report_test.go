@@ -248,6 +248,8 @@ func TestSelfDoubtTakesTwoClusters(t *testing.T) {
 func TestALateStepIsOurOwnTrouble(t *testing.T) {
 	w := newWorld(t, 4, 1)
 	w.run(10 * second)
+	w.d.Endpoint("e00").Start(w.now, false) // nobody is late where nothing is under way
+	w.d.Step(w.now)
 	late := w.d.next + 60*time.Millisecond
 	w.d.Step(late)
 	for i := range 3 {
@@ -280,5 +282,40 @@ func TestDoubtRaisesThresholdsAndSuspendsNobody(t *testing.T) {
 	w.d.suspendOverdue(w.now, &r)
 	if len(r.Changes) != 1 || r.Changes[0].Refused != "" {
 		t.Errorf("with a doubt of 3 it tells %+v, want a suspension", r.Changes)
+	}
+}
+
+func TestARestIsOfferedOnlyWhereNothingIsUnderWay(t *testing.T) {
+	w := newWorld(t, 3, 1)
+	e := w.d.Endpoint("e00")
+	rests := func() bool {
+		r := w.d.Step(w.now)
+		w.now = r.Next
+		return r.Rest > r.Next
+	}
+	if !rests() {
+		t.Fatal("no rest where nothing has ever happened")
+	}
+	a := e.Start(w.now, true)
+	if w.d.Quiet() || rests() || rests() {
+		t.Error("a rest while an attempt is under way")
+	}
+	e.Headers(&a, w.now)
+	e.End(&a, Outcome{Class: OK, Now: w.now})
+	steps := 1
+	for ; steps < 20 && !rests(); steps++ {
+	}
+	if steps == 1 || steps > 6 {
+		t.Errorf("a rest at Step %d after an attempt that went well, want soon, but not before its second is over", steps)
+	}
+	if snap := w.d.members[0].second; snap != e.Counts() {
+		t.Errorf("at rest, and the last whole second knows of %+v, want %+v", snap, e.Counts())
+	}
+	b := e.Start(w.now, true)
+	e.End(&b, Outcome{Class: Server, Now: w.now})
+	for range 20 {
+		if rests() {
+			t.Fatal("a rest with something against an endpoint")
+		}
 	}
 }

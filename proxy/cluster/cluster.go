@@ -73,6 +73,7 @@ type Cluster struct {
 	keys    atomic.Pointer[balancer.Keys] // nil while the policy does not hash
 	status  atomic.Pointer[status]
 	overdue atomic.Int64
+	resting atomic.Bool // Run waits for an attempt to begin, or until there is something else to do
 	limits  *resilience.Limits
 	breaker *resilience.Breaker
 	budget  *resilience.Budget

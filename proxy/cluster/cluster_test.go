@@ -21,6 +21,7 @@ import (
 	"github.com/overhear-mesh/overhear/proxy/balancer"
 	"github.com/overhear-mesh/overhear/proxy/clock"
 	"github.com/overhear-mesh/overhear/proxy/cluster"
+	"github.com/overhear-mesh/overhear/proxy/ping"
 	"github.com/overhear-mesh/overhear/proxy/upstream"
 )
 
@@ -619,4 +620,34 @@ func TestConfigurationNamesWhatIsWrong(t *testing.T) {
 	if err := (cluster.Spec{ID: "a", Address: "[::1]:80"}).Validate(); err != nil {
 		t.Error(err)
 	}
+}
+
+func TestAClusterAtRestIsWokenByTheAttemptThatBegins(t *testing.T) {
+	inMesh(t, 5, func(c *cluster.Config) { c.Ping.Kind = ping.Off }, func(m *mesh) {
+		a, b := m.endpoint(0), m.endpoint(1)
+		stop := m.traffic(100)
+		time.Sleep(5 * time.Second)
+		stop()
+		limit := m.cluster.Overdue() + 200*time.Millisecond
+		rest := func() { // begins now
+			time.Sleep(time.Minute)
+			m.cluster.Wake()
+			time.Sleep(10 * time.Millisecond)
+		}
+		rest()
+		hung := a.Stats.Start(m.clock.Now(), true) // as nobody begins one, without a word
+		time.Sleep(limit)
+		if s := m.status(0).State; s != outlier.In {
+			t.Errorf("%v, %v after an attempt began of which the cluster was not told: it does not rest", s, limit)
+		}
+		a.Stats.End(&hung, outlier.Outcome{Class: outlier.Censored, Now: m.clock.Now()})
+
+		rest()
+		told := b.Begin(m.clock.Now(), true)
+		time.Sleep(limit)
+		if s := m.status(1).State; s != outlier.Suspended {
+			t.Errorf("%v, %v after an attempt began that hangs, want it suspended", s, limit)
+		}
+		told.End(outlier.Outcome{Class: outlier.Censored, Now: m.clock.Now()})
+	})
 }

@@ -17,7 +17,7 @@ import (
 )
 
 const (
-	maxGap   = time.Second      // the longest time between two steps, whatever the detector says
+	maxGap   = time.Second      // the longest time between two steps while requests run, whatever the detector says
 	minGap   = time.Millisecond // the shortest
 	tidyGap  = time.Second      // between two looks for connections to close
 	longLast = -time.Duration(1 << 62)
@@ -150,6 +150,7 @@ func (l *loop) step(now time.Duration) {
 	result := l.detector.Step(now)
 	l.last, l.dirty = now, false
 	l.next = min(max(result.Next, now+minGap), now+maxGap)
+	l.rest(result)
 	l.c.overdue.Store(int64(l.detector.Overdue()))
 	l.publish(result)
 	for _, route := range result.Routes {
@@ -164,6 +165,24 @@ func (l *loop) step(now time.Duration) {
 	}
 	l.event.Changes, l.event.Urgency = result.Changes, result.Urgency
 	l.tell(now)
+}
+
+// rest lets the next step wait if nothing is under way: of a thousand clusters, most
+// have no requests at most times, and looking at each four times a second took a tenth
+// of a core. The attempt that begins next wakes the cluster, before its outcome counts.
+func (l *loop) rest(result outlier.Result) {
+	l.c.resting.Store(false)
+	if result.Rest <= result.Next {
+		return
+	}
+	if l.c.resting.Store(true); !l.detector.Quiet() { // one has just begun
+		l.c.resting.Store(false)
+		return
+	}
+	l.next = result.Rest
+	if slices.ContainsFunc(l.records, func(r *record) bool { return r.endpoint.Open() > 0 }) {
+		l.next = min(l.next, l.tidy)
+	}
 }
 
 // publish makes the new belief visible to requests, then to people.
@@ -259,7 +278,7 @@ func (l *loop) configure(cfg Config) {
 	options.MaxIdle, options.MaxConns = cfg.MaxIdle, cfg.MaxConns
 	options.HTTP2 = cfg.Protocol == HTTP2
 	options.Lifetime, options.Now = cfg.Lifetime, l.c.deps.Clock.Now
-	options.Watch, options.Hint = l.c.deps.Watch, l.c.hint
+	options.Watch, options.Hint, options.Resting = l.c.deps.Watch, l.c.hint, &l.c.resting
 	l.options, l.rebuild = &options, true
 	l.c.limits.SetConfig(cfg.Limits)
 	l.c.breaker.SetConfig(cfg.Breaker)

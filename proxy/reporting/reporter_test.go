@@ -131,6 +131,7 @@ func (w *world) attempt(id string, class outlier.Class) {
 	stats := w.stats(id)
 	now := w.clock.Now()
 	a := stats.Start(now, true)
+	w.cluster.Wake() // as upstream.Endpoint does, if the cluster rests
 	if class == outlier.OK {
 		stats.Headers(&a, now)
 	}
@@ -483,6 +484,7 @@ func TestAnOverdueAttemptIsToldAndToldAgain(t *testing.T) {
 		stats := w.stats("api-0")
 		start := time.Now()
 		a := stats.Start(w.clock.Now(), true)
+		w.cluster.Wake()
 		time.Sleep(4 * time.Second)
 		synctest.Wait()
 		overdue := 0

@@ -59,7 +59,7 @@ type Shared interface {
 }
 
 // NewEndpoint makes an endpoint without connections. wake is called when an
-// outcome needs the detector at once; it must neither block nor allocate, and
+// outcome needs the detector at once, or an attempt ends a rest; it must neither block nor allocate, and
 // may be nil. opts is shared and must not be changed afterwards; see SetOptions.
 func NewEndpoint(id, address, zone string, priority uint32, inbound bool, stats *outlier.Endpoint, wake func(), opts *Options) *Endpoint {
 	if wake == nil {
@@ -104,12 +104,24 @@ func (e *Endpoint) Lend(part net.Conn, hash uint32) *Conn {
 // Begin starts an attempt. deadlined says that somebody will give up on it one
 // day: only such an attempt can be overdue.
 func (e *Endpoint) Begin(now time.Duration, deadlined bool) Attempt {
-	return Attempt{Attempt: e.Stats.Start(now, deadlined), endpoint: e}
+	a := Attempt{Attempt: e.Stats.Start(now, deadlined), endpoint: e}
+	e.rouse()
+	return a
 }
 
 // BeginOn is Begin on a route that may be slow by nature.
 func (e *Endpoint) BeginOn(route uint16, now time.Duration, deadlined bool) Attempt {
-	return Attempt{Attempt: e.Stats.StartOn(route, now, deadlined), endpoint: e}
+	a := Attempt{Attempt: e.Stats.StartOn(route, now, deadlined), endpoint: e}
+	e.rouse()
+	return a
+}
+
+// rouse comes after an attempt has been counted in: whoever has begun to rest, and
+// looks then, has seen the attempt.
+func (e *Endpoint) rouse() {
+	if r := e.options.Load().Resting; r != nil && r.Load() && r.CompareAndSwap(true, false) {
+		e.wake()
+	}
 }
 
 // Get hands out an idle connection, the one used last, or does as Fresh. The

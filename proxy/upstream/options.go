@@ -3,6 +3,7 @@ package upstream
 import (
 	"context"
 	"net"
+	"sync/atomic"
 	"time"
 )
 
@@ -43,6 +44,9 @@ type Options struct {
 	// dies, and owes it a probe, of which Endpoint.Hinted is told. It must not block.
 	// nil: nobody wants to know.
 	Hint func(*Endpoint)
+	// Resting is true while nobody looks at the counters for lack of anything to see:
+	// the attempt that begins then makes it false and wakes who rests. nil: nobody does.
+	Resting *atomic.Bool
 }
 
 // DefaultOptions dials by the standard library.
