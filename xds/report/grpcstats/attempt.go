@@ -128,7 +128,7 @@ func (a *attempt) end(s *stats.End) {
 	a.endpoint = nil
 	r := outlier.HTTPResult{
 		GRPC: true, GRPCStatusSeen: true, Pushback: a.pushback, HeadersSeen: a.head > 0,
-		Age: now - a.count.Started(), Overdue: e.Overdue(a.route),
+		Age: now - a.count.Started(), Overdue: a.channel.due(e.Overdue(a.route)),
 		ShortDeadline: a.deadline > 0 && a.deadline-a.count.Started() < e.Median(),
 	}
 	switch {

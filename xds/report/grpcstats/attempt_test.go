@@ -176,3 +176,31 @@ func TestAProbeThatCannotBeMadeSaysNothingOfTheEndpoint(t *testing.T) {
 		}
 	}
 }
+
+// A busy machine doubts itself, and would wait for longer than its calls do.
+func TestACallThatHasHadItsTimeCountsHoweverMuchTheClientDoubtsItself(t *testing.T) {
+	c, e, addr := silent()
+	r := c.reporter
+	for s := range 8 {
+		r.self.Trouble(time.Duration(s) * time.Second)
+		r.mu.Lock()
+		c.detector.Step(time.Duration(s)*time.Second + 500*time.Millisecond)
+		r.mu.Unlock()
+	}
+	if got := e.Overdue(0); got <= time.Second {
+		t.Fatalf("an answer is overdue after %v: the test wants more than a second", got)
+	}
+	v := eventsOf(addr)
+	ctx, cancel := context.WithDeadline(t.Context(), r.epoch.Add(9*time.Second))
+	defer cancel()
+	r.epoch = r.epoch.Add(-8 * time.Second)
+	tagged := c.TagRPC(ctx, &v.tag).(*attempt)
+	c.HandleRPC(tagged, &v.sent)
+	tagged.deadline = tagged.count.Started() + time.Second
+	v.end.Error, v.end.EndTime = status.Error(codes.DeadlineExceeded, "context deadline exceeded"), r.epoch.Add(tagged.deadline)
+	c.shortest.Store(int64(time.Second))
+	c.HandleRPC(tagged, &v.end)
+	if got := e.Counts(); got.Timeout != 1 {
+		t.Errorf("counted %+v, want a timeout", got)
+	}
+}

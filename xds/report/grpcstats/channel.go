@@ -204,6 +204,18 @@ func (c *channel) deadlined(d time.Duration) {
 	}
 }
 
+// due is the age at which the end of an attempt counts. A client that distrusts itself, as
+// one on a busy machine does, calls attempts overdue later, at 1.75 s in the end; if calls
+// have a deadline before that, none of a hung endpoint's would ever count. Who has waited
+// for half of the shortest deadline has waited long enough; the distrust is told, and the
+// control plane gives the evidence less weight.
+func (c *channel) due(overdue time.Duration) time.Duration {
+	if shortest := time.Duration(c.shortest.Load()); shortest > 0 {
+		return min(overdue, shortest/2)
+	}
+	return overdue
+}
+
 // route is where the detector keeps a method. Two may share one: they are then judged as
 // one route.
 func (c *channel) route(method string) uint16 {

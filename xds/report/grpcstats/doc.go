@@ -21,7 +21,7 @@
 // that it reset; a connection that was lost; a deadline that had come, or a caller who left,
 // which say something only where an answer was due by then. gRPC has no type for the last
 // four, so that they are told apart by the context and by the texts of its errors. One that
-// is not known is no evidence, except that a lost answer is one.
+// is not known says nothing, unless there is no answer.
 //
 // What is counted is kept by the detector that sidecars have, with a route for each method,
 // and told at the pace that sidecars keep (package cadence). The detector takes nobody out here:
