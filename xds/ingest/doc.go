@@ -1,6 +1,6 @@
 // Package ingest lets unmodified Envoys report evidence: it serves Envoy's Load
 // Reporting Service (LRS) and turns the load reports into the reports that the evidence
-// table takes.
+// table takes. It serves health discovery (HDS), too, by which they probe.
 //
 // # Model
 //
@@ -53,8 +53,40 @@
 // Latency. Requests that are overdue, for services of gRPC and of plain TCP: Envoy counts
 // a gRPC call as a success when it has ended, so that a stream that is open for hours
 // looks like one that hangs. A request whose client gave up is neither a success nor a
-// failure; nor is it waited for. An Envoy makes no probes and answers no polls, since
-// what it knows it tells at once.
+// failure; nor is it waited for. An Envoy answers no polls, since what it knows it tells at
+// once.
+//
+// # Probes
+//
+// An Envoy with hds_config in its bootstrap asks what to probe (HDS), and is given the
+// probes that the table orders of it and pings of endpoints without traffic. It is told a
+// set of checks and says each 50 ms how each stands, as healthy, timed out or unhealthy.
+// Unhealthy it also calls what it has not tried yet. So each order has checks of a name
+// that no other has, made once and taken away when it is answered, withdrawn or out of
+// time; and beside the check of the order there is one that only opens a connection, with a
+// timeout below 50 ms. After one whole interval that one has ended, and what it reached
+// neither within nor beyond its timeout was refused.
+//
+//	the Envoy says                       the table hears   at level
+//	healthy                              ok                of the check
+//	timed out                            timeout
+//	unhealthy, of a connection           refused           connect
+//	unhealthy, with an HTTP status       unhealthy         app
+//	unhealthy, without one, in the end   unhealthy         app
+//
+// "Refused" may be a host without a route as well, or an Envoy that is short of sockets.
+// It is a hard failure, and weighs what that of a sidecar does: it makes its Envoy one
+// witness, of one fault domain, and a verdict wants as many others as there can be, up to
+// two. When it was is not told; it counts as of the moment of its order, so that any answer
+// since outweighs it. A connection that was reset while the application was asked is never
+// called hard: it cannot be told from nonsense. Probes of gRPC health are connections only,
+// as health discovery knows no others; so are those that should reach the application
+// of a service without a ping of http.
+//
+// Who is asked is known by its load reports: health discovery of an id that does not
+// report, or of another principal, is served and not used. An Envoy makes 10 probes a
+// second at most and 64 at a time; results of what nobody asked for are counted and
+// ignored.
 //
 // # Whom it believes
 //
