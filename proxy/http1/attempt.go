@@ -91,6 +91,9 @@ func (c *conn) connect(ctx context.Context, fresh bool) (outlier.Ending, bool) {
 		if why := c.guard.reason(); why != uninterrupted {
 			return why.ending(), false
 		}
+		if e, ok := errors.AsType[*upstream.ConnectError](err); ok && e.Detail != "" {
+			c.Record.Detail = e.Detail
+		}
 		return upstream.ConnectEnding(err), false
 	}
 	c.up, c.Reused, c.Reached = up, reused, true

@@ -356,3 +356,26 @@ func TestASecondRaceWithinASecondIsAFailure(t *testing.T) {
 		})
 	}
 }
+
+// Whose file says http2 of endpoints that speak HTTP/1.1 is told so, by the access log.
+func TestAnEndpointThatSpeaksHTTP11IsCalledOne(t *testing.T) {
+	const want = "the endpoint answered in HTTP/1.1: its cluster wants protocol http1"
+	behaviour := served(func(http.ResponseWriter, *http.Request) {})
+	t.Run("HTTP/2", func(t *testing.T) {
+		inRig(t, nil, func(r *rig) {
+			r.check(r.get(), 502, "*", "UPE", "10.0.1.1 server")
+			if got := r.last().Detail; got != want {
+				t.Errorf("detail: got %q, want %q", got, want)
+			}
+		}, behaviour)
+	})
+	t.Run("HTTP/1.1", func(t *testing.T) {
+		inRig(t, nil, func(r *rig) {
+			r.olderClient()
+			r.check(r.get(), 502, "*", "UPE", "10.0.1.1 server")
+			if got := r.last().Detail; got != want {
+				t.Errorf("detail: got %q, want %q", got, want)
+			}
+		}, behaviour)
+	})
+}

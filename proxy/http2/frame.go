@@ -82,6 +82,7 @@ var (
 	errPreface      = &fault{codeProtocol, "no HTTP/2 preface"}
 	errFrameSize    = &fault{codeFrameSize, "frame of a wrong size"}
 	errNoSettings   = &fault{codeProtocol, "first frame is no SETTINGS"}
+	errOlder        = &fault{codeProtocol, "the endpoint answered in HTTP/1.1: its cluster wants protocol http1"}
 	errStreamZero   = &fault{codeProtocol, "frame on a stream that it does not belong on"}
 	errPadding      = &fault{codeProtocol, "more padding than frame"}
 	errContinuation = &fault{codeProtocol, "header block not continued"}

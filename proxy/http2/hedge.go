@@ -118,7 +118,7 @@ func (h *hedge) onLink(b *batch, p *pool, ticket uint64) {
 }
 
 // onNoLink implements taker.
-func (h *hedge) onNoLink(b *batch, p *pool, ticket uint64, ending outlier.Ending) (took bool) {
+func (h *hedge) onNoLink(b *batch, p *pool, ticket uint64, ending outlier.Ending, _ string) (took bool) {
 	h.x.mu.Lock()
 	defer h.x.unlock()
 	if !h.called(p, ticket) {

@@ -87,8 +87,8 @@ func (s *lend) onLink(b *batch, p *pool, _ uint64) {
 }
 
 // onNoLink implements taker.
-func (s *lend) onNoLink(_ *batch, _ *pool, _ uint64, ending outlier.Ending) bool {
-	s.answer <- &upstream.ConnectError{Ending: ending, Err: errNoLink}
+func (s *lend) onNoLink(_ *batch, _ *pool, _ uint64, ending outlier.Ending, text string) bool {
+	s.answer <- &upstream.ConnectError{Ending: ending, Err: errNoLink, Detail: text}
 	return true
 }
 

@@ -193,8 +193,9 @@ const (
 // loss is why streams end that have done nothing wrong.
 type loss struct {
 	cause   cause
-	charged bool // an attempt has been charged with it: it is one event
-	race    bool // the connection had been idle, and its peer may have closed it for that
+	text    string // what the peer did wrong; "": nothing
+	charged bool   // an attempt has been charged with it: it is one event
+	race    bool   // the connection had been idle, and its peer may have closed it for that
 	// clean: the peer has promised that it has not processed the stream.
 	clean bool
 }
@@ -338,6 +339,7 @@ func (l *link) violated(b *batch, f *fault) {
 	l.mu.Lock()
 	if !l.closed {
 		l.out = appendGoAway(l.out, l.last.Load(), f.code)
+		l.why = &loss{cause: causeFault, text: f.text}
 	}
 	l.mu.Unlock()
 	b.flush()

@@ -55,7 +55,8 @@ type taker interface {
 	// onLink says that there is a connection for whoever held this ticket, onNoLink that
 	// there will be none.
 	onLink(b *batch, p *pool, ticket uint64)
-	onNoLink(b *batch, p *pool, ticket uint64, ending outlier.Ending) (took bool)
+	// text says what is the matter with it, if that is known.
+	onNoLink(b *batch, p *pool, ticket uint64, ending outlier.Ending, text string) (took bool)
 }
 
 type waiter struct {
@@ -176,7 +177,7 @@ func (p *pool) dial() {
 		p.mu.Lock()
 		p.dialing = false
 		p.mu.Unlock()
-		p.failed(b, upstream.ConnectEnding(err))
+		p.failed(b, upstream.ConnectEnding(err), "")
 		b.flush()
 		return
 	}
@@ -195,7 +196,7 @@ func (p *pool) dial() {
 
 // failed tells those who wait that no connection has come about, unless there is
 // another one to wait for.
-func (p *pool) failed(b *batch, ending outlier.Ending) {
+func (p *pool) failed(b *batch, ending outlier.Ending, text string) {
 	p.mu.Lock()
 	var queue []waiter
 	if p.retired || !slices.ContainsFunc(p.links, (*link).promising) {
@@ -205,7 +206,7 @@ func (p *pool) failed(b *batch, ending outlier.Ending) {
 	}
 	p.mu.Unlock()
 	for _, w := range queue {
-		if w.taker.onNoLink(b, p, w.ticket, ending) {
+		if w.taker.onNoLink(b, p, w.ticket, ending, text) {
 			ending = outlier.EndSharedConnection // one connection event is one failure
 		}
 	}
@@ -308,7 +309,7 @@ func (c clientRole) freed(b *batch, l *link) {
 	if closed {
 		c.p.drop(l)
 		if !settled {
-			c.p.failed(b, why.handshake())
+			c.p.failed(b, why.handshake(), why.text)
 		}
 	} else if l.active.Load() == 0 && (worn || c.p.gone()) {
 		l.leave(b)

@@ -14,6 +14,9 @@ import (
 // within its limit: they may be empty (CVE-2023-45288 and its kin).
 const maxContinuations = 16
 
+// olderAnswer is how a server that speaks HTTP/1.1 begins its answer to a preface.
+const olderAnswer = "HTTP/1."
+
 // parse handles every whole frame of l.in[:l.w] and keeps the rest.
 func (l *link) parse(b *batch) *fault {
 	at := 0
@@ -30,6 +33,9 @@ func (l *link) parse(b *batch) *fault {
 	for l.w-at >= frameHeader {
 		head := l.in[at : at+frameHeader]
 		n := int(head[0])<<16 | int(head[1])<<8 | int(head[2])
+		if l.client && !l.settingsIn && string(head[:len(olderAnswer)]) == olderAnswer {
+			return errOlder
+		}
 		if n > maxFrame {
 			return errFrameSize
 		}

@@ -240,13 +240,16 @@ func (x *relay) onLink(b *batch, p *pool, ticket uint64) {
 }
 
 // onNoLink implements taker.
-func (x *relay) onNoLink(b *batch, p *pool, ticket uint64, ending outlier.Ending) (took bool) {
+func (x *relay) onNoLink(b *batch, p *pool, ticket uint64, ending outlier.Ending, text string) (took bool) {
 	x.mu.Lock()
 	defer x.unlock()
 	if !x.called(p, ticket) {
 		return false
 	}
 	x.unwait()
+	if text != "" {
+		x.Record.Detail = text
+	}
 	x.failed(b, ending, exchange.Failure{Ending: ending, Replayable: x.keep, Unprocessed: true})
 	return true
 }

@@ -20,6 +20,7 @@ var errConnectTimeout = errors.New("connect timeout")
 type ConnectError struct {
 	Ending outlier.Ending // what that says about the endpoint
 	Err    error
+	Detail string // what Ending cannot say; often empty
 }
 
 func (e *ConnectError) Error() string { return fmt.Sprintf("connect: %v", e.Err) }
