@@ -109,6 +109,11 @@ func (p *Prober) change(f func(*docket)) {
 	p.mu.Lock()
 	f(p.docket)
 	p.mu.Unlock()
+	p.wake()
+}
+
+// wake has the Envoy told what is news.
+func (p *Prober) wake() {
 	select {
 	case p.kick <- struct{}{}:
 	default:
@@ -218,7 +223,7 @@ func (g *Probing) listen(ctx context.Context, p *Prober, srv healthv3.HealthDisc
 			g.sink.Probed(p, a)
 		}
 		if len(answers) > 0 {
-			p.change(func(*docket) {}) // what is answered need not be checked again
+			p.wake() // what is answered need not be checked again
 		}
 		if wait := bucket.Take(now); wait > 0 {
 			g.metrics.add(func(s *Stats) { s.Throttled++ })

@@ -394,6 +394,16 @@ func TestAnAnswerBeforeTheOrderHasLeftIsNone(t *testing.T) {
 	}
 }
 
+func TestAnAnswerThatAsksForLessTrafficIsOne(t *testing.T) {
+	d := newDocket("d")
+	d.order(Probe{ID: 1, Address: netip.MustParseAddrPort("[::ffff:10.1.0.1]:80"), Timeout: second}, time.Hour) // of wellAt
+	d.specifier()
+	all := d.hear(whoever("d/1/deep", wellAt, corev3.HealthStatus_DEGRADED), time.Hour+ms(50), map[Refusal]int{})
+	if len(all) != 1 || all[0].Result != outlier.ProbeOK {
+		t.Errorf("answers %+v, want one that is ok", all)
+	}
+}
+
 func TestAnEnvoyThatSaysNothingLeavesTheOrderUnanswered(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newProbeWorld(t, 8)

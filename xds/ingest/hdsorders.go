@@ -31,7 +31,7 @@ const (
 	doorTimeout = 40 * time.Millisecond
 	// answerSlack is what an answer may take beyond the timeout of its order: less than
 	// the table waits.
-	answerSlack = 40 * time.Millisecond
+	answerSlack = 20 * time.Millisecond
 	// once is when Envoy would check again what it has checked: an order asks once.
 	once = time.Hour
 	// mostProbes are under way at one Envoy at a time, mostLeases kept for it.
@@ -129,6 +129,7 @@ func (d *docket) order(p Probe, now time.Duration) bool {
 		return false
 	}
 	d.earned = max(d.earned, now) + probeGap
+	p.Address = netip.AddrPortFrom(p.Address.Addr().Unmap(), p.Address.Port()) // as an Envoy tells it
 	d.serial++
 	d.asked[d.serial] = &asked{
 		Probe: p, began: now, door: check{timeout: doorTimeout},
@@ -154,7 +155,7 @@ func (d *docket) lease(l Lease, now time.Duration) bool {
 	case l.Until <= now:
 		delete(d.leases, l.ID)
 	case have != nil: // a renewal moves no turn
-		have.Until = l.Until
+		have.Lease = l
 	case len(d.leases) >= mostLeases:
 		return false
 	default:
@@ -347,7 +348,7 @@ func (a *asked) result() (outlier.ProbeResult, outlier.Level) {
 		depth = outlier.LevelApp
 	}
 	switch {
-	case a.deep.status == corev3.HealthStatus_HEALTHY, depth == outlier.LevelConnect && a.door.status == corev3.HealthStatus_HEALTHY:
+	case a.deep.well(), depth == outlier.LevelConnect && a.door.well():
 		return outlier.ProbeOK, depth
 	case a.deep.code:
 		return outlier.Unhealthy, depth
@@ -362,6 +363,11 @@ func (a *asked) result() (outlier.ProbeResult, outlier.Level) {
 		return outlier.Unhealthy, depth
 	}
 	return outlier.NotRun, outlier.LevelNone
+}
+
+// well says whether a check has succeeded; an answer that asks for less traffic is one.
+func (c *check) well() bool {
+	return c.status == corev3.HealthStatus_HEALTHY || c.status == corev3.HealthStatus_DEGRADED
 }
 
 // failed says whether a check has ended, and neither well nor by its timeout.
