@@ -129,7 +129,7 @@ func (l *logged) leave() {
 	l.open--
 }
 
-// live are the Envoys whose load reports come, by id.
+// live are Envoys that are heard, by id.
 type live struct {
 	mu   sync.Mutex // guards what follows
 	byID map[string]*Stream

@@ -29,9 +29,9 @@ const (
 	// mostFailures is after how many questions without an answer in a row an Envoy counts
 	// as gone: its counters may be others when it is back.
 	mostFailures = 3
-	// lifeSlack is how far apart the begin of a process may be from one question to the
-	// next.
-	lifeSlack = 2*time.Second + 500*time.Millisecond
+	// lifeSlack is how far apart the begin of a process, which it tells in whole seconds,
+	// may seem to be from one question to the next, beside the time of the answer.
+	lifeSlack = 2 * time.Second
 )
 
 // Poll asks the admin pages of the Envoys that the configuration names, until ctx ends.
@@ -59,7 +59,7 @@ func (a *admin) get(ctx context.Context, path string, into proto.Message) error 
 	if err != nil {
 		return err
 	}
-	defer res.Body.Close()
+	defer func() { _ = res.Body.Close() }() // what was read is checked
 	if res.StatusCode != http.StatusOK {
 		return fmt.Errorf("%s: %s", path, res.Status)
 	}
@@ -116,12 +116,16 @@ func (c *Collector) polled(ctx context.Context, a *admin, tick <-chan time.Time)
 	if err := a.get(ctx, "/server_info", info); err != nil {
 		return unanswered(err), err
 	}
+	life := began(info, c.now())
 	id := info.GetNode().GetId()
 	if id == "" {
 		return BadNode, errors.New("the Envoy has no node id: give it one, the one that it gets endpoints by")
 	}
 	if c.live.get(id) != nil {
 		return ReportsItself, fmt.Errorf("%q sends load reports, which know more", id)
+	}
+	if c.polls.get(id) != nil {
+		return ForeignReporter, fmt.Errorf("%q is polled at another address", id)
 	}
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
@@ -137,18 +141,18 @@ func (c *Collector) polled(ctx context.Context, a *admin, tick <-chan time.Time)
 		return ForeignReporter, err
 	}
 	defer c.sink.Leave(s)
+	defer c.polls.set(s)()
 	c.log.LogAttrs(ctx, slog.LevelInfo, "envoy is polled", slog.String("reporter", id), slog.String("admin", a.at))
-	return c.read(ctx, s, a, info, tick)
+	return c.read(ctx, s, a, life, tick)
 }
 
 // read reads the counters of one life of an Envoy.
-func (c *Collector) read(ctx context.Context, s *Stream, a *admin, info *adminv3.ServerInfo, tick <-chan time.Time) (Refusal, error) {
+func (c *Collector) read(ctx context.Context, s *Stream, a *admin, life time.Duration, tick <-chan time.Time) (Refusal, error) {
 	o := newObserver(c.directory)
 	o.logs = &s.logs
 	p := page{before: map[attempted]counters{}}
-	life := began(info, c.now())
 	for failures := 0; ; {
-		clusters := new(adminv3.Clusters)
+		clusters, info := new(adminv3.Clusters), new(adminv3.ServerInfo)
 		err := a.get(ctx, "/clusters?format=json", clusters)
 		now := c.now()
 		if err == nil { // asked after it, so that the page is not that of a later life
@@ -162,7 +166,7 @@ func (c *Collector) read(ctx context.Context, s *Stream, a *admin, info *adminv3
 				return unanswered(err), err
 			}
 			c.metrics.refuse(map[Refusal]int{unanswered(err): 1})
-		case info.GetNode().GetId() != s.reporter.ID || (began(info, now)-life).Abs() > lifeSlack:
+		case info.GetNode().GetId() != s.reporter.ID || (began(info, now)-life).Abs() > lifeSlack+c.cfg.PollInterval:
 			return Restarted, fmt.Errorf("%q is not the process that it was", s.reporter.ID)
 		default:
 			failures = 0
@@ -184,7 +188,7 @@ func (c *Collector) read(ctx context.Context, s *Stream, a *admin, info *adminv3
 	}
 }
 
-// began is when an Envoy began to run. It says so in whole seconds.
+// began is when an Envoy began to run.
 func began(info *adminv3.ServerInfo, now time.Duration) time.Duration {
 	return now - info.GetUptimeCurrentEpoch().AsDuration()
 }

@@ -94,8 +94,11 @@ func clustersOf(hosts map[int]counters) *adminv3.Clusters {
 	return &adminv3.Clusters{ClusterStatuses: []*adminv3.ClusterStatus{c}}
 }
 
-// newPolled is a collector that polls one Envoy, which is a second old.
-func newPolled(t *testing.T) (*world, *oldEnvoy) {
+// otherAt is another way to the same page.
+const otherAt = "10.4.0.1:9902"
+
+// newPolled is a collector that polls one Envoy, which is a second old, and also others.
+func newPolled(t *testing.T, also ...string) (*world, *oldEnvoy) {
 	w := &world{t: t, net: pipenet.New(1), sink: &sink{}}
 	e := &oldEnvoy{node: "envoy-1", started: time.Now().Add(-second), hosts: map[int]counters{1: {sample: sample{ok: 1000, failed: 10, issued: 1010}}, 2: {}}}
 	ln, err := w.net.Host("10.4.0.1").Listen(t.Context(), "tcp", ":9901")
@@ -104,9 +107,14 @@ func newPolled(t *testing.T) (*world, *oldEnvoy) {
 	}
 	server := &http.Server{Handler: e}
 	go func() { _ = server.Serve(ln) }()
+	other, err := w.net.Host("10.4.0.1").Listen(t.Context(), "tcp", ":9902")
+	if err != nil {
+		t.Fatal(err)
+	}
+	go func() { _ = server.Serve(other) }()
 	began := time.Now().Add(-time.Hour)
 	cfg := DefaultConfig()
-	cfg.Poll = []string{adminAt}
+	cfg.Poll = append(also, adminAt)
 	w.Collector = NewCollector(cfg, 64, w.sink, services(5), func() time.Duration { return time.Since(began) }, slog.New(slog.DiscardHandler))
 	w.serve()
 	w.dial = w.net.Host("10.0.0.9").Dial
@@ -183,6 +191,21 @@ func TestAnEnvoyThatSendsLoadReportsIsNotPolledAsWell(t *testing.T) {
 		}
 		if w.Stats().Refused[ReportsItself] == 0 {
 			t.Errorf("refused %v, want it said", w.Stats().Refused)
+		}
+	})
+}
+
+func TestAnEnvoyThatIsNamedTwiceIsOneReporter(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w, e := newPolled(t, otherAt)
+		time.Sleep(5 * second)
+		e.add(1, counters{sample: sample{ok: 5, issued: 5}})
+		time.Sleep(5 * second)
+		if n := len(w.sink.joined); n > 2 || w.Stats().Streams != 1 || w.sink.last(api1).Counts.N != 5 {
+			t.Errorf("joined %d times, %d streams, counts %+v, want one that stays, and 5 attempts", n, w.Stats().Streams, w.sink.last(api1).Counts)
+		}
+		if w.Stats().Refused[ForeignReporter] == 0 {
+			t.Errorf("refused %v, want the other address among it", w.Stats().Refused)
 		}
 	})
 }

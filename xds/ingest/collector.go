@@ -55,7 +55,8 @@ type Collector struct {
 	metrics   metrics
 	running   sync.WaitGroup
 	seats     *report.Seats
-	live      live
+	live      live // by load reports
+	polls     live
 	dial      func(ctx context.Context, network, address string) (net.Conn, error)
 }
 
