@@ -49,19 +49,19 @@ func (r *remote) url(path string, query url.Values) string {
 	return u
 }
 
-// do sends a request and returns the answer if it is a success.
-func (r *remote) do(ctx context.Context, method, path string, query url.Values, body any, token string) (*http.Response, error) {
+// open sends a request and returns the answer's body and fields if it is a success.
+func (r *remote) open(ctx context.Context, method, path string, query url.Values, body any, token string) (io.ReadCloser, http.Header, error) {
 	var payload io.Reader
 	if body != nil {
 		b, err := json.Marshal(body)
 		if err != nil {
-			return nil, err
+			return nil, nil, err
 		}
 		payload = bytes.NewReader(b)
 	}
 	req, err := http.NewRequestWithContext(ctx, method, r.url(path, query), payload)
 	if err != nil {
-		return nil, usageError{fmt.Errorf("--address %s: %w", r.address, err)}
+		return nil, nil, usageError{fmt.Errorf("--address %s: %w", r.address, err)}
 	}
 	if body != nil {
 		req.Header.Set("Content-Type", "application/json")
@@ -71,46 +71,46 @@ func (r *remote) do(ctx context.Context, method, path string, query url.Values, 
 	}
 	resp, err := http.DefaultClient.Do(req)
 	if errors.Is(err, syscall.ECONNREFUSED) {
-		return nil, fmt.Errorf("nothing listens at %s: is the control plane running, and is this its HTTP address (--address)?", r.address)
+		return nil, nil, fmt.Errorf("nothing listens at %s: is the control plane running, and is this its HTTP address (--address)?", r.address)
 	}
 	if err != nil && strings.Contains(err.Error(), "malformed HTTP response") { // net/http has no type for it
-		return nil, fmt.Errorf("%s does not speak HTTP/1.1: is it the xDS address? want that of control_plane.http (--address)", r.address)
+		return nil, nil, fmt.Errorf("%s does not speak HTTP/1.1: is it the xDS address? want that of control_plane.http (--address)", r.address)
 	}
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	if resp.StatusCode == http.StatusOK {
-		return resp, nil
+		return resp.Body, resp.Header, nil
 	}
 	defer func() { _ = resp.Body.Close() }()                 // it was only read
 	text, _ := io.ReadAll(io.LimitReader(resp.Body, 64<<10)) // the status alone is an answer, too
 	var failure struct{ Error string }
 	if json.Unmarshal(text, &failure) == nil && failure.Error != "" {
-		return nil, errors.New(failure.Error)
+		return nil, nil, errors.New(failure.Error)
 	}
-	return nil, fmt.Errorf("%s %s: %s", method, req.URL, resp.Status)
+	return nil, nil, fmt.Errorf("%s %s: %s", method, req.URL, resp.Status)
 }
 
 // get asks for path, decodes the answer into v and returns its bytes.
 func (r *remote) get(ctx context.Context, path string, query url.Values, v any) ([]byte, error) {
 	ctx, cancel := context.WithTimeout(ctx, callTimeout)
 	defer cancel()
-	resp, err := r.do(ctx, http.MethodGet, path, query, nil, "")
+	answer, _, err := r.open(ctx, http.MethodGet, path, query, nil, "")
 	if err != nil {
 		return nil, err
 	}
-	return decode(resp.Body, v)
+	return decode(answer, v)
 }
 
 // post sends body to path, decodes the answer into v and returns its bytes.
 func (r *remote) post(ctx context.Context, path string, body, v any) ([]byte, error) {
 	ctx, cancel := context.WithTimeout(ctx, callTimeout)
 	defer cancel()
-	resp, err := r.do(ctx, http.MethodPost, path, nil, body, os.Getenv("OVERHEAR_API_TOKEN"))
+	answer, _, err := r.open(ctx, http.MethodPost, path, nil, body, os.Getenv("OVERHEAR_API_TOKEN"))
 	if err != nil {
 		return nil, err
 	}
-	return decode(resp.Body, v)
+	return decode(answer, v)
 }
 
 func decode(body io.ReadCloser, v any) ([]byte, error) {

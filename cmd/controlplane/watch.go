@@ -39,8 +39,8 @@ it is back: no event twice, and all that a restarted one has told of.`,
 				return usageError{fmt.Errorf("-o yaml: watch writes lines, want table or json")}
 			}
 			w := &watcher{
-				open: func(ctx context.Context, query url.Values) (*http.Response, error) {
-					return r.do(ctx, http.MethodGet, "/api/v1/events", query, nil, "")
+				open: func(ctx context.Context, query url.Values) (io.ReadCloser, http.Header, error) {
+					return r.open(ctx, http.MethodGet, "/api/v1/events", query, nil, "")
 				},
 				out: &page{w: c.OutOrStdout()}, say: &page{w: c.ErrOrStderr()}, json: r.output == "json", address: r.address, cursor: after,
 			}
@@ -67,7 +67,7 @@ const (
 
 // watcher shows events, across streams.
 type watcher struct {
-	open    func(ctx context.Context, query url.Values) (*http.Response, error)
+	open    func(ctx context.Context, query url.Values) (io.ReadCloser, http.Header, error)
 	out     *page // events
 	say     *page // what becomes of the stream
 	json    bool
@@ -82,11 +82,11 @@ var errSilent = errors.New("it has fallen silent")
 
 // once shows the events that there are.
 func (w *watcher) once(ctx context.Context) error {
-	resp, err := w.ask(ctx, false)
+	body, err := w.ask(ctx, false)
 	if err != nil {
 		return err
 	}
-	return w.show(resp.Body, func() {})
+	return w.show(body, func() {})
 }
 
 // follow shows events until ctx ends. The first connection has to succeed: who has given a
@@ -126,7 +126,7 @@ func (w *watcher) stream(ctx context.Context, again bool) (up bool, err error) {
 	alarm := time.AfterFunc(silence, func() { cancel(errSilent) })
 	defer alarm.Stop()
 	before := w.run
-	resp, err := w.ask(ctx, true)
+	body, err := w.ask(ctx, true)
 	if err != nil {
 		if errors.Is(context.Cause(ctx), errSilent) {
 			err = fmt.Errorf("the control plane at %s does not answer", w.address)
@@ -140,7 +140,7 @@ func (w *watcher) stream(ctx context.Context, again bool) (up bool, err error) {
 		}
 		w.say.printf("controlplane: watch: the control plane at %s %s\n", w.address, what)
 	}
-	err = w.show(resp.Body, func() { alarm.Reset(silence) })
+	err = w.show(body, func() { alarm.Reset(silence) })
 	if errors.Is(context.Cause(ctx), errSilent) {
 		err = errSilent
 	}
@@ -151,17 +151,17 @@ func (w *watcher) stream(ctx context.Context, again bool) (up bool, err error) {
 }
 
 // ask begins a stream after the newest event that was shown.
-func (w *watcher) ask(ctx context.Context, follow bool) (*http.Response, error) {
+func (w *watcher) ask(ctx context.Context, follow bool) (io.ReadCloser, error) {
 	query := url.Values{"follow": {strconv.FormatBool(follow)}, "after": {strconv.FormatUint(w.cursor, 10)}}
 	if w.run != "" {
 		query.Set("run", w.run)
 	}
-	resp, err := w.open(ctx, query)
+	body, header, err := w.open(ctx, query)
 	if err != nil {
 		return nil, err
 	}
-	w.run = resp.Header.Get(controlplane.RunHeader)
-	return resp, nil
+	w.run = header.Get(controlplane.RunHeader)
+	return body, nil
 }
 
 // show writes events until the stream ends.

@@ -33,16 +33,16 @@ func watched(t *testing.T, after uint64, streams ...stream) (asked []string, out
 	defer cancel()
 	var o, s bytes.Buffer
 	w := &watcher{
-		open: func(ctx context.Context, query url.Values) (*http.Response, error) {
+		open: func(ctx context.Context, query url.Values) (io.ReadCloser, http.Header, error) {
 			asked = append(asked, query.Encode())
 			if len(streams) == 0 {
 				cancel()
-				return nil, ctx.Err()
+				return nil, nil, ctx.Err()
 			}
 			one := streams[0]
 			streams = streams[1:]
 			if one.fails != "" {
-				return nil, errors.New(one.fails)
+				return nil, nil, errors.New(one.fails)
 			}
 			r, w := io.Pipe()
 			go func() {
@@ -52,7 +52,7 @@ func watched(t *testing.T, after uint64, streams ...stream) (asked []string, out
 				}
 				_ = w.CloseWithError(context.Cause(ctx)) // without one the stream just ends
 			}()
-			return &http.Response{Body: r, Header: http.Header{controlplane.RunHeader: {one.run}}}, nil
+			return r, http.Header{controlplane.RunHeader: {one.run}}, nil
 		},
 		out: &page{w: &o}, say: &page{w: &s}, address: "cp:1", cursor: after,
 	}

@@ -54,6 +54,8 @@ func TestItIsToldThatNoListenerComes(t *testing.T) {
 			if got := len(d.Status().Missing) > 0; got != missing {
 				t.Errorf("%s: missing %t, want %t", when, got, missing)
 			}
+			d.mu.Lock() // it is held while that is told
+			defer d.mu.Unlock()
 			if got := strings.Count(lines.String(), "tells of no listener"); got != told {
 				t.Errorf("%s: told %d times, want %d", when, got, told)
 			}
