@@ -28,6 +28,8 @@ clusters:
 		{"{merge_slashes: true}", "/public//a", 200, "/public/a"},
 		{"{escaped_slashes: unescape}", "/public%2f..%2fadmin", 403, ""},
 		{"{escaped_slashes: reject}", "/public/a%2Fb", 400, ""},
+		{"{escaped_slashes: redirect}", "/public%2fa?%2f", 307, ""},
+		{"{escaped_slashes: redirect}", "/public/a?%2f", 200, "/public/a?%2f"},
 		{"{normalize: false}", "/public/../a", 200, "/public/../a"},
 	} {
 		for _, to := range []string{"old", "new"} {

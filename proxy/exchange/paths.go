@@ -4,6 +4,7 @@ import (
 	"bytes"
 
 	"github.com/overhear-mesh/overhear/internal/strictyaml"
+	"github.com/overhear-mesh/overhear/proxy/router"
 	"github.com/overhear-mesh/overhear/proxy/syntax"
 )
 
@@ -20,7 +21,9 @@ type Paths struct {
 	// false.
 	MergeSlashes bool `yaml:"merge_slashes"`
 	// EscapedSlashes says what becomes of %2F and %5C, which servers take for a slash or
-	// do not: keep, reject (400) or unescape, both to a slash; default keep.
+	// do not: keep, reject (400), unescape, both to a slash, or redirect (307) to the path
+	// that unescape makes, so that whoever is on the way sees it too; callers of gRPC,
+	// which follow no redirect, are rejected. Default keep.
 	EscapedSlashes Slashes `yaml:"escaped_slashes"`
 }
 
@@ -32,9 +35,10 @@ const (
 	KeepSlashes Slashes = iota
 	RejectSlashes
 	UnescapeSlashes
+	RedirectSlashes
 )
 
-var slashes = [...]string{KeepSlashes: "keep", RejectSlashes: "reject", UnescapeSlashes: "unescape"}
+var slashes = [...]string{KeepSlashes: "keep", RejectSlashes: "reject", UnescapeSlashes: "unescape", RedirectSlashes: "redirect"}
 
 // String is the name that files use.
 func (s Slashes) String() string { return strictyaml.NameOf(s, slashes[:], "slashes") }
@@ -48,11 +52,25 @@ func (s *Slashes) UnmarshalText(text []byte) error { return strictyaml.SetName(s
 // DefaultPaths normalize, and leave slashes alone.
 func DefaultPaths() Paths { return Paths{Normalize: true} }
 
-// EscapedSlash is the answer to a path that Clean does not want.
-var EscapedSlash = &Refusal{Status: 400, Flags: DownstreamProtocolError, Text: "the path has an escaped slash"}
+var (
+	slashRefused = &Refusal{Status: 400, Flags: DownstreamProtocolError, Text: "the path has an escaped slash"}
+	// asItIs leads to the request's own URL.
+	asItIs = &router.Route{Redirect: &router.Redirect{}}
+)
+
+// Slashed is the answer to a path that Clean does not want. The record has what Clean
+// has made of it.
+func (x *Exchange) Slashed(p *Paths) *Refusal {
+	if p.EscapedSlashes != RedirectSlashes || x.GRPC {
+		return slashRefused
+	}
+	q := x.asked()
+	return &Refusal{Status: 307, Text: "redirected to the path without escaped slashes", Location: asItIs.Location(q.Scheme(), &q)}
+}
 
 // Clean does to a target in origin form, with its query, what the policy wants, in
-// place: the result is no longer than the target. ok is false if it is to be refused.
+// place: the result is no longer than the target. ok is false if it is to be refused,
+// see Slashed.
 // Cleaning again changes nothing.
 func (p *Paths) Clean(target []byte) (clean []byte, ok bool) {
 	end := bytes.IndexByte(target, '?')
@@ -63,7 +81,8 @@ func (p *Paths) Clean(target []byte) (clean []byte, ok bool) {
 	if *p == (Paths{}) || !suspicious(path) {
 		return target, true
 	}
-	if p.EscapedSlashes == RejectSlashes && escapedSlash(path) {
+	ok = p.EscapedSlashes != RejectSlashes && p.EscapedSlashes != RedirectSlashes || !escapedSlash(path)
+	if !ok && p.EscapedSlashes == RejectSlashes {
 		return target, false
 	}
 	path = p.unescape(path)
@@ -74,7 +93,7 @@ func (p *Paths) Clean(target []byte) (clean []byte, ok bool) {
 		path = removeDots(path)
 	}
 	n := copy(target[len(path):], target[end:])
-	return target[:len(path)+n], true
+	return target[:len(path)+n], ok
 }
 
 // Dirty reports whether Clean might do anything.
@@ -115,7 +134,7 @@ func (p *Paths) unescape(path []byte) []byte {
 		b := path[r]
 		if decoded, escaped := unhex(path[r:]); escaped {
 			switch {
-			case (decoded == '/' || decoded == '\\') && p.EscapedSlashes == UnescapeSlashes:
+			case (decoded == '/' || decoded == '\\') && p.EscapedSlashes >= UnescapeSlashes:
 				b, r = '/', r+2
 			case p.Normalize && unreserved(decoded):
 				b, r = decoded, r+2

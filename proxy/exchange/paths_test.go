@@ -68,6 +68,46 @@ func TestWhatBecomesOfAPath(t *testing.T) {
 	}
 }
 
+func TestAnEscapedSlashIsRedirectedToOneThatIsNone(t *testing.T) {
+	p := exchange.Paths{Normalize: true, MergeSlashes: true, EscapedSlashes: exchange.RedirectSlashes}
+	for _, test := range []struct {
+		path, host string
+		grpc       bool
+		status     int
+		want       string // location; "": none
+	}{
+		{"/a%2fb%5Cc?d%2fe", "web:81", false, 307, "http://web:81/a/b/c?d%2fe"},
+		{"/a%2f..%2F..%2fb", "web", false, 307, "http://web/b"},
+		{"/%2f%2fevil.example/", "web", false, 307, "http://web/evil.example/"},
+		{"/%2fa", "", false, 307, "/a"}, // HTTP/1.0 may name no host
+		{"/a%2fb", "web", true, 400, ""},
+	} {
+		clean, ok := p.Clean([]byte(test.path))
+		if ok {
+			t.Errorf("%s goes on as %s, want it redirected", test.path, clean)
+		}
+		if again, ok := p.Clean(bytes.Clone(clean)); !ok || !bytes.Equal(again, clean) {
+			t.Errorf("%s leads to %s, which becomes %s, %v; want it to go on", test.path, clean, again, ok)
+		}
+		x := exchange.Exchange{GRPC: test.grpc}
+		x.Record.Path, x.Record.Host = clean, []byte(test.host)
+		got := x.Slashed(&p)
+		if got.Status != test.status || got.Location != test.want {
+			t.Errorf("%s: got %d to %q, want %d to %q", test.path, got.Status, got.Location, test.status, test.want)
+		}
+		if test.grpc && got.GRPCStatus() != exchange.GRPCInternal {
+			t.Errorf("%s: got status %d of gRPC, want INTERNAL", test.path, got.GRPCStatus())
+		}
+	}
+	merely := exchange.Paths{EscapedSlashes: exchange.RedirectSlashes}
+	clean, _ := merely.Clean([]byte("/%2fevil.example"))
+	var x exchange.Exchange
+	x.Record.Path = clean
+	if got := x.Slashed(&merely).Location; strings.HasPrefix(got, "//") {
+		t.Errorf("location of a request without a host: got %q, which is another host", got)
+	}
+}
+
 func TestAPolicyForPathsHasNames(t *testing.T) {
 	var p struct {
 		Paths exchange.Paths `yaml:"paths"`
@@ -90,7 +130,7 @@ func FuzzClean(f *testing.F) {
 		f.Add(seed, true, true, uint8(2))
 	}
 	f.Fuzz(func(t *testing.T, target string, normalize, merge bool, slashes uint8) {
-		p := exchange.Paths{Normalize: normalize, MergeSlashes: merge, EscapedSlashes: exchange.Slashes(slashes % 3)}
+		p := exchange.Paths{Normalize: normalize, MergeSlashes: merge, EscapedSlashes: exchange.Slashes(slashes % 4)}
 		clean, ok := p.Clean([]byte(target))
 		if !ok {
 			return
@@ -113,7 +153,7 @@ func FuzzClean(f *testing.F) {
 		if !strings.HasPrefix(after, "/") {
 			t.Fatalf("%q became %q, which is no path", target, clean)
 		}
-		if normalize && merge && slashes%3 == 2 {
+		if normalize && merge && slashes%4 == 2 {
 			if decoded, err := url.PathUnescape(strings.ReplaceAll(before, `\`, "/")); err == nil && !strings.ContainsAny(decoded, `%\`) {
 				got, _ := url.PathUnescape(after)
 				if want := path.Clean(decoded); strings.TrimSuffix(got, "/") != strings.TrimSuffix(want, "/") {

@@ -204,7 +204,7 @@ func (c *conn) handle(ctx context.Context) bool {
 		return c.reject(501, exchange.DownstreamProtocolError, "CONNECT is not supported")
 	}
 	if !c.cleanPath() {
-		return c.give(exchange.EscapedSlash, "")
+		return c.give(c.Slashed(&c.srv.deps.Paths), "")
 	}
 	stall, refusal := c.Route(&c.srv.deps, c.now)
 	if c.Delay > 0 {

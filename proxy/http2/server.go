@@ -204,7 +204,7 @@ func (c *serverConn) opened(b *batch, l *link, id uint32, fields []hpack.HeaderF
 		x.blame(b, over)
 		return l.cancelled(b)
 	case escaped:
-		x.refuse(b, exchange.EscapedSlash)
+		x.refuse(b, x.Slashed(&c.srv.deps.Paths))
 	case c.req.connect:
 		x.reply(b, 501, exchange.DownstreamProtocolError, "no tunnel for this protocol", "")
 	default:

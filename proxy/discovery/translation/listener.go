@@ -170,6 +170,7 @@ func (l *Listening) http(m *hcmv3.HttpConnectionManager, at string, p *problems)
 		Normalize: m.GetNormalizePath().GetValue(), MergeSlashes: m.GetMergeSlashes(),
 		EscapedSlashes: map[hcmv3.HttpConnectionManager_PathWithEscapedSlashesAction]exchange.Slashes{
 			hcmv3.HttpConnectionManager_REJECT_REQUEST: exchange.RejectSlashes, hcmv3.HttpConnectionManager_UNESCAPE_AND_FORWARD: exchange.UnescapeSlashes,
+			hcmv3.HttpConnectionManager_UNESCAPE_AND_REDIRECT: exchange.RedirectSlashes,
 		}[m.GetPathWithEscapedSlashesAction()],
 	}
 	if l.Outbound.TrustedHops = int(m.GetXffNumTrustedHops()); l.Outbound.TrustedHops > 0 && !m.GetUseRemoteAddress().GetValue() {

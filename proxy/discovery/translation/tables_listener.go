@@ -64,7 +64,7 @@ var listenerTables = []message{
 		just("preserve_external_request_id", "an x-request-id that is there stays", true),
 		as("outbound.paths.normalize; false if unset", "normalize_path"),
 		as("outbound.paths.merge_slashes", "merge_slashes"),
-		just("path_with_escaped_slashes_action", "outbound.paths.escaped_slashes", "KEEP_UNCHANGED", "REJECT_REQUEST", "UNESCAPE_AND_FORWARD"),
+		just("path_with_escaped_slashes_action", "outbound.paths.escaped_slashes", "KEEP_UNCHANGED", "REJECT_REQUEST", "UNESCAPE_AND_FORWARD", "UNESCAPE_AND_REDIRECT"),
 		just("add_user_agent", "user-agent passes through", false),
 		just("request_timeout", "none", noTime),
 		as("without a field in it", "http_protocol_options", "http2_protocol_options"),
