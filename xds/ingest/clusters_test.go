@@ -125,6 +125,12 @@ func newPolled(t *testing.T, also ...string) (*world, *oldEnvoy) {
 	return w, e
 }
 
+// settle lets time pass, and what is due then happen.
+func settle(d time.Duration) {
+	time.Sleep(d)
+	synctest.Wait()
+}
+
 // last is the newest that was told of an endpoint.
 func (k *sink) last(key merge.Key) (c merge.Cell) {
 	k.mu.Lock()
@@ -140,12 +146,12 @@ func (k *sink) last(key merge.Key) (c merge.Cell) {
 func TestAnEnvoyThatIsPolledIsAReporterOfWhatHappensFromThenOn(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w, e := newPolled(t)
-		time.Sleep(ms(100))
+		settle(ms(100))
 		if c := w.sink.last(api1); c.Counts.N != 0 {
 			t.Errorf("at first %+v is told, want nothing: who knows when it was", c.Counts)
 		}
 		e.add(1, counters{sample: sample{ok: 6, failed: 4, issued: 8}, timeout: 1, unconnected: 2})
-		time.Sleep(second)
+		settle(second)
 		c := w.sink.last(api1)
 		if want := (outlier.Counts{N: 10, Conn: 2, Timeout: 1, Server: 1}); c.Counts != want {
 			t.Errorf("counts %+v, want %+v", c.Counts, want)
@@ -160,12 +166,12 @@ func TestAnEnvoyThatIsPolledIsAReporterOfWhatHappensFromThenOn(t *testing.T) {
 func TestARestartedEnvoyIsAnotherIncarnation(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w, e := newPolled(t)
-		time.Sleep(10 * second)
+		settle(10 * second)
 		e.set(func(e *oldEnvoy) {
 			e.started = time.Now()
 			e.hosts = map[int]counters{1: {sample: sample{ok: 5000, failed: 4000, issued: 9000}}} // since then, and more
 		})
-		time.Sleep(5 * second)
+		settle(5 * second)
 		j := w.sink.joined
 		if len(j) != 2 || j[1].Incarnation <= j[0].Incarnation || len(w.sink.left) != 1 || w.Stats().Refused[Restarted] != 1 {
 			t.Errorf("joined %+v, left %v, refused %v, want a second incarnation", j, w.sink.left, w.Stats().Refused)
@@ -179,12 +185,12 @@ func TestARestartedEnvoyIsAnotherIncarnation(t *testing.T) {
 func TestAnEnvoyThatSendsLoadReportsIsNotPolledAsWell(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w, e := newPolled(t)
-		time.Sleep(2 * second)
+		settle(2 * second)
 		w.envoy("10.4.0.1", "envoy-1")
-		time.Sleep(5 * second)
+		settle(5 * second)
 		told := len(w.sink.reports)
 		e.add(1, counters{sample: sample{failed: 50, issued: 50}})
-		time.Sleep(5 * second)
+		settle(5 * second)
 		if w.Stats().Streams != 1 || len(w.sink.joined) != 2 || len(w.sink.left) != 1 || len(w.sink.reports) != told {
 			t.Errorf("%d streams, joined %d times, left %v, %d reports after %d, want its own word alone",
 				w.Stats().Streams, len(w.sink.joined), w.sink.left, len(w.sink.reports), told)
@@ -198,9 +204,9 @@ func TestAnEnvoyThatSendsLoadReportsIsNotPolledAsWell(t *testing.T) {
 func TestAnEnvoyThatIsNamedTwiceIsOneReporter(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w, e := newPolled(t, otherAt)
-		time.Sleep(5 * second)
+		settle(5 * second)
 		e.add(1, counters{sample: sample{ok: 5, issued: 5}})
-		time.Sleep(5 * second)
+		settle(5 * second)
 		if n := len(w.sink.joined); n > 2 || w.Stats().Streams != 1 || w.sink.last(api1).Counts.N != 5 {
 			t.Errorf("joined %d times, %d streams, counts %+v, want one that stays, and 5 attempts", n, w.Stats().Streams, w.sink.last(api1).Counts)
 		}
@@ -238,18 +244,18 @@ func TestAnAdminThatDoesNotAnswerSaysNothing(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				w, e := newPolled(t)
-				time.Sleep(2 * second)
+				settle(2 * second)
 				e.set(func(e *oldEnvoy) { e.answer = tc.answer })
 				told := len(w.sink.reports)
-				time.Sleep(10 * second)
+				settle(10 * second)
 				if len(w.sink.left) != 1 || w.Stats().Refused[tc.why] == 0 || len(w.sink.reports) > told+1 {
 					t.Errorf("left %v, refused %v, %d reports after %d, want it gone for %s",
 						w.sink.left, w.Stats().Refused, len(w.sink.reports), told, tc.why)
 				}
 				e.set(func(e *oldEnvoy) { e.answer = nil })
-				time.Sleep(2 * time.Minute) // the slow one has a queue of questions
+				settle(2 * time.Minute) // the slow one has a queue of questions
 				e.add(1, counters{sample: sample{ok: 1, issued: 1}})
-				time.Sleep(2 * second)
+				settle(2 * second)
 				if c := w.sink.last(api1); c.Counts.N != 1 || len(w.sink.joined) != 2 {
 					t.Errorf("afterwards %+v, joined %d times, want it back with what is new", c.Counts, len(w.sink.joined))
 				}
@@ -262,7 +268,7 @@ func TestAnEnvoyWithoutAnIdIsNotHeard(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w, e := newPolled(t)
 		e.set(func(e *oldEnvoy) { e.node = "" })
-		time.Sleep(5 * second)
+		settle(5 * second)
 		if w.Stats().Refused[BadNode] == 0 || len(w.sink.joined) > 1 {
 			t.Errorf("refused %v, joined %v", w.Stats().Refused, w.sink.joined)
 		}
