@@ -88,6 +88,15 @@ func (f *feed) slow(backends []*backend, which int, share float64) {
 	f.tell(all)
 }
 
+// lend tells that the first backend, of which that is believed, is tried by a part of its
+// weight.
+func (f *feed) lend(backends []*backend, v outlier.Verdict, trial float64) {
+	f.t.Helper()
+	all := known(backends)
+	all.Endpoints[0].Verdict, all.Endpoints[0].Trial = v, trial
+	f.tell(all)
+}
+
 // known are the backends as the endpoints of "api", of which nothing is believed.
 func known(backends []*backend) resource.Endpoints {
 	all := resource.Endpoints{Service: "api"}
@@ -187,6 +196,7 @@ var (
 	dead      = outlier.Verdict{State: outlier.Ejected, Rule: outlier.RuleHard, Epoch: 1}
 	suspended = outlier.Verdict{State: outlier.Suspended, Rule: outlier.RuleStalled, Epoch: 2}
 	probation = outlier.Verdict{State: outlier.Probation, Epoch: 3}
+	draining  = outlier.Verdict{State: outlier.Draining, Epoch: 4}
 	ramp      = outlier.Verdict{State: outlier.Ramp, Epoch: 4, RampFrom: 0.1}
 )
 
@@ -206,8 +216,19 @@ func verdicts(f *feed, r traffic, backends []*backend) {
 	r.leaves(backends[0])
 	r.reaches(backends[1:]...)
 
+	f.publish(backends, in, draining)
+	r.leaves(backends[1])
+	r.reaches(backends[0], backends[2], backends[3])
+
 	f.publish(backends, ramp)
 	r.reaches(backends...)
+	r.gets(backends[0], 0.003, 0.12) // 0.1 of 3.1
+
+	f.lend(backends, probation, 0.2)
+	r.reaches(backends...)
+	r.gets(backends[0], 0.003, 0.15) // 0.2 of 3.2
+	f.lend(backends, suspended, 0.1)
+	r.gets(backends[0], 0.003, 0.12) // 0.1 of 3.1
 
 	// Nobody is left: the least bad is better than no answer.
 	f.publish(backends, dead, dead, dead, ejected)
