@@ -108,7 +108,7 @@ func TestRequestsUnderWayOutliveTheLifetime(t *testing.T) {
 						go func() { got <- r.get() }()
 					}
 					for range n {
-						if g := <-got; g.StatusCode != 200 || g.body != "ok" {
+						if g := <-got; g.StatusCode != http.StatusOK || g.body != "ok" {
 							t.Fatalf("got %d %q, %v; want 200", g.StatusCode, g.body, g.err)
 						}
 					}
