@@ -27,7 +27,7 @@ import (
 )
 
 // envoyFleet is Envoys with the bootstrap that the example shows, a control plane that has
-// nothing but their load reports to go by, and backends.
+// nothing but their load reports and probes to go by, and backends.
 type envoyFleet struct {
 	t        *testing.T
 	api      string
