@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"errors"
 	"fmt"
+	"maps"
 	"net"
 	"net/netip"
 	"os"
@@ -477,7 +478,7 @@ func (c *Config) Validate() error {
 	// named at all is up to the block.
 	leads := func(name, field string) {
 		if name != "" && !known[name] && len(c.ControlPlane.Addresses) == 0 {
-			errs = append(errs, strictyaml.Invalid(field, "no cluster %q here%s, and no control plane to bring one", name, suggest(known)))
+			errs = append(errs, strictyaml.Invalid(field, "no cluster %q here, and no control plane to bring one%s", name, strictyaml.DidYouMean(name, slices.Sorted(maps.Keys(known)))))
 		}
 	}
 	addresses, names := map[string]string{}, map[string]bool{"admin": true} // see proxy.Sidecar.Addr
@@ -523,18 +524,6 @@ func (c *Config) Validate() error {
 		named(in.Name, in.Address, fmt.Sprintf("inbound[%d].name", i))
 	}
 	return errors.Join(errs...)
-}
-
-func suggest(known map[string]bool) string {
-	if len(known) == 0 {
-		return ""
-	}
-	var names []string
-	for n := range known {
-		names = append(names, n)
-	}
-	slices.Sort(names)
-	return " (there are " + strings.Join(names, ", ") + ")"
 }
 
 // Validate checks who this sidecar claims to be.

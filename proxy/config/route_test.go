@@ -56,7 +56,7 @@ clusters: [{name: api}]
 		`sidecar.yaml:8:46: outbound[1].routes[0].timeout: without effect: the rule asks no cluster`,
 		`sidecar.yaml:8:59: outbound[1].routes[0].rewrite: without effect: the rule asks no cluster`,
 		`sidecar.yaml:9:37: outbound[1].routes[1].rate_limit.rate: is 1e-07: want 0.001 to 1000000 a second`,
-		`sidecar.yaml:10:33: outbound[1].routes[2].mirror.cluster: no cluster "apj" here (there are api), and no control plane to bring one`,
+		`sidecar.yaml:10:33: outbound[1].routes[2].mirror.cluster: no cluster "apj" here, and no control plane to bring one: did you mean "api"?`,
 	}
 	if diff := cmp.Diff(want, strings.Split(err.Error(), "\n")); diff != "" {
 		t.Errorf("problems differ (-want +got):\n%s", diff)

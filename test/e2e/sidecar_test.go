@@ -37,7 +37,7 @@ clusters:
 		}
 		contain(t, "standard error", p.log.String(),
 			bad+`:3:6: outbound[0].address: is "nowhere": want host:port`,
-			bad+`:3:24: outbound[0].cluster: no cluster "apo" here (there are api)`,
+			bad+`:3:24: outbound[0].cluster: no cluster "apo" here, and no control plane to bring one: did you mean "api"?`,
 			bad+`:4:59: outbound[1].routes: cluster and routes exclude each other`,
 			bad+`:6:54: clusters[0].endpoints[0].weight: is 0: want 1 to 1000`,
 		)
