@@ -42,7 +42,8 @@ func faults() []fault {
 			aimFound: 300 * time.Millisecond, aimFailed: 12,
 		},
 		{
-			name: "hang", what: "accepts and never answers", behaviour: fakeupstream.Hang(), hold: time.Second,
+			name: "hang", what: "accepts and never answers", behaviour: fakeupstream.Hang(),
+			hold:     2 * time.Second, // longer than requests wait, so that none is saved by its end
 			aimFound: 800 * time.Millisecond, aimFailed: 45,
 		},
 		{
