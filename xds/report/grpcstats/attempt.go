@@ -86,7 +86,7 @@ func (a *attempt) sent(s *stats.OutHeader) {
 	now := a.channel.reporter.now()
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	deadline, limited := a.Context.Deadline()
+	deadline, limited := a.Deadline()
 	if limited {
 		a.deadline = deadline.Sub(a.channel.reporter.epoch)
 		a.channel.deadlined(a.deadline - now)
@@ -135,7 +135,7 @@ func (a *attempt) end(s *stats.End) {
 	case s.Error != nil:
 		st := status.Convert(s.Error)
 		r.GRPCStatus = int(st.Code())
-		ctx := a.Context.Err()
+		ctx := a.Err()
 		r.Ending = circumstances{
 			left:    errors.Is(ctx, context.Canceled),
 			late:    errors.Is(ctx, context.DeadlineExceeded) || a.deadline > 0 && now >= a.deadline,
