@@ -23,6 +23,11 @@
 // before; [Stream.Reincarnate] then tells the reporter to come again with a new
 // incarnation.
 //
+// A client of xDS that is no sidecar may report as well ([Hello].Observes). It knows a
+// service by the target that it dials and an endpoint by its address; who is behind them
+// the registry knows, and where another instance takes the address its counters begin
+// anew.
+//
 // # Time
 //
 // Nobody compares wall clocks. A reporter stamps everything with its monotonic
