@@ -14,7 +14,11 @@ func (d *Detector) tick(now time.Duration) {
 		d.drawRoutes()
 	}
 	d.judgeRoutes(now)
+	d.still++
 	for _, m := range d.members {
+		if m.now != m.second {
+			d.still = 0
+		}
 		if !first && dt > 0 {
 			d.learn(m, dt)
 		}

@@ -14,7 +14,8 @@ const Never = time.Duration(math.MinInt64)
 const (
 	busyStep  = 100 * time.Millisecond // between two Steps at most
 	calmStep  = 250 * time.Millisecond // the same while nothing is wrong
-	restStep  = 5 * time.Second        // the same while nothing is under way
+	restStep  = 5 * time.Second        // the same at rest
+	restAfter = 20                     // whole seconds without any news after which a rest may begin: all that looks back has seen them
 	busyFrom  = 4                      // attempts on one endpoint between two Steps: what is new there may be much
 	leastStep = time.Millisecond
 	lateStep  = 50 * time.Millisecond  // a Step later than that is our own trouble
@@ -48,6 +49,7 @@ type Detector struct {
 	snapAt   [snapshots]time.Duration
 	second   time.Duration // the last tick
 	nextTick time.Duration
+	still    int // ticks since anything was counted
 
 	sorted  map[windowOf]Ratios    // of this Step
 	slows   map[windowOf][2]Ratios // of this Step
@@ -194,8 +196,8 @@ func (d *Detector) Endpoint(id string) *Endpoint {
 func (d *Detector) Overdue() time.Duration { return d.overdue }
 
 // Step looks at the counters and decides. It is to be called at the latest at
-// Result.Next (or as Result.Rest says), and soon after an Endpoint asked for it; at
-// least 1 ms apart. The
+// Result.Next, unless it rests, and soon after an Endpoint asked for it; at least 1 ms
+// apart. The
 // clock must be monotonic. Should it go back, time stands still here until it is where
 // it was: failures still eject, but nobody is suspended and nobody comes back.
 func (d *Detector) Step(now time.Duration) Result {
@@ -234,10 +236,10 @@ func (d *Detector) Step(now time.Duration) Result {
 			d.recover(m, now, &r)
 		}
 	}
-	plain, kept := true, true
+	plain, quiet := true, d.still >= restAfter && !d.active && d.self.LHM() == 0
 	for _, m := range d.members {
 		m.before = m.now
-		kept = kept && m.second == m.now
+		quiet = quiet && m.quiet && !m.exc.open && m.wait.overdue == 0 && m.second == m.now
 		plain = plain && m.plain()
 	}
 	r.Routes, d.routes.news = d.routes.news, nil
@@ -256,27 +258,25 @@ func (d *Detector) Step(now time.Duration) Result {
 	if d.active || !plain {
 		r.wakeAt(now + busyStep)
 	}
-	resting := plain && kept && !d.active && r.Next == usual && d.Quiet()
+	r.Rest = plain && quiet && r.Next == usual
 	r.wakeAt(d.nextTick) // counts are kept of whole seconds
 	r.Next = max(r.Next, now+leastStep)
-	r.Rest = r.Next
-	if resting {
-		r.Rest = now + restStep
-	}
-	d.next = r.Rest
+	d.next = r.Next
 	return r
 }
 
-// Quiet says whether no attempt is under way, none has begun since the last Step, and
-// there is nothing against anybody. Who lets a Step wait until Result.Rest looks once more after it has begun to listen for
-// attempts: one may just have begun.
-func (d *Detector) Quiet() bool {
+// Rest lets the next Step wait until an instant beyond Result.Next, for a caller who
+// calls Step as soon as an attempt begins. It is for after a Step whose Result.Rest is
+// true, and for when the caller already listens for attempts: if one has begun since
+// that Step, there is no rest.
+func (d *Detector) Rest() (until time.Duration, ok bool) {
 	for _, m := range d.members {
-		if m.exc.open || m.wait.overdue > 0 || m.ep.started.Load() != m.started || m.ep.Inflight() > 0 {
-			return false
+		if m.ep.started.Load() != m.started {
+			return 0, false
 		}
 	}
-	return true
+	d.next = d.now + restStep
+	return d.next, true
 }
 
 // wakeAt brings the next Step forward.
@@ -285,9 +285,10 @@ func (r *Result) wakeAt(t time.Duration) { r.Next = min(r.Next, t) }
 // look reads all counters once, so that every rule of this Step sees the same.
 func (d *Detector) look(now time.Duration, r *Result) {
 	for _, m := range d.members {
+		started := m.ep.started.Load()
+		m.quiet = started == m.started && m.ep.Inflight() == 0 // before the counts, which then have all that has ended
 		m.now = m.ep.Counts()
 		m.now.Route = m.aside
-		started := m.ep.started.Load()
 		d.active = d.active || started-m.started >= busyFrom || m.exc.open && m.now.K() != m.before.K()
 		m.started = started
 		m.idle.heard(max(m.answerEnd(), m.joined), d)

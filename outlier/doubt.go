@@ -25,7 +25,10 @@ type Self struct {
 	muted   atomic.Int64 // until when
 }
 
-type selfSecond struct{ active, turned, clusters, trouble atomic.Int32 }
+type selfSecond struct {
+	of                                atomic.Int64 // which second it is
+	active, turned, clusters, trouble atomic.Int32
+}
 
 // NewSelf begins without doubt.
 func NewSelf() *Self { return new(Self) }
@@ -37,8 +40,18 @@ func (s *Self) LHM() int { return int(s.lhm.Load()) }
 // or ports left, the link down, the CPU throttled, a Step that came late.
 func (s *Self) Trouble(now time.Duration) { s.at(now).trouble.Store(1) }
 
+// at is the second of now. One in the same place that nobody judged, because all
+// clusters were at rest, is forgotten.
 func (s *Self) at(now time.Duration) *selfSecond {
-	return &s.seconds[uint64(now/time.Second)%uint64(len(s.seconds))]
+	second := int64(now / time.Second)
+	at := &s.seconds[uint64(second)%uint64(len(s.seconds))]
+	if was := at.of.Load(); was != second && at.of.CompareAndSwap(was, second) {
+		at.active.Store(0)
+		at.turned.Store(0)
+		at.clusters.Store(0)
+		at.trouble.Store(0)
+	}
+	return at
 }
 
 // tally adds what one cluster saw in the second before now, and judges the

@@ -28,6 +28,7 @@ type member struct {
 	before    Counts // at the last Step
 	second    Counts // at the last whole second
 	started   uint32 // attempts ever begun, at the last Step
+	quiet     bool   // then: none was under way, and none had begun since the Step before
 	history   *history
 	firstSnap int // the first of Detector.snapped that this member has
 

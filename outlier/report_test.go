@@ -248,8 +248,6 @@ func TestSelfDoubtTakesTwoClusters(t *testing.T) {
 func TestALateStepIsOurOwnTrouble(t *testing.T) {
 	w := newWorld(t, 4, 1)
 	w.run(10 * second)
-	w.d.Endpoint("e00").Start(w.now, false) // nobody is late where nothing is under way
-	w.d.Step(w.now)
 	late := w.d.next + 60*time.Millisecond
 	w.d.Step(late)
 	for i := range 3 {
@@ -285,36 +283,61 @@ func TestDoubtRaisesThresholdsAndSuspendsNobody(t *testing.T) {
 	}
 }
 
-func TestARestIsOfferedOnlyWhereNothingIsUnderWay(t *testing.T) {
+func TestARestIsOfferedOnlyAfterAQuietWhile(t *testing.T) {
 	w := newWorld(t, 3, 1)
 	e := w.d.Endpoint("e00")
-	rests := func() bool {
+	step := func() bool {
 		r := w.d.Step(w.now)
 		w.now = r.Next
-		return r.Rest > r.Next
+		return r.Rest
 	}
-	if !rests() {
-		t.Fatal("no rest where nothing has ever happened")
+	until := func() time.Duration { // a rest is offered
+		from := w.now
+		for !step() {
+			if w.now-from > time.Minute {
+				t.Fatal("no rest within a minute")
+			}
+		}
+		return w.now - from
 	}
+	until()
 	a := e.Start(w.now, true)
-	if w.d.Quiet() || rests() || rests() {
-		t.Error("a rest while an attempt is under way")
+	if _, ok := w.d.Rest(); ok {
+		t.Error("a rest although an attempt has just begun")
+	}
+	for range 3 {
+		if step() {
+			t.Error("a rest while an attempt is under way")
+		}
 	}
 	e.Headers(&a, w.now)
 	e.End(&a, Outcome{Class: OK, Now: w.now})
-	steps := 1
-	for ; steps < 20 && !rests(); steps++ {
-	}
-	if steps == 1 || steps > 6 {
-		t.Errorf("a rest at Step %d after an attempt that went well, want soon, but not before its second is over", steps)
+	if took := until(); took < restAfter*time.Second {
+		t.Errorf("a rest %v after an attempt, want at least %d s: so far back is looked", took, restAfter)
 	}
 	if snap := w.d.members[0].second; snap != e.Counts() {
 		t.Errorf("at rest, and the last whole second knows of %+v, want %+v", snap, e.Counts())
 	}
+
+	w.d.self.lhm.Store(2)
+	if took := until(); took < time.Second {
+		t.Errorf("a rest %v after doubt, want none before it is over", took)
+	}
+
+	rest, ok := w.d.Rest()
+	if !ok || rest < w.now+time.Second {
+		t.Fatalf("rest until %v at %v, %t", rest, w.now, ok)
+	}
+	w.now = rest
+	step()
+	if w.d.next > rest+time.Second { // what was promised is over
+		t.Errorf("after a rest until %v a Step is promised for %v", rest, w.d.next)
+	}
+
 	b := e.Start(w.now, true)
 	e.End(&b, Outcome{Class: Server, Now: w.now})
-	for range 20 {
-		if rests() {
+	for range 4 * 60 {
+		if step() {
 			t.Fatal("a rest with something against an endpoint")
 		}
 	}

@@ -50,9 +50,8 @@ type Result struct {
 	Changed bool
 	// Next is the latest instant of the next Step.
 	Next time.Duration
-	// Rest is Next, or later if nothing is under way: the next Step may wait until
-	// then if it is called as soon as an attempt begins; see [Detector.Quiet].
-	Rest time.Duration
+	// Rest says that nothing has happened for a while: see [Detector.Rest].
+	Rest bool
 }
 
 // RouteChange is that a route was found to fail wherever it is served, or not to do

@@ -150,7 +150,9 @@ func (l *loop) step(now time.Duration) {
 	result := l.detector.Step(now)
 	l.last, l.dirty = now, false
 	l.next = min(max(result.Next, now+minGap), now+maxGap)
-	l.rest(result)
+	if l.c.resting.Store(false); result.Rest {
+		l.rest()
+	}
 	l.c.overdue.Store(int64(l.detector.Overdue()))
 	l.publish(result)
 	for _, route := range result.Routes {
@@ -167,19 +169,18 @@ func (l *loop) step(now time.Duration) {
 	l.tell(now)
 }
 
-// rest lets the next step wait if nothing is under way: of a thousand clusters, most
-// have no requests at most times, and looking at each four times a second took a tenth
-// of a core. The attempt that begins next wakes the cluster, before its outcome counts.
-func (l *loop) rest(result outlier.Result) {
-	l.c.resting.Store(false)
-	if result.Rest <= result.Next {
-		return
-	}
-	if l.c.resting.Store(true); !l.detector.Quiet() { // one has just begun
+// rest lets the next step wait if nothing has happened for a while: of a thousand
+// clusters, most have no requests at most times, and looking at each four times a
+// second took a twentieth of a core. The attempt that begins next wakes the cluster,
+// before its outcome counts.
+func (l *loop) rest() {
+	l.c.resting.Store(true)
+	until, ok := l.detector.Rest()
+	if !ok { // one has just begun
 		l.c.resting.Store(false)
 		return
 	}
-	l.next = result.Rest
+	l.next = until
 	if slices.ContainsFunc(l.records, func(r *record) bool { return r.endpoint.Open() > 0 }) {
 		l.next = min(l.next, l.tidy)
 	}
