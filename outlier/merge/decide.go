@@ -19,10 +19,13 @@ const (
 	// seen the endpoint well.
 	othersFor = time.Second
 	// alikeFor is how long after errors took an endpoint from the observers of one zone
-	// half of the evidence does for the others. A fault of the endpoint begins for all
+	// less evidence does for the others. A fault of the endpoint begins for all
 	// of them at once, and it was chance who saw it first; what others see much later
 	// is a fault of its own.
 	alikeFor = 30 * time.Second
+	// leastAlike is the least of it: an endpoint that always fails a little more than
+	// its neighbours would reach half a threshold within that time.
+	leastAlike = 8 * nat
 	// fullFor is how long a verdict is not tried again for which there was no room,
 	// guardedFor one that a guard has stopped.
 	fullFor    = time.Second
@@ -215,8 +218,8 @@ func (t *Table) guards(c *candidate, now time.Duration) *candidate {
 	if c.scope != Fleet && !t.othersTold(c, now) {
 		return nil
 	}
-	if zone := e.leftLately(now); zone != "" {
-		c.guard("zones", true, "the callers in zone %s have left it less than %v ago for the same: half of the evidence does for the others", zone, alikeFor)
+	if zone := e.leftLately(now); zone != "" && c.kind != slowRow {
+		c.guard("zones", true, "the callers in zone %s have left it less than %v ago for the same: less evidence does for the others", zone, alikeFor)
 	}
 	return t.gather(c, g, now)
 }

@@ -87,8 +87,8 @@
 // pass the group guard (if everybody fails alike, the endpoint is not the cause), the
 // gathering of neighbours (so that a zone leaves in one push), the choice of scope (a
 // fault of the endpoint is seen from everywhere, a fault of the path from one zone), and
-// the caps. Where chance let one zone see the errors first, and it has left, half of the
-// evidence does for the others for half a minute. What the group or a cap has held back for a second must be seen anew once
+// the caps. Where chance let one zone see the errors first, and it has left, two thirds
+// of the evidence do for the others for half a minute. What the group or a cap has held back for a second must be seen anew once
 // they let it: meanwhile the endpoint may have become well.
 //
 // # Latency

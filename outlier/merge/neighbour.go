@@ -67,10 +67,13 @@ func (t *Table) lookAgain(e *endpoint, now time.Duration) {
 		t.due(s.again)
 		return
 	}
-	s.patience = min(2*s.patience, hardRetry)
-	s.again = now + s.patience
+	if t.check(e, "again", fmt.Sprint(now), now) {
+		s.patience = min(2*s.patience, hardRetry)
+		s.again = now + s.patience
+	} else { // it is its turn as soon as there is a probe to spare
+		s.again = now + roundGap
+	}
 	t.due(s.again)
-	t.check(e, "again", fmt.Sprint(now), now)
 }
 
 // check has one reporter probe e, and says whether there was one that can.

@@ -115,7 +115,9 @@ func (t *Table) eject(e *endpoint, s Scope, rule outlier.Rule, x Explanation, no
 	t.endRound(e)
 	t.endTrial(r)
 	e.susp.confirmed, e.susp.storm, e.susp.nextZone = never, false, ""
-	e.susp.unsolved, e.susp.patience = never, 0
+	if s == Fleet || rule == outlier.RuleHard {
+		e.susp.unsolved, e.susp.patience = never, 0
+	}
 	e.gatherAt, e.scopeAt = never, never
 	e.closeRows(s, now)
 	r.convict(rule, x.Counts)

@@ -518,7 +518,7 @@ func (t *Table) test(e *endpoint, w *row, k kind, zone *zone, now time.Duration)
 		odds, h = outlier.FastOdds(base, p.Outlier.Bounds()), outlier.Threshold(e.rate, p.Outlier.FalseEjectionInterval, p.HFleetMin, p.HFleetMax)
 	}
 	if k != slowRow && e.leftLately(now) != "" {
-		h /= 2
+		h = max(h/2, leastAlike)
 	}
 	read := t.read(e, w, odds.Steps(), only{}, now)
 	read.odds, read.w, read.h = odds, base.W, h
