@@ -74,9 +74,10 @@ func TestASidecarServesAndShowsItself(t *testing.T) {
 		}
 	}
 	contain(t, "/live", p.admin("/live"), "live")
+	requests := `overhear_http_server_requests_total{cluster="api",direction="outbound",http_response_status_code="200",http_route="api",listener="web"} 10`
+	eventually(t, "the tenth request to be counted", func() bool { return strings.Contains(p.admin("/metrics"), requests) }) // after its client has the answer
 	contain(t, "/metrics", p.admin("/metrics"),
 		fmt.Sprintf(`overhear_endpoint_attempts_total{cluster="api",endpoint="%s",outcome="ok"} 10`, b.Addr()),
-		`overhear_http_server_requests_total{cluster="api",direction="outbound",http_response_status_code="200",http_route="api",listener="web"} 10`,
 		`overhear_config_reloads_total{result="refused"} 0`,
 		"go_goroutines ", "process_open_fds ",
 	)
