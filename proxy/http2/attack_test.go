@@ -103,7 +103,8 @@ func TestFloods(t *testing.T) {
 	}
 }
 
-// A client that makes us answer and does not read is cut off before much waits for it.
+// A client that makes us answer and does not read is cut off before much waits for it
+// (CVE-2019-9514, CVE-2019-9517).
 func TestAPeerThatDoesNotReadIsCutOff(t *testing.T) {
 	inRig(t, nil, func(r *rig) {
 		a := r.attacker()
@@ -193,7 +194,7 @@ func TestMalformedHeadsReachNobody(t *testing.T) {
 		"CR LF in a name":              {"x\r\ny", "a"},
 		"blank in a name":              {"x y", "a"},
 		"capital in a name":            {"X", "a"},
-		"empty name":                   {"", "a"},
+		"empty name (CVE-2019-9516)":   {"", "a"},
 		"transfer-encoding":            {"transfer-encoding", "chunked"},
 		"connection":                   {"connection", "close"},
 		"keep-alive":                   {"keep-alive", "1"},
@@ -266,7 +267,7 @@ func TestMalformedTargetsReachNobody(t *testing.T) {
 	}
 }
 
-// What a slow client does not read stays with the endpoint.
+// What a slow client does not read stays with the endpoint (CVE-2019-9511).
 func TestASlowReaderHoldsNoMoreThanItsWindow(t *testing.T) {
 	var sent atomic.Int64
 	flows := func(w http.ResponseWriter, _ *http.Request) {
