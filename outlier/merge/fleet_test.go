@@ -66,6 +66,8 @@ var (
 	errs    = effect{class: outlier.Server, probe: outlier.ProbeOK} // requests fail, connections do not
 	crashed = effect{outlier.Conn, outlier.Refused, outlier.LevelApp}
 	hangs   = effect{class: outlier.Timeout, probe: outlier.TimedOut}
+	// resets takes connections, and ends them once asked for something.
+	resets = effect{outlier.Conn, outlier.Reset, outlier.LevelApp}
 	// refuses new connections; what stands goes on.
 	refuses = effect{outlier.Conn, outlier.Refused, outlier.LevelConnect}
 	cut     = effect{outlier.Conn, outlier.Unreachable, outlier.LevelConnect}
@@ -623,7 +625,7 @@ func (c *caller) answer(p Poll) {
 // probe carries out an order.
 func (c *caller) probe(o ProbeOrder) {
 	f := c.f
-	res, took := c.reach(o.Key, o.Timeout)
+	res, took := c.reach(o.Key, o.Level, o.Timeout)
 	start := f.now
 	if c.bystander && res.Hard() { // counts as an attempt; among those of a caller it does not matter
 		f.at(start+took, func() {
@@ -644,13 +646,15 @@ func (c *caller) probe(o ProbeOrder) {
 	})
 }
 
-func (c *caller) reach(k Key, timeout time.Duration) (outlier.ProbeResult, time.Duration) {
+func (c *caller) reach(k Key, level outlier.Level, timeout time.Duration) (outlier.ProbeResult, time.Duration) {
 	e := c.f.target(k).fault(c, c.f.now)
-	if c.broken {
+	switch {
+	case c.broken:
 		return outlier.Unreachable, ms
-	}
-	if e.probe == outlier.TimedOut {
+	case e.probe == outlier.TimedOut:
 		return e.probe, timeout
+	case e.probe == outlier.Reset && level < outlier.LevelApp:
+		return outlier.ProbeOK, ms
 	}
 	return e.probe, ms
 }
@@ -662,7 +666,7 @@ func (c *caller) ping(l PingLease) {
 		return
 	}
 	f.pings[l.Key]++
-	res, took := c.reach(l.Key, l.Timeout)
+	res, took := c.reach(l.Key, outlier.LevelConnect, l.Timeout)
 	start := f.now
 	f.at(start+took+f.delay, func() {
 		if !f.stopped {

@@ -38,7 +38,7 @@ func (t *Table) askNeighbours(e *endpoint, now time.Duration) {
 	}
 	slices.SortFunc(list, func(a, b *endpoint) int { return cmp.Or(cmp.Compare(hash(a), hash(b)), compareEndpoints(a, b)) })
 	for _, o := range list[:min(len(list), neighbourSample)] {
-		if t.check(o, "neighbour", "", now) {
+		if t.check(o, "neighbour", "", outlier.LevelNone, now) {
 			o.susp.checked = now
 		}
 	}
@@ -47,37 +47,39 @@ func (t *Table) askNeighbours(e *endpoint, now time.Duration) {
 // lookAgain has an endpoint probed of which hard failures were told that nothing has
 // decided, answered or contradicted since, and of which nobody tells any more: a round
 // ran out, there was no room, or probes were short. Its callers may all have left it by
-// their own rules by then, and who sends nothing has no news. If the probe fails, it is a
-// suspect like any other.
+// their own rules by then, and who sends nothing has no news. It is asked as deep as the
+// failure was, or as deep as it can be: an answer that is less deep contradicts nothing. If the
+// probe fails, it is a suspect like any other.
 func (t *Table) lookAgain(e *endpoint, now time.Duration) {
 	s := &e.susp
+	u := &s.unsolved
 	switch {
-	case s.unsolved == never:
+	case u.at == never:
 		return
-	case !e.judgeable() || e.lastOK > s.unsolved:
-		s.unsolved, s.patience = never, 0
+	case !e.judgeable() || e.lastOK > u.at:
+		*u = solved
 		return
 	case s.active || s.confirmed != never || len(s.hard) > 0 || len(s.checks) > 0:
 		return
 	}
-	if s.patience == 0 {
-		s.patience, s.again = roundGap, now+roundGap
+	if u.patience == 0 {
+		u.patience, u.again = roundGap, now+roundGap
 	}
-	if now < s.again {
-		t.due(s.again)
+	if now < u.again {
+		t.due(u.again)
 		return
 	}
-	if t.check(e, "again", fmt.Sprint(now), now) {
-		s.patience = min(2*s.patience, hardRetry)
-		s.again = now + s.patience
+	if t.check(e, "again", fmt.Sprint(now), u.level, now) {
+		u.patience = min(2*u.patience, hardRetry)
+		u.again = now + u.patience
 	} else { // it is its turn as soon as there is a probe to spare
-		s.again = now + roundGap
+		u.again = now + roundGap
 	}
-	t.due(s.again)
+	t.due(u.again)
 }
 
 // check has one reporter probe e, and says whether there was one that can.
-func (t *Table) check(e *endpoint, why, turn string, now time.Duration) bool {
+func (t *Table) check(e *endpoint, why, turn string, level outlier.Level, now time.Duration) bool {
 	if !t.probes.has(now, 1+neighbourReserve) {
 		return false
 	}
@@ -86,7 +88,7 @@ func (t *Table) check(e *endpoint, why, turn string, now time.Duration) bool {
 		return hash64(t.seed, why, e.Key.Service, e.Key.Instance, turn, r.ID)
 	})
 	for _, r := range chosen {
-		e.susp.checks = append(e.susp.checks, t.order(e, r, outlier.LevelNone, reasonNeighbour, Fleet, now))
+		e.susp.checks = append(e.susp.checks, t.order(e, r, level, reasonNeighbour, Fleet, now))
 	}
 	return len(chosen) > 0
 }
@@ -95,8 +97,10 @@ func (t *Table) check(e *endpoint, why, turn string, now time.Duration) bool {
 func (t *Table) settleChecks(e *endpoint, now time.Duration) {
 	s := &e.susp
 	t.news(e, s.checks, now)
-	if slices.ContainsFunc(s.checks, func(o *order) bool { return o.done && o.result == outlier.ProbeOK }) {
-		s.unsolved, s.patience = never, 0
+	if slices.ContainsFunc(s.checks, func(o *order) bool {
+		return o.done && o.result == outlier.ProbeOK && o.level >= s.unsolved.level
+	}) {
+		s.unsolved = solved
 	}
 	s.checks = slices.DeleteFunc(s.checks, func(o *order) bool {
 		if !o.done && now >= o.deadline {

@@ -116,7 +116,7 @@ func (t *Table) eject(e *endpoint, s Scope, rule outlier.Rule, x Explanation, no
 	t.endTrial(r)
 	e.susp.confirmed, e.susp.storm, e.susp.nextZone = never, false, ""
 	if s == Fleet || rule == outlier.RuleHard {
-		e.susp.unsolved, e.susp.patience = never, 0
+		e.susp.unsolved = solved
 	}
 	e.gatherAt, e.scopeAt = never, never
 	e.closeRows(s, now)
@@ -351,7 +351,7 @@ func (t *Table) restarted(e *endpoint, now time.Duration) {
 		e.closeRows(Fleet, now)
 		t.endRound(e)
 		e.susp.shutUntil, e.susp.doubted, e.susp.confirmed = never, nil, never
-		e.susp.unsolved, e.susp.patience = never, 0
+		e.susp.unsolved = solved
 	}
 	for _, r := range e.records() {
 		if often {

@@ -124,7 +124,7 @@ func (w *row) unread(now time.Duration) bool { return w.open && now-w.last.at >=
 // busy says whether e has something open that time alone may move. A row is moved
 // by news; what time takes from it, each second is often enough to see.
 func (e *endpoint) busy() bool {
-	if e.onItsWay || e.pace.open || e.pace.weight > 0 || len(e.hot) > 0 || e.susp.active || len(e.susp.checks) > 0 || e.susp.unsolved != never || e.susp.confirmed != never || e.poll.waiting != nil ||
+	if e.onItsWay || e.pace.open || e.pace.weight > 0 || len(e.hot) > 0 || e.susp.active || len(e.susp.checks) > 0 || e.susp.unsolved.at != never || e.susp.confirmed != never || e.poll.waiting != nil ||
 		e.fleet.state != outlier.In || e.fleet.n > 0 || e.override != nil || e.overrideNews || e.restartedAt != never || e.newAt != never ||
 		len(e.idle.leases) > 0 || e.idle.asked != never || len(e.idle.told) > 0 || e.own.refused != never {
 		return true

@@ -63,12 +63,20 @@ type suspicion struct {
 	orders    []*order
 	checks    []*order      // probes without a round: a neighbour is suspected, or a round ran out
 	checked   time.Duration // when the newest was sent; never
-	unsolved  time.Duration // the newest hard failure that nothing has explained; never
-	patience  time.Duration // before it is looked at again; 0: it has not been
-	again     time.Duration // when
+	unsolved  unsolved
 
 	hard, stalled []witness // of this Step
 }
+
+// unsolved are the hard failures that nothing has explained.
+type unsolved struct {
+	at       time.Duration // the newest; never: there is none
+	level    outlier.Level // the deepest
+	patience time.Duration // before the endpoint is looked at again; 0: it has not been
+	again    time.Duration // when
+}
+
+var solved = unsolved{at: never}
 
 // doubt is what a contradiction leaves behind. It is held against those who
 // complained and not against the question: one broken observer, which everybody
@@ -137,7 +145,7 @@ func (t *Table) suspectGroup(g *group, now time.Duration) {
 		if len(s.hard) > 0 && now >= s.shutUntil {
 			suspects = append(suspects, e)
 			for _, w := range s.hard {
-				s.unsolved = max(s.unsolved, w.at)
+				s.unsolved.at, s.unsolved.level = max(s.unsolved.at, w.at), max(s.unsolved.level, w.level)
 			}
 		}
 	}
@@ -410,7 +418,7 @@ func (t *Table) contradicted(e *endpoint, by string, zones []string, now time.Du
 		s.listener = now
 	}
 	s.denied, s.deniedAt = by, now
-	s.unsolved, s.patience = never, 0
+	s.unsolved = solved
 	t.event(EventContradicted, e, by, "has had an answer since: the suspicion is dropped", now)
 	t.keepAnswers(e)
 	t.endRound(e)
