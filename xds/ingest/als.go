@@ -2,12 +2,11 @@ package ingest
 
 import (
 	"context"
-	"errors"
-	"io"
 	"net/netip"
 	"sync"
 	"time"
 
+	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
 	accesslogv3 "github.com/envoyproxy/go-control-plane/envoy/data/accesslog/v3"
 	alsv3 "github.com/envoyproxy/go-control-plane/envoy/service/accesslog/v3"
 	"google.golang.org/grpc/codes"
@@ -181,34 +180,16 @@ func (o *observer) heard() map[merge.Key]kinds {
 
 // StreamAccessLogs serves one stream; gRPC calls it.
 func (g *Logs) StreamAccessLogs(srv alsv3.AccessLogService_StreamAccessLogsServer) error {
-	ctx, cancel := context.WithCancelCause(srv.Context())
-	g.c.running.Go(func() { cancel(g.receive(ctx, cancel, srv)) })
-	<-ctx.Done()
-	err := context.Cause(ctx)
-	if errors.Is(err, context.Canceled) || errors.Is(err, io.EOF) {
-		return nil // the peer is done
-	}
-	return err
+	return g.c.run(srv.Context(), func(ctx context.Context, end context.CancelCauseFunc) error { return g.receive(ctx, end, srv) })
 }
 
 func (g *Logs) receive(ctx context.Context, end context.CancelCauseFunc, srv alsv3.AccessLogService_StreamAccessLogsServer) error {
 	c := g.c
-	late := time.AfterFunc(nodeWithin, func() {
-		end(c.refuse(codes.DeadlineExceeded, BadNode, "no node within %s", nodeWithin))
-	})
-	defer late.Stop()
-	m, err := srv.Recv()
+	m, node, err := firstOf(ctx, &c.streams, end, srv.Recv, func(m *alsv3.StreamAccessLogsMessage) *corev3.Node { return m.GetIdentifier().GetNode() })
 	if err != nil {
 		return err
 	}
-	if !late.Stop() {
-		return context.Cause(ctx)
-	}
-	node := m.GetIdentifier().GetNode()
-	switch {
-	case node.GetId() == "":
-		return c.refuse(codes.InvalidArgument, BadNode, "the first message must name a node")
-	case resource.KindOf(node) != resource.Envoy:
+	if resource.KindOf(node) != resource.Envoy {
 		return c.refuse(codes.PermissionDenied, NotEnvoy, "%q is no Envoy", node.GetId())
 	}
 	principal, _ := report.Identify(ctx)
@@ -238,11 +219,8 @@ func (g *Logs) receive(ctx context.Context, end context.CancelCauseFunc, srv als
 			c.metrics.add(func(s *Stats) { s.Records += uint64(len(records)) })
 			c.metrics.refuse(map[Refusal]int{SaysNothing: silent, TooManyEndpoints: dropped})
 		}
-		if wait := bucket.Take(c.now()); wait > 0 {
-			c.metrics.add(func(s *Stats) { s.Throttled++ })
-			if err := report.Pause(ctx, wait); err != nil {
-				return err
-			}
+		if err := c.pace(ctx, bucket, c.now()); err != nil {
+			return err
 		}
 		if m, err = srv.Recv(); err != nil {
 			return err

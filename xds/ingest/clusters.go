@@ -130,13 +130,12 @@ func (c *Collector) polled(ctx context.Context, a *admin, tick <-chan time.Time)
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	host, _, _ := net.SplitHostPort(a.at) // checked with the configuration
-	s := &Stream{cancel: cancel}
 	leave, taken, err := c.seats.Take(ctx, report.Sitter{ID: id, Principal: host, End: cancel})
 	if err != nil {
 		return Refusal(cmp.Or(taken, report.ForeignReporter)), err
 	}
 	defer leave()
-	s.reporter = reporterOf(info.GetNode(), host, c.now())
+	s := &Stream{reporter: reporterOf(info.GetNode(), host, c.now())}
 	if err := c.sink.Join(s); err != nil {
 		return ForeignReporter, err
 	}

@@ -2,12 +2,8 @@ package ingest
 
 import (
 	"context"
-	"errors"
-	"io"
 	"log/slog"
-	"maps"
 	"net"
-	"sync"
 	"time"
 
 	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
@@ -35,7 +31,6 @@ type Sink interface {
 }
 
 const (
-	nodeWithin = 10 * time.Second // for the first message
 	// restInterval is how often a client is asked to report that has nothing to say of
 	// single endpoints. It cannot be told to be silent.
 	restInterval = time.Hour
@@ -47,14 +42,10 @@ const (
 // Collector serves load reports. Register it with a gRPC server.
 type Collector struct {
 	lrsv3.UnimplementedLoadReportingServiceServer
+	streams
 	cfg       Config
 	sink      Sink
 	directory Directory
-	now       func() time.Duration
-	log       *slog.Logger
-	metrics   metrics
-	running   sync.WaitGroup
-	seats     *report.Seats
 	live      live // by load reports
 	polls     live
 	dial      func(ctx context.Context, network, address string) (net.Conn, error)
@@ -64,8 +55,8 @@ type Collector struct {
 // of one principal.
 func NewCollector(cfg Config, perPrincipal int, sink Sink, directory Directory, now func() time.Duration, log *slog.Logger) *Collector {
 	return &Collector{
-		cfg: cfg, sink: sink, directory: directory, now: now, log: log,
-		seats: report.NewSeats(perPrincipal), dial: new(net.Dialer).DialContext,
+		streams: streams{now: now, log: log, seats: report.NewSeats(perPrincipal)},
+		cfg:     cfg, sink: sink, directory: directory, dial: new(net.Dialer).DialContext,
 	}
 }
 
@@ -81,72 +72,35 @@ func (c *Collector) Register(r grpc.ServiceRegistrar) {
 	}
 }
 
-// Wait returns when every stream has told the Sink that it has left. Stop the gRPC
-// server first.
-func (c *Collector) Wait() { c.running.Wait() }
-
-// Stats counts since the start.
-func (c *Collector) Stats() Stats {
-	var all Stats
-	c.metrics.add(func(s *Stats) { all = *s; all.Refused = maps.Clone(s.Refused) })
-	all.Streams = c.seats.Len()
-	return all
-}
-
 // Stream is one Envoy that reports.
 type Stream struct {
 	reporter merge.Reporter
-	cancel   context.CancelCauseFunc
 	logs     logged
 }
 
 // Reporter is who reports.
 func (s *Stream) Reporter() merge.Reporter { return s.reporter }
 
-// StreamLoadStats serves one stream; gRPC calls it. gRPC ends a stream when this returns,
-// which is also the only way to end a Recv that blocks: the goroutine ends after it.
+// StreamLoadStats serves one stream; gRPC calls it.
 func (c *Collector) StreamLoadStats(srv lrsv3.LoadReportingService_StreamLoadStatsServer) error {
-	ctx, cancel := context.WithCancelCause(srv.Context())
-	s := &Stream{cancel: cancel}
-	c.running.Go(func() { cancel(c.receive(ctx, s, srv)) })
-	<-ctx.Done()
-	err := context.Cause(ctx)
-	if errors.Is(err, context.Canceled) || errors.Is(err, io.EOF) {
-		return nil // the peer is done
-	}
-	return err
+	return c.run(srv.Context(), func(ctx context.Context, end context.CancelCauseFunc) error { return c.receive(ctx, end, srv) })
 }
 
 // receive reads until the stream ends.
-func (c *Collector) receive(ctx context.Context, s *Stream, srv lrsv3.LoadReportingService_StreamLoadStatsServer) error {
-	late := time.AfterFunc(nodeWithin, func() {
-		s.cancel(c.refuse(codes.DeadlineExceeded, BadNode, "no node within %s", nodeWithin))
-	})
-	defer late.Stop()
-	req, err := srv.Recv()
+func (c *Collector) receive(ctx context.Context, end context.CancelCauseFunc, srv lrsv3.LoadReportingService_StreamLoadStatsServer) error {
+	req, node, err := firstOf(ctx, &c.streams, end, srv.Recv, (*lrsv3.LoadStatsRequest).GetNode)
 	if err != nil {
 		return err
 	}
-	if !late.Stop() {
-		return context.Cause(ctx)
-	}
-	node := req.GetNode()
-	switch {
-	case node.GetId() == "":
-		return c.refuse(codes.InvalidArgument, BadNode, "the first message must name a node")
-	case resource.KindOf(node) != resource.Envoy:
+	if resource.KindOf(node) != resource.Envoy {
 		return c.rest(srv)
 	}
-	principal, _ := report.Identify(ctx)
-	leave, why, err := c.seats.Take(ctx, report.Sitter{ID: node.GetId(), Principal: principal, End: s.cancel})
+	principal, leave, err := c.seat(ctx, node.GetId(), end)
 	if err != nil {
-		if why != "" {
-			c.metrics.refuse(map[Refusal]int{Refusal(why): 1})
-		}
 		return err
 	}
 	defer leave()
-	s.reporter = reporterOf(node, principal, c.now())
+	s := &Stream{reporter: reporterOf(node, principal, c.now())}
 	if err := c.sink.Join(s); err != nil {
 		return status.Error(codes.FailedPrecondition, err.Error())
 	}
@@ -178,13 +132,10 @@ func (c *Collector) listen(ctx context.Context, s *Stream, srv lrsv3.LoadReporti
 			r.Reporter, r.Incarnation = s.reporter.ID, s.reporter.Incarnation
 			c.sink.Evidence(s, r)
 		}
-		if wait := bucket.Take(now); wait > 0 {
-			c.metrics.add(func(s *Stats) { s.Throttled++ })
-			if err := report.Pause(ctx, wait); err != nil {
-				return err
-			}
+		err := c.pace(ctx, bucket, now)
+		if err != nil {
+			return err
 		}
-		var err error
 		if req, err = srv.Recv(); err != nil {
 			return err
 		}
@@ -203,12 +154,6 @@ func (c *Collector) rest(srv lrsv3.LoadReportingService_StreamLoadStatsServer) e
 			return err
 		}
 	}
-}
-
-// refuse counts a stream that is not taken, and is the error that ends it.
-func (c *Collector) refuse(code codes.Code, why Refusal, format string, args ...any) error {
-	c.metrics.refuse(map[Refusal]int{why: 1})
-	return status.Errorf(code, format, args...)
 }
 
 // reporterOf is the Envoy as a reporter. Counters begin with the stream, and so does the

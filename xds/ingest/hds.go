@@ -2,19 +2,16 @@ package ingest
 
 import (
 	"context"
-	"errors"
 	"fmt"
-	"io"
 	"log/slog"
-	"maps"
 	"math/rand/v2"
 	"sync"
 	"time"
 
+	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
 	healthv3 "github.com/envoyproxy/go-control-plane/envoy/service/health/v3"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
-	"google.golang.org/grpc/status"
 
 	"github.com/overhear-mesh/overhear/outlier/merge"
 	"github.com/overhear-mesh/overhear/xds/report"
@@ -39,19 +36,15 @@ const forever = time.Duration(1<<63 - 1)
 // server.
 type Probing struct {
 	healthv3.UnimplementedHealthDiscoveryServiceServer
-	cfg     Config
-	sink    ProbeSink
-	now     func() time.Duration
-	log     *slog.Logger
-	metrics metrics
-	running sync.WaitGroup
-	seats   *report.Seats
+	streams
+	cfg  Config
+	sink ProbeSink
 }
 
 // NewProbing starts nothing. now is the table's clock; perPrincipal bounds the streams of
 // one principal.
 func NewProbing(cfg Config, perPrincipal int, sink ProbeSink, now func() time.Duration, log *slog.Logger) *Probing {
-	return &Probing{cfg: cfg, sink: sink, now: now, log: log, seats: report.NewSeats(perPrincipal)}
+	return &Probing{streams: streams{now: now, log: log, seats: report.NewSeats(perPrincipal)}, cfg: cfg, sink: sink}
 }
 
 // Register adds the service to a gRPC server, unless Envoys are not to probe.
@@ -61,23 +54,10 @@ func (g *Probing) Register(r grpc.ServiceRegistrar) {
 	}
 }
 
-// Wait returns when every stream has told the ProbeSink that it has left. Stop the gRPC
-// server first.
-func (g *Probing) Wait() { g.running.Wait() }
-
-// Stats counts since the start.
-func (g *Probing) Stats() Stats {
-	var all Stats
-	g.metrics.add(func(s *Stats) { all = *s; all.Refused = maps.Clone(s.Refused) })
-	all.Streams = g.seats.Len()
-	return all
-}
-
 // Prober is one Envoy that probes what it is asked to.
 type Prober struct {
 	id, principal string
 	now           func() time.Duration
-	cancel        context.CancelCauseFunc
 	kick          chan struct{} // holds one: the docket has changed
 
 	mu     sync.Mutex // guards what follows
@@ -120,58 +100,39 @@ func (p *Prober) wake() {
 	}
 }
 
-// StreamHealthCheck serves one stream; gRPC calls it. It ends as StreamLoadStats does.
+// StreamHealthCheck serves one stream; gRPC calls it.
 func (g *Probing) StreamHealthCheck(srv healthv3.HealthDiscoveryService_StreamHealthCheckServer) error {
-	ctx, cancel := context.WithCancelCause(srv.Context())
-	p := &Prober{now: g.now, cancel: cancel, kick: make(chan struct{}, 1)}
-	g.running.Go(func() { cancel(g.receive(ctx, p, srv)) })
-	<-ctx.Done()
-	err := context.Cause(ctx)
-	if errors.Is(err, context.Canceled) || errors.Is(err, io.EOF) {
-		return nil // the peer is done
-	}
-	return err
+	return g.run(srv.Context(), func(ctx context.Context, end context.CancelCauseFunc) error { return g.receive(ctx, end, srv) })
 }
 
 // receive reads until the stream ends.
-func (g *Probing) receive(ctx context.Context, p *Prober, srv healthv3.HealthDiscoveryService_StreamHealthCheckServer) error {
-	late := time.AfterFunc(nodeWithin, func() {
-		p.cancel(g.refuse(codes.DeadlineExceeded, BadNode, "no node within %s", nodeWithin))
+func (g *Probing) receive(ctx context.Context, end context.CancelCauseFunc, srv healthv3.HealthDiscoveryService_StreamHealthCheckServer) error {
+	_, node, err := firstOf(ctx, &g.streams, end, srv.Recv, func(m *healthv3.HealthCheckRequestOrEndpointHealthResponse) *corev3.Node {
+		return m.GetHealthCheckRequest().GetNode()
 	})
-	defer late.Stop()
-	m, err := srv.Recv()
 	if err != nil {
 		return err
 	}
-	if !late.Stop() {
-		return context.Cause(ctx)
+	if resource.KindOf(node) != resource.Envoy {
+		return g.refuse(codes.PermissionDenied, NotEnvoy, "node %q is no Envoy", node.GetId())
 	}
-	first := m.GetHealthCheckRequest()
-	switch {
-	case first.GetNode().GetId() == "":
-		return g.refuse(codes.InvalidArgument, BadNode, "the first message must name a node")
-	case resource.KindOf(first.GetNode()) != resource.Envoy:
-		return g.refuse(codes.PermissionDenied, NotEnvoy, "node %q is no Envoy", first.GetNode().GetId())
-	}
-	p.id = first.GetNode().GetId()
-	p.principal, _ = report.Identify(ctx)
-	p.docket = newDocket(fmt.Sprintf("overhear-%016x", rand.Uint64()))
-	leave, why, err := g.seats.Take(ctx, report.Sitter{ID: p.id, Principal: p.principal, End: p.cancel})
+	principal, leave, err := g.seat(ctx, node.GetId(), end)
 	if err != nil {
-		if why != "" {
-			g.metrics.refuse(map[Refusal]int{Refusal(why): 1})
-		}
 		return err
 	}
 	defer leave()
+	p := &Prober{
+		id: node.GetId(), principal: principal, now: g.now, kick: make(chan struct{}, 1),
+		docket: newDocket(fmt.Sprintf("overhear-%016x", rand.Uint64())),
+	}
 	g.sink.Arrive(p)
 	defer g.sink.Depart(p)
 	g.log.LogAttrs(ctx, slog.LevelInfo, "envoy probes", slog.String("reporter", p.id), slog.String("principal", p.principal))
 	var telling sync.WaitGroup
 	defer telling.Wait()
-	telling.Go(func() { p.cancel(g.tell(ctx, p, srv)) })
+	telling.Go(func() { end(g.tell(ctx, p, srv)) })
 	err = g.listen(ctx, p, srv)
-	p.cancel(err)
+	end(err)
 	return err
 }
 
@@ -225,17 +186,8 @@ func (g *Probing) listen(ctx context.Context, p *Prober, srv healthv3.HealthDisc
 		if len(answers) > 0 {
 			p.wake() // what is answered need not be checked again
 		}
-		if wait := bucket.Take(now); wait > 0 {
-			g.metrics.add(func(s *Stats) { s.Throttled++ })
-			if err := report.Pause(ctx, wait); err != nil {
-				return err
-			}
+		if err := g.pace(ctx, bucket, now); err != nil {
+			return err
 		}
 	}
-}
-
-// refuse counts a stream that is not taken, and is the error that ends it.
-func (g *Probing) refuse(code codes.Code, why Refusal, format string, args ...any) error {
-	g.metrics.refuse(map[Refusal]int{why: 1})
-	return status.Errorf(code, format, args...)
 }
