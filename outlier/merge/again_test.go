@@ -53,3 +53,29 @@ func TestADroppedSuspicionIsTakenUpAgainWhenNobodyTellsOfItAnyMore(t *testing.T)
 		}
 	}
 }
+
+func TestWhoIsLookedAtAgainKeepsNoOtherCrashWaiting(t *testing.T) {
+	f, down := dropped(t, refuses)
+	down.fault = always(hangs) // its probe has no answer for long
+	orders := len(f.orders)
+	if !f.until(f.now+4*time.Second, func() bool { return len(f.orders) > orders }) {
+		t.Fatal("it is not looked at again")
+	}
+	other := f.targets[1] // of the other zone: down is not asked about as its neighbour
+	first := never
+	other.fault = func(_ *caller, now time.Duration) effect {
+		if first == never {
+			first = now
+		}
+		return crashed
+	}
+	if _, ok := f.ejected(1, time.Second); !ok {
+		t.Fatalf("no verdict: %v", f.events)
+	}
+	if len(f.table.endpoints[down.Key].susp.checks) == 0 {
+		t.Fatal("the probe of the one that is looked at again is over: nothing is shown")
+	}
+	if took := f.now - first; took >= hardGather {
+		t.Errorf("the verdict came %v after the first failure, want it within less than %v", took, hardGather)
+	}
+}

@@ -38,7 +38,7 @@ func (t *Table) askNeighbours(e *endpoint, now time.Duration) {
 	}
 	slices.SortFunc(list, func(a, b *endpoint) int { return cmp.Or(cmp.Compare(hash(a), hash(b)), compareEndpoints(a, b)) })
 	for _, o := range list[:min(len(list), neighbourSample)] {
-		if t.check(o, "neighbour", "", outlier.LevelNone, now) {
+		if t.check(o, reasonNeighbour, "", outlier.LevelNone, now) {
 			o.susp.checked = now
 		}
 	}
@@ -69,7 +69,7 @@ func (t *Table) lookAgain(e *endpoint, now time.Duration) {
 		t.due(u.again)
 		return
 	}
-	if t.check(e, "again", fmt.Sprint(now), u.level, now) {
+	if t.check(e, reasonAgain, fmt.Sprint(now), u.level, now) {
 		u.patience = min(2*u.patience, hardRetry)
 		u.again = now + u.patience
 	} else { // it is its turn as soon as there is a probe to spare
@@ -79,16 +79,16 @@ func (t *Table) lookAgain(e *endpoint, now time.Duration) {
 }
 
 // check has one reporter probe e, and says whether there was one that can.
-func (t *Table) check(e *endpoint, why, turn string, level outlier.Level, now time.Duration) bool {
+func (t *Table) check(e *endpoint, reason, turn string, level outlier.Level, now time.Duration) bool {
 	if !t.probes.has(now, 1+neighbourReserve) {
 		return false
 	}
 	able := slices.DeleteFunc(t.confirmers(e, "", now), func(r *reporter) bool { return !r.probes.has(now, 1) })
 	chosen := t.choose(able, 1, func(r *reporter) uint64 {
-		return hash64(t.seed, why, e.Key.Service, e.Key.Instance, turn, r.ID)
+		return hash64(t.seed, reason, e.Key.Service, e.Key.Instance, turn, r.ID)
 	})
 	for _, r := range chosen {
-		e.susp.checks = append(e.susp.checks, t.order(e, r, level, reasonNeighbour, Fleet, now))
+		e.susp.checks = append(e.susp.checks, t.order(e, r, level, reason, Fleet, now))
 	}
 	return len(chosen) > 0
 }

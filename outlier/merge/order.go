@@ -55,6 +55,7 @@ func (t *Table) Probed(id OrderID, reporter string, level outlier.Level, res out
 const (
 	reasonSuspicion = "suspicion"
 	reasonNeighbour = "neighbour"
+	reasonAgain     = "again"
 	reasonRecovery  = "recovery"
 	reasonIdle      = "idle"
 	reasonValidate  = "validate"

@@ -446,7 +446,7 @@ func (t *Table) hardReady(g *group, now time.Duration) bool {
 		s := &e.susp
 		if s.confirmed != never {
 			first = min(first, s.confirmed)
-		} else if s.active && len(s.hard) > 0 || len(s.checks) > 0 {
+		} else if s.active && len(s.hard) > 0 || slices.ContainsFunc(s.checks, func(o *order) bool { return o.reason == reasonNeighbour }) {
 			waiting = true
 		}
 	}

@@ -76,7 +76,7 @@ type ProbeOrder struct {
 	Ping     PingKind      // what LevelApp means for this service
 	Timeout  time.Duration
 	Epoch    uint64 // of the verdict that stood when the order was given
-	Reason   string // "suspicion", "neighbour", "recovery", "idle" or "validate"
+	Reason   string // "suspicion", "neighbour", "again", "recovery", "idle" or "validate"
 }
 
 // Cancel withdraws an order: its answer would no longer change anything.
