@@ -173,7 +173,7 @@ func (f *fleet) sayers(ctx context.Context, r result) (who, probed []string) {
 		}
 	}
 	var why controlplane.Why
-	if err := f.ask("/api/v1/why?endpoint="+url.QueryEscape(r.Endpoint), &why); err != nil {
+	if err := f.plane.Ask("/api/v1/why?endpoint="+url.QueryEscape(r.Endpoint), &why); err != nil {
 		return nil, nil
 	}
 	for _, w := range why.Explain.Witnesses {

@@ -1,10 +1,8 @@
 package main
 
 import (
-	"bufio"
 	"context"
 	_ "embed"
-	"encoding/json"
 	"fmt"
 	"net"
 	"net/http"
@@ -27,14 +25,14 @@ var bootstrap string
 // fleet is everything that runs: the control plane and the backends in this process,
 // Envoys in their own.
 type fleet struct {
-	xds, http string // the control plane's addresses
-	backends  []*fakeupstream.Backend
-	entries   []string // where the Envoys listen
-	running   sync.WaitGroup
-	ends      []func() // what else must end, in reverse
-	ledger    *ledger
-	lookout   lookout
-	timeout   time.Duration // of requests
+	plane    *plane.Plane // nil: nobody overhears
+	backends []*fakeupstream.Backend
+	entries  []string // where the Envoys listen
+	running  sync.WaitGroup
+	ends     []func() // what else must end, in reverse
+	ledger   *ledger
+	lookout  lookout
+	timeout  time.Duration // of requests
 }
 
 // start starts everything and waits until each Envoy has endpoints and the control plane
@@ -75,22 +73,7 @@ func (f *fleet) startAll(ctx context.Context, o options, s side, binary, dir str
 	if s.detection != nil {
 		return nil
 	}
-	return wait(ctx, "load reports of each Envoy", func() error {
-		var all controlplane.Reporters
-		if err := f.ask("/api/v1/reporters", &all); err != nil {
-			return err
-		}
-		heard := 0
-		for _, r := range all.Reporters {
-			if r.Live && r.Accepted > 0 {
-				heard++
-			}
-		}
-		if heard < o.envoys {
-			return fmt.Errorf("%d of %d report", heard, o.envoys)
-		}
-		return nil
-	})
+	return wait(ctx, "load reports of each Envoy", func() error { return f.plane.Heard(o.envoys) })
 }
 
 func name(i int) string { return fmt.Sprintf("api-%d", i+1) }
@@ -105,9 +88,9 @@ func (f *fleet) startControl(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	f.xds, f.http = p.XDS, p.HTTP
+	f.plane = p
 	ctx, cancel := context.WithCancel(ctx)
-	f.running.Go(func() { f.follow(ctx) })
+	f.running.Go(func() { p.Verdicts(ctx, f.ledger.verdict) })
 	f.ends = append(f.ends, func() {
 		cancel()
 		_ = p.Stop() // what it was to show has been seen
@@ -127,7 +110,7 @@ func (f *fleet) bootstrapOf(id string, s side) (string, error) {
 		}
 		return alone(os.Expand(bootstrap, fill), s.detection, addresses)
 	}
-	host, port, err := net.SplitHostPort(f.xds)
+	host, port, err := net.SplitHostPort(f.plane.XDS)
 	if err != nil {
 		return "", err
 	}
@@ -164,7 +147,7 @@ func (f *fleet) startEnvoy(ctx context.Context, i int, s side, binary, dir strin
 		names[b.Addr()] = name(i)
 	}
 	ctx, cancel := context.WithCancel(ctx)
-	f.running.Go(func() { f.lookout.watch(ctx, i, p.Admin, names) })
+	f.running.Go(func() { f.lookout.watch(ctx, i, p, names) })
 	f.ends = append(f.ends, cancel)
 	return nil
 }
@@ -175,47 +158,6 @@ func (f *fleet) stop() {
 		f.ends[i]()
 	}
 	f.running.Wait()
-}
-
-// ask reads one page of the control plane's API.
-func (f *fleet) ask(path string, into any) error {
-	return fetchJSON(context.Background(), http.DefaultClient, "http://"+f.http+path, into)
-}
-
-func fetchJSON(ctx context.Context, client *http.Client, url string, into any) error {
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
-	if err != nil {
-		return err
-	}
-	res, err := client.Do(req)
-	if err != nil {
-		return err
-	}
-	defer res.Body.Close()
-	if res.StatusCode != http.StatusOK {
-		return fmt.Errorf("%s: %s", url, res.Status)
-	}
-	return json.NewDecoder(res.Body).Decode(into)
-}
-
-// follow notes the control plane's verdicts until ctx ends.
-func (f *fleet) follow(ctx context.Context) {
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+f.http+"/api/v1/events?follow=true", nil)
-	if err != nil {
-		return
-	}
-	res, err := http.DefaultClient.Do(req)
-	if err != nil {
-		return // the end of the show
-	}
-	defer res.Body.Close()
-	lines := bufio.NewScanner(res.Body)
-	for lines.Scan() {
-		var e controlplane.Event
-		if json.Unmarshal(lines.Bytes(), &e) == nil && e.Kind == "verdict" {
-			f.ledger.verdict(e)
-		}
-	}
 }
 
 // wait tries until it works, for at most 30 s.

@@ -3,9 +3,10 @@ package main
 import (
 	"context"
 	"encoding/json"
-	"net/http"
 	"sync"
 	"time"
+
+	"github.com/overhear-mesh/overhear/test/envoy"
 )
 
 // lookEvery is how often each Envoy is asked what it thinks of its endpoints: the times of
@@ -27,19 +28,18 @@ type lookout struct {
 }
 
 // watch asks one Envoy until ctx ends. names are the endpoints by address.
-func (l *lookout) watch(ctx context.Context, envoy int, admin string, names map[string]string) {
-	client := &http.Client{Timeout: time.Second}
-	defer client.CloseIdleConnections()
+func (l *lookout) watch(ctx context.Context, number int, asked *envoy.Process, names map[string]string) {
 	out := map[string]bool{}
 	for sleep(ctx, lookEvery) == nil {
+		text, err := asked.Get("/clusters?format=json")
 		var page hosts
-		if fetchJSON(ctx, client, "http://"+admin+"/clusters?format=json", &page) != nil {
+		if err != nil || json.Unmarshal([]byte(text), &page) != nil {
 			continue // an Envoy that is busy is asked again
 		}
 		now := time.Now()
 		for at, is := range page.out() {
 			if is && !out[at] {
-				l.note(sighting{now, envoy, names[at]})
+				l.note(sighting{now, number, names[at]})
 			}
 			out[at] = is
 		}

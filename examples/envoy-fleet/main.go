@@ -155,7 +155,7 @@ func together(ctx context.Context, o options, binary, dir string, l *ledger, say
 	}
 	defer f.stop()
 	defer f.drive(ctx, o)()
-	say("%d requests/s; the control plane is at http://%s", int(o.rate), f.http)
+	say("%d requests/s; the control plane is at http://%s", int(o.rate), f.plane.HTTP)
 	if err := sleep(ctx, warmUp); err != nil {
 		return nil, nil, err
 	}

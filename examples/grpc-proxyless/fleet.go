@@ -1,12 +1,8 @@
 package main
 
 import (
-	"bufio"
 	"context"
-	"encoding/json"
-	"errors"
 	"fmt"
-	"net/http"
 	"net/netip"
 	"sync"
 	"time"
@@ -67,7 +63,7 @@ func (f *fleet) startAll(ctx context.Context, o options) error {
 	}
 	f.plane = p
 	follow, cancel := context.WithCancel(ctx)
-	f.running.Go(func() { f.follow(follow) })
+	f.running.Go(func() { p.Verdicts(follow, f.ledger.verdict) })
 	f.ends = append(f.ends, func() {
 		cancel()
 		_ = p.Stop() // what it was to show has been seen
@@ -116,26 +112,6 @@ func (f *fleet) startClient(i int) error {
 	return nil
 }
 
-// heard waits until the control plane has heard of each client.
-func (f *fleet) heard(ctx context.Context) error {
-	return wait(ctx, "reports of each client", func() error {
-		var all controlplane.Reporters
-		if err := f.ask("/api/v1/reporters", &all); err != nil {
-			return err
-		}
-		heard := 0
-		for _, r := range all.Reporters {
-			if r.Live && r.Accepted > 0 {
-				heard++
-			}
-		}
-		if heard < len(f.clients) {
-			return fmt.Errorf("%d of %d report", heard, len(f.clients))
-		}
-		return nil
-	})
-}
-
 // drive makes calls at a rate until ctx ends.
 func (f *fleet) drive(ctx context.Context, users *sync.WaitGroup, rate float64) {
 	for _, c := range f.clients {
@@ -162,39 +138,6 @@ func (f *fleet) stop() {
 		f.ends[i]()
 	}
 	f.running.Wait()
-}
-
-// ask reads one page of the control plane's API.
-func (f *fleet) ask(path string, into any) error {
-	res, err := http.Get("http://" + f.plane.HTTP + path)
-	if err != nil {
-		return err
-	}
-	defer res.Body.Close()
-	if res.StatusCode != http.StatusOK {
-		return errors.New(path + ": " + res.Status)
-	}
-	return json.NewDecoder(res.Body).Decode(into)
-}
-
-// follow notes the control plane's verdicts until ctx ends.
-func (f *fleet) follow(ctx context.Context) {
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+f.plane.HTTP+"/api/v1/events?follow=true", nil)
-	if err != nil {
-		return
-	}
-	res, err := http.DefaultClient.Do(req)
-	if err != nil {
-		return // the end of the show
-	}
-	defer res.Body.Close()
-	lines := bufio.NewScanner(res.Body)
-	for lines.Scan() {
-		var e controlplane.Event
-		if json.Unmarshal(lines.Bytes(), &e) == nil && e.Kind == "verdict" {
-			f.ledger.verdict(e)
-		}
-	}
 }
 
 // wait tries until it works, for at most 30 s.

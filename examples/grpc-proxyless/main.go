@@ -99,7 +99,7 @@ func run(ctx context.Context, o options, stdout, stderr io.Writer) (ok bool, err
 	for _, f := range fleets {
 		f.drive(usersCtx, &users, o.rate)
 	}
-	if err := fleets[0].heard(ctx); err != nil {
+	if err := wait(ctx, "reports of each client", func() error { return fleets[0].plane.Heard(o.clients) }); err != nil {
 		return false, err
 	}
 	say("%d calls/s in each; the control plane of those that report is at http://%s", int(o.rate), fleets[0].plane.HTTP)

@@ -4,9 +4,13 @@
 package plane
 
 import (
+	"bufio"
 	"context"
+	"encoding/json"
 	"errors"
+	"fmt"
 	"net"
+	"net/http"
 
 	"github.com/overhear-mesh/overhear/xds/controlplane"
 	"github.com/overhear-mesh/overhear/xds/registry"
@@ -59,4 +63,55 @@ func (p *Plane) Stop() error {
 	p.cancel()
 	<-p.ended
 	return p.err
+}
+
+// Ask reads one page of its API.
+func (p *Plane) Ask(path string, into any) error {
+	res, err := http.Get("http://" + p.HTTP + path)
+	if err != nil {
+		return err
+	}
+	defer res.Body.Close()
+	if res.StatusCode != http.StatusOK {
+		return errors.New(path + ": " + res.Status)
+	}
+	return json.NewDecoder(res.Body).Decode(into)
+}
+
+// Heard is an error until it has heard of so many that report.
+func (p *Plane) Heard(reporters int) error {
+	var all controlplane.Reporters
+	if err := p.Ask("/api/v1/reporters", &all); err != nil {
+		return err
+	}
+	heard := 0
+	for _, r := range all.Reporters {
+		if r.Live && r.Accepted > 0 {
+			heard++
+		}
+	}
+	if heard < reporters {
+		return fmt.Errorf("%d of %d report", heard, reporters)
+	}
+	return nil
+}
+
+// Verdicts tells its verdicts, one after another, until ctx or the plane ends.
+func (p *Plane) Verdicts(ctx context.Context, tell func(controlplane.Event)) {
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+p.HTTP+"/api/v1/events?follow=true", nil)
+	if err != nil {
+		return
+	}
+	res, err := http.DefaultClient.Do(req)
+	if err != nil {
+		return // one of them has ended
+	}
+	defer res.Body.Close()
+	lines := bufio.NewScanner(res.Body)
+	for lines.Scan() {
+		var e controlplane.Event
+		if json.Unmarshal(lines.Bytes(), &e) == nil && e.Kind == "verdict" {
+			tell(e)
+		}
+	}
 }
