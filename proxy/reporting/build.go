@@ -3,7 +3,6 @@ package reporting
 import (
 	"context"
 	"errors"
-	"maps"
 	"slices"
 	"time"
 
@@ -17,8 +16,8 @@ import (
 // plan is one message under construction.
 type plan struct {
 	cadence.Turn
+	asked     cadence.Asked
 	questions []*question
-	watched   map[merge.Key]bool
 
 	message report.Message
 	report  merge.Report
@@ -31,10 +30,8 @@ type question struct {
 	list    bool // name all its endpoints
 	polls   []merge.Poll
 
-	evidence []outlier.Evidence
-	sum      outlier.Summary
-	answers  []merge.PollAnswer
-	err      error
+	answer cadence.Observation
+	err    error
 }
 
 // Build makes the next message. It asks the clusters for their counters of now.
@@ -56,25 +53,12 @@ func (r *Reporter) plan() *plan {
 	now := r.deps.Clock.Now()
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	p := &plan{Turn: r.schedule.Turn(now), watched: map[merge.Key]bool{}}
+	p := &plan{Turn: r.schedule.Turn(now)}
+	p.asked = r.asked.Take(&p.Turn)
 	p.message.Probes, r.results = r.results, nil
-
-	wanted := map[string]bool{} // services with a watched endpoint
-	for k, until := range r.watches {
-		if !p.Watched(until) {
-			delete(r.watches, k)
-			continue
-		}
-		p.watched[k], wanted[k.Service] = true, true
-	}
-	polls := map[string][]merge.Poll{}
-	for k, poll := range r.polls {
-		polls[k.Service] = append(polls[k.Service], poll)
-	}
-	clear(r.polls)
 	for _, m := range r.members {
-		if due, name := p.Due(&m.topic, wanted[m.service] || len(polls[m.service]) > 0); due {
-			p.questions = append(p.questions, &question{member: m, service: m.service, list: name, polls: polls[m.service]})
+		if due, name := p.Due(&m.topic, p.asked.Of(m.service)); due {
+			p.questions = append(p.questions, &question{member: m, service: m.service, list: name, polls: p.asked.Polls(m.service)})
 		}
 	}
 	r.countTrialsLocked(p)
@@ -87,57 +71,22 @@ func (q *question) ask(ctx context.Context) {
 	ctx, cancel := context.WithTimeout(ctx, askWithin)
 	defer cancel()
 	q.err = q.Ask(ctx, func(d *outlier.Detector, now time.Duration) {
-		q.evidence, q.sum = d.Evidence(now), d.Summary(now)
-		for _, p := range q.polls {
-			then, ok := d.History(p.Key.Instance, p.At)
-			if !ok {
-				then.At = outlier.Never
-			}
-			q.answers = append(q.answers, merge.PollAnswer{ID: p.ID, Cell: q.cell(p.Key), Then: then})
-		}
+		q.answer = cadence.Observe(d, q.service, q.polls, now)
 	})
-}
-
-// cell is what there is to tell of an endpoint, even if that is nothing.
-func (q *question) cell(k merge.Key) merge.Cell {
-	for i := range q.evidence {
-		if e := &q.evidence[i]; e.ID == k.Instance {
-			return cadence.Cell(k, e)
-		}
-	}
-	return cadence.Nothing(k)
 }
 
 // weigh chooses what is worth telling of a cluster.
 func (r *Reporter) weigh(p *plan, q *question) {
-	p.report.LHM = max(p.report.LHM, q.sum.LHM)
-	p.message.Polls = append(p.message.Polls, q.answers...)
+	p.message.Polls = append(p.message.Polls, q.answer.Answers...)
 	if q.list {
 		p.message.Known = append(p.message.Known, q.endpoints()...)
 	}
-	total := r.totals[q.service]
-	if total == nil {
-		total = new(cadence.Totals)
-		r.totals[q.service] = total
+	m := r.memory[q.service]
+	if m == nil {
+		m = new(cadence.Memory)
+		r.memory[q.service] = m
 	}
-	if t, tell := total.Weigh(&p.Turn, q.service, &q.sum); tell {
-		p.report.Clusters = append(p.report.Clusters, t)
-	}
-	for i := range q.evidence {
-		e := &q.evidence[i]
-		k := merge.Key{Service: q.service, Instance: e.ID}
-		t := r.told[k]
-		if t == nil {
-			t = new(cadence.Told)
-			r.told[k] = t
-		}
-		if c := cadence.Cell(k, e); t.Weigh(&p.Turn, &q.topic, e, &c, p.watched[k]) {
-			p.report.Cells = append(p.report.Cells, c)
-		}
-	}
-	if p.Summary {
-		maps.DeleteFunc(r.told, func(k merge.Key, t *cadence.Told) bool { return k.Service == q.service && t.Gone(&p.Turn) })
-	}
+	m.Weigh(&p.Turn, &q.topic, &q.answer, &p.asked, &p.report)
 }
 
 // endpoints are all that the cluster has, also those that were never tried.
@@ -158,7 +107,7 @@ func (r *Reporter) close(p *plan) {
 	if p.Tell {
 		p.message.Report = &p.report
 		for _, c := range p.report.Cells {
-			r.told[c.Key].Sent(c, p.Now)
+			r.memory[c.Key.Service].Sent(c, p.Now)
 		}
 		r.stats.reports.Add(1)
 		r.stats.cells.Add(uint64(len(p.report.Cells)))

@@ -29,11 +29,11 @@ func (s source) Handle(o report.Orders) {
 		}
 	}
 	for _, p := range o.Polls {
-		r.polls[p.Key] = p
+		r.asked.Poll(p)
 		r.wakeLocked()
 	}
 	for _, w := range o.Watches {
-		r.watches[w.Key] = now + w.For
+		r.asked.Watch(w.Key, now+w.For)
 		r.movedLocked(r.schedule.Watch(now + w.For))
 	}
 	for _, l := range o.Leases {

@@ -69,9 +69,8 @@ type Reporter struct {
 	ctx context.Context
 	wg  sync.WaitGroup
 
-	// memory of what was told is Build's alone.
-	told   map[merge.Key]*cadence.Told
-	totals map[string]*cadence.Totals
+	// memory of what was told, by service, is Build's alone.
+	memory map[string]*cadence.Memory
 
 	mu        sync.Mutex // guards what follows
 	connected bool
@@ -79,8 +78,7 @@ type Reporter struct {
 	own       []*cadence.Own
 	schedule  cadence.Schedule
 	results   []report.Probed
-	polls     map[merge.Key]merge.Poll
-	watches   map[merge.Key]time.Duration // until
+	asked     cadence.Questions
 	leases    map[merge.Key]merge.OrderID
 	trials    map[merge.Key]*cadence.Trial
 	running   map[merge.OrderID]context.CancelFunc // ordered probes
@@ -102,10 +100,9 @@ func New(cfg Config, deps Deps) *Reporter {
 	r := &Reporter{
 		cfg: cfg, deps: deps,
 		ready: make(chan struct{}, 1), moved: make(chan struct{}, 1), sem: make(chan struct{}, maxRunning),
-		told: map[merge.Key]*cadence.Told{}, totals: map[string]*cadence.Totals{},
-		schedule: cadence.NewSchedule(cfg.Config),
-		polls:    map[merge.Key]merge.Poll{}, watches: map[merge.Key]time.Duration{}, leases: map[merge.Key]merge.OrderID{},
-		trials: map[merge.Key]*cadence.Trial{}, running: map[merge.OrderID]context.CancelFunc{},
+		memory:   map[string]*cadence.Memory{},
+		schedule: cadence.NewSchedule(cfg.Config), asked: cadence.NewQuestions(),
+		leases: map[merge.Key]merge.OrderID{}, trials: map[merge.Key]*cadence.Trial{}, running: map[merge.OrderID]context.CancelFunc{},
 	}
 	r.client = report.NewClient(deps.Conn, report.ClientConfig{
 		Incarnation: cfg.Incarnation, Now: deps.Clock.Now, Log: deps.Log, Recorder: deps.Recorder,
@@ -295,16 +292,14 @@ func (s source) Ready() <-chan struct{} { return s.ready }
 // Hello says who this sidecar is, and forgets what it told on an earlier stream.
 func (s source) Hello() report.Hello {
 	r := s.Reporter
-	clear(r.told)
-	clear(r.totals)
+	clear(r.memory)
 	h := report.Hello{Node: r.cfg.Node, Region: r.cfg.Region, Zone: r.cfg.Zone, Labels: r.cfg.Labels}
 	now := r.deps.Clock.Now()
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.schedule.Begin(r.cfg.Node, now)
 	r.results = nil
-	clear(r.polls)
-	clear(r.watches)
+	r.asked.Forget()
 	clear(r.leases)
 	clear(r.trials)
 	for _, o := range r.own {

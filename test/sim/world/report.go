@@ -175,24 +175,16 @@ func (r *reporter) build() {
 func (r *reporter) weigh(turn *cadence.Turn, m *message, rep *merge.Report) {
 	now := r.w.now
 	d := r.s.detector
-	evidence, sum := d.Evidence(now), d.Summary(now)
+	seen := cadence.Observe(d, service, r.polls, now)
+	evidence := seen.Evidence
 	r.s.wake() // who is asked steps
-	for _, p := range r.polls {
-		then, ok := d.History(p.Key.Instance, p.At)
-		if !ok {
-			then.At = outlier.Never
-		}
-		a := merge.PollAnswer{ID: p.ID, Reporter: r.id(), At: now, Then: then, Cell: cadence.Nothing(p.Key)}
-		for i := range evidence {
-			if evidence[i].ID == p.Key.Instance {
-				a.Cell = cadence.Cell(p.Key, &evidence[i])
-			}
-		}
+	for _, a := range seen.Answers {
+		a.Reporter, a.At = r.id(), now
 		m.polls = append(m.polls, a)
 	}
 	r.polls = r.polls[:0]
-	rep.LHM = sum.LHM
-	if t, tell := r.totals.Weigh(turn, service, &sum); tell {
+	rep.LHM = seen.Summary.LHM
+	if t, tell := r.totals.Weigh(turn, service, &seen.Summary); tell {
 		rep.Clusters = append(rep.Clusters, t)
 	}
 	at := 0

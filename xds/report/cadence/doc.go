@@ -22,8 +22,10 @@
 //	s.Hear(step.Urgency, now)              // after each step of a detector
 //	if s.Due(now) {
 //		turn := s.Turn(now)
+//		asked := questions.Take(&turn)
 //		for … each cluster whose Topic is Due {
-//			for … each endpoint { if told.Weigh(&turn, topic, …) { … add its cell } }
+//			seen := Observe(detector, service, asked.Polls(service), now)
+//			memory.Weigh(&turn, topic, &seen, &asked, &report)
 //		}
 //		s.End(&turn)                       // … send if turn.Tell; Next says when again
 //	}

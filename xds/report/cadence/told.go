@@ -118,10 +118,3 @@ func Cell(k merge.Key, e *outlier.Evidence) merge.Cell {
 		State: e.State, Witness: e.Witness, History: e.History, Score: e.Score,
 	}
 }
-
-// Nothing is the cell of an endpoint of which there is nothing to tell.
-func Nothing(k merge.Key) merge.Cell {
-	return Cell(k, &outlier.Evidence{
-		LastOK: outlier.Never, LastOKStart: outlier.Never, LastHard: outlier.Never, LastHardStart: outlier.Never,
-	})
-}

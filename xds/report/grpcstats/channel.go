@@ -41,8 +41,7 @@ type channel struct {
 	next     time.Duration // when to step at the latest
 	timeout  time.Duration // the detector knows
 	topic    cadence.Topic
-	totals   cadence.Totals
-	told     map[string]*cadence.Told
+	memory   cadence.Memory
 }
 
 // member is an endpoint to which there is, or was, a connection.
@@ -63,7 +62,7 @@ func policy(timeout time.Duration) outlier.Config {
 func newChannel(r *Reporter, service string) *channel {
 	c := &channel{
 		reporter: r, service: service, detector: outlier.New(policy(0), dice()),
-		members: map[netip.AddrPort]*member{}, told: map[string]*cadence.Told{},
+		members: map[netip.AddrPort]*member{},
 	}
 	c.detector.ShareSelf(r.self)
 	c.known.Store(&map[netip.AddrPort]*outlier.Endpoint{})

@@ -81,8 +81,7 @@ type Reporter struct {
 	closing  bool
 	swept    time.Duration
 	results  []report.Probed
-	polls    map[merge.Key]merge.Poll
-	watches  map[merge.Key]time.Duration // until
+	asked    cadence.Questions
 	leases   map[merge.Key]*lease
 }
 
@@ -123,8 +122,8 @@ func start(cfg Config, id identity, conn grpc.ClientConnInterface, end func()) *
 	r := &Reporter{
 		id: id, cfg: cfg, epoch: time.Now(), self: outlier.NewSelf(), seed: maphash.MakeSeed(),
 		woken: make(chan struct{}, 1), ready: make(chan struct{}, 1), stop: cancel, dropConn: end, said: make(chan struct{}),
-		channels: map[string]*channel{}, schedule: cadence.NewSchedule(cadence.DefaultConfig()),
-		polls: map[merge.Key]merge.Poll{}, watches: map[merge.Key]time.Duration{}, leases: map[merge.Key]*lease{},
+		channels: map[string]*channel{}, leases: map[merge.Key]*lease{},
+		schedule: cadence.NewSchedule(cadence.DefaultConfig()), asked: cadence.NewQuestions(),
 	}
 	r.prober.ctx, r.prober.now, r.prober.dial = ctx, r.now, new(net.Dialer).DialContext
 	r.client = report.NewClient(conn, report.ClientConfig{

@@ -1,7 +1,6 @@
 package grpcstats
 
 import (
-	"maps"
 	"net/netip"
 	"slices"
 	"time"
@@ -29,12 +28,10 @@ func (s source) Hello() report.Hello {
 	r.schedule.Begin(r.id.Node.ID, r.now())
 	for _, c := range r.channels {
 		c.topic.Rename()
-		c.totals = cadence.Totals{}
-		clear(c.told)
+		c.memory = cadence.Memory{}
 	}
 	r.results = nil
-	clear(r.polls)
-	clear(r.watches)
+	r.asked.Forget()
 	clear(r.leases)
 	return report.Hello{
 		Node: r.id.Node.ID, Region: r.id.Node.Locality.Region, Zone: r.id.Node.Locality.Zone,
@@ -66,10 +63,10 @@ func (s source) Build() report.Message {
 	if r.closing {
 		turn.Summary, turn.Tell = true, true
 	}
-	asked := r.askedLocked(&turn)
+	asked := r.asked.Take(&turn)
 	var told merge.Report
 	for _, c := range r.channels {
-		due, name := turn.Due(&c.topic, asked[c.service])
+		due, name := turn.Due(&c.topic, asked.Of(c.service))
 		if !due {
 			continue
 		}
@@ -79,87 +76,21 @@ func (s source) Build() report.Message {
 		if r.closing {
 			c.detector.Step(now) // with what calls have counted since the last
 		}
-		m.Polls = append(m.Polls, c.answersLocked(now)...)
-		c.weighLocked(&turn, &told, now)
+		seen := cadence.Observe(c.detector, c.service, asked.Polls(c.service), now)
+		m.Polls = append(m.Polls, seen.Answers...)
+		c.memory.Weigh(&turn, &c.topic, &seen, &asked, &told)
 		turn.Asked(&c.topic)
 	}
-	clear(r.polls)
 	if turn.Tell {
 		m.Report = &told
 		for _, cell := range told.Cells {
-			r.channels[cell.Key.Service].told[cell.Key.Instance].Sent(cell, now)
+			r.channels[cell.Key.Service].memory.Sent(cell, now)
 		}
 	}
 	turn.Answers = len(m.Probes)+len(m.Polls) > 0
 	r.schedule.End(&turn)
 	r.wake()
 	return m
-}
-
-// askedLocked are the services of which some endpoint is watched or polled.
-func (r *Reporter) askedLocked(turn *cadence.Turn) map[string]bool {
-	asked := map[string]bool{}
-	for k, until := range r.watches {
-		if !turn.Watched(until) {
-			delete(r.watches, k)
-			continue
-		}
-		asked[k.Service] = true
-	}
-	for k := range r.polls {
-		asked[k.Service] = true
-	}
-	return asked
-}
-
-// weighLocked chooses what is worth telling of a channel.
-func (c *channel) weighLocked(turn *cadence.Turn, told *merge.Report, now time.Duration) {
-	sum := c.detector.Summary(now)
-	told.LHM = max(told.LHM, sum.LHM)
-	if t, tell := c.totals.Weigh(turn, c.service, &sum); tell {
-		told.Clusters = append(told.Clusters, t)
-	}
-	evidence := c.detector.Evidence(now)
-	for i := range evidence {
-		e := &evidence[i]
-		t := c.told[e.ID]
-		if t == nil {
-			t = new(cadence.Told)
-			c.told[e.ID] = t
-		}
-		k := merge.Key{Service: c.service, Instance: e.ID}
-		cell := cadence.Cell(k, e)
-		if t.Weigh(turn, &c.topic, e, &cell, c.reporter.watches[k] > now) {
-			told.Cells = append(told.Cells, cell)
-		}
-	}
-	if turn.Summary {
-		maps.DeleteFunc(c.told, func(_ string, t *cadence.Told) bool { return t.Gone(turn) })
-	}
-}
-
-// answersLocked are those to polls of the channel's endpoints.
-func (c *channel) answersLocked(now time.Duration) []merge.PollAnswer {
-	var answers []merge.PollAnswer
-	var evidence []outlier.Evidence // read once for all polls
-	for k, p := range c.reporter.polls {
-		if k.Service != c.service {
-			continue
-		}
-		if evidence == nil {
-			evidence = c.detector.Evidence(now)
-		}
-		then, ok := c.detector.History(k.Instance, p.At)
-		if !ok {
-			then.At = outlier.Never
-		}
-		cell := cadence.Nothing(k)
-		if i := slices.IndexFunc(evidence, func(e outlier.Evidence) bool { return e.ID == k.Instance }); i >= 0 {
-			cell = cadence.Cell(k, &evidence[i])
-		}
-		answers = append(answers, merge.PollAnswer{ID: p.ID, Cell: cell, Then: then})
-	}
-	return answers
 }
 
 // keysLocked are all endpoints, also those that were never called.
@@ -182,11 +113,11 @@ func (s source) Handle(o report.Orders) {
 		r.probeLocked(p, now)
 	}
 	for _, p := range o.Polls {
-		r.polls[p.Key] = p
+		r.asked.Poll(p)
 		r.schedule.Wake(0)
 	}
 	for _, w := range o.Watches {
-		r.watches[w.Key] = now + w.For
+		r.asked.Watch(w.Key, now+w.For)
 		r.schedule.Watch(now + w.For)
 	}
 	for _, l := range o.Leases {
