@@ -1,8 +1,6 @@
 package ingest
 
 import (
-	"context"
-	"net"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -10,9 +8,7 @@ import (
 	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
 	accesslogv3 "github.com/envoyproxy/go-control-plane/envoy/data/accesslog/v3"
 	alsv3 "github.com/envoyproxy/go-control-plane/envoy/service/accesslog/v3"
-	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
-	"google.golang.org/grpc/credentials/insecure"
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/wrapperspb"
@@ -168,15 +164,7 @@ func TestALogOfManyEndpointsIsBounded(t *testing.T) {
 // logs opens a log of an Envoy.
 func (w *world) logs(ip string, n *corev3.Node) alsv3.AccessLogService_StreamAccessLogsClient {
 	w.t.Helper()
-	host := w.net.Host(ip)
-	cc, err := grpc.NewClient("passthrough:///"+collectorAt,
-		grpc.WithTransportCredentials(insecure.NewCredentials()),
-		grpc.WithContextDialer(func(ctx context.Context, addr string) (net.Conn, error) { return host.Dial(ctx, "tcp", addr) }))
-	if err != nil {
-		w.t.Fatal(err)
-	}
-	w.t.Cleanup(func() { cc.Close() })
-	s, err := alsv3.NewAccessLogServiceClient(cc).StreamAccessLogs(w.t.Context())
+	s, err := alsv3.NewAccessLogServiceClient(dial(w.t, w.net, ip)).StreamAccessLogs(w.t.Context())
 	if err != nil {
 		w.t.Fatal(err)
 	}

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"log/slog"
 	"math"
 	"net/http"
 	"strings"
@@ -20,7 +19,6 @@ import (
 
 	"github.com/overhear-mesh/overhear/outlier"
 	"github.com/overhear-mesh/overhear/outlier/merge"
-	"github.com/overhear-mesh/overhear/test/pipenet"
 )
 
 // oldEnvoy is an Envoy that does not report, with its admin page.
@@ -99,25 +97,19 @@ const otherAt = "10.4.0.1:9902"
 
 // newPolled is a collector that polls one Envoy, which is a second old, and also others.
 func newPolled(t *testing.T, also ...string) (*world, *oldEnvoy) {
-	w := &world{t: t, net: pipenet.New(1), sink: &sink{}}
-	e := &oldEnvoy{node: "envoy-1", started: time.Now().Add(-second), hosts: map[int]counters{1: {sample: sample{ok: 1000, failed: 10, issued: 1010}}, 2: {}}}
-	ln, err := w.net.Host("10.4.0.1").Listen(t.Context(), "tcp", ":9901")
-	if err != nil {
-		t.Fatal(err)
-	}
-	server := &http.Server{Handler: e}
-	go func() { _ = server.Serve(ln) }()
-	other, err := w.net.Host("10.4.0.1").Listen(t.Context(), "tcp", ":9902")
-	if err != nil {
-		t.Fatal(err)
-	}
-	go func() { _ = server.Serve(other) }()
-	began := time.Now().Add(-time.Hour)
 	cfg := DefaultConfig()
 	cfg.Poll = append(also, adminAt)
-	w.Collector = NewCollector(cfg, 64, w.sink, services(5), func() time.Duration { return time.Since(began) }, slog.New(slog.DiscardHandler))
-	w.serve()
+	w := newWorldOf(t, cfg, 64)
 	w.dial = w.net.Host("10.0.0.9").Dial
+	e := &oldEnvoy{node: "envoy-1", started: time.Now().Add(-second), hosts: map[int]counters{1: {sample: sample{ok: 1000, failed: 10, issued: 1010}}, 2: {}}}
+	server := &http.Server{Handler: e}
+	for _, port := range []string{":9901", ":9902"} {
+		ln, err := w.net.Host("10.4.0.1").Listen(t.Context(), "tcp", port)
+		if err != nil {
+			t.Fatal(err)
+		}
+		go func() { _ = server.Serve(ln) }()
+	}
 	ctx, cancel := context.WithCancel(t.Context())
 	var polling sync.WaitGroup
 	polling.Go(func() { _ = w.Poll(ctx) })

@@ -64,41 +64,53 @@ type world struct {
 
 const collectorAt = "10.0.0.9:15010"
 
-func newWorld(t *testing.T, most int) *world {
+func newWorld(t *testing.T, most int) *world { return newWorldOf(t, DefaultConfig(), most) }
+
+func newWorldOf(t *testing.T, cfg Config, most int) *world {
 	w := &world{t: t, net: pipenet.New(1), sink: &sink{}}
 	began := time.Now().Add(-time.Hour)
-	w.Collector = NewCollector(DefaultConfig(), most, w.sink, services(5), func() time.Duration { return time.Since(began) }, slog.New(slog.DiscardHandler))
-	w.serve()
+	w.Collector = NewCollector(cfg, most, w.sink, services(5), func() time.Duration { return time.Since(began) }, slog.New(slog.DiscardHandler))
+	serve(t, w.net, w)
 	return w
 }
 
-// serve serves the collector until the test ends.
-func (w *world) serve() {
-	w.t.Helper()
+// serve serves what streams are opened to, until the test ends.
+func serve(t *testing.T, on *pipenet.Network, what interface {
+	Register(r grpc.ServiceRegistrar)
+	Wait()
+}) {
+	t.Helper()
 	server := grpc.NewServer()
-	w.Register(server)
-	ln, err := w.net.Host("10.0.0.9").Listen(w.t.Context(), "tcp", ":15010")
+	what.Register(server)
+	ln, err := on.Host("10.0.0.9").Listen(t.Context(), "tcp", ":15010")
 	if err != nil {
-		w.t.Fatal(err)
+		t.Fatal(err)
 	}
 	go func() { _ = server.Serve(ln) }()
-	w.t.Cleanup(func() {
+	t.Cleanup(func() {
 		server.Stop()
-		w.Wait()
+		what.Wait()
 	})
+}
+
+// dial connects a host to what is served.
+func dial(t *testing.T, on *pipenet.Network, ip string) *grpc.ClientConn {
+	t.Helper()
+	host := on.Host(ip)
+	cc, err := grpc.NewClient("passthrough:///"+collectorAt,
+		grpc.WithTransportCredentials(insecure.NewCredentials()),
+		grpc.WithContextDialer(func(ctx context.Context, addr string) (net.Conn, error) { return host.Dial(ctx, "tcp", addr) }))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { cc.Close() })
+	return cc
 }
 
 // stream opens a stream from a host; it ends with the test.
 func (w *world) stream(ip string) lrsv3.LoadReportingService_StreamLoadStatsClient {
 	w.t.Helper()
-	host := w.net.Host(ip)
-	cc, err := grpc.NewClient("passthrough:///"+collectorAt,
-		grpc.WithTransportCredentials(insecure.NewCredentials()),
-		grpc.WithContextDialer(func(ctx context.Context, addr string) (net.Conn, error) { return host.Dial(ctx, "tcp", addr) }))
-	if err != nil {
-		w.t.Fatal(err)
-	}
-	w.t.Cleanup(func() { cc.Close() })
+	cc := dial(w.t, w.net, ip)
 	ctx, cancel := context.WithCancel(w.t.Context())
 	w.t.Cleanup(cancel)
 	s, err := lrsv3.NewLoadReportingServiceClient(cc).StreamLoadStats(ctx)

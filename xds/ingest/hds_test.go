@@ -4,7 +4,6 @@ import (
 	"context"
 	"log/slog"
 	"math/rand/v2"
-	"net"
 	"net/netip"
 	"sync"
 	"testing"
@@ -16,7 +15,6 @@ import (
 	healthv3 "github.com/envoyproxy/go-control-plane/envoy/service/health/v3"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
-	"google.golang.org/grpc/credentials/insecure"
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/proto"
 
@@ -78,14 +76,7 @@ type probeWorld struct {
 func newProbeWorld(t *testing.T, most int) *probeWorld {
 	w := &probeWorld{t: t, net: pipenet.New(1), began: time.Now().Add(-time.Hour), here: map[string]*Prober{}}
 	w.Probing = NewProbing(DefaultConfig(), most, w, func() time.Duration { return time.Since(w.began) }, slog.New(slog.DiscardHandler))
-	server := grpc.NewServer()
-	w.Register(server)
-	ln, err := w.net.Host("10.0.0.9").Listen(t.Context(), "tcp", ":15010")
-	if err != nil {
-		t.Fatal(err)
-	}
-	go func() { _ = server.Serve(ln) }()
-	t.Cleanup(func() { server.Stop(); w.Wait() })
+	serve(t, w.net, w)
 	return w
 }
 
@@ -114,23 +105,25 @@ func (w *probeWorld) prober(id string) *Prober {
 	return w.here[id]
 }
 
-func (w *probeWorld) dial(ip string) *grpc.ClientConn {
+// stream opens a stream from a host, which names a node.
+func (w *probeWorld) stream(ip string, n *corev3.Node) healthv3.HealthDiscoveryService_StreamHealthCheckClient {
 	w.t.Helper()
-	host := w.net.Host(ip)
-	cc, err := grpc.NewClient("passthrough:///"+collectorAt,
-		grpc.WithTransportCredentials(insecure.NewCredentials()),
-		grpc.WithContextDialer(func(ctx context.Context, addr string) (net.Conn, error) { return host.Dial(ctx, "tcp", addr) }))
+	s, err := healthv3.NewHealthDiscoveryServiceClient(dial(w.t, w.net, ip)).StreamHealthCheck(w.t.Context())
 	if err != nil {
 		w.t.Fatal(err)
 	}
-	w.t.Cleanup(func() { cc.Close() })
-	return cc
+	if err := s.Send(&healthv3.HealthCheckRequestOrEndpointHealthResponse{
+		RequestType: &healthv3.HealthCheckRequestOrEndpointHealthResponse_HealthCheckRequest{HealthCheckRequest: &healthv3.HealthCheckRequest{Node: n}},
+	}); err != nil {
+		w.t.Fatal(err)
+	}
+	return s
 }
 
 // envoy runs the model of an Envoy; ended is why its stream ended.
 func (w *probeWorld) envoy(ip, id string, seen func(*healthv3.HealthCheckSpecifier)) (ended <-chan error) {
 	w.t.Helper()
-	cc, why := w.dial(ip), make(chan error, 1)
+	cc, why := dial(w.t, w.net, ip), make(chan error, 1)
 	ctx, cancel := context.WithCancel(w.t.Context())
 	var running sync.WaitGroup
 	w.t.Cleanup(func() { cancel(); running.Wait() })
@@ -407,13 +400,7 @@ func TestAnAnswerThatAsksForLessTrafficIsOne(t *testing.T) {
 func TestAnEnvoyThatSaysNothingLeavesTheOrderUnanswered(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newProbeWorld(t, 8)
-		stream, err := healthv3.NewHealthDiscoveryServiceClient(w.dial("10.2.0.1")).StreamHealthCheck(t.Context())
-		if err != nil {
-			t.Fatal(err)
-		}
-		if err := stream.Send(request1(node("envoy-1"))); err != nil {
-			t.Fatal(err)
-		}
+		w.stream("10.2.0.1", node("envoy-1"))
 		synctest.Wait()
 		w.prober("envoy-1").Order(Probe{ID: 3, Address: wellAt, Timeout: ms(200)})
 		time.Sleep(ms(200) + answerSlack)
@@ -422,12 +409,6 @@ func TestAnEnvoyThatSaysNothingLeavesTheOrderUnanswered(t *testing.T) {
 			t.Errorf("answers %+v, want that nobody knows", all)
 		}
 	})
-}
-
-func request1(n *corev3.Node) *healthv3.HealthCheckRequestOrEndpointHealthResponse {
-	return &healthv3.HealthCheckRequestOrEndpointHealthResponse{
-		RequestType: &healthv3.HealthCheckRequestOrEndpointHealthResponse_HealthCheckRequest{HealthCheckRequest: &healthv3.HealthCheckRequest{Node: n}},
-	}
 }
 
 func TestAStreamOfHealthDiscoveryThatCannotBeTakenEndsWithAReason(t *testing.T) {
@@ -448,14 +429,7 @@ func TestAStreamOfHealthDiscoveryThatCannotBeTakenEndsWithAReason(t *testing.T) 
 				w := newProbeWorld(t, 2)
 				w.envoy("10.2.0.1", "envoy-1", nil)
 				w.envoy("10.2.0.1", "envoy-2", nil)
-				stream, err := healthv3.NewHealthDiscoveryServiceClient(w.dial(tc.ip)).StreamHealthCheck(t.Context())
-				if err != nil {
-					t.Fatal(err)
-				}
-				if err := stream.Send(request1(tc.node)); err != nil {
-					t.Fatal(err)
-				}
-				if _, err := stream.Recv(); status.Code(err) != tc.code {
+				if _, err := w.stream(tc.ip, tc.node).Recv(); status.Code(err) != tc.code {
 					t.Errorf("it ended with %v, want %s", err, tc.code)
 				}
 				synctest.Wait()
@@ -485,13 +459,7 @@ func TestANewStreamOfAProberReplacesTheOld(t *testing.T) {
 func TestAFloodOfResponsesIsReadSlowly(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newProbeWorld(t, 8)
-		stream, err := healthv3.NewHealthDiscoveryServiceClient(w.dial("10.2.0.1")).StreamHealthCheck(t.Context())
-		if err != nil {
-			t.Fatal(err)
-		}
-		if err := stream.Send(request1(node("envoy-1"))); err != nil {
-			t.Fatal(err)
-		}
+		stream := w.stream("10.2.0.1", node("envoy-1"))
 		m := &healthv3.HealthCheckRequestOrEndpointHealthResponse{
 			RequestType: &healthv3.HealthCheckRequestOrEndpointHealthResponse_EndpointHealthResponse{EndpointHealthResponse: whoever("api", wellAt, corev3.HealthStatus_UNHEALTHY)},
 		}
