@@ -1,18 +1,15 @@
 package controlplane_test
 
 import (
-	"context"
-	"net"
 	"testing"
 	"testing/synctest"
 
 	statusv3 "github.com/envoyproxy/go-control-plane/envoy/service/status/v3"
-	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
-	"google.golang.org/grpc/credentials/insecure"
 	"google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/status"
 
+	"github.com/overhear-mesh/overhear/xds/client"
 	"github.com/overhear-mesh/overhear/xds/controlplane"
 )
 
@@ -32,9 +29,7 @@ func TestClientStatusIsToldOnThisMachineOrForTheToken(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				w := newWorld(t, func(c *controlplane.Config) { c.APIToken = tc.token })
 				w.opened()
-				caller := w.net.Host("10.9.0.1")
-				cc, err := grpc.NewClient("passthrough:///"+xdsAddr, grpc.WithTransportCredentials(insecure.NewCredentials()),
-					grpc.WithContextDialer(func(ctx context.Context, a string) (net.Conn, error) { return caller.Dial(ctx, "tcp", a) }))
+				cc, err := client.Dial([]string{xdsAddr}, client.DialOptions{Dialer: w.net.Host("10.9.0.1").Dial})
 				if err != nil {
 					t.Fatal(err)
 				}

@@ -41,9 +41,29 @@ func (e *loadReporter) probes(ip string, made *atomic.Int64) {
 	})
 }
 
-func lost(all []*loadReporter) int {
+// probingFleet is four Envoys that also probe.
+type probingFleet struct {
+	envoys []*loadReporter
+	down   atomic.Bool  // the sick instance refuses connections
+	made   atomic.Int64 // probes
+}
+
+// probingFleet starts them, and has them probe from hosts of that network.
+func (w *world) probingFleet(probeFrom string) *probingFleet {
+	w.t.Helper()
+	f := new(probingFleet)
+	for _, n := range []string{"1", "2", "3", "4"} {
+		e := w.envoy("10.3.0."+n, "envoy-"+n, f.down.Load)
+		e.probes(probeFrom+n, &f.made)
+		f.envoys = append(f.envoys, e)
+	}
+	return f
+}
+
+// lost counts the requests that failed.
+func (f *probingFleet) lost() int {
 	n := 0
-	for _, e := range all {
+	for _, e := range f.envoys {
 		e.mu.Lock()
 		n += e.lost
 		e.mu.Unlock()
@@ -51,23 +71,23 @@ func lost(all []*loadReporter) int {
 	return n
 }
 
+// idle says whether they have no requests to send.
+func (f *probingFleet) idle(are bool) {
+	for _, e := range f.envoys {
+		e.idle.Store(are)
+	}
+}
+
 func TestEnvoysThatProbeBringAnEndpointBackAtTheCostOfNoRequest(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t, nil)
 		w.opened()
-		var down atomic.Bool
-		var made atomic.Int64
-		var all []*loadReporter
-		for _, n := range []string{"1", "2", "3", "4"} {
-			e := w.envoy("10.3.0."+n, "envoy-"+n, down.Load)
-			e.probes("10.3.0."+n, &made)
-			all = append(all, e)
-		}
+		f := w.probingFleet("10.3.0.")
 		time.Sleep(15 * time.Second)
 
-		down.Store(true)
+		f.down.Store(true)
 		w.until("every Envoy was told to leave it", time.Second, func() bool {
-			for _, e := range all {
+			for _, e := range f.envoys {
 				if h, _ := e.health(); h != corev3.HealthStatus_DRAINING {
 					return false
 				}
@@ -75,9 +95,9 @@ func TestEnvoysThatProbeBringAnEndpointBackAtTheCostOfNoRequest(t *testing.T) {
 			return true
 		})
 		time.Sleep(200 * time.Millisecond)
-		before := lost(all)
+		before := f.lost()
 		time.Sleep(time.Minute) // several rounds of recovery
-		if n := lost(all) - before; n > 0 {
+		if n := f.lost() - before; n > 0 {
 			t.Errorf("%d requests were lost to find that it is still down, want none: it is probed", n)
 		}
 		var why controlplane.Why
@@ -91,12 +111,12 @@ func TestEnvoysThatProbeBringAnEndpointBackAtTheCostOfNoRequest(t *testing.T) {
 			}
 		}
 
-		down.Store(false)
+		f.down.Store(false)
 		w.until("it is well again", time.Minute, func() bool {
-			h, weight := all[0].health()
+			h, weight := f.envoys[0].health()
 			return h == corev3.HealthStatus_HEALTHY && weight == resource.WeightScale && w.state(sick) == outlier.In
 		})
-		if n := lost(all) - before; n > 1 {
+		if n := f.lost() - before; n > 1 {
 			t.Errorf("its recovery cost %d requests, want at most 1", n)
 		}
 		_, text := w.do(http.MethodGet, "/metrics", "", nil)
@@ -108,7 +128,7 @@ func TestEnvoysThatProbeBringAnEndpointBackAtTheCostOfNoRequest(t *testing.T) {
 				t.Errorf("the metrics lack %q", want)
 			}
 		}
-		if made.Load() == 0 {
+		if f.made.Load() == 0 {
 			t.Error("no Envoy has made a probe")
 		}
 	})
@@ -118,26 +138,17 @@ func TestEnvoysPingWhatHasNoTrafficAndFindThatItHasGone(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t, nil)
 		w.opened()
-		var down atomic.Bool
-		var made atomic.Int64
-		var all []*loadReporter
-		for _, n := range []string{"1", "2", "3", "4"} {
-			e := w.envoy("10.3.0."+n, "envoy-"+n, down.Load)
-			e.idle.Store(true)
-			e.probes("10.3.0."+n, &made)
-			all = append(all, e)
-		}
+		f := w.probingFleet("10.3.0.")
+		f.idle(true)
 		time.Sleep(2 * time.Minute)
-		if made.Load() == 0 || w.state(sick) != outlier.In {
-			t.Fatalf("%d pings were made and it is %s, want some and in", made.Load(), w.state(sick))
+		if f.made.Load() == 0 || w.state(sick) != outlier.In {
+			t.Fatalf("%d pings were made and it is %s, want some and in", f.made.Load(), w.state(sick))
 		}
-		down.Store(true)
+		f.down.Store(true)
 		w.until("it is found gone", time.Minute, func() bool { return w.state(sick).Out() })
-		down.Store(false)
+		f.down.Store(false)
 		w.until("it may be tried by requests, of which there are none", time.Minute, func() bool { return w.state(sick) == outlier.Probation })
-		for _, e := range all {
-			e.idle.Store(false)
-		}
+		f.idle(false)
 		w.until("it is back", time.Minute, func() bool { return w.state(sick) == outlier.In })
 	})
 }
@@ -146,19 +157,12 @@ func TestWhoProbesUnderTheIdOfAnotherIsNotAsked(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t, nil)
 		w.opened()
-		var down atomic.Bool
-		var made atomic.Int64
-		var all []*loadReporter
-		for _, n := range []string{"1", "2", "3", "4"} {
-			e := w.envoy("10.3.0."+n, "envoy-"+n, down.Load)
-			e.probes("10.9.0."+n, &made) // of another address
-			all = append(all, e)
-		}
+		f := w.probingFleet("10.9.0.") // other addresses than those that they report from
 		time.Sleep(15 * time.Second)
-		down.Store(true)
-		w.until("it is out all the same", time.Second, func() bool { h, _ := all[0].health(); return h == corev3.HealthStatus_DRAINING })
+		f.down.Store(true)
+		w.until("it is out all the same", time.Second, func() bool { h, _ := f.envoys[0].health(); return h == corev3.HealthStatus_DRAINING })
 		time.Sleep(10 * time.Second)
-		if n := made.Load(); n != 0 {
+		if n := f.made.Load(); n != 0 {
 			t.Errorf("%d probes were asked of who is not known by load reports, want none", n)
 		}
 	})
