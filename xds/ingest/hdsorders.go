@@ -183,7 +183,8 @@ func (d *docket) tick(now time.Duration) []Answer {
 			if d.order(l.Probe, now) { // else the turn is let go by
 				d.asked[d.serial].lease = true
 			}
-			l.next += max(l.Every, time.Second) * max(1, (now-l.next)/max(l.Every, time.Second)+1)
+			every := max(l.Every, time.Second)
+			l.next += every * ((now-l.next)/every + 1)
 		}
 	}
 	return late
