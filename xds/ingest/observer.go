@@ -52,9 +52,8 @@ type observer struct {
 	seq       uint64
 	told      time.Duration // when the last report was made
 	refused   map[Refusal]int
-	logs      *logged             // nil: none
-	clusters  map[string]string   // services by the names that the Envoy has for them
-	records   map[merge.Key]kinds // since the last load report
+	logs      *logged           // nil: none
+	clusters  map[string]string // services by the names that the Envoy has for them
 }
 
 // service is what an Envoy has told of one.
@@ -101,9 +100,9 @@ func (o *observer) observe(req *lrsv3.LoadStatsRequest, received time.Duration) 
 
 	r = merge.Report{At: iv.to, Received: received, Jitter: jitter}
 	rows := o.read(req.GetClusterStats(), covered)
-	o.records = o.heard()
+	records := o.heard()
 	for _, name := range slices.Sorted(maps.Keys(rows)) {
-		o.take(name, rows[name], iv, &r)
+		o.take(name, rows[name], records, iv, &r)
 	}
 	for _, name := range slices.Sorted(maps.Keys(o.services)) {
 		if rows[name] == nil {
@@ -214,8 +213,9 @@ func address(a *corev3.Address) netip.AddrPort {
 	return netip.AddrPortFrom(ip.Unmap(), uint16(s.GetPortValue()))
 }
 
-// take adds what a load report says of a service, and to the report what that makes.
-func (o *observer) take(name string, t *told, iv interval, r *merge.Report) {
+// take adds what a load report says of a service, and records of its failures, and to the
+// report what that makes.
+func (o *observer) take(name string, t *told, records map[merge.Key]kinds, iv interval, r *merge.Report) {
 	s := o.services[name]
 	if s == nil {
 		s = &service{flows: map[merge.Key]*flow{}}
@@ -244,7 +244,7 @@ func (o *observer) take(name string, t *told, iv interval, r *merge.Report) {
 		}
 		had := f.age(iv.from)
 		// An endpoint of which there is no row has had no requests, and has none.
-		if aside := f.take(t.samples[k], iv, t.turnedAway, o.records[k]); aside > 0 {
+		if aside := f.take(t.samples[k], iv, t.turnedAway, records[k]); aside > 0 {
 			o.refused[NotCounted] += int(aside)
 		}
 		d := f.counts.Sub(before[i])
