@@ -218,7 +218,7 @@ func (t *Table) guards(c *candidate, now time.Duration) *candidate {
 	if c.scope != Fleet && !t.othersTold(c, now) {
 		return nil
 	}
-	if zone := e.leftLately(now); zone != "" && c.kind != slowRow {
+	if zone := c.row.last.spared; zone != "" {
 		c.guard("zones", true, "the callers in zone %s have left it less than %v ago for the same: less evidence does for the others", zone, alikeFor)
 	}
 	return t.gather(c, g, now)

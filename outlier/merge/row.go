@@ -91,6 +91,7 @@ type reading struct {
 	reporters int   // that have counted an attempt: some only say, when asked, that they have none
 	domains   int   // with c > 0
 	h         int64
+	spared    string // a zone that has left it, whereby h is less; empty: none
 	odds      outlier.Odds
 	w         float64
 }
@@ -517,10 +518,10 @@ func (t *Table) test(e *endpoint, w *row, k kind, zone *zone, now time.Duration)
 	default:
 		odds, h = outlier.FastOdds(base, p.Outlier.Bounds()), outlier.Threshold(e.rate, p.Outlier.FalseEjectionInterval, p.HFleetMin, p.HFleetMax)
 	}
-	if k != slowRow && e.leftLately(now) != "" {
-		h = max(h/2, leastAlike)
-	}
 	read := t.read(e, w, odds.Steps(), only{}, now)
 	read.odds, read.w, read.h = odds, base.W, h
+	if zone := e.leftLately(now); zone != "" && k != slowRow && h > leastAlike {
+		read.h, read.spared = max(h/2, leastAlike), zone
+	}
 	return read
 }

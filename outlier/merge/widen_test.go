@@ -93,3 +93,26 @@ func TestAZoneThatHasLeftDoesNotTakeOthersAlongByTheirUsualErrors(t *testing.T) 
 		}
 	}
 }
+
+// A policy may be content with less evidence than what a zone has shown leaves to give.
+func TestAZoneThatHasLeftAsksTheOthersForNoMoreEvidence(t *testing.T) {
+	for _, test := range []struct{ h, want float64 }{{7, 7}, {12, 8}, {20, 10}} {
+		p := DefaultPolicy()
+		p.HFleetMin, p.HFleetMax = test.h, test.h
+		f := newFleet(t, mesh{callers: 10, endpoints: 6, zones: twoZones, rate: 50, base: 0.001, seed: 5, policy: &p})
+		f.run(12 * time.Second)
+		f.targets[2].fault = func(c *caller, _ time.Duration) effect {
+			if c.Zone == "west" {
+				return errs
+			}
+			return works
+		}
+		if _, ok := f.ejected(2, 20*time.Second); !ok || f.verdicts(outlier.Ejected)[0].Verdict.Scope != "west" {
+			t.Fatalf("h %v: got %s\nwant a verdict for the zone west", test.h, describe(f.verdicts()))
+		}
+		e := f.table.endpoints[f.targets[2].Key]
+		if got := float64(f.table.test(e, &e.fast, fastRow, nil, f.now).h) / float64(nat); got != test.want {
+			t.Errorf("of %v nats: the others still give %v, want %v", test.h, got, test.want)
+		}
+	}
+}
