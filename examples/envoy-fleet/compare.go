@@ -12,6 +12,8 @@ import (
 	"time"
 
 	"github.com/goccy/go-yaml"
+
+	"github.com/overhear-mesh/overhear/test/trial"
 )
 
 // side is who finds the faults.
@@ -53,11 +55,11 @@ type line struct {
 
 // measure is what came of a fault. had are the endpoints that had one before, which may be
 // on their way back.
-func measure(s side, r result, envoys int, had []string, out *lookout, l *ledger) line {
+func measure(s side, r result, envoys int, had []string, out *lookout, l *trial.Ledger) line {
 	m := line{Fault: r.Name, Side: s.name}
-	found := r.mended
+	found := r.Mended
 	taken := map[int]struct{}{}
-	for _, x := range out.between(r.began, r.mended) {
+	for _, x := range out.between(r.Began, r.Mended) {
 		if x.endpoint != r.Endpoint {
 			if !slices.Contains(had, x.endpoint) {
 				m.Wrong++
@@ -69,18 +71,17 @@ func measure(s side, r result, envoys int, had []string, out *lookout, l *ledger
 		}
 		taken[x.envoy] = struct{}{}
 		if m.Found++; m.Found == 1 {
-			m.FirstMS = ms(x.at.Sub(r.began))
+			m.FirstMS = trial.MS(x.at.Sub(r.Began))
 		}
 		if m.Found == envoys {
-			m.FoundMS, found = ms(x.at.Sub(r.began)), x.at
+			m.FoundMS, found = trial.MS(x.at.Sub(r.Began)), x.at
 		}
 	}
 	if r.Endpoint == "" {
 		return m // its failures are nobody's fault
 	}
-	_, failed := l.find(noVerdict, r.lost)
-	for _, q := range failed {
-		if q.began.Before(found) {
+	for _, q := range l.Lost(r.lost) {
+		if q.Began.Before(found) {
 			m.Failed++
 		} else {
 			m.Later++
@@ -96,19 +97,19 @@ func byThemselves(ctx context.Context, o options, s side, one fault, binary, dir
 	if err := os.Mkdir(dir, 0o700); err != nil {
 		return line{}, err
 	}
-	l := &ledger{}
+	l := &trial.Ledger{}
 	f, err := start(ctx, o, s, binary, dir, l)
 	if err != nil {
 		return line{}, err
 	}
 	defer f.stop()
 	defer f.drive(ctx, o)()
-	if err := sleep(ctx, warmUp); err != nil {
+	if err := trial.Sleep(ctx, warmUp); err != nil {
 		return line{}, err
 	}
 	r, err := f.happen(ctx, one, say, func(r *result) {
-		for deadline := time.Now().Add(longest); f.lookout.takers(r.Endpoint, r.began) < o.envoys && time.Now().Before(deadline); {
-			if sleep(ctx, lookEvery) != nil {
+		for deadline := time.Now().Add(longest); f.lookout.takers(r.Endpoint, r.Began) < o.envoys && time.Now().Before(deadline); {
+			if trial.Sleep(ctx, lookEvery) != nil {
 				return
 			}
 		}
@@ -175,7 +176,7 @@ func printComparison(lines []line, envoys int, print func(string, ...any)) {
 	for _, one := range names() {
 		for _, m := range lines {
 			if m.Fault == one {
-				print("%-10s %-12s %10s %10s %3d/%-2d %8d %8d %8d\n", m.Fault, m.Side, span(m.FirstMS), span(m.FoundMS), m.Found, envoys, m.Failed, m.Later, m.Wrong)
+				print("%-10s %-12s %10s %10s %3d/%-2d %8d %8d %8d\n", m.Fault, m.Side, trial.Span(m.FirstMS), trial.Span(m.FoundMS), m.Found, envoys, m.Failed, m.Later, m.Wrong)
 			}
 		}
 	}

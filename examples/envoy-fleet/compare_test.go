@@ -8,14 +8,16 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/overhear-mesh/overhear/test/trial"
 )
 
 func TestEverySideIsMeasuredByWhatTheEnvoysSayAndUsersLose(t *testing.T) {
 	began := time.Unix(1000, 0)
 	at := func(ms int) time.Time { return began.Add(time.Duration(ms) * time.Millisecond) }
-	l, out := &ledger{}, &lookout{}
+	l, out := &trial.Ledger{}, &lookout{}
 	for _, ms := range []int{-10, 20, 90, 300, 600} {
-		l.request(request{at(ms), at(ms + 5), errors.New("reset")})
+		l.Request(trial.Outcome{Began: at(ms), Ended: at(ms + 5), Err: errors.New("reset")})
 	}
 	for _, s := range []sighting{
 		{at(-50), 0, "api-1"}, // of an earlier fault
@@ -29,7 +31,7 @@ func TestEverySideIsMeasuredByWhatTheEnvoysSayAndUsersLose(t *testing.T) {
 	} {
 		out.note(s)
 	}
-	r := result{Name: "crash", Endpoint: "api-1", began: began, mended: at(1000)}
+	r := result{Finding: trial.Finding{Name: "crash", Endpoint: "api-1", Began: began, Mended: at(1000)}}
 	m := measure(ours, r, 2, []string{"api-2"}, out, l)
 	if *m.FirstMS != 100 || *m.FoundMS != 250 || m.Found != 2 || m.Failed != 2 || m.Later != 2 || m.Wrong != 2 {
 		t.Errorf("measured %+v (first %v, all %v), want 100 ms, 250 ms, 2 failed, 2 later, 2 wrong", m, *m.FirstMS, *m.FoundMS)

@@ -9,8 +9,8 @@ import (
 	"strings"
 	"time"
 
-	"github.com/overhear-mesh/overhear/outlier"
 	"github.com/overhear-mesh/overhear/test/fakeupstream"
+	"github.com/overhear-mesh/overhear/test/trial"
 	"github.com/overhear-mesh/overhear/xds/controlplane"
 )
 
@@ -22,18 +22,15 @@ type fault struct {
 	// hold is how long it lasts after it was found, or, if it is not to be found, at all.
 	hold time.Duration
 	// aims: what a quiet machine shows with 50 requests a second to each of 20 backends.
-	// The limits are so much wider that a busy one passes.
+	// The limits are so much wider (trial.Slack) that a busy one passes.
 	aimFound  time.Duration
 	aimFailed int
 
 	target int // which backend
 }
 
-const (
-	slack = 30 // limits are so many times the aims: CI has no time to spare
-	// longest is how long a fault lasts that is not found.
-	longest = 30 * time.Second
-)
+// longest is how long a fault lasts that is not found.
+const longest = 30 * time.Second
 
 func faults() []fault {
 	return []fault{
@@ -67,29 +64,13 @@ func names() []string {
 	return all
 }
 
-// result is one line of the summary; null where there is no such time.
+// result is one line of the summary.
 type result struct {
-	Name        string   `json:"name"`
-	Endpoint    string   `json:"endpoint,omitempty"`
-	DetectedMS  *float64 `json:"detected_ms"`
-	Failed      int      `json:"failed_requests"`
-	FailedTests int      `json:"failed_tests"`
-	Rule        string   `json:"rule,omitempty"`
-	SaidBy      []string `json:"said_by,omitempty"`
-	ProbedBy    []string `json:"probed_by,omitempty"` // of them, those whose word is a probe
-	BackMS      *float64 `json:"back_ms"`
-	AimMS       *float64 `json:"aim_detected_ms,omitempty"`
-	AimFailed   int      `json:"aim_failed_requests,omitempty"`
-	Wrong       int      `json:"wrong_ejections"`
-	OK          bool     `json:"ok"`
-	Problems    []string `json:"problems,omitempty"`
-
-	fault         fault
-	began, mended time.Time
-}
-
-func (r *result) problem(format string, args ...any) {
-	r.Problems, r.OK = append(r.Problems, fmt.Sprintf(format, args...)), false
+	trial.Finding
+	Failed    int      `json:"failed_requests"`
+	SaidBy    []string `json:"said_by,omitempty"`
+	ProbedBy  []string `json:"probed_by,omitempty"` // of them, those whose word is a probe
+	AimFailed int      `json:"aim_failed_requests,omitempty"`
 }
 
 func (r *result) how() string {
@@ -115,7 +96,7 @@ func (f *fleet) victims(one fault) []*fakeupstream.Backend {
 func (f *fleet) show(ctx context.Context, one fault, say func(string, ...any)) (result, error) {
 	r, err := f.happen(ctx, one, say, func(r *result) { r.SaidBy, r.ProbedBy = f.sayers(ctx, *r) })
 	if err == nil && !one.all {
-		r.judge(f.ledger)
+		r.judge(f.ledger, one)
 	}
 	return r, err
 }
@@ -123,14 +104,14 @@ func (f *fleet) show(ctx context.Context, one fault, say func(string, ...any)) (
 // happen lets a fault happen, waits until one that can be found is, and ends it a little
 // later.
 func (f *fleet) happen(ctx context.Context, one fault, say func(string, ...any), found func(*result)) (result, error) {
-	r := result{Name: one.name, fault: one, OK: true, AimFailed: one.aimFailed}
+	r := result{Finding: trial.Finding{Name: one.name, OK: true}, AimFailed: one.aimFailed}
 	who := "every backend"
 	if !one.all {
-		r.Endpoint, r.AimMS = name(one.target), ms(one.aimFound)
+		r.Endpoint, r.AimMS = name(one.target), trial.MS(one.aimFound)
 		who = r.Endpoint
 	}
 	say("%s: %s %s", one.name, who, one.what)
-	r.began = time.Now()
+	r.Began = time.Now()
 	for _, b := range f.victims(one) {
 		if err := b.Set(one.behaviour); err != nil {
 			return r, err
@@ -139,7 +120,7 @@ func (f *fleet) happen(ctx context.Context, one fault, say func(string, ...any),
 	if !one.all {
 		found(&r)
 	}
-	if err := sleep(ctx, one.hold); err != nil {
+	if err := trial.Sleep(ctx, one.hold); err != nil {
 		return r, err
 	}
 	for _, b := range f.victims(one) {
@@ -147,15 +128,9 @@ func (f *fleet) happen(ctx context.Context, one fault, say func(string, ...any),
 			return r, err
 		}
 	}
-	r.mended = time.Now()
+	r.Mended = time.Now()
 	// What was asked before that has failed, or been answered, when the route's time is up.
-	return r, sleep(ctx, f.timeout+500*time.Millisecond)
-}
-
-// out says that a verdict takes traffic from the fault's backend.
-func (r *result) out(e controlplane.Event) bool {
-	return e.Endpoint == r.Endpoint && (e.To == outlier.Ejected.String() || e.To == outlier.Suspended.String()) &&
-		!e.Time.Before(r.began) && (r.mended.IsZero() || e.Time.Before(r.mended))
+	return r, trial.Sleep(ctx, f.timeout+500*time.Millisecond)
 }
 
 // sayers waits for the verdict on a fault and gives those on whose word it rests, and who
@@ -163,12 +138,8 @@ func (r *result) out(e controlplane.Event) bool {
 func (f *fleet) sayers(ctx context.Context, r result) (who, probed []string) {
 	ctx, end := context.WithTimeout(ctx, longest)
 	defer end()
-	for {
-		found, _ := f.ledger.find(r.out, func(request) bool { return false })
-		if len(found) > 0 {
-			break
-		}
-		if sleep(ctx, 10*time.Millisecond) != nil {
+	for len(f.ledger.Told(r.Out)) == 0 {
+		if trial.Sleep(ctx, 10*time.Millisecond) != nil {
 			return nil, nil
 		}
 	}
@@ -194,96 +165,29 @@ func (f *fleet) sayers(ctx context.Context, r result) (who, probed []string) {
 	return slices.Compact(who), slices.Compact(probed)
 }
 
-// judge measures what the ledger has of a fault.
-func (r *result) judge(l *ledger) {
-	verdicts, failed := l.find(r.out, r.lost)
-	found := r.mended
-	if len(verdicts) == 0 {
-		r.problem("it was not found")
-	} else {
-		found = verdicts[0].Time
-		r.Rule = verdicts[0].Rule
-		r.DetectedMS = ms(found.Sub(r.began))
-		if limit := slack * r.fault.aimFound; found.Sub(r.began) > limit {
-			r.problem("it was found later than in %v", limit)
-		}
-	}
-	// A push and what is on its way take a moment.
-	for _, q := range failed {
-		if q.began.Before(found.Add(100 * time.Millisecond)) {
-			r.Failed++
-		} else {
-			r.FailedTests++
-		}
-	}
-	if limit := slack * r.fault.aimFailed; r.Failed > limit {
-		r.problem("more than %d requests failed", limit)
+func (r *result) judge(l *trial.Ledger, one fault) {
+	r.Failed = r.Judge(l, one.aimFound, r.lost)
+	if limit := trial.Slack * one.aimFailed; r.Failed > limit {
+		r.Problem("more than %d requests failed", limit)
 	}
 }
 
 // lost says whether a request failed while the fault lasted, and for its sake.
-func (r *result) lost(q request) bool {
-	return !q.ended.Before(r.began) && q.began.Before(r.mended) && r.mine(q)
+func (r *result) lost(q trial.Outcome) bool {
+	return r.During(q) && r.mine(q)
 }
 
 // mine says whether a request failed for the fault's sake: the backend said so, or an Envoy
 // for want of an answer.
-func (r *result) mine(q request) bool {
-	no, answered := errors.AsType[*refused](q.err)
+func (r *result) mine(q trial.Outcome) bool {
+	no, answered := errors.AsType[*refused](q.Err)
 	return !answered || no.backend == "" || no.backend == r.Endpoint
 }
 
-// unexplained notes ejections of backends that had no fault then, or just before it.
-func (r *result) unexplained(all []result, l *ledger) {
-	wrong, _ := l.find(func(e controlplane.Event) bool {
-		if e.To != outlier.Ejected.String() || e.Time.Before(r.began) || e.Time.After(r.mended) {
-			return false
-		}
-		return !slices.ContainsFunc(all, func(o result) bool { return o.Endpoint == e.Endpoint && !e.Time.Before(o.began) })
-	}, func(request) bool { return false })
-	for _, e := range wrong {
-		r.Wrong++
-		r.problem("ejected without cause: %s", e.Text)
+// findings are what the faults that were shown came to.
+func findings(results []result) (all []*trial.Finding) {
+	for i := range results {
+		all = append(all, &results[i].Finding)
 	}
-}
-
-// recovered waits until the backends have their traffic again.
-func (f *fleet) recovered(ctx context.Context, results []result, say func(string, ...any)) error {
-	say("waiting until all backends are back …")
-	const within = time.Minute
-	for deadline := time.Now().Add(within); ; {
-		waiting := 0
-		for i := range results {
-			r := &results[i]
-			back, _ := f.ledger.find(func(e controlplane.Event) bool {
-				return e.Endpoint == r.Endpoint && (e.To == outlier.Ramp.String() || e.To == outlier.In.String()) && e.Time.After(r.mended)
-			}, func(request) bool { return false })
-			switch {
-			case r.fault.all || r.DetectedMS == nil:
-			case len(back) == 0:
-				waiting++
-			default:
-				r.BackMS = ms(back[0].Time.Sub(r.mended))
-			}
-		}
-		if waiting == 0 {
-			return nil
-		}
-		if time.Now().After(deadline) {
-			for i := range results {
-				if r := &results[i]; r.BackMS == nil && r.DetectedMS != nil {
-					r.problem("it was not back within %v", within)
-				}
-			}
-			return nil
-		}
-		if err := sleep(ctx, 100*time.Millisecond); err != nil {
-			return err
-		}
-	}
-}
-
-func ms(d time.Duration) *float64 {
-	v := float64(d.Microseconds()) / 1e3
-	return &v
+	return all
 }

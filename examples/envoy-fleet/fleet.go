@@ -15,6 +15,7 @@ import (
 	"github.com/overhear-mesh/overhear/test/envoy"
 	"github.com/overhear-mesh/overhear/test/fakeupstream"
 	"github.com/overhear-mesh/overhear/test/plane"
+	"github.com/overhear-mesh/overhear/test/trial"
 	"github.com/overhear-mesh/overhear/xds/controlplane"
 	"github.com/overhear-mesh/overhear/xds/registry"
 )
@@ -30,14 +31,14 @@ type fleet struct {
 	entries  []string // where the Envoys listen
 	running  sync.WaitGroup
 	ends     []func() // what else must end, in reverse
-	ledger   *ledger
+	ledger   *trial.Ledger
 	lookout  lookout
 	timeout  time.Duration // of requests
 }
 
 // start starts everything and waits until each Envoy has endpoints and the control plane
 // has heard of each.
-func start(ctx context.Context, o options, s side, binary, dir string, l *ledger) (*fleet, error) {
+func start(ctx context.Context, o options, s side, binary, dir string, l *trial.Ledger) (*fleet, error) {
 	f := &fleet{ledger: l, timeout: o.timeout}
 	if err := f.startAll(ctx, o, s, binary, dir); err != nil {
 		f.stop()
@@ -66,14 +67,14 @@ func (f *fleet) startAll(ctx context.Context, o options, s side, binary, dir str
 		}
 	}
 	for _, entry := range f.entries {
-		if err := wait(ctx, "an answer through each Envoy", func() error { return get(http.DefaultClient, "http://"+entry) }); err != nil {
+		if err := trial.Wait(ctx, "an answer through each Envoy", func() error { return get(http.DefaultClient, "http://"+entry) }); err != nil {
 			return err
 		}
 	}
 	if s.detection != nil {
 		return nil
 	}
-	return wait(ctx, "load reports of each Envoy", func() error { return f.plane.Heard(o.envoys) })
+	return trial.Wait(ctx, "load reports of each Envoy", func() error { return f.plane.Heard(o.envoys) })
 }
 
 func name(i int) string { return fmt.Sprintf("api-%d", i+1) }
@@ -90,7 +91,7 @@ func (f *fleet) startControl(ctx context.Context) error {
 	}
 	f.plane = p
 	ctx, cancel := context.WithCancel(ctx)
-	f.running.Go(func() { p.Verdicts(ctx, f.ledger.verdict) })
+	f.running.Go(func() { p.Verdicts(ctx, f.ledger.Verdict) })
 	f.ends = append(f.ends, func() {
 		cancel()
 		_ = p.Stop() // what it was to show has been seen
@@ -158,21 +159,4 @@ func (f *fleet) stop() {
 		f.ends[i]()
 	}
 	f.running.Wait()
-}
-
-// wait tries until it works, for at most 30 s.
-func wait(ctx context.Context, what string, try func() error) error {
-	ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
-	defer cancel()
-	for {
-		err := try()
-		if err == nil {
-			return nil
-		}
-		select {
-		case <-ctx.Done():
-			return fmt.Errorf("%s: not within 30 s: %w", what, err)
-		case <-time.After(20 * time.Millisecond):
-		}
-	}
 }

@@ -8,18 +8,15 @@ import (
 	"time"
 
 	"github.com/overhear-mesh/overhear/test/openload"
+	"github.com/overhear-mesh/overhear/test/trial"
 )
 
 // drive sends requests at a rate until ctx ends, and waits for the answers that are still
 // out.
-func drive(ctx context.Context, url string, rate float64, l *ledger) {
+func drive(ctx context.Context, url string, rate float64, l *trial.Ledger) {
 	client := &http.Client{Timeout: 10 * time.Second, Transport: &http.Transport{MaxIdleConnsPerHost: openload.MaxOutstanding}}
 	defer client.CloseIdleConnections()
-	openload.Run(ctx, rate, func() {
-		began := time.Now()
-		err := get(client, url)
-		l.request(request{began, time.Now(), err})
-	})
+	l.Drive(ctx, rate, func() error { return get(client, url) })
 }
 
 // refused is an answer that is none: of the backend, or, if it is empty, of the Envoy for

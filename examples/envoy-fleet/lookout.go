@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/overhear-mesh/overhear/test/envoy"
+	"github.com/overhear-mesh/overhear/test/trial"
 )
 
 // lookEvery is how often each Envoy is asked what it thinks of its endpoints: the times of
@@ -30,7 +31,7 @@ type lookout struct {
 // watch asks one Envoy until ctx ends. names are the endpoints by address.
 func (l *lookout) watch(ctx context.Context, number int, asked *envoy.Process, names map[string]string) {
 	out := map[string]bool{}
-	for sleep(ctx, lookEvery) == nil {
+	for trial.Sleep(ctx, lookEvery) == nil {
 		text, err := asked.Get("/clusters?format=json")
 		var page hosts
 		if err != nil || json.Unmarshal([]byte(text), &page) != nil {

@@ -25,13 +25,11 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"os/signal"
 	"slices"
-	"strings"
-	"syscall"
 	"time"
 
 	"github.com/overhear-mesh/overhear/test/envoy"
+	"github.com/overhear-mesh/overhear/test/trial"
 )
 
 type options struct {
@@ -75,15 +73,7 @@ func (o options) sides() []side {
 
 func main() {
 	var o options
-	flag.Func("fault", "show just this `fault`, or several, separated by commas: "+strings.Join(names(), ", "), func(v string) error {
-		for name := range strings.SplitSeq(v, ",") {
-			if !slices.Contains(names(), name) {
-				return fmt.Errorf("no fault %q: want one of %s", name, strings.Join(names(), ", "))
-			}
-			o.faults = append(o.faults, name)
-		}
-		return nil
-	})
+	trial.Flag(names(), &o.faults)
 	flag.IntVar(&o.envoys, "envoys", 5, "number of Envoys")
 	flag.IntVar(&o.backends, "backends", 20, "number of backends")
 	flag.Float64Var(&o.rate, "rate", 1000, "requests a second through all Envoys together")
@@ -111,16 +101,7 @@ func main() {
 		}
 		return
 	}
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	defer stop()
-	ok, err := run(ctx, o, binary, os.Stdout, os.Stderr)
-	if err != nil {
-		fmt.Fprintln(os.Stderr, "envoy-fleet:", err)
-	}
-	if !ok || err != nil {
-		stop()
-		os.Exit(1)
-	}
+	trial.Main("envoy-fleet", func(ctx context.Context) (bool, error) { return run(ctx, o, binary, os.Stdout, os.Stderr) })
 }
 
 func run(ctx context.Context, o options, binary string, stdout, stderr io.Writer) (ok bool, err error) {
@@ -135,7 +116,7 @@ func run(ctx context.Context, o options, binary string, stdout, stderr io.Writer
 	}
 	defer os.RemoveAll(dir)
 	say("starting 1 control plane, %d backends and %d Envoys that carry none of our code …", o.backends, o.envoys)
-	l := &ledger{}
+	l := &trial.Ledger{}
 	results, lines, err := together(ctx, o, binary, dir, l, say)
 	if err != nil {
 		return false, err
@@ -148,7 +129,7 @@ func run(ctx context.Context, o options, binary string, stdout, stderr io.Writer
 }
 
 // together shows the faults to Envoys that overhear.
-func together(ctx context.Context, o options, binary, dir string, l *ledger, say func(string, ...any)) ([]result, []line, error) {
+func together(ctx context.Context, o options, binary, dir string, l *trial.Ledger, say func(string, ...any)) ([]result, []line, error) {
 	f, err := start(ctx, o, ours, binary, dir, l)
 	if err != nil {
 		return nil, nil, err
@@ -156,7 +137,7 @@ func together(ctx context.Context, o options, binary, dir string, l *ledger, say
 	defer f.stop()
 	defer f.drive(ctx, o)()
 	say("%d requests/s; the control plane is at http://%s", int(o.rate), f.plane.HTTP)
-	if err := sleep(ctx, warmUp); err != nil {
+	if err := trial.Sleep(ctx, warmUp); err != nil {
 		return nil, nil, err
 	}
 	var results []result
@@ -171,16 +152,13 @@ func together(ctx context.Context, o options, binary, dir string, l *ledger, say
 		lines = append(lines, measure(ours, r, o.envoys, had, &f.lookout, l))
 		had = append(had, r.Endpoint)
 	}
-	return results, lines, f.recovered(ctx, results, say)
+	say("waiting until all backends are back …")
+	return results, lines, trial.Recovered(ctx, l, time.Minute, findings(results))
 }
 
 // summarise prints what came of it and says whether all was well.
-func summarise(o options, results []result, lines []line, l *ledger, stdout io.Writer) (ok bool, err error) {
-	ok = true
-	for i := range results {
-		results[i].unexplained(results, l)
-		ok = ok && results[i].OK
-	}
+func summarise(o options, results []result, lines []line, l *trial.Ledger, stdout io.Writer) (ok bool, err error) {
+	ok = trial.Conclude(l, findings(results))
 	if o.json {
 		return ok, json.NewEncoder(stdout).Encode(struct {
 			Envoys   int      `json:"envoys"`
@@ -190,7 +168,7 @@ func summarise(o options, results []result, lines []line, l *ledger, stdout io.W
 			Faults   []result `json:"faults"`
 			Compared []line   `json:"compared"`
 			OK       bool     `json:"ok"`
-		}{o.envoys, o.backends, o.rate, l.sentAll(), results, lines, ok})
+		}{o.envoys, o.backends, o.rate, l.Sent(), results, lines, ok})
 	}
 	var errs []error
 	print := func(format string, args ...any) {
@@ -199,7 +177,7 @@ func summarise(o options, results []result, lines []line, l *ledger, stdout io.W
 	}
 	print("\n%-10s %10s %8s %8s %10s  %s\n", "fault", "found", "failed", "tests", "back", "by")
 	for _, r := range results {
-		print("%-10s %10s %8d %8d %10s  %s\n", r.Name, span(r.DetectedMS), r.Failed, r.FailedTests, span(r.BackMS), r.how())
+		print("%-10s %10s %8d %8d %10s  %s\n", r.Name, trial.Span(r.DetectedMS), r.Failed, r.FailedTests, trial.Span(r.BackMS), r.how())
 		for _, p := range r.Problems {
 			print("           NOT OK: %s\n", p)
 		}
@@ -209,20 +187,4 @@ func summarise(o options, results []result, lines []line, l *ledger, stdout io.W
 		"end of the fault until it may have traffic again.\n")
 	printComparison(lines, o.envoys, print)
 	return ok, errors.Join(errs...)
-}
-
-func span(ms *float64) string {
-	if ms == nil {
-		return "-"
-	}
-	return (time.Duration(*ms * float64(time.Millisecond))).Round(time.Millisecond).String()
-}
-
-func sleep(ctx context.Context, d time.Duration) error {
-	select {
-	case <-ctx.Done():
-		return ctx.Err()
-	case <-time.After(d):
-		return nil
-	}
 }

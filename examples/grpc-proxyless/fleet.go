@@ -12,8 +12,8 @@ import (
 	healthpb "google.golang.org/grpc/health/grpc_health_v1"
 	"google.golang.org/grpc/xds"
 
-	"github.com/overhear-mesh/overhear/test/openload"
 	"github.com/overhear-mesh/overhear/test/plane"
+	"github.com/overhear-mesh/overhear/test/trial"
 	"github.com/overhear-mesh/overhear/xds/controlplane"
 	"github.com/overhear-mesh/overhear/xds/registry"
 	"github.com/overhear-mesh/overhear/xds/report/grpcstats"
@@ -30,12 +30,12 @@ type fleet struct {
 	clients  []healthpb.HealthClient
 	ends     []func() // what must end, in reverse
 	running  sync.WaitGroup
-	ledger   *ledger
+	ledger   *trial.Ledger
 }
 
 // start starts everything and waits until each client gets answers.
 func start(ctx context.Context, o options, evidence bool) (*fleet, error) {
-	f := &fleet{evidence: evidence, ledger: &ledger{}}
+	f := &fleet{evidence: evidence, ledger: &trial.Ledger{}}
 	if err := f.startAll(ctx, o); err != nil {
 		f.stop()
 		return nil, err
@@ -63,7 +63,7 @@ func (f *fleet) startAll(ctx context.Context, o options) error {
 	}
 	f.plane = p
 	follow, cancel := context.WithCancel(ctx)
-	f.running.Go(func() { p.Verdicts(follow, f.ledger.verdict) })
+	f.running.Go(func() { p.Verdicts(follow, f.ledger.Verdict) })
 	f.ends = append(f.ends, func() {
 		cancel()
 		_ = p.Stop() // what it was to show has been seen
@@ -74,7 +74,7 @@ func (f *fleet) startAll(ctx context.Context, o options) error {
 		}
 	}
 	for _, c := range f.clients {
-		if err := wait(ctx, "an answer for each client", func() error { return call(ctx, c) }); err != nil {
+		if err := trial.Wait(ctx, "an answer for each client", func() error { return call(ctx, c) }); err != nil {
 			return err
 		}
 	}
@@ -116,11 +116,7 @@ func (f *fleet) startClient(i int) error {
 func (f *fleet) drive(ctx context.Context, users *sync.WaitGroup, rate float64) {
 	for _, c := range f.clients {
 		users.Go(func() {
-			openload.Run(ctx, rate/float64(len(f.clients)), func() {
-				began := time.Now()
-				err := call(context.WithoutCancel(ctx), c)
-				f.ledger.call(outcome{began, time.Now(), err})
-			})
+			f.ledger.Drive(ctx, rate/float64(len(f.clients)), func() error { return call(context.WithoutCancel(ctx), c) })
 		})
 	}
 }
@@ -138,21 +134,4 @@ func (f *fleet) stop() {
 		f.ends[i]()
 	}
 	f.running.Wait()
-}
-
-// wait tries until it works, for at most 30 s.
-func wait(ctx context.Context, what string, try func() error) error {
-	ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
-	defer cancel()
-	for {
-		err := try()
-		if err == nil {
-			return nil
-		}
-		select {
-		case <-ctx.Done():
-			return fmt.Errorf("%s: not within 30 s: %w", what, err)
-		case <-time.After(20 * time.Millisecond):
-		}
-	}
 }

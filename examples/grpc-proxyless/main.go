@@ -20,12 +20,11 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"os/signal"
 	"slices"
-	"strings"
 	"sync"
-	"syscall"
 	"time"
+
+	"github.com/overhear-mesh/overhear/test/trial"
 )
 
 type options struct {
@@ -39,15 +38,7 @@ type options struct {
 
 func main() {
 	var o options
-	flag.Func("fault", "show just this `fault`, or several, separated by commas: "+strings.Join(names(), ", "), func(v string) error {
-		for name := range strings.SplitSeq(v, ",") {
-			if !slices.Contains(names(), name) {
-				return fmt.Errorf("no fault %q: want one of %s", name, strings.Join(names(), ", "))
-			}
-			o.faults = append(o.faults, name)
-		}
-		return nil
-	})
+	trial.Flag(names(), &o.faults)
 	flag.IntVar(&o.clients, "clients", 5, "number of clients of each fleet")
 	flag.IntVar(&o.servers, "servers", 10, "number of servers of each fleet")
 	flag.Float64Var(&o.rate, "rate", 500, "calls a second of all clients of a fleet together")
@@ -64,16 +55,7 @@ func main() {
 		fmt.Fprintf(os.Stderr, "grpc-proxyless: want 2 to 50 -clients, %d to 100 -servers, a -rate from 1 to 10000, and no other arguments\n", len(faults())+1)
 		os.Exit(2)
 	}
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	defer stop()
-	ok, err := run(ctx, o, os.Stdout, os.Stderr)
-	if err != nil {
-		fmt.Fprintln(os.Stderr, "grpc-proxyless:", err)
-	}
-	if !ok || err != nil {
-		stop()
-		os.Exit(1)
-	}
+	trial.Main("grpc-proxyless", func(ctx context.Context) (bool, error) { return run(ctx, o, os.Stdout, os.Stderr) })
 }
 
 func run(ctx context.Context, o options, stdout, stderr io.Writer) (ok bool, err error) {
@@ -99,11 +81,11 @@ func run(ctx context.Context, o options, stdout, stderr io.Writer) (ok bool, err
 	for _, f := range fleets {
 		f.drive(usersCtx, &users, o.rate)
 	}
-	if err := wait(ctx, "reports of each client", func() error { return fleets[0].plane.Heard(o.clients) }); err != nil {
+	if err := trial.Wait(ctx, "reports of each client", func() error { return fleets[0].plane.Heard(o.clients) }); err != nil {
 		return false, err
 	}
 	say("%d calls/s in each; the control plane of those that report is at http://%s", int(o.rate), fleets[0].plane.HTTP)
-	if err := sleep(ctx, 3*time.Second); err != nil { // until it is known what is normal
+	if err := trial.Sleep(ctx, 3*time.Second); err != nil { // until it is known what is normal
 		return false, err
 	}
 	var results []result
@@ -117,7 +99,8 @@ func run(ctx context.Context, o options, stdout, stderr io.Writer) (ok bool, err
 		}
 		results = append(results, r)
 	}
-	if err := recovered(ctx, fleets[0], results, say); err != nil {
+	say("waiting until all servers are back …")
+	if err := trial.Recovered(ctx, fleets[0].ledger, 90*time.Second, findings(results)); err != nil {
 		return false, err
 	}
 	return summarise(o, results, fleets, stdout)
@@ -125,11 +108,7 @@ func run(ctx context.Context, o options, stdout, stderr io.Writer) (ok bool, err
 
 // summarise prints what came of it and says whether all was well.
 func summarise(o options, results []result, fleets [2]*fleet, stdout io.Writer) (ok bool, err error) {
-	ok = true
-	for i := range results {
-		results[i].unexplained(results, fleets[0].ledger)
-		ok = ok && results[i].OK
-	}
+	ok = trial.Conclude(fleets[0].ledger, findings(results))
 	if o.json {
 		return ok, json.NewEncoder(stdout).Encode(struct {
 			Clients int      `json:"clients"`
@@ -138,7 +117,7 @@ func summarise(o options, results []result, fleets [2]*fleet, stdout io.Writer) 
 			Sent    int      `json:"sent"`
 			Faults  []result `json:"faults"`
 			OK      bool     `json:"ok"`
-		}{o.clients, o.servers, o.rate, fleets[0].ledger.sentAll(), results, ok})
+		}{o.clients, o.servers, o.rate, fleets[0].ledger.Sent(), results, ok})
 	}
 	var errs []error
 	print := func(format string, args ...any) {
@@ -147,7 +126,7 @@ func summarise(o options, results []result, fleets [2]*fleet, stdout io.Writer) 
 	}
 	print("\n%-10s %10s %8s %8s %9s %10s  %s\n", "fault", "found", "failed", "tests", "without", "back", "by")
 	for _, r := range results {
-		print("%-10s %10s %8d %8d %9d %10s  %s\n", r.Name, span(r.DetectedMS), r.Failed, r.FailedTests, r.Without, span(r.BackMS), r.Rule)
+		print("%-10s %10s %8d %8d %9d %10s  %s\n", r.Name, trial.Span(r.DetectedMS), r.Failed, r.FailedTests, r.Without, trial.Span(r.BackMS), r.Rule)
 		for _, p := range r.Problems {
 			print("           NOT OK: %s\n", p)
 		}
@@ -156,20 +135,4 @@ func summarise(o options, results []result, fleets [2]*fleet, stdout io.Writer) 
 		"tests: calls lost later, to find out whether the server is well again; without: calls lost in the\n" +
 		"fleet whose clients report nothing; back: from the end of the fault until it may have traffic again.\n")
 	return ok, errors.Join(errs...)
-}
-
-func span(ms *float64) string {
-	if ms == nil {
-		return "-"
-	}
-	return (time.Duration(*ms * float64(time.Millisecond))).Round(time.Millisecond).String()
-}
-
-func sleep(ctx context.Context, d time.Duration) error {
-	select {
-	case <-ctx.Done():
-		return ctx.Err()
-	case <-time.After(d):
-		return nil
-	}
 }
