@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"maps"
 	"math/rand/v2"
+	"net"
 	"net/netip"
 	"slices"
 	"strings"
@@ -14,6 +15,7 @@ import (
 
 	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
 	discoveryv3 "github.com/envoyproxy/go-control-plane/envoy/service/discovery/v3"
+	"google.golang.org/grpc/peer"
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/anypb"
 
@@ -80,8 +82,9 @@ func TestWhoLeavesLeavesNothingBehind(t *testing.T) {
 		t.Fatal(err)
 	}
 	s.Ready()
-	st := s.open(newPipe(t), false, "")
-	st.peer = "10.0.0.9:5000"
+	wire := newPipe(t)
+	wire.ctx = peer.NewContext(wire.ctx, &peer.Peer{Addr: net.TCPAddrFromAddrPort(netip.MustParseAddrPort("10.0.0.9:5000"))})
+	st := s.open(wire, false, "")
 	if err := s.worldAsked(st, &discoveryv3.DiscoveryRequest{
 		Node: &corev3.Node{Id: "n", UserAgentName: "envoy"}, TypeUrl: resource.TypeEndpoints, ResourceNames: []string{"a", "nobody", "knows"},
 	}); err != nil {

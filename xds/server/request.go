@@ -37,9 +37,7 @@ func (s *Server) worldAskedLocked(st *stream, said request, asked uint64, r *dis
 		if err := s.check(r.GetResourceNames()); err != nil {
 			return refused, err
 		}
-		before := s.unknown[st.address()]
-		sub.subscribe(r.GetResourceNames())
-		if err := s.unknown.check(st.address(), before, s.cfg.MaxUnknown); err != nil {
+		if err := s.unknown.within(st.address, s.cfg.MaxUnknown, func() { sub.subscribe(r.GetResourceNames()) }); err != nil {
 			return refused, err
 		}
 		sub.asked, sub.claims = asked, claims{}
@@ -117,9 +115,7 @@ func (s *Server) changeAskedLocked(st *stream, said request, r *discoveryv3.Delt
 	if err := s.check(more); err != nil {
 		return refused, err
 	}
-	before := s.unknown[st.address()]
-	sub.change(more, fewer)
-	if err := s.unknown.check(st.address(), before, s.cfg.MaxUnknown); err != nil {
+	if err := s.unknown.within(st.address, s.cfg.MaxUnknown, func() { sub.change(more, fewer) }); err != nil {
 		return refused, err
 	}
 	if n := sub.byName.len(); n > s.cfg.MaxNames {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"io"
+	"net"
 	"strings"
 	"time"
 
@@ -35,12 +36,13 @@ type wireStream interface {
 
 // stream is one xDS stream of a client.
 type stream struct {
-	wire  wireStream
-	delta bool
-	peer  string
-	url   string // of a stream per type; "" for ADS
-	since time.Time
-	out   outbox
+	wire    wireStream
+	delta   bool
+	peer    string
+	address string // peer's without the port
+	url     string // of a stream per type; "" for ADS
+	since   time.Time
+	out     outbox
 
 	// What follows is guarded by Server.mu.
 	node  string // node.id; "" until the first request
@@ -86,7 +88,10 @@ func (s *Server) open(wire wireStream, delta bool, url string) *stream {
 	st := &stream{wire: wire, delta: delta, url: url, since: time.Now()}
 	st.out.room.L = &st.out.mu
 	if p, ok := peer.FromContext(wire.Context()); ok && p.Addr != nil {
-		st.peer = p.Addr.String()
+		st.peer, st.address = p.Addr.String(), p.Addr.String()
+		if host, _, err := net.SplitHostPort(st.peer); err == nil {
+			st.address = host
+		}
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()

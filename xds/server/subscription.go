@@ -115,7 +115,7 @@ func (s *subscription) name(name string) *topic {
 	_, known := s.table.topics[name]
 	t := s.table.topic(name)
 	if !known {
-		s.table.unknown.charge(t, s.stream.address())
+		s.table.unknown.charge(t, s.stream.address)
 	}
 	e, _ := s.entry(t)
 	e.named = true

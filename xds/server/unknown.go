@@ -1,8 +1,6 @@
 package server
 
 import (
-	"net"
-
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 )
@@ -37,9 +35,11 @@ func (u unknown) settle(t *topic) {
 	t.asker = ""
 }
 
-// check refuses what has made an account too large. Who has added nothing goes on: it is
-// not to blame for another stream of its address.
-func (u unknown) check(address string, before, most int) error {
+// within refuses a subscription that makes an account too large. Who adds nothing goes on:
+// it is not to blame for another stream of its address.
+func (u unknown) within(address string, most int, subscribe func()) error {
+	before := u[address]
+	subscribe()
 	if now := u[address]; now > before && now > most {
 		return status.Errorf(codes.ResourceExhausted, "the names that %s asks for and that do not exist take %d bytes: at most %d", address, now, most)
 	}
@@ -47,11 +47,3 @@ func (u unknown) check(address string, before, most int) error {
 }
 
 func (t *topic) size() int { return topicSize + len(t.name) }
-
-// address of the client, without a port.
-func (st *stream) address() string {
-	if host, _, err := net.SplitHostPort(st.peer); err == nil {
-		return host
-	}
-	return st.peer
-}
