@@ -171,13 +171,8 @@ func (c *Collector) read(ctx context.Context, s *Stream, a *admin, life time.Dur
 			failures = 0
 			req, failed := p.take(clusters, now)
 			s.logs.kinds = failed
-			r, ok := o.observe(req, now)
 			c.metrics.add(func(s *Stats) { s.Pages++ })
-			c.metrics.refuse(o.refused)
-			if ok {
-				r.Reporter, r.Incarnation = s.reporter.ID, s.reporter.Incarnation
-				c.sink.Evidence(s, r)
-			}
+			c.tell(s, o, req, now)
 		}
 		select {
 		case <-ctx.Done():

@@ -125,13 +125,8 @@ func (c *Collector) listen(ctx context.Context, s *Stream, srv lrsv3.LoadReporti
 	bucket := report.NewBucket(c.cfg.Interval/2, burst)
 	for {
 		now := c.now()
-		r, ok := o.observe(req, now)
 		c.metrics.add(func(s *Stats) { s.Messages++ })
-		c.metrics.refuse(o.refused)
-		if ok {
-			r.Reporter, r.Incarnation = s.reporter.ID, s.reporter.Incarnation
-			c.sink.Evidence(s, r)
-		}
+		c.tell(s, o, req, now)
 		err := c.pace(ctx, bucket, now)
 		if err != nil {
 			return err
@@ -139,6 +134,16 @@ func (c *Collector) listen(ctx context.Context, s *Stream, srv lrsv3.LoadReporti
 		if req, err = srv.Recv(); err != nil {
 			return err
 		}
+	}
+}
+
+// tell hands on what there is to tell of a load report.
+func (c *Collector) tell(s *Stream, o *observer, req *lrsv3.LoadStatsRequest, now time.Duration) {
+	r, ok := o.observe(req, now)
+	c.metrics.refuse(o.refused)
+	if ok {
+		r.Reporter, r.Incarnation = s.reporter.ID, s.reporter.Incarnation
+		c.sink.Evidence(s, r)
 	}
 }
 
