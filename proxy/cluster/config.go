@@ -87,6 +87,10 @@ func DefaultConfig() Config {
 
 // Validate speaks of the cluster's own fields, as the blocks within do of theirs.
 func (c Config) Validate() error {
+	var inVain error
+	if c.Protocol == TCP {
+		inVain = c.Lifetime.InVain()
+	}
 	return errors.Join(
 		check(c.Name != "", "name", "want the name that routes use"),
 		check(int(c.Protocol) < len(protocols), "protocol", "want one of %s", strings.Join(protocols[:], ", ")),
@@ -96,8 +100,7 @@ func (c Config) Validate() error {
 		check(c.IdleTimeout >= 0 && c.IdleTimeout <= time.Hour, "idle_timeout", "want 0 (never) to 1h, have %s", c.IdleTimeout),
 		check(c.MaxIdle >= 0, "max_idle", "want 0 or more, have %d", c.MaxIdle),
 		check(c.MaxConns >= 0, "max_connections", "want 0 (no limit) or more, have %d", c.MaxConns),
-		check(c.Protocol != TCP || c.Lifetime.MaxDuration == 0, "max_connection_duration", "without effect: tcp carries whatever comes unread"),
-		check(c.Protocol != TCP || c.Lifetime.MaxRequests == 0, "max_requests_per_connection", "without effect: tcp carries whatever comes unread"),
+		inVain,
 		check(c.Protocol == HTTP1 || c.Ping.Kind != ping.HTTP, "ping", "an http ping needs protocol http1"),
 		check(c.Protocol != HTTP1 || c.Ping.Kind != ping.GRPC, "ping", "a grpc ping does not go with protocol http1"),
 	)

@@ -50,14 +50,10 @@ func checkHops(p Protocol, hops int) error {
 
 // idleLifetime names bounds of a connection in a listener that does not know its requests.
 func idleLifetime(p Protocol, l upstream.Lifetime) error {
-	var errs []error
-	if l.MaxDuration != 0 && p == TCP {
-		errs = append(errs, strictyaml.Invalid("max_connection_duration", "without effect: tcp carries whatever comes unread"))
+	if p != TCP {
+		return nil
 	}
-	if l.MaxRequests != 0 && p == TCP {
-		errs = append(errs, strictyaml.Invalid("max_requests_per_connection", "without effect: tcp carries whatever comes unread"))
-	}
-	return errors.Join(errs...)
+	return l.InVain()
 }
 
 // idlePing names what a cluster's pings do not say.

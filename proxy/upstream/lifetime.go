@@ -24,6 +24,19 @@ func (l *Lifetime) Over(age time.Duration, requests int) bool {
 	return l.MaxDuration > 0 && age >= l.MaxDuration || l.MaxRequests > 0 && requests >= l.MaxRequests
 }
 
+// InVain names the bounds that are set for connections of which nobody reads the requests.
+func (l Lifetime) InVain() error {
+	const why = "without effect: tcp carries whatever comes unread"
+	var errs []error
+	if l.MaxDuration != 0 {
+		errs = append(errs, strictyaml.Invalid("max_connection_duration", why))
+	}
+	if l.MaxRequests != 0 {
+		errs = append(errs, strictyaml.Invalid("max_requests_per_connection", why))
+	}
+	return errors.Join(errs...)
+}
+
 // Validate names everything that is wrong.
 func (l Lifetime) Validate() error {
 	var errs []error
