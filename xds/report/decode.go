@@ -180,14 +180,13 @@ func (d *decoder) target(ref uint32, out *decoded) (merge.Key, bool) {
 }
 
 func (d *decoder) poll(a *reportpb.PollAnswer, m moment) {
-	k, ok := d.target(a.GetEndpoint().GetRef(), m.out)
+	cell, ok := d.cell(a.GetEndpoint(), m)
 	if !ok {
 		return
 	}
-	cell, then := m.cell(k, a.GetEndpoint()), m.point(a.GetThen())
+	then := m.point(a.GetThen())
 	if s := d.seen[a.GetEndpoint().GetRef()]; s != nil {
 		then = s.point(then)
-		s.rebase(&cell)
 	}
 	m.out.polls = append(m.out.polls, merge.PollAnswer{
 		ID: merge.OrderID(a.GetPoll()), Reporter: d.node, At: m.stamp + m.offset, Seq: a.GetSeq(),
@@ -201,15 +200,9 @@ func (d *decoder) report(p *reportpb.Report, m moment) {
 		LHM: int(min(p.GetLhm(), 7)),
 	}
 	for _, e := range p.GetEndpoints() {
-		k, ok := d.target(e.GetRef(), m.out)
-		if !ok {
-			continue
+		if cell, ok := d.cell(e, m); ok {
+			r.Cells = append(r.Cells, cell)
 		}
-		cell := m.cell(k, e)
-		if s := d.seen[e.GetRef()]; s != nil {
-			s.rebase(&cell)
-		}
-		r.Cells = append(r.Cells, cell)
 	}
 	for _, c := range p.GetClusters() {
 		service := d.service(c.GetService())
@@ -247,6 +240,19 @@ func (m moment) latency(list []*reportpb.LatencyCount) []outlier.LatencyCount {
 		counts = append(counts, outlier.LatencyCount{Bucket: bucket, Count: c.GetCount()})
 	}
 	return counts
+}
+
+// cell is what is said of an endpoint, if the reporter may speak of it.
+func (d *decoder) cell(e *reportpb.EndpointReport, m moment) (merge.Cell, bool) {
+	k, ok := d.target(e.GetRef(), m.out)
+	if !ok {
+		return merge.Cell{}, false
+	}
+	c := m.cell(k, e)
+	if s := d.seen[e.GetRef()]; s != nil {
+		s.rebase(&c)
+	}
+	return c, true
 }
 
 func (m moment) cell(k merge.Key, e *reportpb.EndpointReport) merge.Cell {
