@@ -365,7 +365,7 @@ func (t *Table) validate(s *service, now time.Duration) {
 		if w := e.series.since(now - 10*time.Second); w.N < 10 || 20*w.K > w.N {
 			continue
 		}
-		list := slices.DeleteFunc(t.confirmers(e, "", now), func(r *reporter) bool { return !r.probes.has(now, 1) })
+		list := t.probers(e, "", now)
 		if len(list) == 0 || !t.probes.has(now, 1) {
 			return
 		}

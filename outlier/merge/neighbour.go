@@ -83,8 +83,7 @@ func (t *Table) check(e *endpoint, reason, turn string, level outlier.Level, now
 	if !t.probes.has(now, 1+neighbourReserve) {
 		return false
 	}
-	able := slices.DeleteFunc(t.confirmers(e, "", now), func(r *reporter) bool { return !r.probes.has(now, 1) })
-	chosen := t.choose(able, 1, func(r *reporter) uint64 {
+	chosen := t.choose(t.probers(e, "", now), 1, func(r *reporter) uint64 {
 		return hash64(t.seed, reason, e.Key.Service, e.Key.Instance, turn, r.ID)
 	})
 	for _, r := range chosen {

@@ -245,14 +245,8 @@ func (t *Table) answeredSince(e *endpoint, r *record, now time.Duration) bool {
 // probeAgain asks three fault domains whether the endpoint answers.
 func (t *Table) probeAgain(e *endpoint, r *record, now time.Duration) {
 	level := outlier.LevelApp // the deepest that a prober can
-	var list []*reporter
-	for _, c := range t.confirmers(e, string(r.scope), now) {
-		if c.probes.has(now, 1) {
-			list = append(list, c)
-		}
-	}
 	try := fmt.Sprint(r.epoch, now)
-	chosen := t.choose(list, recoveryProbes, func(c *reporter) uint64 {
+	chosen := t.choose(t.probers(e, string(r.scope), now), recoveryProbes, func(c *reporter) uint64 {
 		return hash64(t.seed, "recovery", e.Key.Service, e.Key.Instance, try, c.ID)
 	})
 	if len(chosen) == 0 || !t.probes.has(now, len(chosen)) {

@@ -360,13 +360,10 @@ func (t *Table) ask(e *endpoint, now time.Duration) {
 		t.due(s.last + roundGap)
 		return
 	}
-	var list []*reporter
-	for _, r := range t.confirmers(e, s.zone, now) {
+	list := slices.DeleteFunc(t.probers(e, s.zone, now), func(r *reporter) bool {
 		same := func(w witness) bool { return w.reporter.domain == r.domain }
-		if !slices.ContainsFunc(s.hard, same) && !slices.ContainsFunc(s.stalled, same) && r.probes.has(now, 1) {
-			list = append(list, r)
-		}
-	}
+		return slices.ContainsFunc(s.hard, same) || slices.ContainsFunc(s.stalled, same)
+	})
 	round := fmt.Sprint(s.rounds)
 	chosen := t.choose(list, p.ConfirmProbers, func(r *reporter) uint64 {
 		return hash64(t.seed, "suspicion", e.Key.Service, e.Key.Instance, round, r.ID)

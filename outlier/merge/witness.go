@@ -80,6 +80,11 @@ func (t *Table) confirmers(e *endpoint, zone string, now time.Duration) []*repor
 	return list
 }
 
+// probers are the confirmers that have a probe to spare.
+func (t *Table) probers(e *endpoint, zone string, now time.Duration) []*reporter {
+	return slices.DeleteFunc(t.confirmers(e, zone, now), func(r *reporter) bool { return !r.probes.has(now, 1) })
+}
+
 // countDomains counts the fault domains of reporters and witnesses together.
 func (t *Table) countDomains(list []*reporter, zone string, witnesses ...[]witness) int {
 	n := t.domainsOf(zone, witnesses...)
