@@ -301,9 +301,10 @@ func throughEnvoy(t *testing.T, p *envoy.Process, listener string) traffic {
 	}}
 }
 
-// bootstrap has the parts that all Envoys here have: who it is, and where the feed is.
-func bootstrap(f *feed, dynamic, listeners, clusters string) string {
-	host, port, _ := net.SplitHostPort(f.address)
+// bootstrap has the parts that all Envoys here have: who it is, and where the control
+// plane, or what stands for it, is.
+func bootstrap(control, dynamic, listeners, clusters string) string {
+	host, port, _ := net.SplitHostPort(control)
 	return fmt.Sprintf(`
 node: { id: envoy-1, cluster: test, locality: { zone: z } }
 admin: { address: %s }
@@ -327,7 +328,7 @@ static_resources:
 
 // everything is the bootstrap of an Envoy that takes all its configuration from the feed.
 func everything(f *feed, apiType string) string {
-	return bootstrap(f, fmt.Sprintf(`
+	return bootstrap(f.address, fmt.Sprintf(`
 dynamic_resources:
   ads_config: { api_type: %s, transport_api_version: V3, grpc_services: [ { envoy_grpc: { cluster_name: xds } } ] }
   cds_config: { ads: {}, resource_api_version: V3 }
@@ -337,7 +338,7 @@ dynamic_resources:
 // endpointsOnly is the bootstrap of one that takes only the endpoints of its cluster
 // from there.
 func endpointsOnly(f *feed, apiType string) string {
-	return bootstrap(f, "", `
+	return bootstrap(f.address, "", `
   - name: api
     address: { socket_address: { address: 127.0.0.1, port_value: 0 } }
     filter_chains:
