@@ -1,7 +1,6 @@
 package e2e_test
 
 import (
-	"encoding/json"
 	"fmt"
 	"io"
 	"net"
@@ -30,7 +29,7 @@ import (
 // nothing but their load reports and probes to go by, and backends.
 type envoyFleet struct {
 	t        *testing.T
-	api      string
+	plane    *plane.Plane
 	backends []*fakeupstream.Backend
 	entries  []string
 }
@@ -68,7 +67,7 @@ func newEnvoyFleetOf(t *testing.T, bootstrapFile string, envoys, backends int, m
 			t.Errorf("the control plane ended: %v", err)
 		}
 	})
-	f.api = p.HTTP
+	f.plane = p
 	host, port, err := net.SplitHostPort(p.XDS)
 	if err != nil {
 		t.Fatal(err)
@@ -146,12 +145,7 @@ func (f *envoyFleet) drive() {
 
 func (f *envoyFleet) get(path string, into any) {
 	f.t.Helper()
-	res, err := http.Get("http://" + f.api + path)
-	if err != nil {
-		f.t.Fatal(err)
-	}
-	defer res.Body.Close()
-	if err := json.NewDecoder(res.Body).Decode(into); err != nil {
+	if err := f.plane.Ask(path, into); err != nil {
 		f.t.Fatal(err)
 	}
 }
