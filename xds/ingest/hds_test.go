@@ -22,6 +22,7 @@ import (
 	"github.com/overhear-mesh/overhear/outlier/merge"
 	"github.com/overhear-mesh/overhear/test/hdsmodel"
 	"github.com/overhear-mesh/overhear/test/pipenet"
+	"github.com/overhear-mesh/overhear/xds/resource"
 )
 
 // Addresses of which each behaves in its way.
@@ -326,9 +327,7 @@ func TestProbesAreBoundedByTheSecondAndAtATime(t *testing.T) {
 
 // whoever is what a hostile client may send.
 func whoever(cluster string, at netip.AddrPort, status corev3.HealthStatus) *healthv3.EndpointHealthResponse {
-	e := &endpointv3.Endpoint{Address: &corev3.Address{Address: &corev3.Address_SocketAddress{SocketAddress: &corev3.SocketAddress{
-		Address: at.Addr().String(), PortSpecifier: &corev3.SocketAddress_PortValue{PortValue: uint32(at.Port())},
-	}}}}
+	e := &endpointv3.Endpoint{Address: resource.SocketAddress(at)}
 	return &healthv3.EndpointHealthResponse{ClusterEndpointsHealth: []*healthv3.ClusterEndpointsHealth{{
 		ClusterName: cluster, LocalityEndpointsHealth: []*healthv3.LocalityEndpointsHealth{{EndpointsHealth: []*healthv3.EndpointHealth{{Endpoint: e, HealthStatus: status}}}},
 	}}}

@@ -19,6 +19,7 @@ import (
 
 	"github.com/overhear-mesh/overhear/outlier"
 	"github.com/overhear-mesh/overhear/outlier/merge"
+	"github.com/overhear-mesh/overhear/xds/resource"
 )
 
 const (
@@ -251,10 +252,7 @@ func (d *docket) cluster(serial uint64, which string, at netip.AddrPort, how *co
 		// A locality, and one that has an endpoint: an Envoy ends when it has to tell of
 		// one that has none.
 		LocalityEndpoints: []*healthv3.LocalityEndpoints{{
-			Locality: &corev3.Locality{},
-			Endpoints: []*endpointv3.Endpoint{{Address: &corev3.Address{Address: &corev3.Address_SocketAddress{SocketAddress: &corev3.SocketAddress{
-				Address: at.Addr().String(), PortSpecifier: &corev3.SocketAddress_PortValue{PortValue: uint32(at.Port())},
-			}}}}},
+			Locality: &corev3.Locality{}, Endpoints: []*endpointv3.Endpoint{{Address: resource.SocketAddress(at)}},
 		}},
 	}
 }

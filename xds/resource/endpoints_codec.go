@@ -229,7 +229,7 @@ func (t told) message(k Kind) *endpointv3.LbEndpoint {
 	m := &endpointv3.LbEndpoint{
 		HealthStatus:        t.health,
 		LoadBalancingWeight: wrapperspb.UInt32(t.weight),
-		HostIdentifier:      &endpointv3.LbEndpoint_Endpoint{Endpoint: &endpointv3.Endpoint{Address: socketAddress(t.Address)}},
+		HostIdentifier:      &endpointv3.LbEndpoint_Endpoint{Endpoint: &endpointv3.Endpoint{Address: SocketAddress(t.Address)}},
 	}
 	fields := map[string]*structpb.Value{}
 	set := func(name string, v *structpb.Value) { fields[name] = v }
@@ -272,7 +272,8 @@ func (t told) message(k Kind) *endpointv3.LbEndpoint {
 	return m
 }
 
-func socketAddress(a netip.AddrPort) *corev3.Address {
+// SocketAddress is an address as xDS has it.
+func SocketAddress(a netip.AddrPort) *corev3.Address {
 	return &corev3.Address{Address: &corev3.Address_SocketAddress{SocketAddress: &corev3.SocketAddress{
 		Address:       a.Addr().String(),
 		PortSpecifier: &corev3.SocketAddress_PortValue{PortValue: uint32(a.Port())},

@@ -44,7 +44,7 @@ func EncodeListener(l Listener, k Kind) *listenerv3.Listener {
 		m.ApiListener = &listenerv3.ApiListener{ApiListener: pack(hcm)}
 		return m
 	}
-	m.Address = socketAddress(l.Address)
+	m.Address = SocketAddress(l.Address)
 	filter := &listenerv3.Filter{Name: hcmFilter, ConfigType: &listenerv3.Filter_TypedConfig{TypedConfig: pack(hcm)}}
 	if l.Cluster != "" {
 		filter = &listenerv3.Filter{Name: tcpProxyFilter, ConfigType: &listenerv3.Filter_TypedConfig{TypedConfig: pack(&tcpproxyv3.TcpProxy{
