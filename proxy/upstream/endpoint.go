@@ -275,7 +275,7 @@ func (e *Endpoint) Expire(now time.Duration) {
 // CloseIdle closes every idle connection.
 func (e *Endpoint) CloseIdle() {
 	e.mu.Lock()
-	all, shared := e.cutLocked(len(e.idle)), e.shared
+	all, shared := e.emptyLocked(), e.shared
 	e.mu.Unlock()
 	discard(all)
 	if shared != nil {
@@ -288,7 +288,7 @@ func (e *Endpoint) CloseIdle() {
 func (e *Endpoint) Retire() {
 	e.mu.Lock()
 	e.retired = true
-	all, shared := e.cutLocked(len(e.idle)), e.shared
+	all, shared := e.emptyLocked(), e.shared
 	e.mu.Unlock()
 	discard(all)
 	if shared != nil {
@@ -334,7 +334,7 @@ func (e *Endpoint) take(now, timeout time.Duration) *Conn {
 	e.mu.Lock()
 	n := len(e.idle)
 	if n > 0 && timeout > 0 && now-e.idle[n-1].idleSince >= timeout {
-		all := e.cutLocked(n)
+		all := e.emptyLocked()
 		e.mu.Unlock()
 		discard(all)
 		return nil
@@ -359,11 +359,11 @@ func (e *Endpoint) popLocked() *Conn {
 	return c
 }
 
-// cutLocked removes the n oldest idle connections and returns them.
-func (e *Endpoint) cutLocked(n int) []*Conn {
-	cut := slices.Clone(e.idle[:n])
-	e.idle = slices.Delete(e.idle, 0, n)
-	return cut
+// emptyLocked removes all idle connections and returns them.
+func (e *Endpoint) emptyLocked() []*Conn {
+	all := e.idle
+	e.idle = nil
+	return all
 }
 
 func discard(conns []*Conn) {
