@@ -196,10 +196,10 @@ func (d *Detector) Endpoint(id string) *Endpoint {
 func (d *Detector) Overdue() time.Duration { return d.overdue }
 
 // Step looks at the counters and decides. It is to be called at the latest at
-// Result.Next, unless it rests, and soon after an Endpoint asked for it; at least 1 ms
-// apart. The
-// clock must be monotonic. Should it go back, time stands still here until it is where
-// it was: failures still eject, but nobody is suspended and nobody comes back.
+// Result.Next, or at what Rest allows, and soon after an Endpoint asked for it; at least
+// 1 ms apart. The clock must be monotonic. Should it go back, time stands still here
+// until it is where it was: failures still eject, but nobody is suspended and nobody
+// comes back.
 func (d *Detector) Step(now time.Duration) Result {
 	d.astray = now < d.now-lateStep
 	now = max(now, d.now)
