@@ -149,7 +149,7 @@ func (c *Collector) polled(ctx context.Context, a *admin, tick <-chan time.Time)
 func (c *Collector) read(ctx context.Context, s *Stream, a *admin, life time.Duration, tick <-chan time.Time) (Refusal, error) {
 	o := newObserver(c.directory)
 	o.logs = &s.logs
-	p := page{before: map[attempted]counters{}}
+	p := page{}
 	for failures := 0; ; {
 		clusters, info := new(adminv3.Clusters), new(adminv3.ServerInfo)
 		err := a.get(ctx, "/clusters?format=json", clusters)
@@ -243,16 +243,15 @@ func (c counters) kinds() kinds {
 
 // page makes load reports of one page after the other.
 type page struct {
-	before map[attempted]counters
-	read   time.Duration // when the page before was
-	any    bool          // there was one
+	before map[attempted]counters // of the page before; nil: there was none
+	read   time.Duration          // when it was
 }
 
 // take says what happened since the page before. Of an endpoint that is new only what is
 // under way is told: when its counters began is not known.
 func (p *page) take(clusters *adminv3.Clusters, now time.Duration) (*lrsv3.LoadStatsRequest, map[attempted]kinds) {
 	covered := now - p.read
-	if !p.any {
+	if p.before == nil {
 		covered = time.Millisecond // nothing is told of it
 	}
 	after := map[attempted]counters{}
@@ -289,6 +288,6 @@ func (p *page) take(clusters *adminv3.Clusters, now time.Duration) (*lrsv3.LoadS
 			UpstreamLocalityStats: []*endpointv3.UpstreamLocalityStats{{UpstreamEndpointStats: rows}},
 		})
 	}
-	p.before, p.read, p.any = after, now, true
+	p.before, p.read = after, now
 	return req, failed
 }

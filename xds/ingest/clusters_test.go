@@ -278,7 +278,7 @@ type pages struct {
 func newPages(t *testing.T) *pages {
 	o := newObserver(services(3))
 	o.logs = new(logged)
-	return &pages{t: t, page: page{before: map[attempted]counters{}}, observer: o, now: 100 * second}
+	return &pages{t: t, observer: o, now: 100 * second}
 }
 
 func (p *pages) show(hosts map[int]counters) merge.Cell {
