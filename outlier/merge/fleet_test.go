@@ -715,6 +715,16 @@ func always(e effect) func(*caller, time.Duration) effect {
 	return func(*caller, time.Duration) effect { return e }
 }
 
+// onlyIn is a fault of the path: callers of one zone meet it.
+func onlyIn(zone string, e effect) func(*caller, time.Duration) effect {
+	return func(c *caller, _ time.Duration) effect {
+		if c.Zone == zone {
+			return e
+		}
+		return works
+	}
+}
+
 // sometimes fails a share of the attempts.
 func (f *fleet) sometimes(share float64) func(*caller, time.Duration) effect {
 	return func(*caller, time.Duration) effect {

@@ -342,12 +342,7 @@ func TestWhatOneZoneCannotReachIsOutForThatZoneOnly(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			f := newFleet(t, mesh{callers: 8, endpoints: 6, zones: twoZones, rate: 50, base: 0.001, seed: 5})
 			f.run(12 * time.Second)
-			f.targets[2].fault = func(c *caller, _ time.Duration) effect {
-				if c.Zone == "west" {
-					return fault
-				}
-				return works
-			}
+			f.targets[2].fault = onlyIn("west", fault)
 			f.run(10 * time.Second)
 			v := f.verdicts(outlier.Ejected)
 			if len(v) == 0 || v[0].Verdict.Scope != "west" || v[0].Verdict.Key != f.targets[2].Key {

@@ -54,12 +54,7 @@ func TestShadowModeEndsASuspend(t *testing.T) {
 func TestShadowModeEndsAVerdictForAZone(t *testing.T) {
 	f := newFleet(t, mesh{callers: 9, endpoints: 6, zones: []string{"east", "west", "north"}, rate: 50, base: 0.001, seed: 7})
 	f.run(12 * time.Second)
-	f.targets[2].fault = func(c *caller, _ time.Duration) effect {
-		if c.Zone == "west" {
-			return errs
-		}
-		return works
-	}
+	f.targets[2].fault = onlyIn("west", errs)
 	e := f.table.endpoints[f.targets[2].Key]
 	if !f.until(f.now+20*time.Second, func() bool { return e.out("west") && !e.out(Fleet) }) {
 		t.Fatalf("got %s\nwant a verdict for the zone west", describe(f.verdicts()))

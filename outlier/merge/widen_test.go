@@ -67,12 +67,7 @@ func TestAZoneThatHasLeftDoesNotTakeOthersAlongByTheirUsualErrors(t *testing.T) 
 		for seed := range uint64(40) {
 			f := newFleet(t, mesh{callers: 10, endpoints: 6, zones: twoZones, rate: 50, base: base, seed: 500 + seed})
 			f.run(12 * time.Second)
-			f.targets[2].fault = func(c *caller, _ time.Duration) effect {
-				if c.Zone == "west" {
-					return errs
-				}
-				return works
-			}
+			f.targets[2].fault = onlyIn("west", errs)
 			f.run(40 * time.Second)
 			v := f.verdicts(outlier.Ejected)
 			if len(v) == 0 {
@@ -101,12 +96,7 @@ func TestAZoneThatHasLeftAsksTheOthersForNoMoreEvidence(t *testing.T) {
 		p.HFleetMin, p.HFleetMax = test.h, test.h
 		f := newFleet(t, mesh{callers: 10, endpoints: 6, zones: twoZones, rate: 50, base: 0.001, seed: 5, policy: &p})
 		f.run(12 * time.Second)
-		f.targets[2].fault = func(c *caller, _ time.Duration) effect {
-			if c.Zone == "west" {
-				return errs
-			}
-			return works
-		}
+		f.targets[2].fault = onlyIn("west", errs)
 		if _, ok := f.ejected(2, 20*time.Second); !ok || f.verdicts(outlier.Ejected)[0].Verdict.Scope != "west" {
 			t.Fatalf("h %v: got %s\nwant a verdict for the zone west", test.h, describe(f.verdicts()))
 		}
