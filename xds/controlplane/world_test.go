@@ -104,7 +104,7 @@ func (w *world) start() {
 	synctest.Wait()
 }
 
-// opened waits for the gate.
+// opened waits for the gate, and until the loop has said that it is open.
 func (w *world) opened() {
 	w.t.Helper()
 	select {
@@ -112,6 +112,7 @@ func (w *world) opened() {
 	case <-time.After(time.Minute):
 		w.t.Fatal("the gate did not open")
 	}
+	synctest.Wait()
 }
 
 // do sends a request from an operator's host.
