@@ -78,9 +78,12 @@ func (r *reporter) foreign() bool {
 
 // addresses is the mesh as those speak of it who know endpoints by their addresses. The
 // loop replaces it when the mesh changes; their streams read it.
-type addresses struct {
-	services atomic.Pointer[map[string]ingest.Service]
-	targets  atomic.Pointer[map[string]string] // of gRPC clients, to services
+type addresses struct{ known atomic.Pointer[spoken] }
+
+// spoken is what they may speak of in one state of the mesh.
+type spoken struct {
+	services map[string]ingest.Service
+	targets  map[string]string // of gRPC clients, to services
 }
 
 func (a *addresses) learn(m *registry.Mesh) {
@@ -106,27 +109,26 @@ func (a *addresses) learn(m *registry.Mesh) {
 	for name := range all {
 		names[name] = name // whatever host another service has
 	}
-	a.services.Store(&all)
-	a.targets.Store(&names)
+	a.known.Store(&spoken{all, names})
 }
 
 // Service is what load reports on a service are understood by.
 func (a *addresses) Service(name string) (ingest.Service, bool) {
-	all := a.services.Load()
+	all := a.known.Load()
 	if all == nil {
 		return ingest.Service{}, false
 	}
-	s, ok := (*all)[name]
+	s, ok := all.services[name]
 	return s, ok
 }
 
 // named is the endpoint of which a gRPC client speaks by its target and an address.
 func (a *addresses) named(k merge.Key) (merge.Key, bool) {
-	names := a.targets.Load()
-	if names == nil {
+	all := a.known.Load()
+	if all == nil {
 		return merge.Key{}, false
 	}
-	name, ok := (*names)[k.Service]
+	name, ok := all.targets[k.Service]
 	if !ok || k.Instance == "" {
 		return merge.Key{Service: name}, ok
 	}
@@ -134,6 +136,6 @@ func (a *addresses) named(k merge.Key) (merge.Key, bool) {
 	if err != nil {
 		return merge.Key{}, false
 	}
-	instance, ok := (*a.services.Load())[name].Instances[netip.AddrPortFrom(at.Addr().Unmap(), at.Port())]
+	instance, ok := all.services[name].Instances[netip.AddrPortFrom(at.Addr().Unmap(), at.Port())]
 	return merge.Key{Service: name, Instance: instance}, ok
 }
