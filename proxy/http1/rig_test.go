@@ -35,6 +35,7 @@ type rig struct {
 	log      recorder
 	cluster  *cluster.Cluster
 	backends []*backend
+	stop     context.CancelFunc // ends the context of server and cluster
 }
 
 // options are what a test may change before its rig is put together.
@@ -99,6 +100,7 @@ func inRig(t *testing.T, edit func(*options), body func(*rig), behaviours ...fun
 			edit(&o)
 		}
 		ctx, cancel := context.WithCancel(t.Context())
+		r.stop = cancel
 		var wg sync.WaitGroup
 		for i, serve := range behaviours {
 			b := &backend{host: r.net.Host(fmt.Sprintf("10.0.1.%d", i+1)), serve: serve}

@@ -5,6 +5,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"slices"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -319,7 +320,16 @@ func TestTheEndOfTheContextBreaksOffWhatIsUnderWay(t *testing.T) {
 		half := r.dial()
 		half.send("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 10\r\n\r\nhalf")
 		time.Sleep(time.Second)
-		// inRig ends the context and waits for ServeConn to return.
+		r.stop() // and inRig waits for ServeConn to return
+		lines := r.log.all()
+		if len(lines) != 2 {
+			t.Fatalf("log: got %+v, want a line for each of two requests", lines)
+		}
+		for _, line := range lines {
+			if line.Flags != "LR" || !slices.Equal(line.Attempts, []string{"10.0.1.1 ignore"}) {
+				t.Errorf("log: got %s %s %q, want LR and an attempt that counts for nothing", line.Method, line.Flags, line.Attempts)
+			}
+		}
 	}, hangs)
 }
 

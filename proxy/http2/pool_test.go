@@ -5,6 +5,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -177,14 +178,25 @@ func TestADrainFinishesWhatItHas(t *testing.T) {
 		_ = a.open(1, true, a.head("GET"))
 		synctest.Wait()
 		r.server.Drain()
-		if got := a.until(isGoAway); got != "GOAWAY NO_ERROR" {
+		var allowed []uint32 // by one GOAWAY after the other
+		goAway := func(f xhttp2.Frame) bool {
+			g, is := f.(*xhttp2.GoAwayFrame)
+			if is {
+				allowed = append(allowed, g.LastStreamID)
+			}
+			return is
+		}
+		if got := a.until(goAway); got != "GOAWAY NO_ERROR" {
 			r.t.Errorf("got %s", got)
 		}
 		_ = a.open(3, true, a.head("GET")) // it did not know yet
 		for range 2 {
-			if got := a.until(func(f xhttp2.Frame) bool { return verdict(f) && !isGoAway(f) }); !strings.HasSuffix(got, " 200") {
+			if got := a.until(func(f xhttp2.Frame) bool { return !goAway(f) && verdict(f) }); !strings.HasSuffix(got, " 200") {
 				r.t.Errorf("got %s, want an answer", got)
 			}
+		}
+		if want := []uint32{1<<31 - 1, 3}; !slices.Equal(allowed, want) {
+			r.t.Errorf("streams that were allowed: got %d, want %d: all at first", allowed, want)
 		}
 		if got := <-slow; got.body != "ok" {
 			r.t.Errorf("under way: got %d %q, %v", got.StatusCode, got.body, got.err)

@@ -34,6 +34,7 @@ type rig struct {
 	cluster  *cluster.Cluster
 	second   *cluster.Cluster // with the last backend, if options.split
 	backends []*backend
+	stop     context.CancelFunc // ends the context of server and cluster
 	client   *http.Client
 	deps     exchange.Deps
 	ends     []func() // called when the body has returned
@@ -126,6 +127,7 @@ func inRig(t *testing.T, edit func(*options), body func(*rig), behaviours ...fun
 			edit(&o)
 		}
 		ctx, cancel := context.WithCancel(t.Context())
+		r.stop = cancel
 		var wg sync.WaitGroup
 		for i, serve := range behaviours {
 			b := &backend{host: r.net.Host(fmt.Sprintf("10.0.1.%d", i+1)), serve: serve}
