@@ -6,10 +6,10 @@ import (
 	"net"
 	"os/exec"
 	"path/filepath"
-	"runtime/debug"
 	"testing"
 	"time"
 
+	"google.golang.org/grpc"
 	_ "google.golang.org/grpc/interop"
 )
 
@@ -22,21 +22,17 @@ var cases = []string{
 	"empty_unary", "large_unary", "client_streaming", "server_streaming", "ping_pong", "empty_stream",
 	"timeout_on_sleeping_server", "cancel_after_begin", "cancel_after_first_response",
 	"status_code_and_message", "special_status_message", "custom_metadata",
-	"unimplemented_method", "unimplemented_service",
+	"unimplemented_method", "unimplemented_service", "rpc_soak", "channel_soak",
 }
+
+// soaks is how long the two soaks may take: they are not about speed, and the machine may
+// be busy.
+var soaks = []string{"-soak_per_iteration_max_acceptable_latency_ms", "30000", "-soak_overall_timeout_seconds", "60"}
 
 // TestGRPCInterop has the client call through an outbound sidecar, and that one through
 // an inbound sidecar.
 func TestGRPCInterop(t *testing.T) {
-	version := "unknown"
-	if info, ok := debug.ReadBuildInfo(); ok {
-		for _, m := range info.Deps {
-			if m.Path == "google.golang.org/grpc" {
-				version = m.Version
-			}
-		}
-	}
-	dir := built(t, "grpc-interop-"+version, func(dir string) *exec.Cmd {
+	dir := built(t, "grpc-interop-"+grpc.Version, func(dir string) *exec.Cmd {
 		return exec.Command("go", "build", "-o", dir+"/", "google.golang.org/grpc/interop/client", "google.golang.org/grpc/interop/server")
 	})
 	application := interopServer(t, filepath.Join(dir, "server"))
@@ -57,8 +53,8 @@ clusters:
 		t.Run(name, func(t *testing.T) {
 			ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 			defer cancel()
-			text, err := exec.CommandContext(ctx, filepath.Join(dir, "client"), "-server_host", "127.0.0.1",
-				"-server_port", port(t, out, "out"), "-test_case", name).CombinedOutput()
+			args := append([]string{"-server_host", "127.0.0.1", "-server_port", port(t, out, "out"), "-test_case", name}, soaks...)
+			text, err := exec.CommandContext(ctx, filepath.Join(dir, "client"), args...).CombinedOutput()
 			if err != nil {
 				t.Errorf("%v\n%s", err, text)
 			}
