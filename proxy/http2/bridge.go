@@ -49,7 +49,7 @@ func (c *serverConn) bridge(b *batch, id uint32, end bool) *fault {
 		l.out = appendReset(l.out, id, codeRefused)
 		l.mu.Unlock()
 		b.touch(l)
-		return l.cancelled(b)
+		return l.pointless(b)
 	}
 	fresh := br == nil
 	if fresh {

@@ -79,6 +79,8 @@ type stream struct {
 	sent     bool  // END_STREAM has been appended
 	received bool  // END_STREAM has come
 	headed   bool  // a final head has come, of a response
+	answered bool  // a head has been sent, of a response
+	since    time.Duration
 }
 
 // role is what makes one end of a connection differ from the other.
@@ -131,6 +133,7 @@ type link struct {
 	blockFrames int
 	nuisance    budget
 	resets      budget
+	ahead       ahead
 	resetByUs   [64]uint32
 	resetNext   int
 

@@ -20,6 +20,7 @@ const olderAnswer = "HTTP/1."
 // parse handles every whole frame of l.in[:l.w] and keeps the rest.
 func (l *link) parse(b *batch) *fault {
 	at := 0
+	l.ahead.looked = false
 	if !l.greeted {
 		n := min(l.w, len(preface))
 		if string(l.in[:n]) != preface[:n] {
@@ -45,6 +46,7 @@ func (l *link) parse(b *batch) *fault {
 		at += frameHeader
 		payload := l.in[at : at+n : at+n]
 		at += n
+		l.ahead.from = at
 		if f := l.frame(b, frameType(head[3]), head[4], binary.BigEndian.Uint32(head[5:])&maxWindow, payload); f != nil {
 			return f
 		}
@@ -123,11 +125,15 @@ func (l *link) pointless(b *batch) *fault {
 
 // cancelled charges for a stream that ended before its answer.
 func (l *link) cancelled(b *batch) *fault {
-	if l.resets.spend(1, b.now, resetBurst, resetPerSec) {
+	burst := resetBurst
+	if l.client {
+		burst += resetCredit // whom we ask does not flood us, he only has trouble
+	}
+	if l.resets.spend(1, b.now, burst, resetPerSec) {
 		return nil
 	}
 	l.settle()
-	if l.resets.spent > resetBurst {
+	if l.resets.spent > burst {
 		return errResets
 	}
 	return nil
@@ -139,8 +145,8 @@ func (l *link) settle() {
 	work, finished := l.work, l.finished
 	l.work, l.finished = 0, 0
 	l.mu.Unlock()
-	l.nuisance.earn(work * nuisancePerWork)
-	l.resets.earn(finished * resetPerWork)
+	l.nuisance.earn(work*nuisancePerWork, 0)
+	l.resets.earn(finished*resetPerWork, resetCredit)
 }
 
 // opener reports whether a stream number is one that the peer may open.
@@ -411,8 +417,9 @@ func (l *link) resetFrame(b *batch, id uint32, p []byte) *fault {
 	l.mu.Lock()
 	st := l.streams[id]
 	var party party
+	var premature bool
 	if st != nil {
-		party = st.party
+		party, premature = st.party, l.client || st.premature(b.now)
 		l.removeLocked(st)
 	}
 	l.mu.Unlock()
@@ -421,6 +428,9 @@ func (l *link) resetFrame(b *batch, id uint32, p []byte) *fault {
 	}
 	party.onReset(b, st, place{l, id}, code(binary.BigEndian.Uint32(p)))
 	l.role.freed(b, l)
+	if !premature {
+		return l.pointless(b)
+	}
 	return l.cancelled(b)
 }
 

@@ -7,7 +7,7 @@ import (
 
 // addLocked opens a stream.
 func (l *link) addLocked(b *batch, st *stream, id uint32, p party, length int64) {
-	*st = stream{place: place{l, id}, party: p, sendWin: l.peer.initial, recvWin: int64(l.cfg.StreamWindow), length: length}
+	*st = stream{place: place{l, id}, party: p, sendWin: l.peer.initial, recvWin: int64(l.cfg.StreamWindow), length: length, since: b.now}
 	l.streams[id] = st
 	if l.active.Add(1) == 1 {
 		l.idleFor = b.now - time.Duration(l.idleFrom.Load())
@@ -143,6 +143,7 @@ func (l *link) sendHeadLocked(st *stream, end bool, encode func(*encoder)) (free
 	encode(&l.enc)
 	l.appendBlock(st.id, l.enc.block(), end)
 	l.work++
+	st.answered = !l.client
 	if !end {
 		return false
 	}

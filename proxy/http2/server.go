@@ -167,7 +167,7 @@ func (c *serverConn) opened(b *batch, l *link, id uint32, fields []hpack.HeaderF
 	l.mu.Unlock()
 	if refused {
 		b.touch(l)
-		return l.cancelled(b)
+		return l.pointless(b) // no endpoint has seen it
 	}
 	if c.requests++; c.requests == c.srv.deps.Lifetime.MaxRequests {
 		c.leave(b)
@@ -185,7 +185,8 @@ func (c *serverConn) opened(b *batch, l *link, id uint32, fields []hpack.HeaderF
 		over = errPseudo // RFC 8441, section 3
 	}
 	escaped := over == nil && !c.req.cleanPath(&c.srv.deps.Paths)
-	if over == nil && !escaped && (c.tunnels(&c.req) || c.outdated(&c.req)) {
+	doomed := over == nil && l.doomed(id)
+	if over == nil && !escaped && !doomed && (c.tunnels(&c.req) || c.outdated(&c.req)) {
 		return c.bridge(b, id, end)
 	}
 	x := relays.Get().(*relay)
@@ -197,6 +198,7 @@ func (c *serverConn) opened(b *batch, l *link, id uint32, fields []hpack.HeaderF
 	x.down.received = end
 	l.mu.Unlock()
 	switch {
+	case doomed: // it goes nowhere: its end is about to be read
 	case tooMuch:
 		c.srv.deps.Metrics.Malformed.Add(1)
 		x.reply(b, 431, exchange.DownstreamProtocolError, over.text, "")
