@@ -180,7 +180,8 @@ type Outbound struct {
 	// connection, and takes the client's address from it; a connection without one is
 	// closed. Default false.
 	ProxyProtocol bool `yaml:"proxy_protocol"`
-	// MaxConnections at one time; default 0, no limit.
+	// MaxConnections at one time; further ones wait in the kernel's backlog. Default 0,
+	// which stands for 65536.
 	MaxConnections int `yaml:"max_connections"`
 	// Paths are what becomes of a request's path before any rule looks at it.
 	Paths exchange.Paths `yaml:"paths"`
@@ -663,7 +664,7 @@ func (o Outbound) Validate() error {
 		errs = append(errs, strictyaml.Invalid("destinations", "are for transparent listeners: others have one destination"))
 	}
 	if o.MaxConnections < 0 {
-		errs = append(errs, strictyaml.Invalid("max_connections", "is %d: want 0 (no limit) or more", o.MaxConnections))
+		errs = append(errs, strictyaml.Invalid("max_connections", "is %d: want 0 (which is 65536) or more", o.MaxConnections))
 	}
 	return errors.Join(errs...)
 }
@@ -691,7 +692,7 @@ func (in Inbound) Validate() error {
 		errs = append(errs, strictyaml.Invalid("application_protocol", "is %s: tcp carries whatever comes unread", in.ApplicationProtocol))
 	}
 	if in.MaxConnections < 0 {
-		errs = append(errs, strictyaml.Invalid("max_connections", "is %d: want 0 (no limit) or more", in.MaxConnections))
+		errs = append(errs, strictyaml.Invalid("max_connections", "is %d: want 0 (which is 65536) or more", in.MaxConnections))
 	}
 	return errors.Join(errs...)
 }
