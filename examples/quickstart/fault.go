@@ -7,6 +7,7 @@ import (
 
 	"github.com/overhear-mesh/overhear/outlier"
 	"github.com/overhear-mesh/overhear/test/fakeupstream"
+	"github.com/overhear-mesh/overhear/test/trial"
 )
 
 // fault is something that goes wrong and is mended again.
@@ -176,16 +177,11 @@ type result struct {
 	fault               fault
 }
 
-func ms(d time.Duration) *float64 {
-	v := float64(d.Microseconds()) / 1e3
-	return &v
-}
-
 // judge measures one fault in what the ledger has of its window.
 func judge(f fault, began, mended, over time.Duration, l *ledger) result {
 	r := result{Name: f.name, began: began, mended: mended, over: over, fault: f, AimAttempts: f.aimAttempts}
 	if f.aimDetected > 0 {
-		r.AimDetectedMS, r.AimOffMS = ms(f.aimDetected), ms(f.aimOff)
+		r.AimDetectedMS, r.AimOffMS = trial.MS(f.aimDetected), trial.MS(f.aimOff)
 	}
 	w := l.window(began, over)
 	mine := func(a attempt) bool { return slices.Contains(f.targets, a.endpoint) || a.caller == f.suspect }
@@ -237,14 +233,14 @@ func (r *result) times(f fault, t0 time.Duration, w *ledger) {
 		all, detected = ok, b.at-t0
 	}
 	if all {
-		r.DetectedMS = ms(detected)
+		r.DetectedMS = trial.MS(detected)
 	}
 	if len(f.targets) == 0 {
 		return
 	}
 	if !f.unseen {
 		if at, ok := lastBefore(w.attempts, f.targets, t0, r.mended); ok {
-			r.FleetOffMS = ms(max(0, at-t0))
+			r.FleetOffMS = trial.MS(max(0, at-t0))
 		}
 	}
 	recovered := time.Duration(0)
@@ -255,7 +251,7 @@ func (r *result) times(f fault, t0 time.Duration, w *ledger) {
 		}
 		recovered = max(recovered, at-r.mended)
 	}
-	r.RecoveredMS = ms(recovered)
+	r.RecoveredMS = trial.MS(recovered)
 }
 
 // limits decides whether the fault was handled: by counts, and by times ten

@@ -23,12 +23,11 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"os/signal"
 	"slices"
-	"strings"
 	"sync"
-	"syscall"
 	"time"
+
+	"github.com/overhear-mesh/overhear/test/trial"
 )
 
 type options struct {
@@ -47,15 +46,7 @@ func main() {
 		}
 	}
 	var o options
-	flag.Func("fault", "show just this `fault`, or several, separated by commas: "+strings.Join(names, ", "), func(v string) error {
-		for name := range strings.SplitSeq(v, ",") {
-			if !slices.Contains(names, name) {
-				return fmt.Errorf("no fault %q: want one of %s", name, strings.Join(names, ", "))
-			}
-			o.faults = append(o.faults, name)
-		}
-		return nil
-	})
+	trial.Flag(names, &o.faults)
 	flag.Float64Var(&o.rate, "rate", 300, "requests a second of all callers together; a sixth goes into each endpoint")
 	flag.IntVar(&o.repeat, "repeat", 1, "how often to show it; more than once prints median and p95")
 	flag.BoolVar(&o.stay, "stay", false, "keep the mesh running at the end, until interrupted")
@@ -65,16 +56,7 @@ func main() {
 		fmt.Fprintln(os.Stderr, "quickstart: want -rate from 1 to 20000, -repeat from 1, and no other arguments")
 		os.Exit(2)
 	}
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	defer stop()
-	ok, err := run(ctx, o, os.Stdout, os.Stderr)
-	if err != nil {
-		fmt.Fprintln(os.Stderr, "quickstart:", err)
-		os.Exit(1)
-	}
-	if !ok {
-		os.Exit(1)
-	}
+	trial.Main("quickstart", func(ctx context.Context) (bool, error) { return run(ctx, o, os.Stdout, os.Stderr) })
 }
 
 func run(ctx context.Context, o options, stdout, stderr io.Writer) (ok bool, err error) {
@@ -135,7 +117,7 @@ func (s *show) run(ctx context.Context, o options, last bool, story *narrator) e
 	story.line("control plane at http://%s, %d requests/s over %d callers", m.http, int(o.rate), callers)
 
 	// The detector learns what is normal before anything goes wrong.
-	if err := sleep(ctx, 2*time.Second); err != nil {
+	if err := trial.Sleep(ctx, 2*time.Second); err != nil {
 		return err
 	}
 	var results []result
@@ -172,7 +154,7 @@ func (m *mesh) play(ctx context.Context, act []staged, wanted []string, story *n
 			after = 0
 		}
 		wg.Go(func() {
-			if errs[i] = sleep(ctx, after); errs[i] == nil {
+			if errs[i] = trial.Sleep(ctx, after); errs[i] == nil {
 				results[i], errs[i] = m.show(ctx, s.fault, story)
 			}
 		})
@@ -189,7 +171,7 @@ func (m *mesh) show(ctx context.Context, f fault, story *narrator) (result, erro
 	if err := f.begin(m); err != nil {
 		return result{}, fmt.Errorf("%s: %w", f.name, err)
 	}
-	if err := sleep(ctx, f.hold); err != nil {
+	if err := trial.Sleep(ctx, f.hold); err != nil {
 		return result{}, err
 	}
 	if err := f.end(m); err != nil {
@@ -199,7 +181,7 @@ func (m *mesh) show(ctx context.Context, f fault, story *narrator) (result, erro
 	story.mends(f, mended)
 	var r result
 	for {
-		if err := sleep(ctx, 250*time.Millisecond); err != nil {
+		if err := trial.Sleep(ctx, 250*time.Millisecond); err != nil {
 			return result{}, err
 		}
 		select {
@@ -247,7 +229,7 @@ func (m *mesh) caller(name string) *caller {
 // later does something after a while, as part of the mesh's life.
 func (m *mesh) later(after time.Duration, do func() error) error {
 	m.running.Go(func() {
-		if sleep(m.ctx, after) != nil {
+		if trial.Sleep(m.ctx, after) != nil {
 			return
 		}
 		if err := do(); err != nil {
@@ -255,15 +237,6 @@ func (m *mesh) later(after time.Duration, do func() error) error {
 		}
 	})
 	return nil
-}
-
-func sleep(ctx context.Context, d time.Duration) error {
-	select {
-	case <-ctx.Done():
-		return ctx.Err()
-	case <-time.After(d):
-		return nil
-	}
 }
 
 func (s *show) summarise(o options, w io.Writer) (bool, error) {

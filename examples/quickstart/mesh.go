@@ -23,6 +23,8 @@ import (
 	"github.com/overhear-mesh/overhear/proxy/config"
 	"github.com/overhear-mesh/overhear/proxy/exchange"
 	"github.com/overhear-mesh/overhear/test/fakeupstream"
+	program "github.com/overhear-mesh/overhear/test/process"
+	"github.com/overhear-mesh/overhear/test/trial"
 )
 
 const (
@@ -213,13 +215,9 @@ func (m *mesh) build() error {
 func (m *mesh) reserve() error {
 	var errs []error
 	free := func() string {
-		l, err := net.Listen("tcp", "127.0.0.1:0")
-		if err != nil {
-			errs = append(errs, err)
-			return ""
-		}
-		defer l.Close()
-		return l.Addr().String()
+		address, err := program.FreeAddress()
+		errs = append(errs, err)
+		return address
 	}
 	m.xds, m.http = free(), free()
 	for i := range instances {
@@ -445,25 +443,16 @@ func (m *mesh) followOnce(cursor *uint64) error {
 	return errors.Join(lines.Err(), errors.New("the stream of events ended"))
 }
 
-// wait tries until it works, for at most 30 s.
+// wait tries until it works, for at most 30 s; if it does not, the end of the log says why.
 func (m *mesh) wait(what, log string, try func() error) error {
-	ctx, cancel := context.WithTimeout(m.ctx, 30*time.Second)
-	defer cancel()
-	for {
-		err := try()
-		if err == nil {
-			return nil
-		}
-		select {
-		case <-ctx.Done():
-			tail := ""
-			if text, readErr := os.ReadFile(log); readErr == nil {
-				tail = "\n" + string(text[max(0, len(text)-2000):])
-			}
-			return fmt.Errorf("%s is not ready after 30 s: %w%s", what, err, tail)
-		case <-time.After(20 * time.Millisecond):
-		}
+	err := trial.Wait(m.ctx, what, try)
+	if err == nil {
+		return nil
 	}
+	if text, readErr := os.ReadFile(log); readErr == nil {
+		return fmt.Errorf("%w\n%s", err, text[max(0, len(text)-2000):])
+	}
+	return err
 }
 
 // stop ends everything. The callers' sidecars end with the mesh's context.
