@@ -18,6 +18,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/overhear-mesh/overhear/test/process"
 )
 
 // Version is the release that the tests are written against.
@@ -143,32 +145,12 @@ type Process struct {
 	// Admin is the address of its admin API, host:port.
 	Admin string
 	// Output is what it has logged so far.
-	Output *Log
+	Output *process.Log
 }
 
 // AdminAddress is what a bootstrap says for the address of the admin API: a
 // loopback port that is free when Envoy starts. Start learns which.
 const AdminAddress = `{ socket_address: { address: 127.0.0.1, port_value: 0 } }`
-
-// Log collects the output of a process.
-type Log struct {
-	mu  sync.Mutex
-	buf bytes.Buffer
-}
-
-// Write appends.
-func (l *Log) Write(p []byte) (int, error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.buf.Write(p)
-}
-
-// String is everything so far.
-func (l *Log) String() string {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.buf.String()
-}
 
 var publicAddress = regexp.MustCompile(`\b0\.0\.0\.0\b|address["']?:\s*['"]?::['"]?\s*[,}\n]`)
 
@@ -202,7 +184,7 @@ func Launch(path, dir, bootstrap string) (p *Process, end func(), err error) {
 		return nil, nil, err
 	}
 	adminFile := filepath.Join(dir, "admin")
-	p = &Process{Output: new(Log)}
+	p = &Process{Output: new(process.Log)}
 	cmd := exec.Command(path,
 		"-c", file,
 		"--concurrency", "1",

@@ -1,5 +1,5 @@
-// Package process runs the programs that a benchmark compares, and reads what the kernel
-// charges them.
+// Package process builds and runs the programs that a benchmark compares, and reads what
+// the kernel charges them.
 package process
 
 import (
@@ -24,25 +24,27 @@ type Process struct {
 	cmd    *exec.Cmd
 	ended  chan struct{}
 	err    error // how it ended; read only after ended
-	output output
+	output Log
 }
 
-// output is what the program has written so far.
-type output struct {
+// Log is what a program has written so far. It is safe for concurrent use.
+type Log struct {
 	mu  sync.Mutex
 	buf bytes.Buffer
 }
 
-func (o *output) Write(p []byte) (int, error) {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	return o.buf.Write(p)
+// Write appends.
+func (l *Log) Write(p []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.buf.Write(p)
 }
 
-func (o *output) String() string {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	return o.buf.String()
+// String is everything so far.
+func (l *Log) String() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.buf.String()
 }
 
 // Start starts a program with these variables beside those of this process.

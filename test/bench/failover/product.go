@@ -9,8 +9,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"regexp"
-	"strings"
 	"text/template"
 	"time"
 
@@ -95,41 +93,13 @@ func products() []product {
 	}
 }
 
+// command builds one of ours, once per run of the benchmark.
+func command(name string) func(string) (string, error) {
+	return func(dir string) (string, error) { return program.Build(dir, name) }
+}
+
 func onPath(name string) func(string) (string, error) {
 	return func(string) (string, error) { return exec.LookPath(name) }
-}
-
-// command builds one of ours, as the README has it, once per run of the benchmark.
-func command(name string) func(string) (string, error) {
-	return func(dir string) (string, error) {
-		path := filepath.Join(dir, name)
-		if _, err := os.Stat(path); err == nil {
-			return path, nil
-		}
-		build := exec.Command("go", "build", "-tags", "grpcnotrace", "-o", path, "github.com/overhear-mesh/overhear/cmd/"+name)
-		build.Env = append(os.Environ(), "CGO_ENABLED=0")
-		if out, err := build.CombinedOutput(); err != nil {
-			return "", fmt.Errorf("go build ./cmd/%s: %w\n%s", name, err, out)
-		}
-		return path, nil
-	}
-}
-
-var versionNumber = regexp.MustCompile(`\d+\.\d+[\w.+-]*`)
-
-// version is what the product says of itself.
-func (p product) version(path string) (string, error) {
-	out, err := exec.Command(path, p.says...).CombinedOutput()
-	if err != nil {
-		return "", fmt.Errorf("%s %s: %w", path, strings.Join(p.says, " "), err)
-	}
-	if strings.HasPrefix(p.name, "overhear") {
-		return strings.TrimSpace(strings.TrimPrefix(string(out), "overhear sidecar")), nil
-	}
-	if v := versionNumber.Find(out); v != nil {
-		return string(v), nil
-	}
-	return strings.TrimSpace(string(out)), nil
 }
 
 // write fills a configuration of products/ and returns where it lies.

@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/overhear-mesh/overhear/test/poisson"
+	program "github.com/overhear-mesh/overhear/test/process"
 )
 
 // number is a figure that may be infinite: then it never happened; or not be one, where
@@ -98,7 +99,7 @@ func (r *report) find(all []product, dir string) (here []product) {
 		}
 		path, err := p.find(dir)
 		if err == nil {
-			r.Versions[p.name], err = p.version(path)
+			r.Versions[p.name], err = program.Version(path, p.says...)
 		}
 		if err != nil {
 			r.Missing = append(r.Missing, fmt.Sprintf("%s: %v", p.name, err))

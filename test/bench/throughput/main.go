@@ -32,6 +32,8 @@ import (
 	"slices"
 	"strings"
 	"time"
+
+	program "github.com/overhear-mesh/overhear/test/process"
 )
 
 type options struct {
@@ -124,7 +126,7 @@ func runAll(ctx context.Context, works []work, o options, tell func(*report) err
 	defer os.RemoveAll(dir)
 	if runtime.NumCPU() > 1 {
 		// Before anything is measured, and with all cores.
-		if _, err := buildSidecar(filepath.Join(dir, "overhear")); err != nil {
+		if _, err := program.Build(dir, "sidecar"); err != nil {
 			return nil, err
 		}
 	}

@@ -8,7 +8,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"regexp"
 	"slices"
 	"strings"
 	"text/template"
@@ -59,13 +58,10 @@ func onPath(name string) func(string) (string, error) {
 func products() []product {
 	ours := product{
 		name: "overhear", config: "overhear.yaml",
-		find: buildSidecar,
-		args: func(s settings) []string { return []string{"run", "-c", s.Config} },
-		version: func(path string) (string, error) {
-			out, err := exec.Command(path, "version").Output()
-			return strings.TrimSpace(strings.TrimPrefix(string(out), "overhear sidecar")), err
-		},
-		does: func(work) bool { return true },
+		find:    func(dir string) (string, error) { return program.Build(filepath.Dir(dir), "sidecar") }, // the same for all variants
+		args:    func(s settings) []string { return []string{"run", "-c", s.Config} },
+		version: says("version"),
+		does:    func(work) bool { return true },
 	}
 	traced, two := ours, ours
 	traced.name, traced.traced, traced.does = "overhear, 1 % traced", true, func(w work) bool { return w.name == "traced" }
@@ -110,19 +106,8 @@ func products() []product {
 	}
 }
 
-func buildSidecar(dir string) (string, error) {
-	path := filepath.Join(filepath.Dir(dir), "sidecar") // the same for all variants
-	if _, err := os.Stat(path); err == nil {
-		return path, nil
-	}
-	// As the README has it. With net/trace, gRPC would bring text/template, whose calls by
-	// name keep the linker from dropping any exported method.
-	build := exec.Command("go", "build", "-tags", "grpcnotrace", "-o", path, "github.com/overhear-mesh/overhear/cmd/sidecar")
-	build.Env = append(os.Environ(), "CGO_ENABLED=0")
-	if out, err := build.CombinedOutput(); err != nil {
-		return "", fmt.Errorf("go build ./cmd/sidecar: %w\n%s", err, out)
-	}
-	return path, nil
+func says(argument string) func(string) (string, error) {
+	return func(path string) (string, error) { return program.Version(path, argument) }
 }
 
 func compileFloor(dir string) (string, error) {
@@ -137,21 +122,6 @@ func compileFloor(dir string) (string, error) {
 		return "", fmt.Errorf("cc: %w\n%s", err, out)
 	}
 	return path, nil
-}
-
-var versionNumber = regexp.MustCompile(`\d+\.\d+[\w.+-]*`)
-
-func says(flag string) func(string) (string, error) {
-	return func(path string) (string, error) {
-		out, err := exec.Command(path, flag).CombinedOutput()
-		if err != nil {
-			return "", err
-		}
-		if v := versionNumber.Find(out); v != nil {
-			return string(v), nil
-		}
-		return strings.TrimSpace(string(out)), nil
-	}
 }
 
 // settingsFor are those of a product that does the work, with ports of its own.
