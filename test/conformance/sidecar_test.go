@@ -118,11 +118,17 @@ func older(t *testing.T) string { return backend(t, nil) }
 
 func backend(t *testing.T, protocols *http.Protocols) string {
 	t.Helper()
+	return backendOf(t, protocols, kilobyte)
+}
+
+// backendOf is a backend that does as handler says.
+func backendOf(t *testing.T, protocols *http.Protocols, handler http.HandlerFunc) string {
+	t.Helper()
 	ln, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
-	srv := &http.Server{Handler: http.HandlerFunc(kilobyte), Protocols: protocols, ErrorLog: log.New(io.Discard, "", 0)}
+	srv := &http.Server{Handler: handler, Protocols: protocols, ErrorLog: log.New(io.Discard, "", 0)}
 	t.Cleanup(func() { _ = srv.Close() })
 	go func() { _ = srv.Serve(ln) }()
 	return ln.Addr().String()
