@@ -14,7 +14,7 @@ type Metrics struct {
 	HedgesWon   atomic.Uint64    // and brought the answer
 	Mirrored    atomic.Uint64    // requests of which a copy was sent
 	Unmirrored  atomic.Uint64    // and of which one should have been sent, and was not
-	Malformed   atomic.Uint64    // requests that were refused
+	Malformed   atomic.Uint64    // requests that were refused, and connections of HTTP/2 that were ended for what the client sent
 	BadAnswers  atomic.Uint64    // responses that were refused
 	Pumps       atomic.Uint64    // request bodies that needed a goroutine
 	Watches     atomic.Uint64    // clients that waited long enough to be watched

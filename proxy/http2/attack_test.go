@@ -20,52 +20,53 @@ import (
 // named, with as little done as there is work allowed; and the next client is served.
 func TestFloods(t *testing.T) {
 	for _, tt := range []struct {
-		name string
-		want string
+		name  string
+		want  string
+		fault *fault
 		// flood writes until it is told by an error to stop, or has had its fill.
 		flood func(a *raw, i uint32) error
 		fill  int
 	}{
-		{"rapid reset (CVE-2023-44487)", "GOAWAY ENHANCE_YOUR_CALM", func(a *raw, i uint32) error {
+		{"rapid reset (CVE-2023-44487)", "GOAWAY ENHANCE_YOUR_CALM", errResets, func(a *raw, i uint32) error {
 			if err := a.open(2*i+1, false, a.head("POST")); err != nil {
 				return err
 			}
 			return a.WriteRSTStream(2*i+1, xhttp2.ErrCodeCancel)
 		}, 2 * resetBurst},
-		{"made you reset (CVE-2025-8671)", "GOAWAY ENHANCE_YOUR_CALM", func(a *raw, i uint32) error {
+		{"made you reset (CVE-2025-8671)", "GOAWAY ENHANCE_YOUR_CALM", errResets, func(a *raw, i uint32) error {
 			if err := a.open(2*i+1, false, a.head("POST")); err != nil {
 				return err
 			}
 			return a.WriteWindowUpdate(2*i+1, 0)
 		}, 2 * resetBurst},
-		{"made you reset by malformed heads", "GOAWAY ENHANCE_YOUR_CALM", func(a *raw, i uint32) error {
+		{"made you reset by malformed heads", "GOAWAY ENHANCE_YOUR_CALM", errResets, func(a *raw, i uint32) error {
 			return a.open(2*i+1, true, a.fields(":method", "GET"))
 		}, 2 * resetBurst},
-		{"CONTINUATION without end (CVE-2023-45288)", "GOAWAY ENHANCE_YOUR_CALM", func(a *raw, i uint32) error {
+		{"CONTINUATION without end (CVE-2023-45288)", "GOAWAY ENHANCE_YOUR_CALM", errBlockSize, func(a *raw, i uint32) error {
 			if i == 0 {
 				return a.WriteHeaders(xhttp2.HeadersFrameParam{StreamID: 1, BlockFragment: a.head("GET")})
 			}
 			return a.WriteContinuation(1, false, a.fields("x-more", strings.Repeat("x", 10_000)))
 		}, 1000},
-		{"CONTINUATION without content", "GOAWAY ENHANCE_YOUR_CALM", func(a *raw, i uint32) error {
+		{"CONTINUATION without content", "GOAWAY ENHANCE_YOUR_CALM", errBlockSize, func(a *raw, i uint32) error {
 			if i == 0 {
 				return a.WriteHeaders(xhttp2.HeadersFrameParam{StreamID: 1, BlockFragment: a.head("GET")})
 			}
 			return a.WriteContinuation(1, false, nil)
 		}, 1000},
-		{"SETTINGS (CVE-2019-9515)", "GOAWAY ENHANCE_YOUR_CALM", func(a *raw, _ uint32) error { return a.WriteSettings() }, 3 * nuisanceBurst},
-		{"PING (CVE-2019-9512)", "GOAWAY ENHANCE_YOUR_CALM", func(a *raw, _ uint32) error { return a.WritePing(false, [8]byte{}) }, 3 * nuisanceBurst},
-		{"PRIORITY (CVE-2019-9513)", "GOAWAY ENHANCE_YOUR_CALM", func(a *raw, i uint32) error {
+		{"SETTINGS (CVE-2019-9515)", "GOAWAY ENHANCE_YOUR_CALM", errNuisance, func(a *raw, _ uint32) error { return a.WriteSettings() }, 3 * nuisanceBurst},
+		{"PING (CVE-2019-9512)", "GOAWAY ENHANCE_YOUR_CALM", errNuisance, func(a *raw, _ uint32) error { return a.WritePing(false, [8]byte{}) }, 3 * nuisanceBurst},
+		{"PRIORITY (CVE-2019-9513)", "GOAWAY ENHANCE_YOUR_CALM", errNuisance, func(a *raw, i uint32) error {
 			return a.WritePriority(2*i+1, xhttp2.PriorityParam{StreamDep: 0, Weight: uint8(i)})
 		}, 3 * nuisanceBurst},
-		{"empty DATA (CVE-2019-9518)", "GOAWAY ENHANCE_YOUR_CALM", func(a *raw, i uint32) error {
+		{"empty DATA (CVE-2019-9518)", "GOAWAY ENHANCE_YOUR_CALM", errNuisance, func(a *raw, i uint32) error {
 			if i == 0 {
 				return a.open(1, false, a.head("POST"))
 			}
 			return a.WriteData(1, false, nil)
 		}, 3 * nuisanceBurst},
-		{"WINDOW_UPDATE", "GOAWAY ENHANCE_YOUR_CALM", func(a *raw, _ uint32) error { return a.WriteWindowUpdate(0, 1) }, 3 * nuisanceBurst},
-		{"frames of no known type", "GOAWAY ENHANCE_YOUR_CALM", func(a *raw, i uint32) error { return a.WriteRawFrame(0x77, 0, i, nil) }, 3 * nuisanceBurst},
+		{"WINDOW_UPDATE", "GOAWAY ENHANCE_YOUR_CALM", errNuisance, func(a *raw, _ uint32) error { return a.WriteWindowUpdate(0, 1) }, 3 * nuisanceBurst},
+		{"frames of no known type", "GOAWAY ENHANCE_YOUR_CALM", errNuisance, func(a *raw, i uint32) error { return a.WriteRawFrame(0x77, 0, i, nil) }, 3 * nuisanceBurst},
 	} {
 		for version, edit := range map[string]func(*options){"HTTP/2": nil, "HTTP/1.1": older} {
 			t.Run(tt.name+", before endpoints of "+version, func(t *testing.T) {
@@ -93,6 +94,7 @@ func TestFloods(t *testing.T) {
 					if got := <-verdict; got != tt.want {
 						r.t.Errorf("after %d: got %s, want %s", written, got, tt.want)
 					}
+					r.blames(tt.fault)
 					if n := asked.Load(); n > resetBurst+1 {
 						r.t.Errorf("the endpoint was asked %d times, want at most %d", n, resetBurst+1)
 					}
@@ -100,6 +102,60 @@ func TestFloods(t *testing.T) {
 				}, backend)
 			})
 		}
+	}
+}
+
+// blames checks that one line of the log tells of a connection that ended for this fault,
+// beside those of its requests, and that it was counted.
+func (r *rig) blames(want *fault) {
+	r.t.Helper()
+	var got []logged
+	for _, line := range r.log.all() {
+		if line.Method == "" && line.Detail == want.text {
+			got = append(got, line)
+		}
+	}
+	if len(got) != 1 || got[0].Flags != "DPE" || got[0].Status != 0 || got[0].Major != 2 {
+		r.t.Errorf("log: got %+v, want one line of HTTP/2 with DPE and %q", got, want.text)
+	}
+	if r.metrics.Malformed.Load() == 0 {
+		r.t.Error("the fault was not counted")
+	}
+}
+
+// Also who sends something else altogether is told of.
+func TestAConnectionThatEndsForAFaultIsLogged(t *testing.T) {
+	for _, tt := range []struct {
+		name  string
+		fault *fault
+		send  func(net.Conn)
+	}{
+		{"no preface", errPreface, func(c net.Conn) { _, _ = io.WriteString(c, "PRI * HTTP/3.0\r\n\r\nSM\r\n\r\n") }},
+		{"frame size", errFrameSize, func(c net.Conn) {
+			_, _ = io.WriteString(c, xhttp2.ClientPreface)
+			_ = newRaw(t, c).WriteRawFrame(xhttp2.FrameSettings, 0, 0, []byte{1})
+		}},
+		{"no SETTINGS", errNoSettings, func(c net.Conn) {
+			_, _ = io.WriteString(c, xhttp2.ClientPreface)
+			_ = newRaw(t, c).WritePing(false, [8]byte{})
+		}},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			inRig(t, nil, func(r *rig) {
+				c, err := r.net.Host("10.0.0.66").Dial(r.t.Context(), "tcp", "10.0.0.1:80")
+				if err != nil {
+					r.t.Fatal(err)
+				}
+				defer c.Close()
+				tt.send(c)
+				_, _ = io.Copy(io.Discard, c)
+				r.blames(tt.fault)
+				if n := len(r.log.all()); n != 1 {
+					r.t.Errorf("log: got %d lines, want 1", n)
+				}
+				r.check(r.get(), 200, "ok", "-", "10.0.1.1 ok")
+			}, says("ok"))
+		})
 	}
 }
 

@@ -340,11 +340,15 @@ func (l *link) rest() bool {
 // violated ends the connection for a fault of the peer's.
 func (l *link) violated(b *batch, f *fault) {
 	l.mu.Lock()
-	if !l.closed {
+	ours := !l.closed
+	if ours {
 		l.out = appendGoAway(l.out, l.last.Load(), f.code)
 		l.why = &loss{cause: causeFault, text: f.text}
 	}
 	l.mu.Unlock()
+	if c, ok := l.role.(*serverConn); ok && ours {
+		c.blamed(b.now, f)
+	}
 	b.flush()
 	l.flush() // also if somebody else is about to: it must be out before the end
 	l.shut(causeFault)

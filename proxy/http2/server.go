@@ -247,6 +247,19 @@ func (c *serverConn) goneAway(*batch, *link, uint32, code) {}
 
 func (c *serverConn) settled(*batch, *link) {}
 
+// blamed tells that the connection ends for a fault of the client's. There may be no
+// request that could tell: who floods leaves none open.
+func (c *serverConn) blamed(now time.Duration, f *fault) {
+	d := &c.srv.deps
+	d.Metrics.Malformed.Add(1)
+	if d.Log != nil {
+		d.Log.Log(&exchange.Record{
+			Start: now, Client: c.client, Inbound: d.Inbound != nil, Major: 2, GRPCStatus: -1,
+			Flags: exchange.DownstreamProtocolError, Detail: f.text,
+		})
+	}
+}
+
 // drain says that the client should go. Since it may be opening a stream at this
 // moment, the first GOAWAY allows all, and the second one, after a while, those that
 // have come (RFC 9113, section 6.8).

@@ -66,7 +66,7 @@ var (
 	retries      = desc("retries_total", "Attempts beyond a request's first.", "listener")
 	hedges       = desc("hedges_total", "Attempts that began while another of their request was overdue, by what became of them.", "listener", "result")
 	mirrored     = desc("mirrored_requests_total", "Requests of which a copy was to be sent, by whether it was.", "listener", "result")
-	malformed    = desc("malformed_requests_total", "Requests that were refused for their form.", "listener", "direction")
+	malformed    = desc("malformed_requests_total", "Requests that were refused for their form, and connections of HTTP/2 that were ended for it.", "listener", "direction")
 	badAnswers   = desc("malformed_responses_total", "Responses that were refused for their form.", "listener", "direction")
 	tcpBytes     = desc("tcp_bytes_total", "Bytes of connections that have ended.", "listener", "direction", "from")
 	tcpFailed    = desc("tcp_failed_connections_total", "Connections that no endpoint took.", "listener", "direction")
