@@ -110,7 +110,7 @@ func (f *fleet) happen(ctx context.Context, one fault, say func(string, ...any),
 		r.Endpoint, r.AimMS = name(one.target), trial.MS(one.aimFound)
 		who = r.Endpoint
 	}
-	say("%s: %s %s", one.name, who, one.what)
+	say("%s: %s: %s", one.name, who, one.what)
 	r.Began = time.Now()
 	for _, b := range f.victims(one) {
 		if err := b.Set(one.behaviour); err != nil {

@@ -58,7 +58,7 @@ func show(ctx context.Context, fleets [2]*fleet, one fault, target int, say func
 	r := result{AimFailed: one.aimFailed, Finding: trial.Finding{
 		Name: one.name, Endpoint: name(target), OK: true, AimMS: trial.MS(one.aimFound),
 	}}
-	say("%s: %s %s", one.name, r.Endpoint, one.what)
+	say("%s: %s: %s", one.name, r.Endpoint, one.what)
 	set := func(b behaviour) error {
 		for _, f := range fleets {
 			if err := f.servers[target].set(ctx, b); err != nil {

@@ -388,7 +388,7 @@ func (t *Table) ask(e *endpoint, now time.Duration) {
 
 // suspicionText says what a reporter saw, and who is asked about it.
 func suspicionText(s *suspicion, asked int) string {
-	saw := "waits too long for an answer of it"
+	saw := "waits too long for an answer from it"
 	if len(s.hard) > 0 {
 		saw = "cannot reach it"
 	}
