@@ -10,12 +10,12 @@ import (
 	"io"
 	"os"
 	"os/signal"
-	"runtime/debug"
 	"syscall"
 
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 
+	"github.com/overhear-mesh/overhear/internal/buildversion"
 	"github.com/overhear-mesh/overhear/internal/cmdline"
 	"github.com/overhear-mesh/overhear/internal/strictyaml"
 )
@@ -103,7 +103,7 @@ ejection: by probes, probation and a ramp.`),
 	root.AddCommand(runCommand(), validateCommand(), replayCommand(), &cobra.Command{
 		Use: "version", Short: "Print the version", Args: noArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
-			_, err := fmt.Fprintln(c.OutOrStdout(), "controlplane", version())
+			_, err := fmt.Fprintln(c.OutOrStdout(), "controlplane", buildversion.String())
 			return err
 		},
 	})
@@ -122,18 +122,4 @@ func oneEndpoint(c *cobra.Command, args []string) error {
 		return usageError{fmt.Errorf("%s wants one endpoint: an instance, an address, or SERVICE/INSTANCE", c.Name())}
 	}
 	return nil
-}
-
-// version is the module's version, with the commit where there is one.
-func version() string {
-	info, ok := debug.ReadBuildInfo()
-	if !ok {
-		return "unknown"
-	}
-	for _, s := range info.Settings {
-		if s.Key == "vcs.revision" && info.Main.Version == "(devel)" {
-			return "devel " + s.Value[:min(12, len(s.Value))]
-		}
-	}
-	return info.Main.Version
 }

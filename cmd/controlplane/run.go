@@ -14,6 +14,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/overhear-mesh/overhear/internal/buildversion"
 	"github.com/overhear-mesh/overhear/xds/controlplane"
 	"github.com/overhear-mesh/overhear/xds/registry"
 )
@@ -80,7 +81,7 @@ func run(ctx context.Context, path string, log *slog.Logger) error {
 	if token := os.Getenv("OVERHEAR_API_TOKEN"); token != "" {
 		cfg.APIToken = token
 	}
-	cp, err := controlplane.New(cfg, controlplane.Options{Registry: mesh, Log: log, Version: version()})
+	cp, err := controlplane.New(cfg, controlplane.Options{Registry: mesh, Log: log, Version: buildversion.String()})
 	if err != nil {
 		return err
 	}

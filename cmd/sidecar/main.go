@@ -24,16 +24,13 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/overhear-mesh/overhear/internal/buildversion"
 	"github.com/overhear-mesh/overhear/internal/cmdline"
 	"github.com/overhear-mesh/overhear/internal/strictyaml"
 	"github.com/overhear-mesh/overhear/proxy"
 	"github.com/overhear-mesh/overhear/proxy/admin"
 	"github.com/overhear-mesh/overhear/proxy/config"
 )
-
-// version is set by the linker at a release; a build from a checkout says its
-// revision instead.
-var version = ""
 
 const usage = `Overhear sidecar: carries a service's traffic and overhears which endpoints are sick.
 
@@ -85,7 +82,7 @@ func run(args []string, stdout, stderr io.Writer) int {
 		if code, stop := parse(flags, args, stdout, stderr); stop {
 			return code
 		}
-		fmt.Fprintf(stdout, "overhear sidecar %s %s %s/%s\n", buildVersion(), runtime.Version(), runtime.GOOS, runtime.GOARCH)
+		fmt.Fprintf(stdout, "overhear sidecar %s %s %s/%s\n", buildversion.String(), runtime.Version(), runtime.GOOS, runtime.GOARCH)
 	case "help":
 		flags.SetOutput(stdout)
 		help(flags)
@@ -147,7 +144,7 @@ func serve(file string, stderr io.Writer) error {
 	}
 	level := new(slog.LevelVar)
 	log := newLogger(cfg.Log, level, stderr)
-	sidecar, err := proxy.New(cfg, proxy.Options{Log: log, LogLevel: level, Version: buildVersion()})
+	sidecar, err := proxy.New(cfg, proxy.Options{Log: log, LogLevel: level, Version: buildversion.String()})
 	if err != nil {
 		return err
 	}
@@ -219,18 +216,4 @@ func newLogger(cfg config.Log, level *slog.LevelVar, w io.Writer) *slog.Logger {
 		return slog.New(slog.NewJSONHandler(w, options))
 	}
 	return slog.New(slog.NewTextHandler(w, options))
-}
-
-func buildVersion() string {
-	if version != "" {
-		return version
-	}
-	if info, ok := debug.ReadBuildInfo(); ok {
-		for _, s := range info.Settings {
-			if s.Key == "vcs.revision" && len(s.Value) >= 12 {
-				return "devel-" + s.Value[:12]
-			}
-		}
-	}
-	return "devel"
 }

@@ -17,9 +17,10 @@ const module = "github.com/overhear-mesh/overhear"
 // purposes has a line for each room: what it is for, in one sentence without
 // "and". A new package needs a line here before it builds green.
 var purposes = map[string]string{
-	"internal/cmdline":    "answers a flag that does not exist with the one that was meant",
-	"internal/httpguard":  "lets through only the HTTP requests that an operator meant",
-	"internal/strictyaml": "decodes a YAML file strictly, naming everything that is wrong with it at once",
+	"internal/buildversion": "says which version a command was built from",
+	"internal/cmdline":      "answers a flag that does not exist with the one that was meant",
+	"internal/httpguard":    "lets through only the HTTP requests that an operator meant",
+	"internal/strictyaml":   "decodes a YAML file strictly, naming everything that is wrong with it at once",
 
 	"outlier":       "decides, from outcomes of real attempts, what one observer believes of each endpoint",
 	"outlier/merge": "turns what many observers counted into one verdict per endpoint per scope",
