@@ -564,9 +564,10 @@ func (s *Sidecar) shown() admin.Source {
 }
 
 func (s *Sidecar) status() admin.Status {
+	up := s.clock.Now()
 	st := admin.Status{
 		Node: s.node.ID, Zone: s.node.Zone, Version: s.opts.Version,
-		Uptime: time.Since(s.start).Round(time.Second).String(), Draining: s.draining.Load(),
+		Uptime: up.Round(time.Second).String(), UptimeMS: float64(up.Microseconds()) / 1e3, Draining: s.draining.Load(),
 	}
 	if s.link != nil {
 		st.ControlPlane = s.toldStatus()

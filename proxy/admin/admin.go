@@ -59,6 +59,7 @@ type Status struct {
 	Zone         string        `json:"zone,omitempty"`
 	Version      string        `json:"version"`
 	Uptime       string        `json:"uptime"`
+	UptimeMS     float64       `json:"uptime_ms"` // now, where at_ms of a change is then
 	Draining     bool          `json:"draining"`
 	ControlPlane *ControlPlane `json:"control_plane,omitempty"` // nil: none is configured
 	ReloadError  string        `json:"reload_error,omitempty"`  // why the last reload was refused
@@ -145,6 +146,7 @@ type Change struct {
 	Fleet  bool                `json:"fleet"`                  // it is the control plane's
 	Shadow bool                `json:"shadow,omitempty"`       // believed, not acted upon
 	By     string              `json:"held_back_by,omitempty"` // what kept it from being made
+	Text   string              `json:"text"`                   // why, in words
 	Why    outlier.Explanation `json:"why"`
 }
 
@@ -153,7 +155,12 @@ func told(c outlier.Change) *Change {
 	if c.At == 0 {
 		return nil
 	}
-	return &Change{AtMS: ms(c.At), From: c.From, To: c.To, Rule: c.Rule, Fleet: c.Fleet, Shadow: c.Shadow, By: c.Refused, Why: c.Explain}
+	said := c
+	said.Explain.Next = "" // it counts from the change, and may be over
+	return &Change{
+		AtMS: ms(c.At), From: c.From, To: c.To, Rule: c.Rule, Fleet: c.Fleet, Shadow: c.Shadow, By: c.Refused,
+		Text: said.Sentence(), Why: c.Explain,
+	}
 }
 
 func describe(s Source) Clusters {

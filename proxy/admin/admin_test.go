@@ -30,7 +30,7 @@ type sidecar struct {
 }
 
 func newSidecar() *sidecar {
-	s := &sidecar{status: admin.Status{Node: "pod-7", Zone: "a", Version: "v1", Uptime: "3s"}}
+	s := &sidecar{status: admin.Status{Node: "pod-7", Zone: "a", Version: "v1", Uptime: "1m3s", UptimeMS: 63000}}
 	metrics := prometheus.NewRegistry()
 	requests := prometheus.NewCounterVec(prometheus.CounterOpts{Name: "requests_total"}, []string{"route"})
 	requests.WithLabelValues("all").Add(3)
@@ -73,7 +73,14 @@ func clusters() []*cluster.Snapshot {
 			{
 				Spec:  cluster.Spec{ID: "api-3", Address: "10.0.0.3:80", Weight: 1},
 				State: outlier.Suspended, Share: 0.02, Inflight: 4,
-				Change: outlier.Change{From: outlier.In, To: outlier.Suspended, Rule: outlier.RuleStalled, At: 1500 * time.Millisecond},
+				Change: outlier.Change{
+					From: outlier.In, To: outlier.Suspended, Rule: outlier.RuleStalled, At: 61500 * time.Millisecond,
+					Explain: outlier.Explanation{Overdue: 5, OverdueAfter: 250 * time.Millisecond, Silence: -1, Next: "the first answer ends it"},
+				},
+			},
+			{
+				Spec:  cluster.Spec{ID: "api-4", Address: "10.0.0.4:80", Weight: 1, Verdict: outlier.Verdict{State: outlier.Probing, Epoch: 8, Rule: outlier.RuleHard}},
+				State: outlier.Probing, Change: outlier.Change{From: outlier.Ejected, To: outlier.Probing, Fleet: true, Rule: outlier.RuleHard, At: 2 * time.Second},
 			},
 		},
 	}, {Name: "empty", Protocol: cluster.TCP, Panic: true}}
@@ -216,7 +223,10 @@ func TestClustersAreDescribedInWords(t *testing.T) {
 	}
 	change, _ := api.Endpoints[2]["last_change"].(map[string]any)
 	delete(change, "why")
-	if diff := cmp.Diff(map[string]any{"at_ms": 1500.0, "from": "in", "to": "suspended", "rule": "stalled", "fleet": false}, change); diff != "" {
+	if diff := cmp.Diff(map[string]any{
+		"at_ms": 61500.0, "from": "in", "to": "suspended", "rule": "stalled", "fleet": false,
+		"text": "5 attempts wait for longer than 250ms, and it has never answered",
+	}, change); diff != "" {
 		t.Errorf("last change (-want +got):\n%s", diff)
 	}
 	refused, _ := api.Endpoints[0]["held_back"].(map[string]any)
@@ -239,34 +249,35 @@ func TestStatusPrintsWhatASidecarBelieves(t *testing.T) {
 		return out.String()
 	}
 	const table = `
-CLUSTER  ENDPOINT  ADDRESS      STATE      SHARE  ATTEMPTS  FAILED  INFLIGHT  RULE
-api      api-1     10.0.0.1:80  in         100%   100       2       0         
-api      api-2     10.0.0.2:80  ejected    0%     9         4       0         hard, fleet
-api      api-3     10.0.0.3:80  suspended  2%     0         0       4         stalled
+CLUSTER  ENDPOINT  ADDRESS      STATE      SINCE  SHARE  ATTEMPTS  FAILED  INFLIGHT  NOTE
+api      api-1     10.0.0.1:80  in         -      100%   100       2       0         -
+api      api-2     10.0.0.2:80  ejected    -      0%     9         4       0         hard, fleet: three cannot reach it
+api      api-3     10.0.0.3:80  suspended  1.5s   2%     0         0       4         stalled: 5 attempts wait for longer than 250ms, and it has never answered
+api      api-4     10.0.0.4:80  probing    1m1s   0%     0         0       0         hard, fleet
 `
 	for _, tt := range []struct {
 		name   string
 		change func(*admin.Status)
 		want   string
 	}{
-		{"alone", func(*admin.Status) {}, "sidecar pod-7, v1, up 3s, zone a\ncontrol plane: none configured\n"},
+		{"alone", func(*admin.Status) {}, "sidecar pod-7, v1, up 1m3s, zone a\ncontrol plane: none configured\n"},
 		{"connected", func(s *admin.Status) {
 			s.ControlPlane = &admin.ControlPlane{Connected: true, Reporting: true, Source: "control plane"}
-		}, "sidecar pod-7, v1, up 3s, zone a\ncontrol plane: connected, reporting\n"},
+		}, "sidecar pod-7, v1, up 1m3s, zone a\ncontrol plane: connected, reporting\n"},
 		{"connected to one that is not ours", func(s *admin.Status) {
 			s.ControlPlane = &admin.ControlPlane{Connected: true, Deaf: true, Source: "control plane"}
-		}, "sidecar pod-7, v1, up 3s, zone a\ncontrol plane: connected, it takes no reports: this sidecar decides alone\n"},
+		}, "sidecar pod-7, v1, up 1m3s, zone a\ncontrol plane: connected, it takes no reports: this sidecar decides alone\n"},
 		{"without the listeners that it asks for", func(s *admin.Status) {
 			s.ControlPlane = &admin.ControlPlane{Connected: true, Reporting: true, NoListeners: []string{"in", "out"}}
-		}, "sidecar pod-7, v1, up 3s, zone a\ncontrol plane: connected, reporting\nNO LISTENER COMES FROM THE CONTROL PLANE, though control_plane.listeners asks for in, out: " +
+		}, "sidecar pod-7, v1, up 1m3s, zone a\ncontrol plane: connected, reporting\nNO LISTENER COMES FROM THE CONTROL PLANE, though control_plane.listeners asks for in, out: " +
 			"Overhear's own brings clusters alone, and listeners stand in outbound of this sidecar's file\n"},
 		{"silent", func(s *admin.Status) {
 			s.ControlPlane = &admin.ControlPlane{Connected: true, Source: "control plane"}
-		}, "sidecar pod-7, v1, up 3s, zone a\ncontrol plane: connected, NOT REPORTING\n"},
+		}, "sidecar pod-7, v1, up 1m3s, zone a\ncontrol plane: connected, NOT REPORTING\n"},
 		{"in trouble", func(s *admin.Status) {
 			s.Draining, s.ReloadError = true, "f.yaml:1: nonsense"
 			s.ControlPlane = &admin.ControlPlane{Source: "state", Age: "1h0m0s"}
-		}, "sidecar pod-7, v1, up 3s, zone a, DRAINING\ncontrol plane: NOT CONNECTED, resources from state, 1h0m0s old\nLAST RELOAD REFUSED: f.yaml:1: nonsense\n"},
+		}, "sidecar pod-7, v1, up 1m3s, zone a, DRAINING\ncontrol plane: NOT CONNECTED, resources from state, 1h0m0s old\nLAST RELOAD REFUSED: f.yaml:1: nonsense\n"},
 	} {
 		status := s.status
 		tt.change(&s.status)

@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"strings"
 	"text/tabwriter"
+	"time"
 
 	"github.com/overhear-mesh/overhear/outlier"
 )
@@ -85,25 +86,45 @@ func (c Clusters) table(w io.Writer) error {
 		fmt.Fprintf(w, "LAST RELOAD REFUSED: %s\n", s.ReloadError)
 	}
 	tw := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
-	fmt.Fprintln(tw, "\nCLUSTER\tENDPOINT\tADDRESS\tSTATE\tSHARE\tATTEMPTS\tFAILED\tINFLIGHT\tRULE")
+	fmt.Fprintln(tw, "\nCLUSTER\tENDPOINT\tADDRESS\tSTATE\tSINCE\tSHARE\tATTEMPTS\tFAILED\tINFLIGHT\tNOTE")
 	for _, cl := range c.Clusters {
 		name := cl.Name
 		if cl.Panic {
 			name += " (PANIC)"
 		}
 		for _, e := range cl.Endpoints {
-			rule := ""
-			switch {
-			case e.State == outlier.In:
-			case e.Central != nil && e.Central.State != outlier.In:
-				rule = e.Central.Rule.String() + ", fleet"
-			case e.Change != nil:
-				rule = e.Change.Rule.String()
-			}
 			n := e.Counts
-			fmt.Fprintf(tw, "%s\t%s\t%s\t%s\t%.0f%%\t%d\t%d\t%d\t%s\n",
-				name, e.ID, e.Address, e.State, 100*e.Share, n.N, n.Conn+n.Timeout+n.Server, e.Inflight, rule)
+			fmt.Fprintf(tw, "%s\t%s\t%s\t%s\t%s\t%.0f%%\t%d\t%d\t%d\t%s\n",
+				name, e.ID, e.Address, e.State, e.since(s.UptimeMS), 100*e.Share, n.N, n.Conn+n.Timeout+n.Server, e.Inflight, e.note())
 		}
 	}
 	return tw.Flush()
+}
+
+// since is for how long e has been in its state; "-": from the start, or for as long
+// as it has been known.
+func (e *Endpoint) since(uptimeMS float64) string {
+	if e.Change == nil || e.Change.From == e.Change.To {
+		return "-"
+	}
+	d := time.Duration(max(0, uptimeMS-e.Change.AtMS) * float64(time.Millisecond))
+	if d < 10*time.Second {
+		return d.Round(100 * time.Millisecond).String()
+	}
+	return d.Round(time.Second).String()
+}
+
+// note says by which rule e is not in, who decided it, and why.
+func (e *Endpoint) note() string {
+	switch c, v := e.Change, e.Central; {
+	case e.State == outlier.In:
+		return "-"
+	case v != nil && v.State != outlier.In && v.Reason == "":
+		return v.Rule.String() + ", fleet"
+	case v != nil && v.State != outlier.In:
+		return v.Rule.String() + ", fleet: " + v.Reason
+	case c != nil:
+		return c.Rule.String() + ": " + c.Text
+	}
+	return "-"
 }
