@@ -1,7 +1,9 @@
 package outlier
 
 import (
+	"fmt"
 	"math"
+	"strings"
 	"testing"
 	"time"
 )
@@ -238,4 +240,37 @@ func TestAHoldOffMayHaveMoreJitter(t *testing.T) {
 	if lo < 800*time.Millisecond || lo > 1500*time.Millisecond || hi > 11200*time.Millisecond || hi < 10*time.Second {
 		t.Errorf("hold-offs lie in %v to %v, want 1s ±20 %% and up to 10s more", lo, hi)
 	}
+}
+
+// The mean number of attempts until r of them failed in a row is (q^-r - 1)/(1 - q).
+// The chain is what the real counter does, its mean is solved exactly.
+func TestMeanAttemptsUntilARunIsAsLongAsAsked(t *testing.T) {
+	c := testConf()
+	c.runs = runs{any: 5}
+	for _, tt := range []struct{ q, want float64 }{{0.5, 62}, {0.2, 3905}, {0.01, 1.0101e10}} {
+		// mean(length) = constant + slope * mean(0), from the longest run down.
+		constant, slope := 0.0, 0.0
+		for length := 4; length >= 0; length-- {
+			failed, reached := runAfter(c, length, 's')
+			if failed != length+1 || reached != (length == 4) {
+				t.Fatalf("a failure after %d: a run of %d, as long as asked %t", length, failed, reached)
+			}
+			if ended, _ := runAfter(c, length, 'o'); ended != 0 {
+				t.Fatalf("an OK after %d: a run of %d, want none", length, ended)
+			}
+			constant, slope = 1+tt.q*constant, tt.q*slope+1-tt.q
+		}
+		near(t, fmt.Sprintf("attempts at %v", tt.q), constant/(1-slope), tt.want, 0.0001)
+	}
+}
+
+// runAfter is the run of an endpoint that failed so often, after one more attempt.
+func runAfter(c *conf, failures int, letter rune) (length int, reached bool) {
+	e := newEndpoint(1, c)
+	for i, l := range strings.Repeat("s", failures) + string(letter) {
+		a := e.Start(0, true)
+		e.End(&a, runOutcome(l, time.Duration(i+1)*time.Millisecond))
+	}
+	word := e.runs.Load()
+	return int(runsOf(word).any), word>>runsReached != 0
 }

@@ -54,3 +54,42 @@ func TestStalledBearsAnyClock(t *testing.T) {
 		}
 	}
 }
+
+// Where answers are rare by nature, a longer silence is asked for: three of their gaps,
+// but two seconds at most.
+func TestARareRhythmAsksForTwoSecondsOfSilenceAtMost(t *testing.T) {
+	for _, tt := range []struct{ gap, want time.Duration }{
+		{200 * time.Millisecond, 600 * time.Millisecond},
+		{3 * time.Second, 2 * time.Second},
+	} {
+		w := newWorld(t, 4, 1)
+		attempt := func(id string, at, takes time.Duration) {
+			w.at(at, func() {
+				ep := w.d.Endpoint(id)
+				a := ep.Start(w.now, true)
+				if takes > 0 {
+					w.at(w.now+takes, func() {
+						ep.Headers(&a, w.now)
+						ep.End(&a, Outcome{Class: OK, Now: w.now})
+					})
+				}
+			})
+		}
+		for at := 2 * time.Second; at < 65*time.Second; at += tt.gap {
+			if at <= 59*time.Second {
+				attempt("e01", at, 2*time.Millisecond)
+			}
+			attempt("e02", at, 2*time.Millisecond)
+			attempt("e03", at, 2*time.Millisecond)
+		}
+		w.run(59*time.Second + 10*time.Millisecond)
+		silent := w.d.byID["e01"].answerEnd()
+		attempt("e01", w.now, 0)
+		attempt("e01", w.now, 0)
+		w.run(65 * time.Second)
+		c := w.want("e01", Suspended, 59*time.Second)
+		if got := c.At - silent; got < tt.want*9/10 || got > tt.want*11/10 {
+			t.Errorf("an answer each %v: suspended after %v of silence, want about %v", tt.gap, got, tt.want)
+		}
+	}
+}

@@ -545,6 +545,39 @@ func TestAnApplicationPingIsUsedOnlyAfterAHealthyEndpointAnsweredIt(t *testing.T
 	}
 }
 
+// A ping that healthy endpoints do not answer may be deployed later: it is tried anew
+// each five minutes, no more often.
+func TestAnApplicationPingThatNobodyAnswersIsTriedAgainAfterFiveMinutes(t *testing.T) {
+	p := DefaultPolicy()
+	p.Ping = PingHTTP
+	f := newFleet(t, mesh{callers: 3, endpoints: 3, rate: 5, seed: 4, policy: &p})
+	for _, e := range f.targets {
+		e.fault = always(effect{class: outlier.OK, probe: outlier.Unhealthy})
+	}
+	f.run(11 * time.Minute)
+	var called []time.Duration
+	for _, e := range f.events {
+		if e.Kind == EventPingPath {
+			called = append(called, e.At)
+		}
+	}
+	if len(called) != 3 {
+		t.Fatalf("called invalid at %v, want three times in 11 minutes", called)
+	}
+	for i := range called[1:] {
+		if gap := called[i+1] - called[i]; gap < 5*time.Minute || gap > 5*time.Minute+5*time.Second {
+			t.Errorf("called invalid again after %v, want 5 minutes and two tries", gap)
+		}
+	}
+	for _, e := range f.targets {
+		e.fault = always(works)
+	}
+	f.run(5 * time.Minute)
+	if !f.table.services["api"].ping.valid {
+		t.Error("it is answered now, and not used")
+	}
+}
+
 func TestWithFewObserversTheRestIsEnough(t *testing.T) {
 	// Two callers: the other one's probe must fail twice. One caller: no verdict.
 	f := newFleet(t, mesh{callers: 2, endpoints: 4, rate: 50, base: 0, seed: 4})

@@ -48,7 +48,7 @@ func TestAnAnswerEndsTheHoldOffAfterAHardVerdict(t *testing.T) {
 }
 
 func TestProbesOfWhatStaysDownBecomeRareAndCostNothingOnRecord(t *testing.T) {
-	for rule, most := range map[outlier.Rule]time.Duration{outlier.RuleHard: hardRetry, outlier.RuleFast: time.Minute} {
+	for rule, most := range map[outlier.Rule]time.Duration{outlier.RuleHard: 5 * time.Second, outlier.RuleFast: time.Minute} {
 		f := quickstart(t, 50)
 		f.run(12 * time.Second)
 		e := f.table.endpoints[f.targets[2].Key]
