@@ -51,7 +51,8 @@ type Config struct {
 	IdleTimeout time.Duration `yaml:"idle_timeout"`
 	// MaxIdle is how many idle connections are kept per endpoint. Default 256.
 	MaxIdle int `yaml:"max_idle"`
-	// MaxConns per endpoint; 0 is no limit. Default 4096.
+	// MaxConns per endpoint; 0 is no limit. Default 4096. Over HTTP/1.1, one request
+	// more waits for its turn, within its time-outs and limits.pending.
 	MaxConns int `yaml:"max_connections"`
 
 	// Lifetime of a connection to an endpoint.

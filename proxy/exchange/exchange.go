@@ -380,6 +380,14 @@ func (x *Exchange) begin(t *Try, now time.Duration, deadlined bool) {
 	x.Record.Attempts = append(x.Record.Attempts[:t.place], AttemptRecord{Endpoint: t.Endpoint, Offset: now - x.Record.Start})
 }
 
+// BeginAgain begins an attempt anew that has ended because it had to wait for a place of
+// ours: the wait was not the endpoint's.
+func (x *Exchange) BeginAgain(now time.Duration, deadlined bool) {
+	t := &x.Try
+	t.Begun, t.Attempt = now, t.Endpoint.BeginOn(x.route, now, deadlined)
+	x.Record.Attempts[t.place] = AttemptRecord{Endpoint: t.Endpoint, Offset: now - x.Record.Start}
+}
+
 // Ended is how an attempt ended.
 type Ended struct {
 	Ending outlier.Ending

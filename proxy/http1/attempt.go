@@ -34,8 +34,11 @@ func (c *conn) attemptOnce(ctx context.Context, fresh bool) (outlier.Ending, boo
 func (c *conn) beginAttempt() {
 	// Who is still being sent a body does not owe an answer yet.
 	c.retryAs = outlier.EndComplete
-	c.Begin(c.now, c.whole && (c.Request > 0 || c.PerTry > 0))
+	c.Begin(c.now, c.deadlined())
 }
+
+// deadlined reports whether somebody will give up on the attempt one day.
+func (c *conn) deadlined() bool { return c.whole && (c.Request > 0 || c.PerTry > 0) }
 
 // endAttempt tells what came of the attempt, once.
 func (c *conn) endAttempt(ending outlier.Ending) {
@@ -84,6 +87,9 @@ func (c *conn) connect(ctx context.Context, fresh bool) (outlier.Ending, bool) {
 	}
 	dialing := c.guard.try(ctx, c.now, perTry)
 	up, reused, err := c.dial(dialing, c.Endpoint, c.now, fresh)
+	if c.Cluster != nil && errors.Is(err, upstream.ErrTooManyConnections) {
+		up, reused, err = c.queue(ctx, dialing, perTry)
+	}
 	if !reused {
 		c.now = c.srv.deps.Clock.Now()
 	}
@@ -123,6 +129,23 @@ func (c *conn) dial(ctx context.Context, ep *upstream.Endpoint, now time.Duratio
 		return up, false, err
 	}
 	return ep.Get(ctx, now)
+}
+
+// queue waits for one of the connections to c.Endpoint that there may be, among as many
+// requests as may be pending. Meanwhile there is no attempt: the wait is ours, and a
+// time-out in it is no news of the endpoint.
+func (c *conn) queue(ctx, dialing context.Context, perTry time.Duration) (*upstream.Conn, bool, error) {
+	pending := &c.Cluster.Limits().Pending
+	if !pending.Acquire() {
+		return nil, false, errPending
+	}
+	defer pending.Release()
+	c.endAttempt(outlier.EndLocalLimit)
+	return c.Endpoint.Await(dialing, func() context.Context {
+		c.now = c.srv.deps.Clock.Now()
+		c.BeginAgain(c.now, c.deadlined())
+		return c.guard.try(ctx, c.now, perTry)
+	})
 }
 
 // converse sends the request and brings the head of the answer.

@@ -278,12 +278,6 @@ func TestLimitsOverflow(t *testing.T) {
 		busy.read("GET")
 		r.check(r.dial().do(get), 200, "ok", "-", "10.0.1.1 ok")
 	}, talk(func(*http.Request) string { time.Sleep(time.Second); return ok }))
-	inRig(t, func(o *options) { o.cluster.MaxConns = 1 }, func(r *rig) {
-		busy := r.dial()
-		busy.send(get)
-		synctest.Wait()
-		r.check(r.dial().do(get), 503, "*", "UO", "10.0.1.1 ignore")
-	}, talk(func(*http.Request) string { time.Sleep(time.Second); return ok }))
 }
 
 func TestTheBreakerRefusesAtOnce(t *testing.T) {

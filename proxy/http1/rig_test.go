@@ -264,6 +264,7 @@ const get = "GET / HTTP/1.1\r\nHost: api\r\n\r\n"
 type recorder struct {
 	mu    sync.Mutex
 	lines []logged
+	took  []time.Duration // the attempts of all lines
 }
 
 type logged struct {
@@ -286,6 +287,9 @@ func (r *recorder) Log(a *exchange.Record) {
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	for i := range a.Attempts {
+		r.took = append(r.took, a.Attempts[i].Duration)
+	}
 	r.lines = append(r.lines, l)
 }
 

@@ -14,8 +14,8 @@ type LimitsConfig struct {
 	Connections int `yaml:"connections"`
 	// Requests bounds requests under way at one time; default 16384.
 	Requests int `yaml:"requests"`
-	// Pending bounds requests that wait for a connection at one time; default
-	// 1024.
+	// Pending bounds requests that wait for a connection at one time, being opened
+	// or in use by another; default 1024. One more is refused with 503, flag UO.
 	Pending int `yaml:"pending"`
 	// Retries bounds retries under way at one time; default 512.
 	Retries int `yaml:"retries"`

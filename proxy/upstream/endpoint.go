@@ -41,7 +41,8 @@ type Endpoint struct {
 	mu      sync.Mutex         // guards what follows; held for a few instructions
 	conns   map[*Conn]struct{} // all that are open; nil before the first
 	idle    []*Conn            // the youngest is last
-	waiting []turn             // who has waited longest is first
+	waiting []turn             // where new ones are refused; who has waited longest is first
+	queued  []turn             // where MaxConns are open; likewise
 	shared  Shared             // nil: nothing
 	closes  vigil.Closes       // idle connections that it closed
 	retired bool
@@ -76,7 +77,12 @@ func NewEndpoint(id, address, zone string, priority uint32, inbound bool, stats 
 
 // SetOptions replaces the options for whatever happens from now on. Connections
 // that are open keep the socket options that they were opened with.
-func (e *Endpoint) SetOptions(opts *Options) { e.options.Store(opts) }
+func (e *Endpoint) SetOptions(opts *Options) {
+	e.options.Store(opts)
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.letInLocked()
+}
 
 // Multiplexed reports whether the endpoint speaks HTTP/2.
 func (e *Endpoint) Multiplexed() bool { return e.options.Load().HTTP2 }
@@ -158,13 +164,17 @@ func (e *Endpoint) Fresh(ctx context.Context) (*Conn, error) {
 }
 
 func (e *Endpoint) fresh(ctx context.Context, opts *Options) (*Conn, *ConnectError) {
-	if n := e.open.Add(1); opts.MaxConns > 0 && int(n) > opts.MaxConns {
-		e.open.Add(-1)
+	if !e.enter() {
 		return nil, &ConnectError{Ending: outlier.EndLocalLimit, Err: ErrTooManyConnections}
 	}
+	return e.connect(ctx, opts)
+}
+
+// connect opens a connection for which there is room that has been taken.
+func (e *Endpoint) connect(ctx context.Context, opts *Options) (*Conn, *ConnectError) {
 	raw, err := e.dial(ctx, opts)
 	if err != nil {
-		e.open.Add(-1)
+		e.leaveRoom()
 		return nil, err
 	}
 	tune(raw, opts)
@@ -219,6 +229,8 @@ func (e *Endpoint) Put(c *Conn, now time.Duration) {
 	case !keep:
 	case len(e.waiting) > 0:
 		e.serveLocked(c)
+	case len(e.queued) > 0:
+		e.callLocked(c)
 	default:
 		e.idle = append(e.idle, c)
 	}
@@ -239,7 +251,7 @@ func (e *Endpoint) keepsLocked(c *Conn, opts *Options) bool {
 	if e.retired || c.lent || c.over(opts, c.idleSince) {
 		return false
 	}
-	return len(e.waiting) > 0 || len(e.idle) < opts.MaxIdle
+	return len(e.waiting) > 0 || len(e.queued) > 0 || len(e.idle) < opts.MaxIdle
 }
 
 // over reports whether the connection's lifetime is.

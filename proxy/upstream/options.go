@@ -21,7 +21,7 @@ type Options struct {
 	// MaxIdle is how many connections may lie idle; default 256, 0 is none.
 	MaxIdle int
 	// MaxConns is how many connections may be open at once; default 4096, 0 is
-	// no limit. One more is refused with ErrTooManyConnections.
+	// no limit. One more is refused with ErrTooManyConnections; see Endpoint.Await.
 	MaxConns int
 	// RefusedWait is for how long, at most, a connection that is open already is
 	// waited for when the endpoint refuses a new one; default 0, not at all. It is

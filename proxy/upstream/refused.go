@@ -148,9 +148,10 @@ func (e *Endpoint) serveLocked(c *Conn) {
 
 // gone takes c off the books. When it was the last one, nobody needs to wait.
 func (e *Endpoint) gone(c *Conn) {
-	e.open.Add(-1)
 	e.mu.Lock()
 	defer e.mu.Unlock()
+	e.open.Add(-1)
+	e.letInLocked()
 	delete(e.conns, c)
 	if len(e.conns) > 0 {
 		return

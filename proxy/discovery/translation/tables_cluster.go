@@ -70,7 +70,7 @@ var clusterTables = []message{
 	of((*clusterv3.Cluster_CommonLbConfig_ConsistentHashingLbConfig)(nil), as("clusters.balancer.bounded_load, as a percentage", "hash_balance_factor")),
 	of((*clusterv3.CircuitBreakers)(nil), as("clusters.limits", "thresholds")),
 	of((*clusterv3.CircuitBreakers_Thresholds)(nil),
-		as("clusters.limits.connections for TCP; for HTTP clusters.max_connections, of each endpoint", "max_connections"),
+		as("clusters.limits.connections for TCP; for HTTP clusters.max_connections, of each endpoint, beyond which HTTP/1.1 waits", "max_connections"),
 		as("clusters.limits.pending", "max_pending_requests"),
 		as("clusters.limits.requests", "max_requests"),
 		as("clusters.limits.retries", "max_retries"),
