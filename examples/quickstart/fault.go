@@ -40,8 +40,16 @@ const (
 	onset                     // the moment at which it began
 )
 
-// recovery is how long an endpoint may take to get its fair share back.
-const recoveryAim = 25 * time.Second
+func (o origin) String() string {
+	return [...]string{"the first attempt that failed", "the first attempt that hung", "its beginning"}[o]
+}
+
+// recoveryAim is how long an endpoint should take to get its fair share back, patience
+// how long that is waited for.
+const (
+	recoveryAim = 25 * time.Second
+	patience    = recoveryAim + 5*time.Second
+)
 
 const slack = 10 // limits are so many times the aims
 
@@ -176,6 +184,9 @@ type result struct {
 	began, mended, over time.Duration
 	fault               fault
 }
+
+// lost is how many requests users lost.
+func (r result) lost() int { return r.FailedRequests + r.FailedUnrepeatable }
 
 // judge measures one fault in what the ledger has of its window.
 func judge(f fault, began, mended, over time.Duration, l *ledger) result {

@@ -92,7 +92,7 @@ func (s *show) run(ctx context.Context, o options, last bool, story *narrator) e
 	meshCtx, endMesh := context.WithCancel(ctx)
 	defer endMesh()
 	l := &ledger{}
-	m, err := startMesh(meshCtx, dir, o.rate, l, story.control)
+	m, err := startMesh(meshCtx, dir, o.rate, l, story)
 	if err != nil {
 		return err
 	}
@@ -193,7 +193,7 @@ func (m *mesh) show(ctx context.Context, f fault, story *narrator) (result, erro
 		r = judge(f, began, mended, now, m.ledger)
 		// A second after a fault that leaves nothing to recover, late evidence is in.
 		settled := now-mended > 2*time.Second
-		if settled && (len(f.targets) == 0 || r.RecoveredMS != nil) || now-mended > recoveryAim+5*time.Second {
+		if settled && (len(f.targets) == 0 || r.RecoveredMS != nil) || now-mended > patience {
 			break
 		}
 	}

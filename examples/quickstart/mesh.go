@@ -39,7 +39,7 @@ type mesh struct {
 	dir     string
 	started time.Time
 	ledger  *ledger
-	tell    func(controlEvent)
+	story   *narrator
 
 	binaries  map[string]string // by command
 	xds, http string            // the control plane's addresses
@@ -78,7 +78,6 @@ type controlEvent struct {
 	From     string    `json:"from"`
 	To       string    `json:"to"`
 	Rule     string    `json:"rule"`
-	HeldBack string    `json:"held_back_by"`
 	Text     string    `json:"text"`
 }
 
@@ -178,9 +177,9 @@ func (p *process) stop() {
 }
 
 // startMesh starts everything and waits until every part is ready.
-func startMesh(ctx context.Context, dir string, rate float64, l *ledger, tell func(controlEvent)) (*mesh, error) {
+func startMesh(ctx context.Context, dir string, rate float64, l *ledger, story *narrator) (*mesh, error) {
 	m := &mesh{
-		ctx: ctx, dir: dir, ledger: l, tell: tell, binaries: map[string]string{},
+		ctx: ctx, dir: dir, ledger: l, story: story, binaries: map[string]string{},
 		failure: make(chan error, callers+1),
 	}
 	err := errors.Join(m.build(), m.reserve())
@@ -393,9 +392,11 @@ func (m *mesh) believed(c *caller, e cluster.Event) {
 		if change.Refused != "" {
 			continue
 		}
+		at := time.Since(m.started)
 		m.ledger.addBelief(belief{
-			at: time.Since(m.started), observer: c.name, endpoint: change.ID, state: change.To.String(), rule: change.Rule.String(),
+			at: at, observer: c.name, endpoint: change.ID, state: change.To.String(), rule: change.Rule.String(),
 		})
+		m.story.believes(at, c.name, change)
 	}
 }
 
@@ -438,7 +439,7 @@ func (m *mesh) followOnce(cursor *uint64) error {
 				at: e.Time.Sub(m.started.Round(0)), fleet: true, endpoint: e.Endpoint, state: e.To, scope: e.Scope, rule: e.Rule, reason: e.Text,
 			})
 		}
-		m.tell(e)
+		m.story.control(e)
 	}
 	return errors.Join(lines.Err(), errors.New("the stream of events ended"))
 }
