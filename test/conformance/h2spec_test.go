@@ -30,7 +30,7 @@ func TestH2spec(t *testing.T) {
 		cmd.Env = append(cmd.Environ(), "GOBIN="+dir, "GOFLAGS=")
 		return cmd
 	})
-	s := sidecar(t, fmt.Sprintf(`
+	file := fmt.Sprintf(`
 outbound:
   - {name: modern, address: "127.0.0.1:0", protocol: http2, cluster: modern}
   - {name: older, address: "127.0.0.1:0", protocol: http2, cluster: older}
@@ -38,29 +38,38 @@ outbound:
 clusters:
   - {name: modern, protocol: http2, endpoints: [{address: %q}]}
   - {name: older, endpoints: [{address: %q}]}
-`, modern(t), older(t)))
-	for _, name := range []string{"modern", "older", "any"} {
-		t.Run(name, func(t *testing.T) {
-			ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
-			defer cancel()
-			// --strict adds what RFC 9113 says SHOULD be.
-			out, err := exec.CommandContext(ctx, filepath.Join(dir, "h2spec"), "-h", "127.0.0.1", "-p", port(t, s, name), "-o", "5", "--strict").CombinedOutput()
-			total := summary.FindStringSubmatch(string(out))
-			if total == nil {
-				t.Fatalf("h2spec said nothing to count: %v\n%s", err, out)
-			}
-			for _, failed := range failure.FindAllStringSubmatch(string(out), -1) {
-				if exceptions[name][failed[1]] == "" {
-					t.Errorf("failed: %s", failed[1])
-				}
-			}
-			if t.Failed() {
-				t.Logf("%s", out[max(0, strings.Index(string(out), "Failures:")):])
-			}
-			t.Logf("%s", total[0])
-			if total[1] == "0" || total[3] != "0" {
-				t.Errorf("got %s: want all to be run", total[0])
+`, modern(t), older(t))
+	for _, path := range paths {
+		t.Run(path.name, func(t *testing.T) {
+			s, stop := startSidecarWith(t, path.options, file)
+			defer stop()
+			for _, name := range []string{"modern", "older", "any"} {
+				t.Run(name, func(t *testing.T) { specify(t, filepath.Join(dir, "h2spec"), port(t, s, name), name) })
 			}
 		})
+	}
+}
+
+// specify runs h2spec against the listener of that name.
+func specify(t *testing.T, program, port, name string) {
+	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
+	defer cancel()
+	// --strict adds what RFC 9113 says SHOULD be.
+	out, err := exec.CommandContext(ctx, program, "-h", "127.0.0.1", "-p", port, "-o", "5", "--strict").CombinedOutput()
+	total := summary.FindStringSubmatch(string(out))
+	if total == nil {
+		t.Fatalf("h2spec said nothing to count: %v\n%s", err, out)
+	}
+	for _, failed := range failure.FindAllStringSubmatch(string(out), -1) {
+		if exceptions[name][failed[1]] == "" {
+			t.Errorf("failed: %s", failed[1])
+		}
+	}
+	if t.Failed() {
+		t.Logf("%s", out[max(0, strings.Index(string(out), "Failures:")):])
+	}
+	t.Logf("%s", total[0])
+	if total[1] == "0" || total[3] != "0" {
+		t.Errorf("got %s: want all to be run", total[0])
 	}
 }

@@ -65,11 +65,16 @@ func sidecar(t *testing.T, file string) *proxy.Sidecar {
 // startSidecar runs one until stop.
 func startSidecar(t *testing.T, file string) (s *proxy.Sidecar, stop func()) {
 	t.Helper()
+	return startSidecarWith(t, proxy.Options{}, file)
+}
+
+func startSidecarWith(t *testing.T, options proxy.Options, file string) (s *proxy.Sidecar, stop func()) {
+	t.Helper()
 	cfg, err := config.Decode("sidecar.yaml", []byte("admin: {address: \"off\"}\n"+file), func(string) (string, bool) { return "", false })
 	if err != nil {
 		t.Fatal(err)
 	}
-	s, err = proxy.New(cfg, proxy.Options{})
+	s, err = proxy.New(cfg, options)
 	if err != nil {
 		t.Fatal(err)
 	}
