@@ -168,3 +168,58 @@ func BenchmarkStepOfAGroupThatIsDown(b *testing.B) {
 		})
 	}
 }
+
+// A group that fails together at 8 %, to which it is too used to be in trouble. In the
+// short window of a burst one endpoint stands out, and the others are below 10 %. Were
+// the guard asked from there on only, bursts would take endpoints out, ten times as many
+// as now that it is asked where they fail at a fifth of its own rate. These are alarms of
+// one sidecar alone, of 10 s at 50 attempts per second.
+func TestTheGuardIsAskedInTimeInAGroupThatFailsALittle(t *testing.T) {
+	const events, endpoints, attempts = 100, 10, 500
+	odds, h := Odds{0.025, 0.2}.Steps(), int64(11*Nat)
+	rng := rand.New(rand.NewPCG(1, 2))
+	out, outAtTenPercent := 0, 0
+	for range events {
+		var seen [endpoints]Tally
+		var began [endpoints][endpoints]Tally // what all had counted when the excursion of one began
+		var score [endpoints]int64
+		var gone, goneAtTenPercent [endpoints]bool
+		for range attempts {
+			for i := range endpoints {
+				if score[i] == 0 {
+					began[i] = seen
+				}
+				seen[i].N++
+				if rng.Float64() >= 0.08 {
+					score[i] = max(0, score[i]+odds.OK)
+					continue
+				}
+				seen[i].K++
+				if score[i] = min(score[i]+odds.Fail, h); score[i] < h {
+					continue
+				}
+				window := make([]Tally, endpoints)
+				for j := range window {
+					window[j] = Tally{N: seen[j].N - began[i][j].N, K: seen[j].K - began[i][j].K}
+				}
+				s := Surroundings{Usual: 0.08}
+				s.See(NewRatios(window), window[i], true)
+				g := Guard(window[i], s, false)
+				gone[i] = gone[i] || g.Pass
+				goneAtTenPercent[i] = goneAtTenPercent[i] || g.Pass || g.W < 0.1
+			}
+		}
+		for i := range endpoints {
+			if gone[i] {
+				out++
+			}
+			if goneAtTenPercent[i] {
+				outAtTenPercent++
+			}
+		}
+	}
+	t.Logf("%d ejections in %d events, %d if it were asked from 10 %% on", out, events, outAtTenPercent)
+	if out > events/2 || outAtTenPercent < 10*out {
+		t.Errorf("%d ejections in %d events, %d if asked from 10 %% on: want at most %d, and ten times as many", out, events, outAtTenPercent, events/2)
+	}
+}
