@@ -155,13 +155,13 @@ func run(args []string, out, errs io.Writer) error {
 		}
 	}
 	if o.json {
-		return encode(out, map[string]any{"seeds": o.seeds, "set": setName(seeds), "runs": runs})
+		return cmp.Or(encode(out, map[string]any{"seeds": o.seeds, "set": setName(seeds), "runs": runs}), missed(runs))
 	}
 	tables(out, runs)
 	bounds(out, runs, setName(seeds))
 	attempts, speed := elapsed(runs, took)
 	fmt.Fprintf(out, "\n%d runs on seeds %s (%s); %.3g attempts in %.1f s: %.2g a second and core\n", len(runs)*len(seeds), o.seeds, setName(seeds), float64(attempts), took.Seconds(), speed)
-	return nil
+	return missed(runs)
 }
 
 // check refuses what would be left out silently.

@@ -187,3 +187,31 @@ func TestAFewRunsJudgeOnlyWhatMustNeverBe(t *testing.T) {
 		t.Errorf("got %q, want one met and one not judged", got)
 	}
 }
+
+func TestWhatIsMissedIsAnError(t *testing.T) {
+	const story = "callers 3\nwarmup 5s\nlength 5s\nat 0s endpoint 1: crash\n"
+	for want, text := range map[string]string{
+		"":                                "want false-fleet max <= 0", // a maximum may be judged by one run
+		"1 of 2 expectations were missed": "want false-fleet max <= 0\nwant found max <= 0",
+		"1 of 1 expectations were missed": "vary rate 10 5 10\nwant found max <= 50% of rate 5",
+	} {
+		file := filepath.Join(t.TempDir(), "mine.txt")
+		if err := os.WriteFile(file, []byte(story+text), 0o644); err != nil {
+			t.Fatal(err)
+		}
+		for _, flags := range [][]string{nil, {"-json"}} {
+			var out, errs bytes.Buffer
+			got := ""
+			if err := run(append(flags, "-file", file, "-seeds", "1-1"), &out, &errs); err != nil {
+				got = err.Error()
+			}
+			if got != want || out.Len() == 0 {
+				t.Errorf("%q with %q: error %q and %d bytes of report, want %q and a report", text, flags, got, out.Len(), want)
+			}
+		}
+	}
+	_, err := world.Variants("mine", story+"vary rate 5 10\nwant found max <= 50% of callers 3")
+	if err == nil || !strings.Contains(err.Error(), `"callers 3" is no value of the only setting that varies`) {
+		t.Errorf("compared with what does not vary: got %v", err)
+	}
+}

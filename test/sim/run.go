@@ -2,6 +2,7 @@ package main
 
 import (
 	"encoding/json"
+	"fmt"
 	"io/fs"
 	"math"
 	"path"
@@ -211,12 +212,50 @@ func (r *Run) judge(runs []Run, without map[string]int) {
 	}
 	for _, w := range r.setting.Wants {
 		var other Stats
-		if w.Without {
+		switch {
+		case w.Without:
 			other = runs[without[r.Scenario]].Figures[w.Measure]
 			w.Value *= float64(stat(w, other))
+		case w.Of != "":
+			before := r.earlier(runs, w.Of)
+			if before == nil {
+				continue // it is that variant, or comes before it, or that one was not run
+			}
+			w.Value *= float64(stat(w, before.Figures[w.Measure]))
 		}
 		r.Wants = append(r.Wants, judge(w, r.Figures[w.Measure], r.Seeds))
 	}
+}
+
+// earlier is the run of a variant of the same scenario that stands before r.
+func (r *Run) earlier(runs []Run, variant string) *Run {
+	file, _, _ := strings.Cut(r.Scenario, " ")
+	for i := range runs {
+		switch other := &runs[i]; {
+		case other == r:
+			return nil
+		case other.Scenario == file+" "+variant && other.Product == r.Product:
+			return other
+		}
+	}
+	return nil
+}
+
+// missed is an error that counts the expectations that were not met; nil: none.
+func missed(runs []Run) error {
+	n, all := 0, 0
+	for _, r := range runs {
+		for _, w := range r.Wants {
+			all++
+			if w.mark() == "MISSED" {
+				n++
+			}
+		}
+	}
+	if n == 0 {
+		return nil
+	}
+	return fmt.Errorf("%d of %d expectations were missed", n, all)
 }
 
 // at is the smallest value that the share q of the values do not exceed.
@@ -236,8 +275,11 @@ func judge(w world.Want, s Stats, runs int) Outcome {
 		sign, met = "<=", float64(got) <= w.Value
 	}
 	want := strings.Join([]string{w.Measure, w.Stat, sign, format(w.Value)}, " ")
-	if w.Without {
+	switch {
+	case w.Without:
 		want += " (without)"
+	case w.Of != "":
+		want += " (" + w.Of + ")"
 	}
 	return Outcome{Want: want, Got: got, Met: met, Runs: runs, Needs: needs}
 }

@@ -82,10 +82,13 @@ FAULT:
 Ways can have: blackhole, unreachable, errors P%, slow xF [P%], heal, and flap of these.
 
 Expectations of overhear, over all seeds; "98% without" is that part of what the same
-seeds give without detection. All but a max need 20 seeds, and are not judged by fewer:
+seeds give without detection, and "120% of callers 10" that part of what they give with
+this value of "vary", asked of the values after it. All but a max need 20 seeds, and are
+not judged by fewer; what is missed makes sim exit with 1:
 
   want MEASURE p50|p95|max|mean <=|>= VALUE
   want MEASURE p50|p95|max|mean <=|>= P% without
+  want MEASURE p50|p95|max|mean <=|>= P% of SETTING VALUE
 
 `
 
@@ -171,6 +174,9 @@ func Variants(name, text string, set ...string) ([]Scenario, error) {
 	if err != nil {
 		return nil, err
 	}
+	if err := first.compared(); err != nil {
+		return nil, fmt.Errorf("%s.txt: %w", name, err)
+	}
 	variants := []string{""}
 	for _, v := range first.Vary {
 		if slices.ContainsFunc(set, func(line string) bool { return strings.Fields(line)[0] == v.Key }) {
@@ -195,6 +201,17 @@ func Variants(name, text string, set ...string) ([]Scenario, error) {
 		all = append(all, s)
 	}
 	return all, nil
+}
+
+// compared says whether the variants are there with which others are compared.
+func (s *Scenario) compared() error {
+	for _, w := range s.Wants {
+		key, value, _ := strings.Cut(w.Of, " ")
+		if w.Of != "" && (len(s.Vary) != 1 || s.Vary[0].Key != key || !slices.Contains(s.Vary[0].Values, value)) {
+			return fmt.Errorf("want: %q is no value of the only setting that varies", w.Of)
+		}
+	}
+	return nil
 }
 
 type parser struct {
@@ -241,7 +258,8 @@ func (p *parser) vary(fields []string) {
 
 func (p *parser) want(fields []string) {
 	without := len(fields) == 5 && fields[4] == "without"
-	if len(fields) != 4 && !without {
+	variant := len(fields) == 7 && fields[4] == "of"
+	if len(fields) != 4 && !without && !variant {
 		p.check(errors.New("want: write want MEASURE p50|p95|max|mean <=|>= VALUE"))
 		return
 	}
@@ -257,9 +275,16 @@ func (p *parser) want(fields []string) {
 		p.check(fmt.Errorf("want: %q is neither <= nor >=", fields[2]))
 		return
 	}
-	if w.Without = without; without {
+	if variant {
+		w.Of = fields[5] + " " + fields[6]
+	}
+	if w.Without = without; without || variant {
+		most := 100.0 // of what there would be without; more than the variant's may be allowed
+		if variant {
+			most = 1000
+		}
 		var err error
-		if w.Value, err = percent(fields[3]); err != nil {
+		if w.Value, err = percentUpTo(most, fields[3]); err != nil {
 			p.check(fmt.Errorf("want: %w", err))
 			return
 		}
@@ -561,12 +586,14 @@ func number(text string, low, high float64) (float64, error) {
 	return x, nil
 }
 
-func percent(text string) (float64, error) {
+func percent(text string) (float64, error) { return percentUpTo(100, text) }
+
+func percentUpTo(most float64, text string) (float64, error) {
 	digits, ok := strings.CutSuffix(text, "%")
 	if !ok {
 		return 0, fmt.Errorf("want a share like 20%%, have %q", text)
 	}
-	x, err := number(digits, 0, 100)
+	x, err := number(digits, 0, most)
 	return x / 100, err
 }
 

@@ -140,6 +140,9 @@ type Want struct {
 	Below   bool   // at most; else at least
 	Value   float64
 	Without bool // Value is a part of what the same seeds give with detection off
+	// Of is the variant, such as "callers 10", of whose figure Value is a part, for the
+	// variants after it; empty: Value stands for itself.
+	Of string
 }
 
 // Zone is the zone of the i-th caller or endpoint.
