@@ -183,6 +183,7 @@ type result struct {
 
 	began, mended, over time.Duration
 	fault               fault
+	from                origin // what the times count from
 }
 
 // lost is how many requests users lost.
@@ -196,18 +197,19 @@ func judge(f fault, began, mended, over time.Duration, l *ledger) result {
 	}
 	w := l.window(began, over)
 	mine := func(a attempt) bool { return slices.Contains(f.targets, a.endpoint) || a.caller == f.suspect }
-	t0 := began
+	t0, from := began, onset // so it stays where no attempt is as the fault's origin wants
 	switch f.origin {
 	case firstFailed:
 		if at, ok := w.firstAttempt(func(a attempt) bool { return mine(a) && a.failed }); ok {
-			t0 = at
+			t0, from = at, firstFailed
 		}
 	case firstHung:
 		if at, ok := w.firstAttempt(func(a attempt) bool { return mine(a) && a.ended-a.at > hung }); ok {
-			t0 = at
+			t0, from = at, firstHung
 		}
 	case onset:
 	}
+	r.from = from
 	for _, a := range w.attempts {
 		if mine(a) && a.failed {
 			r.FailedAttempts++

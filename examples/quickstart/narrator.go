@@ -175,14 +175,14 @@ func outcome(r result) string {
 	found, fair := "", ""
 	switch f := r.fault; {
 	case f.suspect != "":
-		found = fmt.Sprintf("counted from %s: noticed by %s itself after %s, believed by nobody else", f.origin, f.suspect, figure(r.DetectedMS))
+		found = fmt.Sprintf("counted from %s: noticed by %s itself after %s, believed by nobody else", r.from, f.suspect, figure(r.DetectedMS))
 		if !r.OK {
 			found = strings.TrimSuffix(found, ", believed by nobody else")
 		}
 	case f.unseen:
 		found = "there is nothing to find, for old connections answer"
 	default:
-		found = fmt.Sprintf("counted from %s: noticed after %s, last attempt of the fleet begun after %s", f.origin, figure(r.DetectedMS), figure(r.FleetOffMS))
+		found = fmt.Sprintf("counted from %s: noticed after %s, last attempt of the fleet begun after %s", r.from, figure(r.DetectedMS), figure(r.FleetOffMS))
 	}
 	if len(r.fault.targets) > 0 {
 		fair = fmt.Sprintf("; fair share again %s after its end", figure(r.RecoveredMS))

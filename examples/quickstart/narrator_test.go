@@ -93,10 +93,10 @@ func TestAnOutcomeSaysWhatItCounts(t *testing.T) {
 	hit := []string{"a"}
 	for want, r := range map[string]result{
 		"counted from the first attempt that hung: noticed after 6 ms, last attempt of the fleet begun after 2 ms; failed attempts 7, users lost 0; fair share again 12.0 s after its end: ok": {
-			fault: fault{origin: firstHung, targets: hit}, DetectedMS: trial.MS(6 * ms1), FleetOffMS: trial.MS(2 * ms1), FailedAttempts: 7, RecoveredMS: trial.MS(12 * time.Second), OK: true,
+			fault: fault{targets: hit}, from: firstHung, DetectedMS: trial.MS(6 * ms1), FleetOffMS: trial.MS(2 * ms1), FailedAttempts: 7, RecoveredMS: trial.MS(12 * time.Second), OK: true,
 		},
 		"counted from its beginning: noticed by c itself after 6 ms, believed by nobody else; failed attempts 9, users lost 5 (of which 3 not repeatable): ok": {
-			fault: fault{origin: onset, suspect: "c", unseen: true}, DetectedMS: trial.MS(6 * ms1), FailedAttempts: 9, FailedRequests: 2, FailedUnrepeatable: 3, OK: true,
+			fault: fault{suspect: "c", unseen: true}, from: onset, DetectedMS: trial.MS(6 * ms1), FailedAttempts: 9, FailedRequests: 2, FailedUnrepeatable: 3, OK: true,
 		},
 		"there is nothing to find, for old connections answer; failed attempts 1, users lost 1; fair share again – after its end: NOT OK: p; q": {
 			fault: fault{targets: hit, unseen: true}, FailedAttempts: 1, FailedRequests: 1, Problems: []string{"p", "q"},
@@ -125,5 +125,18 @@ func TestTheSummarySaysWhichRequestsFailedOnPurpose(t *testing.T) {
 		if !strings.Contains(text, want) {
 			t.Errorf("summary %q, want %q in it", text, want)
 		}
+	}
+}
+
+func TestAFaultCountsFromItsBeginningIfNoAttemptFailed(t *testing.T) {
+	f := fault{targets: []string{"a"}, origin: firstFailed}
+	l := &ledger{}
+	l.addAttempt(attempt{at: 12 * ms1, ended: 13 * ms1, endpoint: "a"})
+	if got := judge(f, 10*ms1, 50*ms1, 60*ms1, l).from; got != onset {
+		t.Errorf("without a failed attempt it counts from %s, want %s", got, onset)
+	}
+	l.addAttempt(attempt{at: 14 * ms1, ended: 15 * ms1, endpoint: "a", failed: true})
+	if got := judge(f, 10*ms1, 50*ms1, 60*ms1, l).from; got != firstFailed {
+		t.Errorf("with a failed attempt it counts from %s, want %s", got, firstFailed)
 	}
 }
