@@ -29,6 +29,7 @@ type pace struct {
 	told   time.Duration // and last sent
 	reason string
 	held   time.Duration // when it was last told that the whole group is slow
+	judged judgedPace
 	gather time.Duration // until when it waits for neighbours that are slow as well; 0: it does not
 
 	all    answers // that were told of
@@ -36,6 +37,12 @@ type pace struct {
 	looked answers // the same, when weight was last looked at
 	// usual and lately are their shares, over about 100 answers or 30 s and 20 answers.
 	usual, lately outlier.SlowShares
+}
+
+// judgedPace is how slow an endpoint was when it was last judged.
+type judgedPace struct {
+	outlier.SlowShares
+	at time.Duration
 }
 
 // answers are cumulative counts.
@@ -70,6 +77,9 @@ const (
 	// paceGather is how long an alarm waits where neighbours are slow as well: by then
 	// it shows whether all of them are.
 	paceGather = time.Second
+	// paceAlike is how long what an endpoint was judged by excuses its neighbours, whose
+	// alarms come one after the other.
+	paceAlike = 2 * time.Second
 )
 
 // foldPace takes in what one reporter has counted since the last Step.
@@ -156,11 +166,14 @@ func (t *Table) readPace(e *endpoint, steps outlier.Steps, tail bool, now time.D
 	for _, c := range tops[max(0, len(tops)-e.group.service.policy.LeaveOut):] {
 		out.largest += c
 	}
-	if silent := int64(e.rate*(now-p.since).Seconds()) - out.told; silent > 0 {
-		out.sum += steps.OK * silent
-	}
+	out.sum += steps.OK * e.untold(&out)
 	out.t = out.sum - out.largest
 	return out
+}
+
+// untold is how many answers r knows nothing of yet, as many as usual supposed.
+func (e *endpoint) untold(r *reading) int64 {
+	return max(0, int64(e.rate*(r.at-e.pace.since).Seconds())-r.told)
 }
 
 // keepPace looks at the latency tests of e, and at what became of the weight that it
@@ -205,7 +218,7 @@ func (t *Table) judgePace(e *endpoint, policy *Policy, now time.Duration) {
 			t.slowDown(e, now)
 		}
 	case now < p.asked+paceGap:
-	case max(p.often.sum, p.tail.sum) >= paceOpens:
+	case p.suspect():
 		p.asked = now
 		if !t.pollRunning(e, now) {
 			t.poll(e, p.since, now, t.speaks(e, now))
@@ -225,7 +238,7 @@ func (t *Table) slowTogether(e *endpoint, now time.Duration) bool {
 			continue
 		}
 		others++
-		if q := &o.pace; q.open && max(q.often.sum, q.tail.sum) >= paceOpens {
+		if o.pace.suspect() {
 			slow++
 		}
 	}
@@ -249,15 +262,16 @@ func (t *Table) slowDown(e *endpoint, now time.Duration) {
 	p := &e.pace
 	a, b := p.often, p.tail
 	own := outlier.SlowShares{Often: share(a.k, a.n), Tail: share(b.k, b.n)}
-	weight := own.Weight(e.group.pace(e))
+	others := e.group.pace(e, now)
+	weight := own.Weight(others)
 	since := p.since
 	slower := t.slowerOf(p.entries, e, now)
 	p.close()
-	if slower >= outlier.SlowerMuch || weight > paceFull {
+	p.judged = judgedPace{own, now}
+	if slower >= outlier.SlowerMuch || weight > paceFull || leastShares(own, others, a.n).Weight(others) > paceFull {
 		if now-p.held >= tellAgain || p.held == 0 {
 			p.held = now
-			t.event(EventPaceHeld, e, "", fmt.Sprintf("it is slow, and keeps its share: %.0f %% of %d answers took longer than nine in ten usually do, and so it is with its neighbours (they take %.1f times as long as usual)",
-				100*own.Often, a.n, max(slower, 1)), now)
+			t.event(EventPaceHeld, e, "", "it is slow, and keeps its share: "+slowText(own, a.n)+", "+alikeText(others, slower), now)
 		}
 		return
 	}
@@ -273,6 +287,28 @@ func (t *Table) slowDown(e *endpoint, now time.Duration) {
 // slowText says in words how slow an endpoint is.
 func slowText(own outlier.SlowShares, n int64) string {
 	return fmt.Sprintf("%.0f %% of %d answers took longer than nine in ten usually do, and %.0f %% longer than 99 in 100", 100*own.Often, n, 100*own.Tail)
+}
+
+// leastShares are own without what chance adds at most to one that is like the others:
+// of several that are as slow one always looks slowest, by few answers and in the while
+// in which it was.
+func leastShares(own, others outlier.SlowShares, n int64) outlier.SlowShares {
+	if others.Often <= 0.1 && others.Tail <= 0.01 {
+		return own // they are as fast as usual
+	}
+	least := func(own, others float64) float64 {
+		return max(min(own, others), own-2.5*math.Sqrt(others*(1-others)/float64(max(n, 1))))
+	}
+	return outlier.SlowShares{Often: least(own.Often, others.Often), Tail: least(own.Tail, others.Tail)}
+}
+
+// alikeText says why the neighbours excuse it: by what they themselves show, or by what
+// those who call them say.
+func alikeText(others outlier.SlowShares, slower float64) string {
+	if slower >= outlier.SlowerMuch {
+		return fmt.Sprintf("and its callers wait for the whole group %.1f times as long as usual", slower)
+	}
+	return fmt.Sprintf("and of its typical neighbour's %.0f %% and %.0f %%: that is no reason to prefer them", 100*others.Often, 100*others.Tail)
 }
 
 // weight is the part of its share that the endpoint gets; 0: all of it.
@@ -308,7 +344,7 @@ func (t *Table) restorePace(e *endpoint, now time.Duration) {
 	default:
 		seen := p.all.sub(p.looked)
 		own := seen.shares()
-		weight := own.Weight(e.group.pace(e))
+		weight := own.Weight(e.group.pace(e, now))
 		switch {
 		case seen.n < paceFew && now < p.moved+paceFor:
 		case seen.n < paceFew || weight >= paceFull:
@@ -369,25 +405,55 @@ func (e *endpoint) measurePace() {
 	if d := p.all.sub(p.second); d.n > 0 {
 		own := d.shares()
 		follow(&p.usual, own, outlier.ErrorRateStep(d.n, time.Second))
-		follow(&p.lately, own, -math.Expm1(-float64(d.n)/20))
+		follow(&p.lately, own, latelyStep(d.n))
 	}
 	p.second = p.all
 }
+
+// latelyStep moves an average over 20 answers.
+func latelyStep(n int64) float64 { return -math.Expm1(-float64(n) / 20) }
 
 func follow(s *outlier.SlowShares, to outlier.SlowShares, step float64) {
 	s.Often += step * (to.Often - s.Often)
 	s.Tail += step * (to.Tail - s.Tail)
 }
 
+// shares are how slow the endpoint is, as far as that may excuse its neighbours. An alarm
+// rests on what happened up to this instant, so that averages of whole seconds would set
+// it against a time when all was well: with them goes what has come since, and what the
+// endpoint's own test is made of, or was until a moment ago.
+func (e *endpoint) shares(now time.Duration) outlier.SlowShares {
+	p := &e.pace
+	lately := p.lately
+	if d := p.all.sub(p.second); d.n > 0 {
+		follow(&lately, d.shares(), latelyStep(d.n))
+	}
+	worst := worse(p.usual, lately)
+	if p.judged.at > 0 && now-p.judged.at < paceAlike {
+		worst = worse(worst, p.judged.SlowShares)
+	}
+	if n := p.often.n + e.untold(&p.often); p.suspect() && n >= paceFew {
+		worst = worse(worst, outlier.SlowShares{Often: share(p.often.k, n), Tail: share(p.tail.k, n)})
+	}
+	return worst
+}
+
+func worse(a, b outlier.SlowShares) outlier.SlowShares {
+	return outlier.SlowShares{Often: max(a.Often, b.Often), Tail: max(a.Tail, b.Tail)}
+}
+
+// suspect says whether there is so much evidence that the silent are asked.
+func (p *pace) suspect() bool { return p.open && max(p.often.sum, p.tail.sum) >= paceOpens }
+
 // pace is how slow the typical neighbour of e is.
-func (g *group) pace(e *endpoint) outlier.SlowShares {
+func (g *group) pace(e *endpoint, now time.Duration) outlier.SlowShares {
 	var often, tail []float64
 	for _, o := range g.endpoints {
 		if o == e || o.leaving() || o.fleet.state.Out() || o.pace.all.n == 0 {
 			continue
 		}
-		q := &o.pace
-		often, tail = append(often, max(q.usual.Often, q.lately.Often)), append(tail, max(q.usual.Tail, q.lately.Tail))
+		s := o.shares(now)
+		often, tail = append(often, s.Often), append(tail, s.Tail)
 	}
 	if len(often) == 0 {
 		return outlier.SlowShares{}

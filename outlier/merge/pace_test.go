@@ -15,6 +15,7 @@ import (
 type paces struct {
 	t         *testing.T
 	table     *Table
+	policy    Policy
 	now       time.Duration
 	seq       uint64
 	callers   int
@@ -29,24 +30,31 @@ type paces struct {
 
 func newPaces(t *testing.T, callers, endpoints int, edit ...func(*Policy)) *paces {
 	w := &paces{t: t, table: NewTable(DefaultConfig(), 1), now: time.Minute, callers: callers, endpoints: endpoints, slower: 1}
-	policy := DefaultPolicy()
+	w.policy = DefaultPolicy()
 	for _, f := range edit {
-		f(&policy)
+		f(&w.policy)
 	}
-	var specs []Endpoint
-	for i := range endpoints {
-		specs = append(specs, Endpoint{Key: w.key(i), Weight: 1})
-	}
-	w.table.SetService("api", policy, specs, w.now)
-	for i := range callers {
-		if err := w.table.Join(Reporter{ID: w.caller(i), Incarnation: 1, Node: fmt.Sprint("node-", i)}, []string{"api"}, w.now); err != nil {
-			t.Fatal(err)
-		}
+	w.join()
+	for range callers {
 		w.counts = append(w.counts, make([]outlier.Counts, endpoints))
 	}
 	w.before = w.read()
 	w.tell()
 	return w
+}
+
+// join names the endpoints and the callers to the table.
+func (w *paces) join() {
+	var specs []Endpoint
+	for i := range w.endpoints {
+		specs = append(specs, Endpoint{Key: w.key(i), Weight: 1})
+	}
+	w.table.SetService("api", w.policy, specs, w.now)
+	for i := range w.callers {
+		if err := w.table.Join(Reporter{ID: w.caller(i), Incarnation: 1, Node: fmt.Sprint("node-", i)}, []string{"api"}, w.now); err != nil {
+			w.t.Fatal(err)
+		}
+	}
 }
 
 func (w *paces) key(i int) Key       { return Key{"api", fmt.Sprintf("e%02d", i)} }
