@@ -289,7 +289,7 @@ func printTrial(row func(name, format string, args ...any), x merge.Explanation)
 
 // witnessed says how a witness knows.
 var witnessed = map[string]string{
-	"traffic": "its own attempt failed", // a request, or a probe of its own accord
+	"traffic": "an attempt or probe of its own failed", // the probe: of its own accord, after its idle connections were closed
 	"probe":   "its probe failed",
 	"overdue": "its own request hangs",
 	"own":     "it stands beside the endpoint, and its application takes no connection",
