@@ -149,6 +149,24 @@
 // and the next changes are the same. Counters are cumulative, so a lost report
 // costs delay only. A restart of the owner readmits nobody: see [Table.Restore].
 //
+// # Times, and what was tried to halve them
+//
+// From the first failed attempt until the fleet is off, medians of the simulator (seeds 1
+// to 20) at 50/s and 10 reporters, then at 100/s and 20: for 50 % errors .32 and .29 s at
+// a base of 1 %, .29 and .14 s at 0.1 %; for 20 % errors 1.17 and .64 s, 1.04 and .37 s.
+//
+// With the thresholds raised to the same time between false alarms (base 1, 2 and 3 %),
+// the mean attempts to a verdict at 50 and 20 % errors, 50/s, 10 reporters are:
+//
+//	T as it is, p0 .025, p1 .2             21.7   79.6
+//	a sharper p0, .020                     22.3   79.0
+//	p1 .5, or .2 and .5 side by side       21.8    254, or 21.5   84.9
+//	the sum of all, which one liar moves   21.1   74.8
+//
+// So a sharper p0 only moves the rate of false alarms, and variance between reporters can
+// be worth no more than leaving one out costs. Earlier reports are what was left. At a
+// base of 1 % and a high rate the group guard takes the most: see errors-*-at-500.
+//
 // # Limits
 //
 // f + 1 broken fault domains that fail alike, and are not muted, give a verdict. At one
