@@ -195,6 +195,9 @@ func TestAnEndpointThatIsSlowForAllLosesWeightForAll(t *testing.T) {
 	if got := w.weight(2); got != 1 {
 		t.Errorf("40 s after it is fast again: weight %.2f, want 1\n%s", got, strings.Join(w.events, "\n"))
 	}
+	if !slices.ContainsFunc(w.events, func(e string) bool { return strings.Contains(e, "e02: it gets 100 % of its share") }) {
+		t.Errorf("nobody was told that it has its share back\n%s", strings.Join(w.events, "\n"))
+	}
 	if n := len(w.weights); n > 20 {
 		t.Errorf("weights were sent %d times, want at most 20", n)
 	}
