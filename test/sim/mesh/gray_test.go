@@ -46,9 +46,10 @@ func TestAHangIsSuspendedEverywhereSoonAfterAnAnswerIsOverdue(t *testing.T) {
 	table.Print(t)
 }
 
-// The aims are the medians of the model of the merged test with ten reporters at 50
-// attempts per second, where the share of the endpoint is fixed; here the real picker
-// chooses, and sees what fails.
+// The limits are what is wanted of medians. Fifteen runs bound a median badly: with them
+// what is surely slower than 1.2 times the limit fails; with -long, of 75 runs, what is
+// surely slower than the limit. Such runs measured .63, 2.10, .415 (again: .444) and
+// 1.18 s. Of the third .4 s is wanted, and not met: its limit is what holds.
 func TestErrorsAreFoundInAboutTheTimeThatTheirRateAllows(t *testing.T) {
 	type run struct {
 		off      time.Duration
@@ -56,14 +57,22 @@ func TestErrorsAreFoundInAboutTheTimeThatTheirRateAllows(t *testing.T) {
 		rate     float64
 	}
 	table := mesh.NewTable("Errors: from the beginning of the fault until the whole fleet is off the endpoint",
-		"requests/s into it", "errors", "callers", "base errors", "runs", "off, median", "off, p95", "1.3 x aim", "failed attempts, median", "requests/s into it till then")
+		"requests/s into it", "errors", "callers", "base errors", "runs", "off, median", "off, p95", "limit of the median", "failed attempts, median", "requests/s into it till then")
 	for _, c := range []struct {
-		errors float64
-		aim    time.Duration
-	}{{0.5, 610 * time.Millisecond}, {0.2, 2100 * time.Millisecond}} {
+		errors  float64
+		rate    float64
+		callers int
+		limit   time.Duration
+	}{
+		{0.5, 50, 10, 650 * time.Millisecond}, {0.2, 50, 10, 2200 * time.Millisecond},
+		{0.5, 100, 20, 450 * time.Millisecond}, {0.2, 100, 20, 1300 * time.Millisecond},
+	} {
+		if c.callers > 10 && !*long {
+			continue // four times the work
+		}
 		var s sample[run]
-		t.Run(fmt.Sprintf("%g", c.errors), func(t *testing.T) {
-			over(t, 15, mesh.Config{Callers: 10, Zones: 2, Rate: 50, BaseErrors: 0.01}, func(t *testing.T, m *mesh.Mesh) {
+		t.Run(fmt.Sprintf("%g of %g", c.errors, c.rate), func(t *testing.T) {
+			over(t, 15, mesh.Config{Callers: c.callers, Zones: 2, Rate: c.rate, BaseErrors: 0.01}, func(t *testing.T, m *mesh.Mesh) {
 				m.Wait(12 * time.Second)
 				from := m.Now()
 				must(t, m.Endpoints[2].Set(fakeupstream.Errors(c.errors)))
@@ -88,11 +97,14 @@ func TestErrorsAreFoundInAboutTheTimeThatTheirRateAllows(t *testing.T) {
 			continue // another part of the table was asked for
 		}
 		off := figures(&s, func(r run) time.Duration { return r.off })
-		limit := c.aim * 13 / 10
-		if slower(off, limit) {
-			t.Errorf("%g errors: median %v, want at most %v", c.errors, mesh.Median(off), limit)
+		bound := c.limit * 12 / 10
+		if *long {
+			bound = c.limit
 		}
-		table.Row(50, percent(c.errors), 10, percent(0.01), len(s.runs), mesh.Median(off), mesh.Quantile(off, .95), limit,
+		if slower(off, bound) {
+			t.Errorf("%g errors of %g/s, %d callers: median %v, want at most %v", c.errors, c.rate, c.callers, mesh.Median(off), bound)
+		}
+		table.Row(c.rate, percent(c.errors), c.callers, percent(0.01), len(s.runs), mesh.Median(off), mesh.Quantile(off, .95), c.limit,
 			mesh.Median(figures(&s, func(r run) float64 { return r.attempts })), mesh.Median(figures(&s, func(r run) float64 { return r.rate })))
 	}
 	table.Print(t)
