@@ -176,7 +176,7 @@ func BenchmarkStepOfAGroupThatIsDown(b *testing.B) {
 // one sidecar alone, of 10 s at 50 attempts per second.
 func TestTheGuardIsAskedInTimeInAGroupThatFailsALittle(t *testing.T) {
 	const events, endpoints, attempts = 100, 10, 500
-	odds, h := Odds{0.025, 0.2}.Steps(), int64(11*Nat)
+	odds, h := Odds{0.025, 0.2}.Steps(), 11*Nat
 	rng := rand.New(rand.NewPCG(1, 2))
 	out, outAtTenPercent := 0, 0
 	for range events {
