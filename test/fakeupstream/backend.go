@@ -57,6 +57,7 @@ type Backend struct {
 	mu       sync.Mutex // guards what follows
 	fault    Fault      // in force: of a flapping one, its present half
 	began    time.Time
+	queue    *queue        // of the fault; nil: nobody waits
 	changed  chan struct{} // closed and replaced when fault changes
 	flap     *time.Timer
 	listener net.Listener // nil: there is none
@@ -179,7 +180,7 @@ func (b *Backend) flapLocked(f Fault, down bool) {
 }
 
 func (b *Backend) setLocked(f Fault) error {
-	b.fault, b.began = f, time.Now()
+	b.fault, b.began, b.queue = f, time.Now(), newQueue(&f)
 	close(b.changed)
 	b.changed = make(chan struct{})
 	switch {
@@ -317,12 +318,12 @@ func (b *Backend) roll(rate float64) bool {
 	return b.rng.Float64() < rate
 }
 
-// now is the fault in force, for how long it has been, and what is closed when it
-// changes.
-func (b *Backend) now() (f Fault, since time.Duration, changed <-chan struct{}) {
+// now is the fault in force, for how long it has been, its queue, and what is closed
+// when it changes.
+func (b *Backend) now() (f Fault, since time.Duration, q *queue, changed <-chan struct{}) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	return b.fault, time.Since(b.began), b.changed
+	return b.fault, time.Since(b.began), b.queue, b.changed
 }
 
 // await lets a request wait for as long as the backend does not answer, and then takes
@@ -330,12 +331,15 @@ func (b *Backend) now() (f Fault, since time.Duration, changed <-chan struct{}) 
 // more.
 func (b *Backend) await(gone <-chan struct{}, path string, ping bool) (Fault, bool) {
 	for {
-		f, since, changed := b.now()
+		f, since, q, changed := b.now()
 		if f.spares(path, ping) {
-			f = Fault{}
+			f, q = Fault{}, nil
 		}
 		wait := f.pause(since)
 		if !f.Hung && wait == 0 {
+			if q != nil {
+				return b.line(gone, q, f, ping)
+			}
 			return f, b.rest(gone, b.latency(&f))
 		}
 		var over <-chan time.Time
@@ -353,6 +357,28 @@ func (b *Backend) await(gone <-chan struct{}, path string, ping bool) (Fault, bo
 			return f, false
 		}
 	}
+}
+
+// line lets a request wait for its place and take its time there. Who waits when the
+// fault ends is still served in order: the work does not go away.
+func (b *Backend) line(gone <-chan struct{}, q *queue, f Fault, ping bool) (Fault, bool) {
+	if !ping && q.full() {
+		f.ErrorRate, f.Status = 1, http.StatusServiceUnavailable
+		return f, true
+	}
+	q.waiting.Add(1)
+	select {
+	case q.places <- struct{}{}:
+		q.waiting.Add(-1)
+	case <-gone:
+		q.waiting.Add(-1)
+		return f, false
+	case <-b.ctx.Done():
+		q.waiting.Add(-1)
+		return f, false
+	}
+	defer func() { <-q.places }()
+	return f, b.rest(gone, b.latency(&f))
 }
 
 func (b *Backend) latency(f *Fault) time.Duration {
@@ -382,7 +408,7 @@ func (b *Backend) rest(gone <-chan struct{}, d time.Duration) bool {
 // stall waits until the fault ends or nobody waits for the rest any more.
 func (b *Backend) stall(gone <-chan struct{}) {
 	for {
-		f, _, changed := b.now()
+		f, _, _, changed := b.now()
 		if f.Body != Stalled {
 			return
 		}

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"io"
+	"maps"
 	"net"
 	"net/http"
 	"sync"
@@ -458,6 +459,60 @@ func TestAfterCloseNothingIsLeft(t *testing.T) {
 		}
 		if _, err := d(t.Context(), "tcp", b.Addr()); !errors.Is(err, syscall.ECONNREFUSED) {
 			t.Errorf("dialling after Close: got %v, want refused", err)
+		}
+	})
+}
+
+func TestABoundedCapacityServesInTurnAndTurnsAwayWhatCannotWait(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b, c, _ := inMemory(t, fakeupstream.Config{Latency: 10 * time.Millisecond})
+		set(t, b, fakeupstream.Overload(2, 4, 10))
+		type answer struct {
+			status int
+			took   time.Duration
+		}
+		answers := make(chan answer, 8)
+		for range cap(answers) {
+			go func() {
+				began := time.Now()
+				status, _, err := get(t, c, "http://"+b.Addr()+"/")
+				if err != nil {
+					t.Error(err)
+				}
+				answers <- answer{status, time.Since(began)}
+			}()
+			synctest.Wait()
+		}
+		got := map[answer]int{}
+		for range cap(answers) {
+			got[<-answers]++
+		}
+		want := map[answer]int{{503, 0}: 2, {200, 100 * time.Millisecond}: 2, {200, 200 * time.Millisecond}: 2, {200, 300 * time.Millisecond}: 2}
+		if !maps.Equal(got, want) {
+			t.Errorf("got %v, want %v", got, want)
+		}
+		// A ping waits its turn, and who has left keeps no place.
+		set(t, b, fakeupstream.Overload(1, 1, 100))
+		ctx, cancel := context.WithCancel(t.Context())
+		for range 2 {
+			req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+b.Addr()+"/", nil)
+			if err != nil {
+				t.Fatal(err)
+			}
+			go func() {
+				if resp, err := c.Do(req); err == nil {
+					resp.Body.Close()
+					t.Error("a request that nobody waits for is answered")
+				}
+			}()
+			synctest.Wait()
+		}
+		cancel()
+		synctest.Wait()
+		began := time.Now()
+		wantOK(t, c, "http://"+b.Addr()+"/healthz")
+		if took := time.Since(began); took != time.Second {
+			t.Errorf("a ping took %v, want 1s", took)
 		}
 	})
 }

@@ -17,5 +17,5 @@
 // alone leaves open connections answering: a different fault, that must not be taken
 // for a crash. A hang accepts, reads and never answers; what hung is answered when the
 // fault ends. Errors and broken bodies spare pings: the gray failure that active checks
-// do not see.
+// do not see. A bounded capacity has requests wait for one another.
 package fakeupstream

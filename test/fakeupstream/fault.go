@@ -34,6 +34,13 @@ type Fault struct {
 	// while garbage is collected. Then everything is.
 	PauseEvery, PauseFor time.Duration
 
+	// Capacity is how many requests are served at once, each for its latency; the others
+	// wait in order. 0: all are.
+	Capacity int
+	// Queue is how many requests may wait; more are answered 503 at once. Pings wait
+	// whatever the length. 0: any number.
+	Queue int
+
 	// Down and Up alternate, if both are set: the fault for Down, then health for Up.
 	Down, Up time.Duration
 
@@ -75,6 +82,11 @@ func SlowTail(share, factor float64) Fault { return Fault{Slow: factor, SlowShar
 
 // Pauses answers nothing for a while at the end of each period.
 func Pauses(every, pause time.Duration) Fault { return Fault{PauseEvery: every, PauseFor: pause} }
+
+// Overload serves so many at once, for this multiple of the latency; so many may wait.
+func Overload(capacity, queue int, slow float64) Fault {
+	return Fault{Capacity: capacity, Queue: queue, Slow: slow}
+}
 
 // Flap alternates between a fault and health.
 func Flap(f Fault, down, up time.Duration) Fault {
