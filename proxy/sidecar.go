@@ -51,7 +51,8 @@ type Options struct {
 	// OriginalDestination tells where a connection was to go that the kernel has
 	// redirected to a transparent listener. Default: what the kernel says.
 	OriginalDestination func(net.Conn) (netip.AddrPort, error)
-	// Listen opens every listener.
+	// Listen opens every listener. A connection, of it or of Dial, that has neither a
+	// descriptor nor SetLinger cannot be reset: to its peer, what is cut looks ended.
 	Listen func(ctx context.Context, network, address string) (net.Listener, error)
 	// OnRequest is called with each HTTP request that has ended, on the goroutine
 	// that served it. It must neither block nor keep the record.

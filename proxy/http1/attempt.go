@@ -156,6 +156,7 @@ func (c *conn) converse(ctx context.Context) (outlier.Ending, bool) {
 	c.rw = 0
 	c.res.reset()
 	werr, rerr := c.sendRequest()
+	c.sendErr = werr
 	if werr == nil && !c.whole {
 		c.startPump()
 	}

@@ -26,15 +26,16 @@ type hedge struct {
 	given bool           // it has been given up
 	why   outlier.Ending // for this reason
 
-	reused bool
-	sent   bool
-	resp   []byte // resp[:rw] has come
-	rw     int
-	res    response
-	headed bool          // res is a final head
-	bad    *problem      // what came is none
-	err    error         // there is no connection, or it broke
-	at     time.Duration // when that was known
+	reused  bool
+	sent    bool
+	sendErr error
+	resp    []byte // resp[:rw] has come
+	rw      int
+	res     response
+	headed  bool          // res is a final head
+	bad     *problem      // what came is none
+	err     error         // there is no connection, or it broke
+	at      time.Duration // when that was known
 }
 
 // hedgeAt is from when on the attempt that is about to be sent is overdue. What may
@@ -90,7 +91,7 @@ func (h *hedge) converse(dialing context.Context) {
 	}
 	h.reused = reused
 	n, werr := up.Write(h.text)
-	h.sent = n > 0
+	h.sent, h.sendErr = n > 0, werr
 	for interim := 0; ; {
 		done, p := h.res.parse(h.resp[:h.rw], h.c.srv.limits)
 		switch {
@@ -218,7 +219,7 @@ func (c *conn) adoptHedge() {
 	c.up, c.hedge = h.up, nil
 	c.resp, h.resp = h.resp, c.resp
 	c.res, h.res = h.res, c.res
-	c.rw = h.rw
+	c.rw, c.sendErr = h.rw, h.sendErr
 	c.guard.moved.Store(int64(c.now))
 	h.release()
 }

@@ -20,6 +20,7 @@ type pump struct {
 	bodyTaken atomic.Bool // and the endpoint has taken it
 	starved   atomic.Bool // it waits for the client, or did so when it ended
 	unpumping atomic.Bool // it is being ended
+	sendErr   error       // of writing to the endpoint; once the pump is there, read after it
 	malformed *problem    // why the interruption byBody; read after it
 	pumpOut   outbox
 }
@@ -80,7 +81,7 @@ func (c *conn) runPump() {
 		}
 		// Told before the last write: the endpoint may answer right after it.
 		c.bodyRead.Store(c.body.done)
-		if c.forward(data) != nil {
+		if c.sendErr = c.forward(data); c.sendErr != nil {
 			c.rest = base + used
 			return // why shows where the answer is read
 		}

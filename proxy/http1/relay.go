@@ -2,6 +2,7 @@ package http1
 
 import (
 	"errors"
+	"syscall"
 	"time"
 
 	"github.com/overhear-mesh/overhear/outlier"
@@ -117,7 +118,7 @@ func (c *conn) readReply() (outlier.Ending, bool) {
 		if why := c.guard.reason(); why != uninterrupted {
 			return why.ending(), false
 		}
-		if isEOF(err) && !upstream.Aborted(c.up.Conn) && c.reply.closed() {
+		if isEOF(err) && c.reply.framing == untilClose && !c.wasReset() && c.reply.closed() {
 			return 0, true
 		}
 		if e, ok := errors.AsType[*upstream.StreamError](err); ok {
@@ -125,6 +126,18 @@ func (c *conn) readReply() (outlier.Ending, bool) {
 		}
 		return outlier.EndBodyCut, false
 	}
+}
+
+// wasReset reports whether the connection, of whose answer a read has found the end, was
+// reset in truth. A reset is told to one system call only: maybe to a write. Where the
+// kernel cannot be asked, that write knows; of what it was still to send nothing is of
+// use any more.
+func (c *conn) wasReset() bool {
+	if upstream.TellsAborts(c.up.Conn) {
+		return upstream.Aborted(c.up.Conn)
+	}
+	c.stopPump()
+	return errors.Is(c.sendErr, syscall.ECONNRESET)
 }
 
 // finish ends the exchange with the endpoint: all of its answer has been read.

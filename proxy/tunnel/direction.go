@@ -25,6 +25,10 @@ const (
 	// source that is slower is not bulk any more.
 	spliceChunk = 256 << 10
 	spliceWait  = time.Second
+
+	// resetWait is how long a Write under way may take to tell of a reset that a Read
+	// has found as an end: it has only to return.
+	resetWait = time.Second
 )
 
 var largeBuffers = sync.Pool{New: func() any { return new([largeBuffer]byte) }}
@@ -50,10 +54,18 @@ type direction struct {
 	moved    atomic.Int64 // bytes that dst has taken
 	bulk     int64        // of those, bytes that the kernel has moved
 	small    [smallBuffer]byte
+
+	// writing is held by a Write to dst, and guards reset: the last one was told of a
+	// reset. nil: the kernel can be asked, or dst is a stream, whose Read knows.
+	writing chan struct{}
+	reset   bool
 }
 
 func (d *direction) connect(src, dst net.Conn, back *direction, spliced bool) {
 	d.src, d.dst, d.back = src, dst, back
+	if _, resets := dst.(lingerer); resets && !upstream.TellsAborts(dst) {
+		d.writing, spliced = make(chan struct{}, 1), false
+	}
 	if from, to := upstream.Socket(src), upstream.Socket(dst); spliced && from != nil && to != nil {
 		d.from, d.to = from, to // whatever a shell has read has been passed on before data is bulk
 	}
@@ -117,10 +129,25 @@ func (d *direction) copy() (stop, error) {
 // if that was a write of the other direction, a read finds what looks like an end.
 func (d *direction) ended() (stop, error) {
 	// In this order: a connection that both sides have ended is closed as well.
-	if upstream.Aborted(d.src) && !d.back.over.Load() {
+	if (upstream.Aborted(d.src) || d.back.toldOfReset()) && !d.back.over.Load() {
 		return readFailed, syscall.ECONNRESET
 	}
 	return endOfStream, nil
+}
+
+// toldOfReset reports whether a Write has been told that dst is reset. One that does
+// not return waits for room, and has not: its peer has ended and does not read.
+func (d *direction) toldOfReset() bool {
+	if d.writing == nil {
+		return false
+	}
+	select {
+	case d.writing <- struct{}{}:
+		defer func() { <-d.writing }()
+		return d.reset
+	case <-time.After(resetWait):
+		return false
+	}
 }
 
 // pass writes what has been read.
@@ -130,9 +157,20 @@ func (d *direction) pass(b []byte) error {
 		d.first = nil
 	}
 	d.began.Store(true) // before dst can react to it
-	n, err := d.dst.Write(b)
+	n, err := d.write(b)
 	d.moved.Add(int64(n))
 	return err
+}
+
+func (d *direction) write(b []byte) (int, error) {
+	if d.writing == nil {
+		return d.dst.Write(b)
+	}
+	d.writing <- struct{}{}
+	defer func() { <-d.writing }()
+	n, err := d.dst.Write(b)
+	d.reset = errors.Is(err, syscall.ECONNRESET)
+	return n, err
 }
 
 // splice lets the kernel move data while it keeps coming (io.CopyN between two

@@ -194,8 +194,11 @@ func Reset(c net.Conn) {
 	_ = c.Close()
 }
 
+// lingerer is a connection that can be reset.
+type lingerer interface{ SetLinger(sec int) error }
+
 func setLingerZero(c net.Conn) {
-	if l, ok := c.(interface{ SetLinger(sec int) error }); ok {
+	if l, ok := c.(lingerer); ok {
 		_ = l.SetLinger(0)
 	}
 }

@@ -22,9 +22,13 @@ func lookFD(fd uintptr) condition {
 	return stands
 }
 
+// TellsAborts reports whether Aborted knows of c.
+func TellsAborts(c net.Conn) bool { return Socket(c) != nil }
+
 // Aborted reports whether a TCP connection of which a Read has found the end was reset
 // instead, which the kernel tells to one system call only: to a write of another
-// goroutine, maybe. It says so as well of one that both sides have ended in order.
+// goroutine, maybe. It says so as well of one that both sides have ended in order. Of a
+// connection without a descriptor only that write knows.
 func Aborted(c net.Conn) bool {
 	socket := Socket(c)
 	if socket == nil {

@@ -14,8 +14,8 @@
 //     be lost, mixed up, or carried out twice against the rules, and in the end neither
 //     goroutines nor memory may be left. `-soak N` makes it as long as one likes.
 //
-// h2spec runs on both paths: on the descriptors of sockets, and on connections that show
-// none. What this package does not hold is nearer to the code: the differential
+// h2spec and the soak run on both paths: on the descriptors of sockets, and on connections
+// that show none. What this package does not hold is nearer to the code: the differential
 // tests against net/http, and requests made for smuggling, stand in proxy/http1 and
 // proxy/http2.
 //

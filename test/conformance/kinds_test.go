@@ -21,13 +21,15 @@ import (
 	testgrpc "google.golang.org/grpc/interop/grpc_testing"
 	"google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/status"
+
+	"github.com/overhear-mesh/overhear/proxy"
 )
 
 // errFailed is an answer that is none, or none that is whole, and looks like it.
 var errFailed = errors.New("no answer")
 
 // newSoak puts together endpoints, two sidecars one behind the other, and clients.
-func newSoak(t *testing.T) *soak {
+func newSoak(t *testing.T, options proxy.Options) *soak {
 	t.Helper()
 	s := &soak{t: t}
 	apps, opaque := &group{}, &group{}
@@ -40,11 +42,11 @@ func newSoak(t *testing.T) *soak {
 		in += fmt.Sprintf("  - {name: in%d, address: \"127.0.0.1:0\", protocol: auto, application: %q, application_protocol: http1, service: s, instance: i%d}\n", i, app.address, i)
 	}
 	s.groups = []*group{apps, opaque}
-	behind, stopBehind := startSidecar(t, "inbound:\n"+in)
+	behind, stopBehind := startSidecarWith(t, options, "inbound:\n"+in)
 	for i := range 3 {
 		inbound += fmt.Sprintf("{address: %q, inbound: true},", behind.Addr(fmt.Sprintf("in%d", i)))
 	}
-	front, stopFront := startSidecar(t, fmt.Sprintf(`
+	front, stopFront := startSidecarWith(t, options, fmt.Sprintf(`
 outbound:
   - {name: new-new, address: "127.0.0.1:0", protocol: http2, cluster: newer}
   - {name: new-old, address: "127.0.0.1:0", protocol: http2, cluster: older}

@@ -17,13 +17,18 @@ var paths = []struct {
 	{"connections", proxy.Options{Dial: dialBare, Listen: listenBare}},
 }
 
-// bare is a TCP connection that shows no descriptor.
+// bare is a TCP connection that shows no descriptor. It can end its half of the stream,
+// and reset it: a connection that cannot has no way to say that what it brought is cut.
 type bare struct {
 	net.Conn
-	half interface{ CloseWrite() error }
+	half interface {
+		CloseWrite() error
+		SetLinger(sec int) error
+	}
 }
 
-func (b bare) CloseWrite() error { return b.half.CloseWrite() }
+func (b bare) CloseWrite() error       { return b.half.CloseWrite() }
+func (b bare) SetLinger(sec int) error { return b.half.SetLinger(sec) }
 
 func bareOf(c net.Conn) net.Conn { return bare{c, c.(*net.TCPConn)} }
 

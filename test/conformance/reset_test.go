@@ -11,6 +11,7 @@ import (
 	"syscall"
 	"testing"
 
+	"github.com/overhear-mesh/overhear/proxy"
 	"github.com/overhear-mesh/overhear/proxy/upstream"
 )
 
@@ -35,14 +36,22 @@ func TestAnAnswerThatAResetCutsIsNeverWhole(t *testing.T) {
 			go cutShort(c)
 		}
 	}()
-	s := sidecar(t, fmt.Sprintf(`
+	config := fmt.Sprintf(`
 outbound:
   - {name: http, address: "127.0.0.1:0", cluster: http}
   - {name: tcp, address: "127.0.0.1:0", protocol: tcp, cluster: tcp}
 clusters:
   - {name: http, endpoints: [{address: %[1]q}]}
   - {name: tcp, protocol: tcp, endpoints: [{address: %[1]q}]}
-`, app.Addr().String()))
+`, app.Addr().String())
+	for _, path := range paths {
+		t.Run(path.name, func(t *testing.T) { cutsAreSeen(t, path.options, config) })
+	}
+}
+
+func cutsAreSeen(t *testing.T, options proxy.Options, config string) {
+	s, stop := startSidecarWith(t, options, config)
+	t.Cleanup(stop)
 	for _, x := range []struct{ name, listener, head string }{
 		{"an answer that ends with its connection", "http", "POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n"},
 		{"a tunnel", "http", "GET / HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"},

@@ -12,6 +12,8 @@ import (
 	"sync/atomic"
 	"testing"
 	"time"
+
+	"github.com/overhear-mesh/overhear/proxy"
 )
 
 var (
@@ -35,8 +37,14 @@ const (
 //
 //	go test ./test/conformance -run TestSoak -v -soak 10000000 -timeout 0
 func TestSoak(t *testing.T) {
+	for _, path := range paths {
+		t.Run(path.name, func(t *testing.T) { soakOn(t, path.options) })
+	}
+}
+
+func soakOn(t *testing.T, options proxy.Options) {
 	before := settled()
-	s := newSoak(t)
+	s := newSoak(t, options)
 	ctx, stop := context.WithCancel(t.Context())
 	if *soakCount == 0 {
 		time.AfterFunc(*soakFor, stop)
