@@ -19,7 +19,8 @@
 // The queue is emptied a few streams at a time, those first that the change concerns
 // most (see [Server.ApplyFirst]), so that what the first are told is on its way long before the
 // last have their turn. In a thousand streams that matters more than what one costs:
-// test/bench/push measures both.
+// test/bench/push measures both. Streams that share a connection follow one another: what
+// a hundred of them are told is written and read at once.
 //
 // What is kept for each client is small, because there are many: that it holds what there
 // is, as nearly always, are a few bits (ledger), and the bytes of a response are those of

@@ -78,3 +78,17 @@ func (s *Server) pushOne() (more bool) {
 	s.flush(st)
 	return true
 }
+
+// byConnection orders streams so that those of one connection follow one another: what
+// they are told then takes a few packets, where it took one for each.
+func byConnection(streams map[*stream]struct{}) []*stream {
+	groups := map[string][]*stream{}
+	for st := range streams {
+		groups[st.peer] = append(groups[st.peer], st)
+	}
+	all := make([]*stream, 0, len(streams))
+	for _, g := range groups {
+		all = append(all, g...)
+	}
+	return all
+}

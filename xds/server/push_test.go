@@ -142,3 +142,24 @@ func TestWhoLeavesBeforeItsTurnHoldsNobodyUp(t *testing.T) {
 		}
 	}
 }
+
+func TestStreamsOfOneConnectionAreToldOneAfterTheOther(t *testing.T) {
+	const connections = 5
+	q := newQueue(t, 40)
+	for i, st := range q.clients {
+		st.peer = fmt.Sprint("10.0.0.1:", i%connections)
+	}
+	q.apply(2)
+	var order []string // the connection of each stream that was told, once for each run of equal ones
+	for range q.clients {
+		var i, version int
+		told := strings.Join(q.push(1), " ")
+		if _, err := fmt.Sscanf(told, "n%d=%d", &i, &version); err != nil {
+			t.Fatalf("told %q: %v", told, err)
+		}
+		order = append(order, q.clients[i].peer)
+	}
+	if order = slices.Compact(order); len(order) != connections {
+		t.Errorf("the connections had their turns in the order %q, want each to have one", order)
+	}
+}

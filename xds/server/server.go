@@ -138,7 +138,7 @@ func (s *Server) ApplyFirst(nodes []string, changes ...Change) error {
 			}
 		}
 	}
-	for st := range touched {
+	for _, st := range byConnection(touched) {
 		s.pending.add(st, others)
 	}
 	s.startPush()
@@ -222,6 +222,8 @@ func (s *Server) Ready() {
 				sub.resume()
 			}
 		}
+	}
+	for _, st := range byConnection(s.streams) {
 		s.pending.add(st, others)
 	}
 	s.startPush()

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"math/rand/v2"
+	"runtime/debug"
 	"strconv"
 	"sync"
 	"time"
@@ -32,6 +33,7 @@ const fleetSpec = "OVERHEAR_PUSH_FLEET"
 type fleet struct {
 	setting
 	Address string `json:"address"`
+	Profile string `json:"profile"` // a file; "": none
 }
 
 // word is what the process of the clients says on its standard output.
@@ -47,16 +49,18 @@ type word struct {
 }
 
 // runFleet connects the clients and tells how verdicts arrive, until the input ends.
-func runFleet(spec string, in io.Reader, out io.Writer) error {
+func runFleet(spec string, in io.Reader, out io.Writer) (failed error) {
 	var f fleet
 	if err := json.Unmarshal([]byte(spec), &f); err != nil {
 		return err
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	defer cancel()
+	// The clients of a real fleet do not share a heap of a hundred megabytes.
+	debug.SetGCPercent(400)
 	before := memory()
 	t := &tally{streams: f.Streams, users: f.Users, out: json.NewEncoder(out), at: map[int]*arrivals{}}
-	failed := make(chan error, f.Streams)
+	broken := make(chan error, f.Streams)
 	streams, err := f.connect(ctx)
 	if err != nil {
 		return err
@@ -66,13 +70,13 @@ func runFleet(spec string, in io.Reader, out io.Writer) error {
 		for cluster := range c.has {
 			c.has[cluster] = -1
 		}
-		go func() { failed <- c.run() }()
+		go func() { broken <- c.run() }()
 	}
 	ended := make(chan struct{})
 	go func() { defer close(ended); _, _ = io.Copy(io.Discard, in) }()
 	for t.missing() > 0 {
 		select {
-		case err := <-failed:
+		case err := <-broken:
 			return err
 		case <-ended:
 			return nil
@@ -80,9 +84,14 @@ func runFleet(spec string, in io.Reader, out io.Writer) error {
 		}
 	}
 	time.Sleep(calm)
+	stop, err := startProfile(f.Profile)
+	if err != nil {
+		return err
+	}
+	defer func() { failed = errors.Join(failed, stop()) }()
 	t.say(word{Ready: true, Memory: memory() - before})
 	select {
-	case err := <-failed:
+	case err := <-broken:
 		return err
 	case <-ended:
 		return nil

@@ -62,6 +62,7 @@ type options struct {
 	rounds   int
 	feeds    []feed
 	within   time.Duration // a verdict must be everywhere
+	profile  string        // a directory for CPU profiles; "": none
 }
 
 func main() {
@@ -97,6 +98,7 @@ func parse() (options, bool, error) {
 	flag.IntVar(&o.verdicts, "verdicts", 5, "verdicts for each rate and round, ten times as many at more than ten a second")
 	flag.IntVar(&o.rounds, "rounds", 2, "rounds; the servers take turns")
 	flag.DurationVar(&o.within, "within", 2*time.Minute, "a verdict that is not everywhere by then ends the run")
+	flag.StringVar(&o.profile, "profile", "", "a directory, for a CPU profile of each process in each turn while there are verdicts")
 	only := flag.String("server", "", "measure just this one: overhear, go-control-plane")
 	asJSON := flag.Bool("json", false, "print JSON instead of a table")
 	smoke := flag.Bool("smoke", false, "a few clients, a few verdicts: shows that everything runs, judges nothing")

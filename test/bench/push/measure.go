@@ -47,7 +47,7 @@ func measure(ctx context.Context, o options, s setting, f feed, tell func(rate i
 		failed = errors.Join(failed, <-served)
 	}()
 	before := settled()
-	clients, err := startFleet(ctx, fleet{setting: s, Address: ln.Addr().String()})
+	clients, err := startFleet(ctx, fleet{setting: s, Address: ln.Addr().String(), Profile: o.profileOf(f, "clients")})
 	if err != nil {
 		return err
 	}
@@ -60,6 +60,11 @@ func measure(ctx context.Context, o options, s setting, f feed, tell func(rate i
 		return errors.New("the clients speak of verdicts before there are any")
 	}
 	m := measured{memoryServer: (memory() - before) / int64(s.Streams), memoryClient: ready.Memory / int64(s.Streams)}
+	stop, err := startProfile(o.profileOf(f, "server"))
+	if err != nil {
+		return err
+	}
+	defer func() { failed = errors.Join(failed, stop()) }()
 	var nodes []string
 	for i := range s.Streams {
 		if isUser(i, s) {
