@@ -2,6 +2,7 @@ package http1
 
 import (
 	"net/http"
+	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -77,6 +78,44 @@ func TestAnEndpointsConnectionHasItsLifetime(t *testing.T) {
 					t.Errorf("connections to the endpoint: got %d, want 2", n)
 				}
 			}, say(ok))
+		})
+	}
+}
+
+// TestAConnectionEndsBeforeItsServerClosesIt: a server that says for how long it keeps a
+// connection gets the next request on it, or on a fresh one once that is nearly over.
+func TestAConnectionEndsBeforeItsServerClosesIt(t *testing.T) {
+	for _, x := range []struct {
+		says  string
+		fresh bool // after 4.5 s without a request
+	}{
+		{"Keep-Alive: timeout=5\r\n", true},
+		{"Keep-Alive: max=100,TimeOut = 5\r\n", true},
+		{"keep-alive: timeout=5, timeout=60\r\n", true},
+		{"Keep-Alive: timeout=6\r\n", false},
+		{"Keep-Alive: 5\r\n", false},
+		{"Keep-Alive: timeout=0\r\n", false},
+		{"Keep-Alive: timeout=-5\r\n", false},
+		{"Keep-Alive: timeout=5.0\r\n", false},
+		{"Keep-Alive: timeout=9223372036854775807\r\n", false},
+		{"Keep-Alive: timeouts=5, timeout\r\n", false},
+		{"Keep-Alive:\r\n", false},
+		{"", false},
+	} {
+		t.Run(x.says, func(t *testing.T) {
+			inRig(t, nil, func(r *rig) {
+				c := r.dial()
+				for range 2 {
+					r.check(c.do(get), 200, "ok", "-", "10.0.1.1 ok")
+					time.Sleep(4500 * time.Millisecond)
+				}
+				b := r.backends[0]
+				b.mu.Lock()
+				defer b.mu.Unlock()
+				if n := len(b.conns); (n == 2) != x.fresh {
+					t.Errorf("connections: got %d, want a second one: %v", n, x.fresh)
+				}
+			}, say(strings.Replace(ok, "OK\r\n", "OK\r\n"+x.says, 1)))
 		})
 	}
 }

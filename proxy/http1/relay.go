@@ -158,6 +158,7 @@ func (c *conn) finish(clean, last bool) bool {
 	reusable := clean && sent && c.res.persistent() && c.reply.framing != untilClose && !c.req.connect
 	kicked := c.guard.release(last) != uninterrupted
 	if reusable && !kicked {
+		c.up.KeptFor(c.res.keptFor)
 		c.Endpoint.Put(c.up, c.now)
 	} else {
 		c.up.Discard()

@@ -1,6 +1,7 @@
 package http1
 
 import (
+	"bytes"
 	"time"
 
 	"github.com/overhear-mesh/overhear/proxy/syntax"
@@ -14,14 +15,20 @@ type response struct {
 	begun      bool
 	retryAfter bool
 	wait       time.Duration // Retry-After in seconds; 0 if it is a date or absurd
+	keptFor    time.Duration // timeout of Keep-Alive; 0 if it is not there or absurd
 	origin     span          // value of x-overhear-origin
 	dated      bool
 	grpc       bool // content-type is gRPC's
 	grpcStatus span // value of grpc-status
 }
 
-// maxWait is the longest Retry-After that is believed.
-const maxWait = 300 * time.Second
+const (
+	// maxWait is the longest Retry-After that is believed.
+	maxWait = 300 * time.Second
+	// maxKept is the longest timeout of a Keep-Alive that is. What exceeds it bounds
+	// nothing.
+	maxKept = 24 * time.Hour
+)
 
 func (r *response) reset() {
 	r.message.reset()
@@ -89,6 +96,10 @@ func (r *response) check(buf []byte) *problem {
 			if n, ok := syntax.Number(f.value.of(buf)); ok {
 				r.wait = min(time.Duration(min(n, int64(maxWait/time.Second)))*time.Second, maxWait)
 			}
+		case syntax.HopByHop:
+			if syntax.Is(f.name.of(buf), "keep-alive") {
+				r.keptFor = keptFor(f.value.of(buf))
+			}
 		case syntax.Origin:
 			r.origin = f.value
 		case syntax.Date:
@@ -100,6 +111,24 @@ func (r *response) check(buf []byte) *problem {
 		}
 	}
 	return nil
+}
+
+// keptFor reads how long a server keeps an idle connection, from a Keep-Alive such as
+// `timeout=5, max=100` (RFC 2068, section 19.7.1.1, and what servers make of it).
+func keptFor(list []byte) time.Duration {
+	for len(list) > 0 {
+		var parameter []byte
+		parameter, list = syntax.Element(list)
+		name, value, _ := bytes.Cut(parameter, []byte("="))
+		if !syntax.Is(syntax.Trim(name), "timeout") {
+			continue
+		}
+		if n, ok := syntax.Number(syntax.Trim(value)); ok && n <= int64(maxKept/time.Second) {
+			return time.Duration(n) * time.Second
+		}
+		return 0
+	}
+	return 0
 }
 
 // interim responses are followed by another one (RFC 9110, section 15.2).

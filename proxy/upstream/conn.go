@@ -18,6 +18,7 @@ type Conn struct {
 	requests  int           // that it has carried
 	idleSince time.Duration // when it was put back
 	idleFor   time.Duration // how long it was idle before its present use
+	idleMax   time.Duration // how long it may be, see KeptFor; 0: its peer has not said
 	closed    atomic.Bool
 	lent      bool   // part of another connection: see Endpoint.Lend
 	watch     *Watch // nil: it has not been idle yet
@@ -75,6 +76,11 @@ func (c *Conn) Lifetime() Lifetime { return c.endpoint.options.Load().Lifetime }
 // IdleFor is how long the connection was idle before its present use; 0 if it
 // is fresh.
 func (c *Conn) IdleFor() time.Duration { return c.idleFor }
+
+// KeptFor is told, before Put, how long the peer says it keeps the connection without a
+// request; 0: it does not say. It is given up up to a second sooner, so that no request
+// meets the peer's close on the way.
+func (c *Conn) KeptFor(d time.Duration) { c.idleMax = d - min(d/2, time.Second) }
 
 // Discard closes the connection: it cannot be used for another request.
 func (c *Conn) Discard() { _ = c.Close() }

@@ -139,7 +139,7 @@ func (e *Endpoint) rouse() {
 func (e *Endpoint) Get(ctx context.Context, now time.Duration) (c *Conn, reused bool, err error) {
 	opts := e.options.Load()
 	for c := e.take(now, opts.IdleTimeout); c != nil; c = e.take(now, opts.IdleTimeout) {
-		if !c.over(opts, now) && !c.readable() {
+		if !c.over(opts, now) && !c.outstays(now) && !c.readable() {
 			return c, true, nil
 		}
 		c.Discard()
@@ -259,18 +259,20 @@ func (c *Conn) over(opts *Options, now time.Duration) bool {
 	return opts.Lifetime.Over(now-c.born, c.requests)
 }
 
+// outstays reports whether an idle connection's peer is about to close it.
+func (c *Conn) outstays(now time.Duration) bool {
+	return c.idleMax > 0 && now-c.idleSince >= c.idleMax
+}
+
 // Expire closes what has been idle for too long. Somebody must call it now and
 // then, else an endpoint that gets no more requests keeps its connections.
 func (e *Endpoint) Expire(now time.Duration) {
 	opts := e.options.Load()
 	timeout := opts.IdleTimeout
-	if timeout <= 0 && opts.Lifetime.MaxDuration <= 0 {
-		return
-	}
 	var old []*Conn
 	e.mu.Lock()
 	e.idle = slices.DeleteFunc(e.idle, func(c *Conn) bool {
-		expired := timeout > 0 && now-c.idleSince >= timeout || c.over(opts, now)
+		expired := timeout > 0 && now-c.idleSince >= timeout || c.over(opts, now) || c.outstays(now)
 		if expired {
 			old = append(old, c)
 		}

@@ -3,6 +3,7 @@ package upstream_test
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"math/rand/v2"
 	"net"
@@ -219,6 +220,50 @@ func TestIdleConnectionsExpire(t *testing.T) {
 			b.want(0, 1)
 		})
 	})
+}
+
+func TestAConnectionIsGivenUpBeforeItsServerClosesIt(t *testing.T) {
+	for _, x := range []struct{ kept, until time.Duration }{
+		{5 * time.Second, 4 * time.Second},
+		{2 * time.Second, time.Second},
+		{time.Second, 500 * time.Millisecond},
+		{time.Hour, 30 * time.Second}, // our own time-out
+		{0, 30 * time.Second},
+	} {
+		for _, look := range []string{"get", "expire"} {
+			t.Run(fmt.Sprintf("%v, %s", x.kept, look), func(t *testing.T) {
+				synctest.Test(t, func(t *testing.T) {
+					b := newBed(t, nil)
+					put := func() {
+						c, _ := b.fresh()
+						c.KeptFor(x.kept)
+						b.put(c)
+					}
+					put()
+					time.Sleep(x.until - 1)
+					if look == "get" {
+						c, reused := b.get()
+						if !reused {
+							t.Fatal("just before it: got another connection")
+						}
+						b.put(c)
+					} else {
+						b.endpoint.Expire(b.clock.Now())
+						b.want(1, 1)
+						b.endpoint.CloseIdle()
+						put()
+					}
+					time.Sleep(x.until)
+					if look == "expire" {
+						b.endpoint.Expire(b.clock.Now())
+						b.want(0, 0)
+					} else if _, reused := b.get(); reused {
+						t.Error("after it: got it again")
+					}
+				})
+			})
+		}
+	}
 }
 
 func TestLimitsOfAnEndpoint(t *testing.T) {
