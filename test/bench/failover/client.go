@@ -15,6 +15,8 @@ import (
 // client makes requests over kept connections. Unlike net/http's it never repeats one:
 // each failure is to be seen. The zero client is usable.
 type client struct {
+	from net.IP // where its connections begin; nil: anywhere
+
 	mu   sync.Mutex // guards idle
 	idle map[string][]*connection
 }
@@ -54,7 +56,11 @@ func (c *client) take(address string, timeout time.Duration) (*connection, error
 		return conn, nil
 	}
 	c.mu.Unlock()
-	conn, err := net.DialTimeout("tcp", address, timeout)
+	d := net.Dialer{Timeout: timeout}
+	if c.from != nil {
+		d.LocalAddr = &net.TCPAddr{IP: c.from}
+	}
+	conn, err := d.Dial("tcp", address)
 	if err != nil {
 		return nil, err
 	}

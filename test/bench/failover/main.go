@@ -85,8 +85,8 @@ func parse(args []string) (o options, err error) {
 	}
 	for _, text := range strings.Split(*fleets, ",") {
 		n, err := strconv.Atoi(text)
-		if err != nil || n < 1 {
-			return o, fmt.Errorf("-proxies %s: want numbers from 1 on", *fleets)
+		if err != nil || n < 1 || n > 200 { // callers have addresses of their own: callerIP
+			return o, fmt.Errorf("-proxies %s: want numbers from 1 to 200", *fleets)
 		}
 		o.proxies = append(o.proxies, n)
 	}

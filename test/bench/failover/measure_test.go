@@ -156,7 +156,7 @@ func TestEveryConfigurationCanBeWritten(t *testing.T) {
 }
 
 func TestWhatIsAskedForIsChecked(t *testing.T) {
-	for _, args := range [][]string{{"-proxies", "0"}, {"-base", "95%"}, {"-retries", "perhaps"}, {"-scenario", "crush"}, {"-product", "envoi"}, {"-rounds", "0"}, {"-endpoints", "1"}} {
+	for _, args := range [][]string{{"-proxies", "0"}, {"-proxies", "300"}, {"-base", "95%"}, {"-retries", "perhaps"}, {"-scenario", "crush"}, {"-product", "envoi"}, {"-rounds", "0"}, {"-endpoints", "1"}} {
 		if _, err := parse(args); err == nil {
 			t.Errorf("%v passes", args)
 		}
@@ -168,5 +168,15 @@ func TestWhatIsAskedForIsChecked(t *testing.T) {
 	// Nobody retries for callers without a proxy.
 	if got, want := len(o.jobs()), 3*2*2*(2+1); got != want || o.Base != .01 {
 		t.Errorf("%d jobs at base %g, want %d at 0.01", got, o.Base, want)
+	}
+}
+
+func TestAnOverloadAsksForMoreThanThereIs(t *testing.T) {
+	set := setting{Rate: 1000, Endpoints: 10, Timeout: time.Second, Latency: 5 * time.Millisecond}
+	f := scenario{overload: 1.25}.faultAt(set)
+	// 80 requests a second of the 100 that come, and as many as half a second takes may wait.
+	took := time.Duration(f.Slow * float64(set.Latency)).Seconds()
+	if rate := float64(f.Capacity) / took; rate < 79.9 || rate > 80.1 || f.Queue != 40 {
+		t.Errorf("%g requests a second and %d in line, want 80 and 40", rate, f.Queue)
 	}
 }

@@ -4,16 +4,13 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
-	"fmt"
 	"io"
 	"math/rand/v2"
-	"net"
 	"net/http"
 	"sync"
 	"sync/atomic"
 	"time"
 
-	"github.com/overhear-mesh/overhear/test/fakeupstream"
 	"github.com/overhear-mesh/overhear/test/openload"
 )
 
@@ -45,37 +42,35 @@ type trace struct {
 
 // play runs one product through one scenario, with everything new.
 func play(ctx context.Context, p product, s scenario, t setting, bin, dir string) (*trace, error) {
-	backends, endpoints, err := startBackends(ctx, t)
-	defer func() {
-		for _, b := range backends {
-			b.Close()
-		}
-	}()
+	v, err := startService(ctx, s, t)
 	if err != nil {
 		return nil, err
 	}
-	f, err := startFleet(ctx, p, bin, dir, t, endpoints)
+	defer v.close()
+	f, err := startFleet(ctx, p, bin, dir, t, v.endpoints)
 	if err != nil {
 		return nil, err
 	}
 	defer f.stop()
 	g := &generator{setting: t, scenario: s, entries: f.entries}
-	for _, e := range endpoints {
-		g.direct = append(g.direct, e.Address)
+	if len(f.entries) == 0 {
+		for _, e := range v.endpoints {
+			g.direct = append(g.direct, e.Address)
+		}
 	}
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	began := time.Now()
 	g.fault = began.Add(t.Warm)
 	g.start(ctx)
-	out, err := g.through(ctx, f, backends)
+	out, err := g.through(ctx, f, v)
 	cancel()
 	g.wait()
 	if err != nil {
 		return nil, err
 	}
 	out.requests, out.skipped = g.requests, g.skipped.Load()
-	for i, b := range backends {
+	for i, b := range v.backends {
 		for _, a := range b.Arrivals(began) {
 			if proxy, ok := proxyOf(a.Path); ok && !a.Ping {
 				out.arrivals = append(out.arrivals, arrival{proxy, i, a.At.Sub(g.fault)})
@@ -83,26 +78,6 @@ func play(ctx context.Context, p product, s scenario, t setting, bin, dir string
 		}
 	}
 	return out, nil
-}
-
-func startBackends(ctx context.Context, t setting) (backends []*fakeupstream.Backend, endpoints []endpoint, err error) {
-	for i := range t.Endpoints {
-		name := fmt.Sprintf("api-%d", i)
-		b, err := fakeupstream.Start(ctx, fakeupstream.Config{Name: name, Latency: t.Latency, Seed: rand.Uint64()})
-		if err != nil {
-			return backends, nil, err
-		}
-		backends = append(backends, b)
-		host, port, err := net.SplitHostPort(b.Addr())
-		if err != nil {
-			return backends, nil, err
-		}
-		endpoints = append(endpoints, endpoint{name, b.Addr(), host, port})
-		if err := b.Set(fakeupstream.Errors(t.Base)); err != nil {
-			return backends, nil, err
-		}
-	}
-	return backends, endpoints, nil
 }
 
 // generator is the users.
@@ -130,6 +105,9 @@ func (g *generator) wait() { g.running.Wait() }
 // caller is the users of one proxy.
 func (g *generator) caller(ctx context.Context, i int) {
 	var c client
+	if len(g.direct) > 0 {
+		c.from = callerIP(i)
+	}
 	defer c.close()
 	var turn atomic.Uint64
 	turn.Store(rand.Uint64N(1 << 32)) // callers do not go round in step
@@ -139,7 +117,7 @@ func (g *generator) caller(ctx context.Context, i int) {
 		// A proxy answers in the setting's time; this bound is for one that does not.
 		timeout := g.Timeout + time.Second
 		var to string
-		if len(g.entries) > 0 {
+		if len(g.direct) == 0 {
 			to = g.entries[i]
 		} else {
 			to, timeout = g.direct[turn.Add(1)%uint64(len(g.direct))], g.Timeout
@@ -154,7 +132,7 @@ func (g *generator) caller(ctx context.Context, i int) {
 }
 
 // through lets the time of the run pass, and the fault come and go.
-func (g *generator) through(ctx context.Context, f *fleet, backends []*fakeupstream.Backend) (*trace, error) {
+func (g *generator) through(ctx context.Context, f *fleet, v *service) (*trace, error) {
 	out := &trace{}
 	if err := until(ctx, g.fault); err != nil {
 		return nil, err
@@ -166,26 +144,17 @@ func (g *generator) through(ctx context.Context, f *fleet, backends []*fakeupstr
 	if g.headless {
 		f.behead()
 	}
-	before := pings(backends)
-	for i, b := range backends {
-		if g.bad != everyone && i >= g.bad {
-			break
-		}
-		fault := g.scenario.fault
-		fault.ErrorRate = max(fault.ErrorRate, g.Base)
-		if err := b.Set(fault); err != nil {
-			return nil, err
-		}
+	before := v.pings()
+	if err := v.harm(ctx, f); err != nil {
+		return nil, err
 	}
 	if err := until(ctx, g.fault.Add(g.Fault)); err != nil {
 		return nil, err
 	}
-	out.pings = pings(backends) - before
+	out.pings = v.pings() - before
 	out.why = f.explain(ctx)
-	for _, b := range backends {
-		if err := b.Set(fakeupstream.Errors(g.Base)); err != nil {
-			return nil, fmt.Errorf("a backend does not come back: %w", err)
-		}
+	if err := v.heal(); err != nil {
+		return nil, err
 	}
 	if err := until(ctx, g.fault.Add(g.Fault+g.After)); err != nil {
 		return nil, err
@@ -193,15 +162,6 @@ func (g *generator) through(ctx context.Context, f *fleet, backends []*fakeupstr
 	ended, err := f.cpu()
 	out.cpu = ended - began
 	return out, err
-}
-
-// pings are requests for health, and connections without a word.
-func pings(backends []*fakeupstream.Backend) (n int) {
-	for _, b := range backends {
-		c := b.Counts()
-		n += c.Pings + c.Silent
-	}
-	return n
 }
 
 func until(ctx context.Context, at time.Time) error {

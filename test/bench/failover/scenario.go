@@ -28,6 +28,11 @@ func (t setting) fair() float64 { return t.Rate / float64(t.Proxies*t.Endpoints)
 type scenario struct {
 	name, about string
 	fault       fakeupstream.Fault
+	// cut is what the network does to the way to the bad endpoints.
+	cut cut
+	// overload is how many times its capacity each bad endpoint is asked for, if all get the
+	// same; 0: it has no bounds.
+	overload float64
 	// bad is how many endpoints have the fault, the first ones; everyone: -1.
 	bad int
 	// blame is whether the endpoints that have the fault are to be left; false: whoever
@@ -45,6 +50,23 @@ type scenario struct {
 }
 
 const everyone = -1
+
+// takes says whether the fault is one of this endpoint.
+func (s scenario) takes(backend int) bool { return s.bad == everyone || backend < s.bad }
+
+// served is how many requests an overloaded endpoint works at, at once.
+const served = 4
+
+// faultAt is the backends' fault in a setting.
+func (s scenario) faultAt(t setting) fakeupstream.Fault {
+	if s.overload == 0 {
+		return s.fault
+	}
+	// It answers rate requests a second, and lets wait what that takes half of the time-out.
+	rate := t.Rate / float64(t.Endpoints) / s.overload
+	slow := served / rate / max(t.Latency, time.Millisecond).Seconds()
+	return fakeupstream.Overload(served, max(1, int(rate*t.Timeout.Seconds()/2)), slow)
+}
 
 // The paths of requests say by which proxy they come, which backends note.
 func path(proxy int, poisoned bool) string {
@@ -77,10 +99,12 @@ func scenarios() []scenario {
 	}
 	crash := one("crash", "listener closed, connections reset", fakeupstream.Crash())
 	crash.unseen = true
+	dark := one("blackhole", "the machine is gone: SYNs are not answered, open connections are silent", fakeupstream.Fault{})
+	dark.cut, dark.unseen = cut{answers: true, requests: true, dark: true}, true
 	headless := crash
 	headless.name, headless.about, headless.headless = "crash, no control plane", "a crash at the moment in which Overhear's control plane is killed", true
 	return []scenario{
-		crash, headless,
+		crash, headless, dark,
 		one("hang", "accepts and never answers, checks neither", fakeupstream.Hang()),
 		one("hang, checks answered", "requests are never answered, checks are", sparing(fakeupstream.Hang())),
 		one("errors 50 %", "half of the requests fail, checks succeed", fakeupstream.Errors(.5)),
@@ -96,6 +120,8 @@ func scenarios() []scenario {
 		{name: "all at 30 %", about: "every endpoint fails 30 %: there is nowhere to go", fault: fakeupstream.Errors(.3), bad: everyone, caller: everyone},
 		{name: "broken caller", about: "all that one caller sends is answered by a reset; the others are well", fault: of(fakeupstream.Fault{Body: fakeupstream.Cut}, 0), bad: everyone, caller: 0},
 		{name: "broken link", about: "one caller's requests to one endpoint hang; nobody else's", fault: of(fakeupstream.Hang(), 0), bad: 1, blame: true, caller: 0},
+		{name: "partition", about: "one caller's requests reach one endpoint, and the answers are held back; nobody else's", cut: cut{answers: true}, bad: 1, blame: true, caller: 0},
+		{name: "overload", about: "every endpoint gets 1.2 times what it can serve, and answers 503 to what cannot wait: there is nowhere to go", overload: 1.2, bad: everyone, caller: everyone},
 		{name: "poison route", about: "one request in twenty goes by a route that fails everywhere", fault: poisoned, bad: everyone, caller: everyone, poison: .05},
 		{name: "health", about: "nothing goes wrong", caller: everyone},
 	}

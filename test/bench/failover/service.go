@@ -1,0 +1,111 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"math/rand/v2"
+	"net"
+
+	"github.com/overhear-mesh/overhear/test/fakeupstream"
+)
+
+// service is the backends, and the relays before the first of them where the fault is one
+// of the network.
+type service struct {
+	setting
+	scenario
+	backends  []*fakeupstream.Backend
+	relays    []*relay
+	endpoints []endpoint // as callers are told them
+}
+
+func startService(ctx context.Context, s scenario, t setting) (*service, error) {
+	v := &service{setting: t, scenario: s}
+	for i := range t.Endpoints {
+		if err := v.add(ctx, i); err != nil {
+			v.close()
+			return nil, err
+		}
+	}
+	return v, nil
+}
+
+func (v *service) add(ctx context.Context, i int) error {
+	name := fmt.Sprintf("api-%d", i)
+	b, err := fakeupstream.Start(ctx, fakeupstream.Config{Name: name, Latency: v.Latency, Seed: rand.Uint64()})
+	if err != nil {
+		return err
+	}
+	v.backends = append(v.backends, b)
+	address := b.Addr()
+	if v.cut != (cut{}) && v.takes(i) {
+		r, err := startRelay(address)
+		if err != nil {
+			return err
+		}
+		v.relays = append(v.relays, r)
+		address = r.addr()
+	}
+	host, port, err := net.SplitHostPort(address)
+	if err != nil {
+		return err
+	}
+	v.endpoints = append(v.endpoints, endpoint{name, address, host, port})
+	return b.Set(fakeupstream.Errors(v.Base))
+}
+
+// harm brings the fault.
+func (v *service) harm(ctx context.Context, f *fleet) error {
+	for _, r := range v.relays {
+		hit := func(net.Conn) bool { return true }
+		if v.caller != everyone {
+			hit = func(c net.Conn) bool { return f.isFrom(v.caller, c) }
+		}
+		if err := r.set(ctx, v.cut, hit); err != nil {
+			return fmt.Errorf("a relay brings no fault: %w", err)
+		}
+	}
+	fault := v.faultAt(v.setting)
+	fault.ErrorRate = max(fault.ErrorRate, v.Base)
+	for i, b := range v.backends {
+		if v.takes(i) {
+			if err := b.Set(fault); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// heal ends it.
+func (v *service) heal() error {
+	for _, r := range v.relays {
+		if err := r.heal(); err != nil {
+			return fmt.Errorf("a relay does not come back: %w", err)
+		}
+	}
+	for _, b := range v.backends {
+		if err := b.Set(fakeupstream.Errors(v.Base)); err != nil {
+			return fmt.Errorf("a backend does not come back: %w", err)
+		}
+	}
+	return nil
+}
+
+// pings are requests for health, and connections without a word.
+func (v *service) pings() (n int) {
+	for _, b := range v.backends {
+		c := b.Counts()
+		n += c.Pings + c.Silent
+	}
+	return n
+}
+
+func (v *service) close() {
+	for _, r := range v.relays {
+		r.close()
+	}
+	for _, b := range v.backends {
+		b.Close()
+	}
+}
