@@ -2,8 +2,10 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
+	"net"
 	"net/netip"
 
 	endpointv3 "github.com/envoyproxy/go-control-plane/envoy/config/endpoint/v3"
@@ -31,6 +33,29 @@ type feed struct {
 }
 
 type publish func(m *endpointv3.ClusterLoadAssignment, first []string) error
+
+// running is a server that runs.
+type running struct {
+	address string
+	publish publish
+	stop    func() error
+}
+
+// serve runs the server, filled.
+func (f feed) serve(all assignments) (*running, error) {
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		return nil, err
+	}
+	g := grpc.NewServer(server.Options()...) // the same for all
+	publish, err := f.start(g, all)
+	if err != nil {
+		return nil, errors.Join(err, ln.Close())
+	}
+	served := make(chan error, 1)
+	go func() { served <- g.Serve(ln) }()
+	return &running{address: ln.Addr().String(), publish: publish, stop: func() error { g.Stop(); return <-served }}, nil
+}
 
 var feeds = []feed{{"overhear", overhear}, {"go-control-plane", linear}}
 

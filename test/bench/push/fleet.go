@@ -33,7 +33,10 @@ const fleetSpec = "OVERHEAR_PUSH_FLEET"
 type fleet struct {
 	setting
 	Address string `json:"address"`
+	Storm   bool   `json:"storm"`   // they come when they are told, all at once
 	Profile string `json:"profile"` // a file; "": none
+
+	rest []string // all that never changes, in any order
 }
 
 // word is what the process of the clients says on its standard output.
@@ -46,6 +49,10 @@ type word struct {
 	Users time.Duration `json:"users,omitempty"`
 	Half  time.Duration `json:"half,omitempty"`
 	Last  time.Duration `json:"last,omitempty"`
+	// Of a storm: how many are served, who began to come then.
+	Served    int           `json:"served,omitempty"`
+	Began     time.Duration `json:"began,omitempty"`
+	Resources int           `json:"resources,omitempty"` // sent to all
 }
 
 // runFleet connects the clients and tells how verdicts arrive, until the input ends.
@@ -54,12 +61,22 @@ func runFleet(spec string, in io.Reader, out io.Writer) (failed error) {
 	if err := json.Unmarshal([]byte(spec), &f); err != nil {
 		return err
 	}
+	for _, i := range rand.Perm(f.Clusters - hot) {
+		f.rest = append(f.rest, clusterName(hot+i))
+	}
 	ctx, cancel := context.WithCancel(context.Background())
 	defer cancel()
 	// The clients of a real fleet do not share a heap of a hundred megabytes.
 	debug.SetGCPercent(400)
 	before := memory()
 	t := &tally{streams: f.Streams, users: f.Users, out: json.NewEncoder(out), at: map[int]*arrivals{}}
+	if f.Storm {
+		stop, err := startProfile(f.Profile)
+		if err != nil {
+			return err
+		}
+		return errors.Join(f.runStorm(in, t), stop())
+	}
 	broken := make(chan error, f.Streams)
 	streams, err := f.connect(ctx)
 	if err != nil {
@@ -107,48 +124,62 @@ func isUser(i int, s setting) bool {
 
 func nodeID(i int) string { return fmt.Sprint("n", i) }
 
-// connect opens the streams, some at a time, and subscribes.
-func (f *fleet) connect(ctx context.Context) ([]grpc.ClientStream, error) {
+// dial makes the connections; they are opened when they are needed.
+func (f *fleet) dial() ([]*grpc.ClientConn, error) {
 	conns := make([]*grpc.ClientConn, f.Connections)
 	for i := range conns {
 		var err error
 		conns[i], err = grpc.NewClient("passthrough:///"+f.Address, grpc.WithTransportCredentials(insecure.NewCredentials()),
-			grpc.WithDefaultCallOptions(grpc.ForceCodecV2(codec{encoding.GetCodecV2(proto.Name)}), grpc.MaxCallRecvMsgSize(1<<30)),
+			grpc.WithDefaultCallOptions(grpc.ForceCodecV2(codec{encoding.GetCodecV2(proto.Name)}), grpc.MaxCallRecvMsgSize(1<<30), grpc.WaitForReady(true)),
 			// With windows that grow, gRPC measures the way with pings.
 			grpc.WithStaticStreamWindowSize(1<<20), grpc.WithStaticConnWindowSize(1<<20), grpc.WithDisableServiceConfig())
 		if err != nil {
 			return nil, err
 		}
 	}
+	return conns, nil
+}
+
+// connect opens the streams, some at a time, and subscribes.
+func (f *fleet) connect(ctx context.Context) ([]grpc.ClientStream, error) {
+	conns, err := f.dial()
+	if err != nil {
+		return nil, err
+	}
 	streams := make([]grpc.ClientStream, f.Streams)
 	var g errgroup.Group
 	g.SetLimit(64)
 	for i := range streams {
-		g.Go(func() error {
-			st, err := conns[i%len(conns)].NewStream(ctx, &grpc.StreamDesc{ServerStreams: true, ClientStreams: true},
-				discoveryv3.AggregatedDiscoveryService_DeltaAggregatedResources_FullMethodName)
-			if err != nil {
-				return err
-			}
-			streams[i] = st
-			return st.SendMsg(&discoveryv3.DeltaDiscoveryRequest{
-				Node:    &corev3.Node{Id: nodeID(i), UserAgentName: "overhear"},
-				TypeUrl: resource.TypeEndpoints, ResourceNamesSubscribe: f.names(i),
-			})
+		g.Go(func() (err error) {
+			streams[i], err = subscribe(ctx, conns[i%len(conns)], nodeID(i), f.names(i), nil)
+			return err
 		})
 	}
 	return streams, g.Wait()
 }
 
+// subscribe opens a stream that wants those names, and holds some of them.
+func subscribe(ctx context.Context, conn *grpc.ClientConn, node string, names []string, holds map[string]string) (grpc.ClientStream, error) {
+	st, err := conn.NewStream(ctx, &grpc.StreamDesc{ServerStreams: true, ClientStreams: true},
+		discoveryv3.AggregatedDiscoveryService_DeltaAggregatedResources_FullMethodName)
+	if err != nil {
+		return nil, err
+	}
+	return st, st.SendMsg(&discoveryv3.DeltaDiscoveryRequest{
+		Node:    &corev3.Node{Id: node, UserAgentName: "overhear"},
+		TypeUrl: resource.TypeEndpoints, ResourceNamesSubscribe: names, InitialResourceVersions: holds,
+	})
+}
+
 // names are what a client subscribes to: all that changes, and some of the rest.
 func (f *fleet) names(client int) []string {
-	rng := rand.New(rand.NewPCG(1, uint64(client)))
-	names := make([]string, 0, f.Subscriptions)
+	names := make([]string, f.Subscriptions)
 	for i := range hot {
-		names = append(names, clusterName(i))
+		names[i] = clusterName(i)
 	}
-	for _, i := range rng.Perm(f.Clusters - hot)[:f.Subscriptions-hot] {
-		names = append(names, clusterName(hot+i))
+	from := rand.New(rand.NewPCG(1, uint64(client))).IntN(f.Clusters)
+	for i := hot; i < len(names); i++ {
+		names[i] = f.rest[(from+i)%len(f.rest)]
 	}
 	return names
 }
@@ -177,8 +208,9 @@ func (c *client) run() error {
 
 // response is what a client reads of a DeltaDiscoveryResponse.
 type response struct {
-	nonce    string
-	verdicts []int
+	nonce     string
+	resources int
+	verdicts  []int
 }
 
 // codec reads responses, and leaves the rest to gRPC's own.
@@ -195,7 +227,7 @@ func (c codec) Unmarshal(data mem.BufferSlice, v any) error {
 }
 
 func (m *response) read(all []byte) error {
-	m.verdicts = m.verdicts[:0]
+	m.resources, m.verdicts = 0, m.verdicts[:0]
 	for len(all) > 0 {
 		num, typ, n := protowire.ConsumeTag(all)
 		if n < 0 {
@@ -214,6 +246,7 @@ func (m *response) read(all []byte) error {
 		value, _ = protowire.ConsumeBytes(value)
 		switch num {
 		case 2: // resources
+			m.resources++
 			if at := bytes.Index(value, []byte(marker)); at >= 0 {
 				digits := value[at+len(marker):]
 				verdict, err := strconv.Atoi(string(digits[:min(markerDigits, len(digits))]))

@@ -6,7 +6,8 @@
 //	go run ./test/bench/push -endpoints 1000                      # large assignments
 //	go run ./test/bench/push -streams 10000 -subscriptions 10     # wants 10 100 file descriptors a process
 //	go run ./test/bench/push -streams 10000 -connections 100      # many streams to a connection
-//	go run ./test/bench/push -smoke                               # for CI: does it run
+//	go run ./test/bench/push -storm 10000 -subscriptions 10       # all clients come at once
+//	go run ./test/bench/push -smoke                               # for CI: does it run; also with -storm
 //
 // The clients are grpc-go streams of delta ADS over loopback, each on a TCP connection
 // of its own unless -connections says otherwise, in a process of their own. Each
@@ -23,6 +24,11 @@
 // included; memory is what is alive on the heaps of both processes once the fleet is
 // calm, and their stacks. At high rates a client that has not acknowledged one
 // response gets the next with all that has come since, in both servers.
+//
+// In a storm all clients dial and subscribe at the same moment, without a back-off. First
+// they hold nothing, and are served when they have everything; then that server is gone,
+// and they come to another replica with the versions that they hold, while one verdict
+// has changed one of the ten: they are served when they have it.
 package main
 
 import (
@@ -62,6 +68,7 @@ type options struct {
 	rounds   int
 	feeds    []feed
 	within   time.Duration // a verdict must be everywhere
+	storm    bool          // all clients at once, and no verdicts
 	profile  string        // a directory for CPU profiles; "": none
 }
 
@@ -88,6 +95,7 @@ func main() {
 func parse() (options, bool, error) {
 	var o options
 	streams := flag.String("streams", "1000", "streams, or several numbers separated by commas")
+	storm := flag.Int("storm", 0, "that many clients at once: how long until all are served; verdicts are not measured")
 	subscriptions := flag.String("subscriptions", "10,1000", "clusters that each client subscribes to, at least 10")
 	rates := flag.String("rates", "1,100", "verdicts a second")
 	var s setting
@@ -106,12 +114,20 @@ func parse() (options, bool, error) {
 	if *smoke {
 		*streams, *subscriptions, *rates = "20", "10,30", "100"
 		s.Clusters, s.Users, o.verdicts, o.rounds = 50, 3, 1, 1
+		*storm = min(*storm, 20)
+	}
+	if *storm != 0 {
+		o.storm, *streams = true, strconv.Itoa(*storm)
 	}
 	o.feeds = slices.DeleteFunc(slices.Clone(feeds), func(f feed) bool { return *only != "" && f.name != *only })
 	if len(o.feeds) == 0 {
 		return o, false, fmt.Errorf("-server: %q is not known: want overhear or go-control-plane", *only)
 	}
-	all, err := numbers("streams", *streams, 1)
+	of := "streams"
+	if o.storm {
+		of = "storm"
+	}
+	all, err := numbers(of, *streams, 1)
 	names, err2 := numbers("subscriptions", *subscriptions, hot)
 	var err3 error
 	o.rates, err3 = numbers("rates", *rates, 1)
@@ -172,9 +188,35 @@ func enoughFiles(settings []setting) error {
 	return nil
 }
 
-// runAll measures every setting. Within a round the servers take turns, each with a
-// fleet of its own.
+// runAll measures what is wanted, and prints it.
 func runAll(ctx context.Context, o options, asJSON bool, w io.Writer) error {
+	var all any
+	var printed func() error
+	var failed error
+	if o.storm {
+		var results []*stormResult
+		results, failed = runStorms(ctx, o)
+		all, printed = results, func() error { return stormTable(w, results) }
+	} else {
+		var results []*result
+		results, failed = runVerdicts(ctx, o)
+		all, printed = results, func() error { return table(w, results) }
+	}
+	switch {
+	case failed != nil:
+		return failed
+	case asJSON:
+		enc := json.NewEncoder(w)
+		enc.SetIndent("", "  ")
+		return enc.Encode(all)
+	default:
+		return printed()
+	}
+}
+
+// runVerdicts measures every setting. Within a round the servers take turns, each with a
+// fleet of its own.
+func runVerdicts(ctx context.Context, o options) ([]*result, error) {
 	var all []*result
 	for _, s := range o.settings {
 		results := map[string]*result{} // by server and rate
@@ -191,7 +233,7 @@ func runAll(ctx context.Context, o options, asJSON bool, w io.Writer) error {
 					}
 					r.add(m)
 				}); err != nil {
-					return fmt.Errorf("%s, %d streams of %d names: %w", f.name, s.Streams, s.Subscriptions, err)
+					return nil, fmt.Errorf("%s, %d streams of %d names: %w", f.name, s.Streams, s.Subscriptions, err)
 				}
 			}
 		}
@@ -200,10 +242,5 @@ func runAll(ctx context.Context, o options, asJSON bool, w io.Writer) error {
 	for _, r := range all {
 		r.summarise()
 	}
-	if asJSON {
-		enc := json.NewEncoder(w)
-		enc.SetIndent("", "  ")
-		return enc.Encode(all)
-	}
-	return table(w, all)
+	return all, nil
 }

@@ -6,16 +6,12 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"net"
 	"os"
 	"os/exec"
 	"runtime"
 	"time"
 
 	"golang.org/x/sys/unix"
-	"google.golang.org/grpc"
-
-	"github.com/overhear-mesh/overhear/xds/server"
 )
 
 // calm is how long the machine is left alone before something is measured.
@@ -31,23 +27,13 @@ type measured struct {
 // measure gives a server its turn: it starts, a fleet comes, verdicts go out at each of
 // the rates.
 func measure(ctx context.Context, o options, s setting, f feed, tell func(rate int, m measured)) (failed error) {
-	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	r, err := f.serve(initial(s))
 	if err != nil {
 		return err
 	}
-	g := grpc.NewServer(server.Options()...) // the same for all
-	publish, err := f.start(g, initial(s))
-	if err != nil {
-		return err
-	}
-	served := make(chan error, 1)
-	go func() { served <- g.Serve(ln) }()
-	defer func() {
-		g.Stop()
-		failed = errors.Join(failed, <-served)
-	}()
+	defer func() { failed = errors.Join(failed, r.stop()) }()
 	before := settled()
-	clients, err := startFleet(ctx, fleet{setting: s, Address: ln.Addr().String(), Profile: o.profileOf(f, "clients")})
+	clients, err := startFleet(ctx, fleet{setting: s, Address: r.address, Profile: o.profileOf(f, "clients")})
 	if err != nil {
 		return err
 	}
@@ -79,7 +65,7 @@ func measure(ctx context.Context, o options, s setting, f feed, tell func(rate i
 		}
 		m := m
 		if err := m.verdicts(ctx, o, s, clients, rate, next, n, func(verdict int) error {
-			return publish(assignment(s, verdict%hot, verdict), nodes)
+			return r.publish(assignment(s, verdict%hot, verdict), nodes)
 		}); err != nil {
 			return err
 		}
@@ -141,7 +127,7 @@ func (m *measured) verdicts(ctx context.Context, o options, s setting, clients *
 // process is the process of the clients.
 type process struct {
 	command *exec.Cmd
-	input   io.Closer
+	input   io.WriteCloser
 	words   chan word
 }
 
