@@ -215,3 +215,30 @@ func TestWhatIsMissedIsAnError(t *testing.T) {
 		t.Errorf("compared with what does not vary: got %v", err)
 	}
 }
+
+func TestNothingIsWantedOfOtherSettingsThanThoseOfTheFile(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "mine.txt")
+	text := "callers 3\nwarmup 5s\nlength 5s\nvary rate 5 10\nat 0s endpoint 1: crash\nwant found max <= 0"
+	if err := os.WriteFile(file, []byte(text), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	for set, want := range map[string]string{
+		"":                   "2 of 2 expectations were missed",
+		"rate 10":            "1 of 1 expectations were missed",
+		"rate 10, callers 3": "1 of 1 expectations were missed",
+		"rate 7":             "",
+		"callers 4":          "",
+	} {
+		var out, errs bytes.Buffer
+		got := ""
+		if err := run([]string{"-file", file, "-seeds", "1-1", "-set", set}, &out, &errs); err != nil {
+			got = err.Error()
+		}
+		if got != want {
+			t.Errorf("-set %q: error %q, want %q", set, got, want)
+		}
+		if told := strings.Contains(out.String(), "they are wanted of the settings of the file") && strings.Contains(out.String(), "other settings"); told != (want == "") {
+			t.Errorf("-set %q: that nothing was judged is told: %t", set, told)
+		}
+	}
+}

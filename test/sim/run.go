@@ -59,11 +59,15 @@ type Outcome struct {
 	Met   bool   `json:"met"`
 	Runs  int    `json:"runs"`
 	Needs int    `json:"needs"` // runs, fewer are not judged
+	// Changed: -set gives the scenario settings of which this was not wanted.
+	Changed bool `json:"changed,omitempty"`
 }
 
 // mark is the outcome in a word.
 func (o Outcome) mark() string {
 	switch {
+	case o.Changed:
+		return "other settings"
 	case o.Runs < o.Needs:
 		return "not judged"
 	case o.Met:
@@ -223,7 +227,9 @@ func (r *Run) judge(runs []Run, without map[string]int) {
 			}
 			w.Value *= float64(stat(w, before.Figures[w.Measure]))
 		}
-		r.Wants = append(r.Wants, judge(w, r.Figures[w.Measure], r.Seeds))
+		o := judge(w, r.Figures[w.Measure], r.Seeds)
+		o.Changed = r.setting.Changed
+		r.Wants = append(r.Wants, o)
 	}
 }
 

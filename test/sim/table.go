@@ -89,6 +89,9 @@ func wants(out io.Writer, runs []Run) {
 	if n := count["not judged"]; n > 0 {
 		fmt.Fprintf(out, ", %d not judged: %d runs are needed", n, enough)
 	}
+	if n := count["other settings"]; n > 0 {
+		fmt.Fprintf(out, ", %d not judged: they are wanted of the settings of the file", n)
+	}
 	fmt.Fprintln(out)
 	grid(out, rows)
 }

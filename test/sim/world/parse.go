@@ -6,6 +6,7 @@ import (
 	"io/fs"
 	"math"
 	"path"
+	"reflect"
 	"slices"
 	"strconv"
 	"strings"
@@ -84,7 +85,8 @@ Ways can have: blackhole, unreachable, errors P%, slow xF [P%], heal, and flap o
 Expectations of overhear, over all seeds; "98% without" is that part of what the same
 seeds give without detection, and "120% of callers 10" that part of what they give with
 this value of "vary", asked of the values after it. All but a max need 20 seeds, and are
-not judged by fewer; what is missed makes sim exit with 1:
+not judged by fewer; none is judged where -set gives settings that the file does not have;
+what is missed makes sim exit with 1:
 
   want MEASURE p50|p95|max|mean <=|>= VALUE
   want MEASURE p50|p95|max|mean <=|>= P% without
@@ -167,8 +169,24 @@ func Load(dir fs.FS) ([]Scenario, error) {
 
 // Variants are the scenario with every combination of what it varies, each named
 // by its values. Steps that speak of who there is are read anew for each. Lines of
-// set replace settings, and a setting that is replaced varies no more.
+// set replace settings, and a setting that is replaced varies no more: what comes of
+// that, if it is none of the variants of the text alone, is marked as changed.
 func Variants(name, text string, set ...string) ([]Scenario, error) {
+	all, err := variants(name, text, set)
+	if err != nil || len(set) == 0 {
+		return all, err
+	}
+	written, _ := variants(name, text, nil) // of a text that is right only with set all are changed
+	for i := range all {
+		all[i].Changed = !slices.ContainsFunc(written, func(w Scenario) bool {
+			w.Name = all[i].Name
+			return reflect.DeepEqual(w, all[i])
+		})
+	}
+	return all, nil
+}
+
+func variants(name, text string, set []string) ([]Scenario, error) {
 	text = strings.Join(append([]string{text}, set...), "\n")
 	first, err := Parse(name, text)
 	if err != nil {

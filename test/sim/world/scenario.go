@@ -50,6 +50,8 @@ type Scenario struct {
 	Steps []Step // in order of time
 	Vary  []Variation
 	Wants []Want
+
+	Changed bool // it has settings that its text does not have, so that what it wants was not said of it
 }
 
 // Label is something that operators say of endpoints.
