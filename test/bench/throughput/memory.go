@@ -12,13 +12,17 @@ import (
 // back after two seconds what reading its file took.
 const settled = 4 * time.Second
 
-// idleCount is how many connections lie idle: as many as the descriptors of a process
-// allow, with room for others.
+// idleRoom is how many descriptors a process has beside those of idle connections. Each
+// of these was served by one request after the other, on few connections to the server.
+const idleRoom = 1000
+
+// idleCount is how many connections lie idle, as far as the descriptors of a process
+// allow.
 func (o options) idleCount() int {
 	if o.smoke {
 		return 200
 	}
-	return min(idleMost, descriptors()/2-500)
+	return min(idleMost, descriptors()-idleRoom)
 }
 
 // descriptors is how many a process may have open.

@@ -39,7 +39,7 @@ type settings struct {
 	Dir, Config                       string
 	TCP, DownHTTP2, UpHTTP2           bool
 	Cores                             int
-	Connections                       int      // that it may hold, each with a descriptor to the server
+	Connections                       int      // that clients may hold
 	Sink                              string   // where spans go; "": nowhere
 	Clusters                          []string // that nobody calls
 	Hosts                             []string // of these, by their last byte
@@ -127,7 +127,7 @@ func compileFloor(dir string) (string, error) {
 // settingsFor are those of a product that does the work, with ports of its own.
 func (p product) settingsFor(w work, dir, backend, sink string) (s settings, err error) {
 	s = settings{
-		Dir: dir, Config: filepath.Join(dir, p.config), Backend: backend, Cores: max(1, p.cores), Connections: (descriptors() - 200) / 2,
+		Dir: dir, Config: filepath.Join(dir, p.config), Backend: backend, Cores: max(1, p.cores), Connections: min(idleMost+idleRoom, descriptors()),
 		TCP: w.down == opaque, DownHTTP2: w.down == http2, UpHTTP2: w.up == http2,
 	}
 	if p.traced {
