@@ -38,8 +38,12 @@ type Config struct {
 	// Ping says which requests are pings; default: the path /healthz, or a
 	// user-agent that begins with "overhear-ping".
 	Ping func(*http.Request) bool
+	// HTTP2 serves HTTP/2 without TLS beside HTTP/1.1, to who begins with it (RFC 9113 §3.3).
+	HTTP2 bool
 	// Handler answers what no fault takes, instead of Body.
 	Handler http.Handler
+	// Failure answers what Errors takes, instead of a status.
+	Failure http.Handler
 	// Seed of the dice of Errors.
 	Seed uint64
 }
@@ -90,6 +94,11 @@ func Start(ctx context.Context, cfg Config) (*Backend, error) {
 	// A backend that is killed on purpose has nothing to say about it.
 	quiet := log.New(discard{}, "", 0)
 	b.http = &http.Server{Handler: http.HandlerFunc(b.serveHTTP), ConnContext: connContext, ErrorLog: quiet}
+	if cfg.HTTP2 {
+		b.http.Protocols = new(http.Protocols)
+		b.http.Protocols.SetHTTP1(true)
+		b.http.Protocols.SetUnencryptedHTTP2(true)
+	}
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	if err := b.listenLocked(ctx); err != nil {

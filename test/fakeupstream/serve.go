@@ -21,6 +21,10 @@ func (b *Backend) serveHTTP(w http.ResponseWriter, r *http.Request) {
 	switch {
 	case !ping && b.roll(f.ErrorRate):
 		b.record.failed(a)
+		if b.cfg.Failure != nil {
+			b.cfg.Failure.ServeHTTP(w, r)
+			return
+		}
 		b.fail(w, &f)
 	case !ping && f.Body != Whole:
 		b.record.failed(a)

@@ -40,7 +40,7 @@ func (d *drawing) done(w io.Writer, title, small string) error {
 func colour(product string) string {
 	for _, c := range []struct{ prefix, colour string }{
 		{"overhear off", "#8b949e"}, {"overhear alone", "#e8a07a"}, {"overhear", "#d55e00"}, {"envoy tuned", "#56b4e9"}, {"envoy", "#0072b2"},
-		{"haproxy", "#cc79a7"}, {"nginx", "#8a5a00"},
+		{"haproxy", "#cc79a7"}, {"nginx", "#8a5a00"}, {"grpc", "#009e73"},
 	} {
 		if strings.HasPrefix(product, c.prefix) {
 			return c.colour

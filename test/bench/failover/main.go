@@ -173,6 +173,9 @@ func (o options) jobs() (all []job) {
 		var some []job
 		for _, p := range o.products {
 			for _, s := range o.scenarios {
+				if o.smoke && !judged(p, s) || !p.meets(s) {
+					continue
+				}
 				for _, n := range o.proxies {
 					for _, retries := range o.retries {
 						if p.config == "" && retries {

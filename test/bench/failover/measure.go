@@ -11,9 +11,10 @@ import (
 // figures are what a run is judged by. They were fixed before the first run. Times are
 // seconds since the fault came, or since it went; infinite: not seen.
 type figures struct {
-	Excess    number `json:"excess_failed"`      // failed requests beyond the base rate, from the fault's beginning to the run's end
-	Later     number `json:"failed_after_found"` // of these, begun after T95: at trials, and re-admissions
-	P99       number `json:"excess_p99_ms"`      // during the fault, beyond that of the warm-up
+	Excess    number `json:"excess_failed"`          // failed requests beyond the base rate, from the fault's beginning to the run's end
+	Later     number `json:"failed_after_found"`     // of these, begun after T95: at trials, and re-admissions
+	Return    number `json:"failed_at_worst_return"` // most of these in ten seconds
+	P99       number `json:"excess_p99_ms"`          // during the fault, beyond that of the warm-up
 	P999      number `json:"excess_p999_ms"`
 	TFirst    number `json:"t_first_s"` // the first caller has left the endpoint
 	T95       number `json:"t_95_s"`    // no more than 5 % of its fair share come
@@ -57,7 +58,8 @@ func measure(tr *trace, s scenario, t setting) figures {
 		seen := arrivalsOfBlamed(tr, s)
 		f.Recovery, f.Overshoot = recovered(seen, fair, t.Fault, end)
 	}
-	judged, failed, later := 0, 0, 0
+	judged, failed := 0, 0
+	var later []time.Duration
 	for _, r := range tr.requests {
 		if r.at < 0 || r.at >= end || s.doomed(r) {
 			continue
@@ -68,10 +70,11 @@ func measure(tr *trace, s scenario, t setting) figures {
 		}
 		failed++
 		if fair > 0 && r.at.Seconds() > float64(f.T95) {
-			later++
+			later = append(later, r.at)
 		}
 	}
-	f.Excess, f.Later = number(float64(failed)-t.Base*float64(judged)), number(later)
+	f.Excess, f.Later = number(float64(failed)-t.Base*float64(judged)), number(len(later))
+	f.Return = worstReturn(later, f.T95)
 	during, before := latencies(tr, s, 0, t.Fault), latencies(tr, s, -t.Warm/2, 0)
 	f.P99 = number(1e3 * (quantile(during, .99) - quantile(before, .99)).Seconds())
 	f.P999 = number(1e3 * (quantile(during, .999) - quantile(before, .999)).Seconds())
@@ -202,6 +205,20 @@ func returns(at []time.Duration, fair float64, fault time.Duration) (n int) {
 		}
 	}
 	return n
+}
+
+// worstReturn is the most failures of any ten seconds, which is as far as the proxies of a
+// fleet come apart when they take an endpoint back (Envoy's default sweeps are ten seconds
+// apart). There is no return to one that was never left.
+func worstReturn(failed []time.Duration, t95 number) number {
+	if math.IsNaN(float64(t95)) || math.IsInf(float64(t95), 0) {
+		return number(math.NaN())
+	}
+	most := 0
+	for _, at := range failed {
+		most = max(most, between(failed, at, at+10*time.Second))
+	}
+	return number(most)
 }
 
 // recovered is when the endpoint had four fifths of its share for a second, and the most

@@ -127,6 +127,43 @@ func TestFailuresBeyondTheBaseRateAreTheExcess(t *testing.T) {
 	}
 }
 
+func TestTheWorstReturnIsTheMostThatFailInTenSeconds(t *testing.T) {
+	set := quiet
+	set.Fault = 40 * time.Second
+	tr := &trace{}
+	fail := func(n int, from time.Duration) {
+		for i := range n {
+			tr.requests = append(tr.requests, request{at: from + time.Duration(i)*time.Millisecond, why: "reset"})
+		}
+	}
+	fail(200, 0) // until it is left
+	fail(3, 8*time.Second)
+	fail(4, 17*time.Second)
+	fail(5, 36*time.Second)
+	s := broken
+	s.unseen = true
+	f := measure(tr, s, set)
+	// Of the first two hundred, the last two are within the 5 % of one that was left.
+	if f.Later != 14 || f.Return != 7 {
+		t.Errorf("%g failed after it was left, %g at the worst return, want 14 and 7", float64(f.Later), float64(f.Return))
+	}
+	s.blame = false
+	if f := measure(tr, s, set); !math.IsNaN(float64(f.Return)) {
+		t.Errorf("%g failed at a return, and nobody was to leave", float64(f.Return))
+	}
+}
+
+func TestTheSmokeRunsWhatItJudgesAlone(t *testing.T) {
+	o, err := parse([]string{"-smoke"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	// Three products crash, two hang, three fail half of the requests: eight seconds each.
+	if n := len(o.jobs()); n != 8 {
+		t.Errorf("%d runs, want 8", n)
+	}
+}
+
 func TestThePathTellsTheProxy(t *testing.T) {
 	for _, poisoned := range []bool{false, true} {
 		if got, ok := proxyOf(path(11, poisoned)); !ok || got != 11 {
@@ -178,5 +215,20 @@ func TestAnOverloadAsksForMoreThanThereIs(t *testing.T) {
 	took := time.Duration(f.Slow * float64(set.Latency)).Seconds()
 	if rate := float64(f.Capacity) / took; rate < 79.9 || rate > 80.1 || f.Queue != 40 {
 		t.Errorf("%g requests a second and %d in line, want 80 and 40", rate, f.Queue)
+	}
+}
+
+func TestGRPCHasNoPartWhereBodiesAreCut(t *testing.T) {
+	o, err := parse([]string{"-rounds", "1", "-scenario", "body stalls;hang", "-product", "grpc,none"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, j := range o.jobs() {
+		if j.product.name == "grpc" && j.scenario.name == "body stalls" {
+			t.Error("it has")
+		}
+	}
+	if n := len(o.jobs()); n != 3 {
+		t.Errorf("%d runs, want 3", n)
 	}
 }

@@ -9,10 +9,12 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"sync"
 	"text/template"
 	"time"
 
 	"github.com/overhear-mesh/overhear/test/envoy"
+	"github.com/overhear-mesh/overhear/test/fakeupstream"
 	program "github.com/overhear-mesh/overhear/test/process"
 )
 
@@ -28,6 +30,8 @@ type product struct {
 	says   []string // arguments that make it tell its version
 	tune   func(s *site)
 	plane  bool // with Overhear's control plane
+	// library is a file in products/ where callers do without a proxy, by gRPC's client.
+	library string
 }
 
 // site fills the configuration of one proxy.
@@ -89,8 +93,16 @@ func products() []product {
 		as(nginx, "nginx", nil),
 		as(nginx, "nginx rr", rr(nil)),
 		as(nginx, "nginx 5xx", tuned),
+		{name: "grpc", library: "grpc.json"},
+		{name: "grpc tuned", library: "grpc.json", tune: tuned},
 		{name: none},
 	}
+}
+
+// meets says whether a product can be part of a scenario: an answer that is cut in its body
+// is one of HTTP/1.1, which gRPC takes for a wrong server at once.
+func (p product) meets(s scenario) bool {
+	return p.library == "" || s.fault.Body == fakeupstream.Whole
 }
 
 // command builds one of ours, once per run of the benchmark.
@@ -159,7 +171,13 @@ func startFleet(ctx context.Context, p product, bin, dir string, t setting, endp
 	for i := range t.Proxies {
 		s := base
 		s.Index, s.Dir = i, filepath.Join(dir, fmt.Sprint(i))
-		if err := f.startProxy(ctx, p, path, s); err != nil {
+		if err := f.startProxy(p, path, s); err != nil {
+			f.stop()
+			return nil, fmt.Errorf("proxy %d: %w", i, err)
+		}
+	}
+	for i := range t.Proxies {
+		if err := f.ready(ctx, i); err != nil {
 			f.stop()
 			return nil, fmt.Errorf("proxy %d: %w", i, err)
 		}
@@ -167,7 +185,7 @@ func startFleet(ctx context.Context, p product, bin, dir string, t setting, endp
 	return f, nil
 }
 
-func (f *fleet) startProxy(ctx context.Context, p product, path string, s site) error {
+func (f *fleet) startProxy(p product, path string, s site) error {
 	if err := s.write(p.config); err != nil {
 		return err
 	}
@@ -177,10 +195,15 @@ func (f *fleet) startProxy(ctx context.Context, p product, path string, s site) 
 		return err
 	}
 	f.proxies, f.entries, f.admins = append(f.proxies, run), append(f.entries, s.Listen), append(f.admins, s.Admin)
-	return run.Wait(ctx, 20*time.Millisecond, func(context.Context) error {
+	return nil
+}
+
+// ready waits until a proxy passes an answer on.
+func (f *fleet) ready(ctx context.Context, i int) error {
+	return f.proxies[i].Wait(ctx, 20*time.Millisecond, func(context.Context) error {
 		var c client
 		defer c.close()
-		if why := c.get(s.Listen, "/ready", time.Second); why != "" {
+		if why := c.get(f.entries[i], "/ready", time.Second); why != "" {
 			return fmt.Errorf("asked for an answer: %s", why)
 		}
 		return nil
@@ -243,7 +266,9 @@ func (f *fleet) all() []*program.Process {
 }
 
 func (f *fleet) stop() {
+	var ends sync.WaitGroup // some wait for what is still open
 	for _, p := range f.all() {
-		p.Stop()
+		ends.Go(p.Stop)
 	}
+	ends.Wait()
 }

@@ -14,6 +14,8 @@ import (
 	"strings"
 	"time"
 
+	"google.golang.org/grpc"
+
 	"github.com/overhear-mesh/overhear/test/poisson"
 	program "github.com/overhear-mesh/overhear/test/process"
 )
@@ -74,7 +76,7 @@ func newReport(o options) *report {
 		Date: time.Now().UTC().Format(time.DateOnly), Machine: fmt.Sprintf("%d cores, %s/%s, %s", runtime.NumCPU(), runtime.GOOS, runtime.GOARCH, runtime.Version()),
 		Load: strings.TrimSpace(string(load)), Command: typed(os.Args[1:]),
 		Versions: map[string]string{}, options: o,
-		Missing: []string{"gRPC without a proxy (A50): its scenarios are not part of this benchmark", "Linkerd: its proxy needs a control plane in Kubernetes"},
+		Missing: []string{"Linkerd: its proxy needs a control plane in Kubernetes"},
 	}
 }
 
@@ -93,6 +95,9 @@ func typed(args []string) string {
 // find keeps the products that are there.
 func (r *report) find(all []product, dir string) (here []product) {
 	for _, p := range all {
+		if p.library != "" {
+			r.Versions[p.name] = grpc.Version
+		}
 		if p.config == "" {
 			here = append(here, p)
 			continue
@@ -189,6 +194,7 @@ var columns = []struct {
 }{
 	{"excess failed", func(f figures) number { return f.Excess }, "%.0f"},
 	{"after found", func(f figures) number { return f.Later }, "%.0f"},
+	{"worst return", func(f figures) number { return f.Return }, "%.0f"},
 	{"p99 +ms", func(f figures) number { return f.P99 }, "%.0f"},
 	{"p99.9 +ms", func(f figures) number { return f.P999 }, "%.0f"},
 	{"T first s", func(f figures) number { return f.TFirst }, "%.2f"},

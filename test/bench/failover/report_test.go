@@ -41,7 +41,7 @@ func TestTheTablesTellOfEverything(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, want := range []string{
-		"not measured: gRPC", "## crash: it dies", "16 proxies, 10 endpoints, 400 requests/s", "| envoy | 1 | 25 |", " never |",
+		"not measured: Linkerd", "## crash: it dies", "16 proxies, 10 endpoints, 400 requests/s", "| envoy | 1 | 25 |", " never |",
 		"crash, envoy, round 1: the generator was late by 90 ms at p99", "## False alarms", "at most",
 	} {
 		if !strings.Contains(b.String(), want) {

@@ -42,7 +42,7 @@ type trace struct {
 
 // play runs one product through one scenario, with everything new.
 func play(ctx context.Context, p product, s scenario, t setting, bin, dir string) (*trace, error) {
-	v, err := startService(ctx, s, t)
+	v, err := startService(ctx, p, s, t)
 	if err != nil {
 		return nil, err
 	}
@@ -52,7 +52,7 @@ func play(ctx context.Context, p product, s scenario, t setting, bin, dir string
 		return nil, err
 	}
 	defer f.stop()
-	g := &generator{setting: t, scenario: s, entries: f.entries}
+	g := &generator{setting: t, scenario: s, product: p, entries: f.entries}
 	if len(f.entries) == 0 {
 		for _, e := range v.endpoints {
 			g.direct = append(g.direct, e.Address)
@@ -62,8 +62,11 @@ func play(ctx context.Context, p product, s scenario, t setting, bin, dir string
 	defer cancel()
 	began := time.Now()
 	g.fault = began.Add(t.Warm)
-	g.start(ctx)
-	out, err := g.through(ctx, f, v)
+	err = g.start(ctx)
+	var out *trace
+	if err == nil {
+		out, err = g.through(ctx, f, v)
+	}
 	cancel()
 	g.wait()
 	if err != nil {
@@ -84,6 +87,7 @@ func play(ctx context.Context, p product, s scenario, t setting, bin, dir string
 type generator struct {
 	setting
 	scenario
+	product product
 	fault   time.Time // when it comes
 	entries []string  // of the proxies
 	direct  []string  // of the backends, for callers without a proxy
@@ -94,35 +98,62 @@ type generator struct {
 	requests []request
 }
 
-func (g *generator) start(ctx context.Context) {
+func (g *generator) start(ctx context.Context) error {
 	for i := range g.Proxies {
-		g.running.Go(func() { g.caller(ctx, i) })
+		c, err := g.caller(i)
+		if err != nil {
+			return err
+		}
+		g.running.Go(func() { g.use(ctx, i, c) })
 	}
+	return nil
 }
 
 func (g *generator) wait() { g.running.Wait() }
 
-// caller is the users of one proxy.
-func (g *generator) caller(ctx context.Context, i int) {
-	var c client
-	if len(g.direct) > 0 {
+// caller makes requests; why says how one failed; "": it did not.
+type caller interface {
+	get(path string, timeout time.Duration) (why string)
+	close()
+}
+
+// through a proxy, or round the endpoints.
+type round struct {
+	client
+	to   []string
+	turn atomic.Uint64
+}
+
+func (c *round) get(path string, timeout time.Duration) (why string) {
+	return c.client.get(c.to[c.turn.Add(1)%uint64(len(c.to))], path, timeout)
+}
+
+// caller is what the users of one proxy call with.
+func (g *generator) caller(i int) (caller, error) {
+	if g.product.library != "" {
+		return dialRPC(g.product, i, g.direct)
+	}
+	c := &round{to: g.direct}
+	c.turn.Store(rand.Uint64N(1 << 32)) // callers do not go round in step
+	if len(g.direct) == 0 {
+		c.to = g.entries[i : i+1]
+	} else {
 		c.from = callerIP(i)
 	}
+	return c, nil
+}
+
+// use is the users of one proxy.
+func (g *generator) use(ctx context.Context, i int, c caller) {
 	defer c.close()
-	var turn atomic.Uint64
-	turn.Store(rand.Uint64N(1 << 32)) // callers do not go round in step
+	timeout := g.Timeout
+	if len(g.direct) == 0 {
+		timeout += time.Second // a proxy answers in the setting's time; this bound is for one that does not
+	}
 	skipped := openload.At(ctx, g.Rate/float64(g.Proxies), func(intended time.Time) {
 		r := request{proxy: i, at: intended.Sub(g.fault), late: time.Since(intended)}
 		r.poisoned = g.poison > 0 && rand.Float64() < g.poison
-		// A proxy answers in the setting's time; this bound is for one that does not.
-		timeout := g.Timeout + time.Second
-		var to string
-		if len(g.direct) == 0 {
-			to = g.entries[i]
-		} else {
-			to, timeout = g.direct[turn.Add(1)%uint64(len(g.direct))], g.Timeout
-		}
-		r.why = c.get(to, path(i, r.poisoned), timeout)
+		r.why = c.get(path(i, r.poisoned), timeout)
 		r.took = time.Since(intended)
 		g.mu.Lock()
 		defer g.mu.Unlock()

@@ -6,6 +6,8 @@ import (
 	"math/rand/v2"
 	"net"
 
+	"google.golang.org/grpc/codes"
+
 	"github.com/overhear-mesh/overhear/test/fakeupstream"
 )
 
@@ -14,13 +16,14 @@ import (
 type service struct {
 	setting
 	scenario
+	rpc       bool // it is one of gRPC
 	backends  []*fakeupstream.Backend
 	relays    []*relay
 	endpoints []endpoint // as callers are told them
 }
 
-func startService(ctx context.Context, s scenario, t setting) (*service, error) {
-	v := &service{setting: t, scenario: s}
+func startService(ctx context.Context, p product, s scenario, t setting) (*service, error) {
+	v := &service{setting: t, scenario: s, rpc: p.library != ""}
 	for i := range t.Endpoints {
 		if err := v.add(ctx, i); err != nil {
 			v.close()
@@ -32,7 +35,11 @@ func startService(ctx context.Context, s scenario, t setting) (*service, error) 
 
 func (v *service) add(ctx context.Context, i int) error {
 	name := fmt.Sprintf("api-%d", i)
-	b, err := fakeupstream.Start(ctx, fakeupstream.Config{Name: name, Latency: v.Latency, Seed: rand.Uint64()})
+	cfg := fakeupstream.Config{Name: name, Latency: v.Latency, Seed: rand.Uint64()}
+	if v.rpc {
+		cfg.HTTP2, cfg.Handler, cfg.Failure = true, answerRPC(codes.OK), answerRPC(codes.Unavailable)
+	}
+	b, err := fakeupstream.Start(ctx, cfg)
 	if err != nil {
 		return err
 	}

@@ -10,7 +10,7 @@ import (
 // smokeSetting is what shows the orderings that never turn round, in little time.
 func (o *options) smokeSetting() {
 	o.proxies, o.retries, o.rounds = []int{4}, []bool{false}, 1
-	o.Endpoints, o.Rate, o.Warm, o.Fault, o.After = 10, 400, 3*time.Second, 5*time.Second, 0
+	o.Endpoints, o.Rate, o.Warm, o.Fault, o.After = 10, 400, 3*time.Second, 4500*time.Millisecond, 0
 	o.late = 500 * time.Millisecond // only failures are counted, and the margins are wide
 	for _, s := range scenarios() {
 		switch s.name {
@@ -39,6 +39,16 @@ var orderings = []struct {
 	{"hang", "overhear", none, .6},
 	{"errors 50 %", "overhear", none, .6},
 	{"errors 50 %", "overhear", "envoy", 1},
+}
+
+// judged says whether an ordering is about this product in this scenario.
+func judged(p product, s scenario) bool {
+	for _, o := range orderings {
+		if o.scenario == s.name && (o.less == p.name || o.more == p.name) {
+			return true
+		}
+	}
+	return false
 }
 
 // judge says which orderings do not hold. A run that did not count says nothing; one that

@@ -1,0 +1,78 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"net"
+	"net/http"
+	"strconv"
+	"text/template"
+	"time"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/credentials/insecure"
+	"google.golang.org/grpc/resolver"
+	"google.golang.org/grpc/resolver/manual"
+	"google.golang.org/grpc/status"
+	_ "google.golang.org/grpc/xds" // the balancer of A50 comes with it
+	"google.golang.org/protobuf/types/known/emptypb"
+)
+
+// rpc is a caller that needs no proxy: gRPC's client, in this process.
+type rpc struct{ conn *grpc.ClientConn }
+
+func dialRPC(p product, caller int, addresses []string) (*rpc, error) {
+	var s site
+	if p.tune != nil {
+		p.tune(&s)
+	}
+	text, err := template.ParseFS(configurations, "products/"+p.library)
+	if err != nil {
+		return nil, err
+	}
+	var config bytes.Buffer
+	if err := text.Execute(&config, s); err != nil {
+		return nil, err
+	}
+	names := manual.NewBuilderWithScheme("service")
+	var state resolver.State
+	for _, a := range addresses {
+		state.Endpoints = append(state.Endpoints, resolver.Endpoint{Addresses: []resolver.Address{{Addr: a}}})
+	}
+	names.InitialState(state)
+	from := net.Dialer{LocalAddr: &net.TCPAddr{IP: callerIP(caller)}}
+	conn, err := grpc.NewClient("service:///api", grpc.WithResolvers(names), grpc.WithTransportCredentials(insecure.NewCredentials()),
+		grpc.WithDefaultServiceConfig(config.String()), grpc.WithDisableRetry(),
+		grpc.WithContextDialer(func(ctx context.Context, address string) (net.Conn, error) {
+			return from.DialContext(ctx, "tcp", address)
+		}))
+	if err != nil {
+		return nil, err
+	}
+	conn.Connect()
+	return &rpc{conn}, nil
+}
+
+// get makes one call, and says why it failed; "": it did not.
+func (c *rpc) get(path string, timeout time.Duration) (why string) {
+	ctx, cancel := context.WithTimeout(context.Background(), timeout)
+	defer cancel()
+	if err := c.conn.Invoke(ctx, path, new(emptypb.Empty), new(emptypb.Empty)); err != nil {
+		return status.Code(err).String()
+	}
+	return ""
+}
+
+func (c *rpc) close() { c.conn.Close() }
+
+// answerRPC is a method whose answer is an empty message, and how it ended, which gRPC
+// tells in the trailers.
+// https://github.com/grpc/grpc/blob/master/doc/PROTOCOL-HTTP2.md
+func answerRPC(code codes.Code) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("content-type", "application/grpc")
+		_, _ = w.Write(make([]byte, 5)) // the client may have left
+		w.Header().Set(http.TrailerPrefix+"grpc-status", strconv.Itoa(int(code)))
+	})
+}
