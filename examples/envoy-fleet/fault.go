@@ -71,6 +71,9 @@ type result struct {
 	SaidBy    []string `json:"said_by,omitempty"`
 	ProbedBy  []string `json:"probed_by,omitempty"` // of them, those whose word is a probe
 	AimFailed int      `json:"aim_failed_requests,omitempty"`
+	// LastMS is from the verdict to the last request that reached the backend for it; 0 if
+	// none did any more.
+	LastMS *float64 `json:"last_request_ms"`
 }
 
 func (r *result) how() string {
@@ -97,8 +100,31 @@ func (f *fleet) show(ctx context.Context, one fault, say func(string, ...any)) (
 	r, err := f.happen(ctx, one, say, func(r *result) { r.SaidBy, r.ProbedBy = f.sayers(ctx, *r) })
 	if err == nil && !one.all {
 		r.judge(f.ledger, one)
+		if verdicts := f.ledger.Told(r.Out); len(verdicts) > 0 {
+			told := verdicts[0].Time
+			r.LastMS = trial.MS(runOut(told, f.victims(one)[0].Arrivals(told)))
+		}
 	}
 	return r, err
+}
+
+// lull is how long a backend must have been without a request for it to have had its last
+// one: fifty a second are usual, and it is tried again sooner or later.
+const lull = 250 * time.Millisecond
+
+// runOut is how long requests went on arriving after an instant.
+func runOut(since time.Time, arrivals []fakeupstream.Arrival) time.Duration {
+	last := since
+	for _, a := range arrivals {
+		if a.Ping {
+			continue
+		}
+		if a.At.Sub(last) >= lull {
+			break
+		}
+		last = a.At
+	}
+	return last.Sub(since)
 }
 
 // happen lets a fault happen, waits until one that can be found is, and ends it a little

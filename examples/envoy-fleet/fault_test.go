@@ -5,6 +5,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/overhear-mesh/overhear/test/fakeupstream"
 	"github.com/overhear-mesh/overhear/test/trial"
 	"github.com/overhear-mesh/overhear/xds/controlplane"
 )
@@ -38,5 +39,27 @@ func TestAFaultIsJudgedByItsOwnVerdictAndFailures(t *testing.T) {
 
 	if trial.Conclude(l, []*trial.Finding{&r.Finding}) || r.OK || r.Wrong != 1 {
 		t.Errorf("%d wrong ejections, want that of api-2", r.Wrong)
+	}
+}
+
+func TestRequestsHaveRunOutWhenThereIsALull(t *testing.T) {
+	told := time.Unix(1000, 0)
+	at := func(ms int, ping bool) fakeupstream.Arrival {
+		return fakeupstream.Arrival{At: told.Add(time.Duration(ms) * time.Millisecond), Ping: ping}
+	}
+	for _, tc := range []struct {
+		name     string
+		arrivals []fakeupstream.Arrival
+		want     time.Duration
+	}{
+		{"none", nil, 0},
+		{"two on their way, then a test", []fakeupstream.Arrival{at(3, false), at(12, false), at(262, false)}, 12 * time.Millisecond},
+		{"a probe is no request", []fakeupstream.Arrival{at(3, false), at(200, true), at(260, false)}, 3 * time.Millisecond},
+		{"only a test", []fakeupstream.Arrival{at(251, false), at(255, false)}, 0},
+		{"they go on", []fakeupstream.Arrival{at(100, false), at(300, false), at(500, false)}, 500 * time.Millisecond},
+	} {
+		if got := runOut(told, tc.arrivals); got != tc.want {
+			t.Errorf("%s: %v, want %v", tc.name, got, tc.want)
+		}
 	}
 }

@@ -74,7 +74,15 @@ func (f *fleet) startAll(ctx context.Context, o options, s side, binary, dir str
 	if s.detection != nil {
 		return nil
 	}
-	return trial.Wait(ctx, "load reports of each Envoy", func() error { return f.plane.Heard(o.envoys) })
+	return trial.Wait(ctx, "load reports of each Envoy", func() error {
+		// What came before the control plane knew that an Envoy has the endpoints was not believed.
+		for _, entry := range f.entries {
+			if err := get(http.DefaultClient, "http://"+entry); err != nil {
+				return err
+			}
+		}
+		return f.plane.Heard(o.envoys)
+	})
 }
 
 func name(i int) string { return fmt.Sprintf("api-%d", i+1) }

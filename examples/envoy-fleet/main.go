@@ -175,14 +175,15 @@ func summarise(o options, results []result, lines []line, l *trial.Ledger, stdou
 		_, err := fmt.Fprintf(stdout, format, args...)
 		errs = append(errs, err)
 	}
-	print("\n%-10s %10s %8s %8s %10s  %s\n", "fault", "found", "failed", "tests", "back", "by")
+	print("\n%-10s %10s %8s %8s %8s %10s  %s\n", "fault", "found", "last", "failed", "tests", "back", "by")
 	for _, r := range results {
-		print("%-10s %10s %8d %8d %10s  %s\n", r.Name, trial.Span(r.DetectedMS), r.Failed, r.FailedTests, trial.Span(r.BackMS), r.how())
+		print("%-10s %10s %8s %8d %8d %10s  %s\n", r.Name, trial.Span(r.DetectedMS), trial.Span(r.LastMS), r.Failed, r.FailedTests, trial.Span(r.BackMS), r.how())
 		for _, p := range r.Problems {
 			print("           NOT OK: %s\n", p)
 		}
 	}
-	print("\nfound: from the fault to the verdict; failed: requests that users lost until then and on their\n" +
+	print("\nfound: from the fault to the verdict; last: from the verdict to the last request that came to the\n" +
+		"backend for it; failed: requests that users lost until then and on their\n" +
 		"way; tests: real requests lost later, to find out whether the backend is well again; back: from the\n" +
 		"end of the fault until it may have traffic again.\n")
 	printComparison(lines, o.envoys, print)
