@@ -441,6 +441,7 @@ func (t *Table) foldCell(e *endpoint, s *staged, now time.Duration) {
 				k = 0 // its failures are its own, the load that it makes is not
 			}
 			e.series.add(at.At, p.At, float64(n), float64(k))
+			e.latest.add(at.At, p.At, float64(n), float64(k))
 			at = p
 		}
 	}

@@ -188,7 +188,7 @@ func (t *Table) ownFault(c *candidate, now time.Duration) bool {
 	}
 	// The endpoint is read over the very window of its neighbours: a fault that has
 	// just hit all of them looks weaker there than in its row.
-	res := outlier.Guard(e.tally(window(c.row.since, now), now), t.surroundings(c, now), c.kind == slowRow)
+	res := outlier.Guard(e.tally(guardWindow(c.row.since, now), now), t.surroundings(c, now), c.kind == slowRow)
 	if !c.guard("group", res.Pass, "%v", res) {
 		t.refuse(c, "group", now)
 		if g := e.group; g.toldFails == never || now-g.toldFails >= tellFails {

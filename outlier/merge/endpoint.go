@@ -21,16 +21,16 @@ type endpoint struct {
 	staged []staged        // what arrived since the last Step
 	hot    []int32         // cells with recent bad news
 
-	pooled     Tally // of all reporters, since the endpoint is known
-	seen       Tally // pooled a second ago
-	series     series
+	pooled     Tally   // of all reporters, since the endpoint is known
+	seen       Tally   // pooled a second ago
+	series     series  // of 32 s
+	latest     series  // of the last second, finer
 	level      float64 // attempts told of per second, averaged over 30 s
 	known      float64 // weight of what that average has seen, 0 to 1
 	rate       float64 // level / known: right also in the first seconds
 	errors     float64 // error rate while it is in, over 100 attempts or 30 s
 	settled    float64 // attempts that errors rests on
-	quietShare float64 // see quiet
-	quietAt    time.Duration
+	silence    silence
 	peaks      [10]float64 // largest healthy rate of each of ten minutes
 	peakMinute int64
 	lastOK     time.Duration // newest success that an unmuted reporter or the own sidecar tells
@@ -150,9 +150,11 @@ type place struct {
 func newEndpoint(spec Endpoint, now time.Duration) *endpoint {
 	e := &endpoint{
 		Endpoint: spec, added: now, index: make(map[int32]int32), errors: outlier.FirstErrorRate,
-		lastOK: never, overAt: never, gatherAt: never, scopeAt: never, restartedAt: never, newAt: never, watched: never, quietAt: never, wasOut: never,
+		series: newSeries(seriesWidth, seriesLen), latest: newSeries(latestWidth, latestLen),
+		lastOK: never, overAt: never, gatherAt: never, scopeAt: never, restartedAt: never, newAt: never, watched: never, wasOut: never,
 	}
 	e.own = own{refused: never, lastOK: never, at: never}
+	e.silence.at = never
 	e.idle.reset(now)
 	e.susp.shutUntil, e.susp.last, e.susp.confirmed, e.susp.told, e.susp.listener, e.susp.checked = never, never, never, never, never, never
 	e.susp.unsolved = solved
@@ -296,11 +298,14 @@ func (e *endpoint) shadowed() bool { return e.group.service.policy.Outlier.Mode 
 
 func (e *endpoint) pinned() bool { return e.override != nil && e.override.Kind == OverridePin }
 
-// seriesWidth and seriesLen give 32 s of history in half seconds: group guards
-// look back 0.5 to 30 s.
+// A history of 32 s in half seconds is what group guards look back to; one of 1.6 s in
+// tenths is for a fault that is younger than half a second: shared out over all of it,
+// its failures would look like the few that everybody has.
 const (
 	seriesWidth = 500 * time.Millisecond
 	seriesLen   = 64
+	latestWidth = 100 * time.Millisecond
+	latestLen   = 16
 )
 
 // series is attempts and failures by the time at which they happened, as far as
@@ -308,21 +313,29 @@ const (
 // to all of that while. It is kept as running totals at the end of each bucket,
 // because it is asked far more often than it is told.
 type series struct {
-	head int64 // number of the newest bucket
-	n, k [seriesLen]float64
+	width time.Duration // of a bucket
+	head  int64         // number of the newest bucket
+	n, k  []float64
 }
 
-func bucketOf(at time.Duration) int64 { return int64(at / seriesWidth) }
+func newSeries(width time.Duration, buckets int) series {
+	both := make([]float64, 2*buckets)
+	return series{width: width, n: both[:buckets:buckets], k: both[buckets:]}
+}
+
+func (s *series) bucketOf(at time.Duration) int64 { return int64(at / s.width) }
+
+func (s *series) len() int64 { return int64(len(s.n)) }
 
 // advance makes room up to an instant.
 func (s *series) advance(now time.Duration) {
-	b := bucketOf(now)
+	b := s.bucketOf(now)
 	if b <= s.head {
 		return
 	}
-	n, k := s.n[s.head%seriesLen], s.k[s.head%seriesLen]
-	for i := max(s.head+1, b-seriesLen+1); i <= b; i++ {
-		s.n[i%seriesLen], s.k[i%seriesLen] = n, k
+	n, k := s.n[s.head%s.len()], s.k[s.head%s.len()]
+	for i := max(s.head+1, b-s.len()+1); i <= b; i++ {
+		s.n[i%s.len()], s.k[i%s.len()] = n, k
 	}
 	s.head = b
 }
@@ -333,43 +346,43 @@ func (s *series) add(from, to time.Duration, n, k float64) {
 		return
 	}
 	s.advance(to)
-	last := bucketOf(to)
+	last := s.bucketOf(to)
 	if from >= to {
 		from = to - 1
 	}
 	// What is older than is kept enters no bucket, but is a part of every total.
 	per := 1 / float64(to-from)
-	for b := max(bucketOf(from), s.head-seriesLen+1, 0); b <= s.head; b++ {
+	for b := max(s.bucketOf(from), s.head-s.len()+1, 0); b <= s.head; b++ {
 		share := 1.0
 		if b < last {
-			share = float64(time.Duration(b+1)*seriesWidth-from) * per
+			share = float64(time.Duration(b+1)*s.width-from) * per
 		}
-		s.n[b%seriesLen] += n * share
-		s.k[b%seriesLen] += k * share
+		s.n[b%s.len()] += n * share
+		s.k[b%s.len()] += k * share
 	}
 }
 
 // since sums up from an instant to now.
 func (s *series) since(from time.Duration) outlier.Tally {
-	n, k := s.sum(bucketOf(from), s.head+1)
+	n, k := s.sum(s.bucketOf(from), s.head+1)
 	return outlier.Tally{N: int64(n + 0.5), K: int64(k + 0.5)}
 }
 
 // between sums up the attempts and failures of [from, to).
 func (s *series) between(from, to time.Duration) (n, k float64) {
-	return s.sum(bucketOf(from), min(bucketOf(to), s.head+1))
+	return s.sum(s.bucketOf(from), min(s.bucketOf(to), s.head+1))
 }
 
 // sum adds up the buckets from one up to another that is not in it any more. Of the
 // oldest that is kept only the end is known.
 func (s *series) sum(from, to int64) (n, k float64) {
-	from = max(from, s.head-seriesLen+2, 0)
+	from = max(from, s.head-s.len()+2, 0)
 	if to <= from {
 		return 0, 0
 	}
-	n, k = s.n[(to-1)%seriesLen], s.k[(to-1)%seriesLen]
+	n, k = s.n[(to-1)%s.len()], s.k[(to-1)%s.len()]
 	if from > 0 {
-		n, k = n-s.n[(from-1)%seriesLen], k-s.k[(from-1)%seriesLen]
+		n, k = n-s.n[(from-1)%s.len()], k-s.k[(from-1)%s.len()]
 	}
 	return n, k
 }

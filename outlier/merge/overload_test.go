@@ -57,6 +57,24 @@ func TestAnEndpointThatFailsWhileAllQueueIsNotSingledOut(t *testing.T) {
 	}
 }
 
+func TestAFaultYoungerThanHalfASecondIsNotSharedOutOverAll(t *testing.T) {
+	var took []time.Duration
+	for seed := range uint64(15) {
+		f := newFleet(t, mesh{callers: 50, endpoints: 10, zones: twoZones, rate: 500, base: 0.01, seed: 1 + seed})
+		f.run(40 * time.Second)
+		began := f.now
+		f.targets[3].fault = f.sometimes(0.2)
+		if _, out := f.ejected(3, 5*time.Second); !out {
+			t.Fatalf("seed %d: not ejected in 5 s\n%v", seed, describe(f.changes))
+		}
+		took = append(took, f.now-began)
+	}
+	slices.Sort(took)
+	if median := took[len(took)/2]; median > 330*time.Millisecond {
+		t.Errorf("a fault of 20 %% was found after %v in the median of %v, wanted 0.33 s", median, took)
+	}
+}
+
 func TestAGroupThatFailsTogetherIsHardlyPolled(t *testing.T) {
 	f := newFleet(t, mesh{callers: 10, endpoints: 10, zones: twoZones, rate: 50, base: 0.001, seed: 7})
 	f.run(12 * time.Second)

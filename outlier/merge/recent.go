@@ -34,9 +34,9 @@ func (e *endpoint) recent(now time.Duration) Recent {
 	} else {
 		// Who looks must not change what is decided next, which goes by the share of a
 		// moment ago.
-		share, at := e.quietShare, e.quietAt
+		silence := e.silence
 		all = e.tally(now-recentFor, now)
-		e.quietShare, e.quietAt = share, at
+		e.silence = silence
 	}
 	return Recent{Within: Span(recentFor), N: all.N, K: all.K}
 }

@@ -14,6 +14,8 @@ type plainSeries []struct {
 	n, k     float64
 }
 
+func bucketOf(at time.Duration) int64 { return int64(at / seriesWidth) }
+
 func (s plainSeries) between(from, to int64) (n, k float64) {
 	for _, x := range s {
 		for b := bucketOf(x.from); b <= bucketOf(x.to); b++ {
@@ -31,7 +33,7 @@ func (s plainSeries) between(from, to int64) (n, k float64) {
 func TestRunningTotalsSayWhatAddingUpSays(t *testing.T) {
 	rng := rand.New(rand.NewPCG(1, 2))
 	for range 50 {
-		var got series
+		got := newSeries(seriesWidth, seriesLen)
 		var want plainSeries
 		now := time.Duration(rng.IntN(3)) * time.Second
 		for range 200 {

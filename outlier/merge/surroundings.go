@@ -1,6 +1,7 @@
 package merge
 
 import (
+	"math/bits"
 	"slices"
 	"time"
 
@@ -12,10 +13,10 @@ import (
 func (t *Table) surroundings(c *candidate, now time.Duration) outlier.Surroundings {
 	e, g := c.e, c.e.group
 	s := outlier.Surroundings{Usual: g.usual.Rate(), Slower: t.slower(e, c.row, now)}
-	own := window(c.row.since, now)
+	own := guardWindow(c.row.since, now)
 	s.See(t.ratios(g, own, now), e.counted(own, now), true)
-	for _, back := range outlier.Windows {
-		if from := now - back; from < own {
+	for _, from := range [...]time.Duration{window(c.row.since, now), now - outlier.Windows[0], now - outlier.Windows[1]} {
+		if from < own {
 			s.See(t.ratios(g, from, now), e.counted(from, now), false)
 		}
 	}
@@ -70,9 +71,16 @@ func lowMedian(list []float64) float64 {
 	return list[(len(list)-1)/2]
 }
 
-// window bounds the time that a group guard looks back.
+// window bounds the time over which a suspect is compared with others.
 func window(since, now time.Duration) time.Duration {
-	return min(max(since, now-30*time.Second), now-500*time.Millisecond)
+	return min(max(since, now-30*time.Second), now-seriesWidth)
+}
+
+// guardWindow is the one in which the group guard reads the suspect itself. It may be
+// shorter: where there are hundreds of requests a second a fault shows within a tenth
+// of one, and over half a second would be taken for what everybody has.
+func guardWindow(since, now time.Duration) time.Duration {
+	return min(max(since, now-30*time.Second), now-latestWidth)
 }
 
 // others is w: the median error rate of the other endpoints of the group in the
@@ -88,7 +96,8 @@ func (t *Table) ratios(g *group, from, now time.Duration) outlier.Ratios {
 		g.windowsAt = t.steps
 		clear(g.windows)
 	}
-	ratios, known := g.windows[bucketOf(from)]
+	begin := from.Truncate(widthFor(from, now))
+	ratios, known := g.windows[begin]
 	if !known {
 		tallies := t.tallies[:0]
 		for _, o := range g.endpoints {
@@ -98,9 +107,24 @@ func (t *Table) ratios(g *group, from, now time.Duration) outlier.Ratios {
 		}
 		t.tallies = tallies
 		ratios = outlier.NewRatios(tallies)
-		g.windows[bucketOf(from)] = ratios
+		g.windows[begin] = ratios
 	}
 	return ratios
+}
+
+// widthFor is that of the buckets of the history that says what came since an instant.
+func widthFor(from, now time.Duration) time.Duration {
+	if from > now-seriesWidth {
+		return latestWidth
+	}
+	return seriesWidth
+}
+
+func (e *endpoint) history(from, now time.Duration) *series {
+	if widthFor(from, now) == latestWidth {
+		return &e.latest
+	}
+	return &e.series
 }
 
 // counted is the tally of e as it entered the ratios of its group.
@@ -111,45 +135,72 @@ func (e *endpoint) counted(from, now time.Duration) outlier.Tally {
 	return e.tally(from, now)
 }
 
-// quietAfter is the silence after which a reporter without an excursion has things
-// to tell; one who has an excursion tells each second what is new.
-const quietAfter = 1500 * time.Millisecond
-
 // tally is the attempts and failures of e from an instant on. Failures are told of
-// at once and successes when there is time, so the usual attempts of reporters
-// who are quiet count as good: without that, one broken observer who complains of
-// everybody would make the whole group look sick.
+// at once and successes when there is time, so what a reporter without an excursion has
+// not told yet counts as its usual attempts, and good: without that, one broken observer
+// who complains of everybody would make the whole group look sick, and so would the last
+// tenth of a second of one that is well.
 func (e *endpoint) tally(from, now time.Duration) outlier.Tally {
-	e.series.advance(now)
-	seen := e.series.since(from)
+	h := e.history(from, now)
+	h.advance(now)
+	seen := h.since(from)
 	if seen.K == 0 {
 		// The common case: nobody complains.
 		return outlier.Tally{N: max(seen.N, int64(e.rate*(now-from).Seconds()))}
 	}
-	return outlier.Tally{N: seen.N + int64(e.quiet(now)*e.rate*(now-from).Seconds()), K: seen.K}
+	return outlier.Tally{N: seen.N + int64(e.unsaid(from, now)*e.rate*(now-from).Seconds()), K: seen.K}
 }
 
-// quietSample is how many reporters are looked at, at least, to know the share of those
-// who are quiet.
-const quietSample = 512
-
-// quiet is the share of those with traffic on e who are quiet.
-func (e *endpoint) quiet(now time.Duration) float64 {
-	if e.quietAt != never && now-e.quietAt < tick {
-		return e.quietShare
+// silence is how long ago those with traffic on an endpoint, and without an excursion,
+// told of it last.
+type silence struct {
+	at   time.Duration // when it was looked up; never: not yet
+	all  int           // with traffic, those with an excursion too
+	ages [10]struct {  // up to 50 ms, 100 ms, ... 12.8 s, and more
+		n   int
+		sum time.Duration
 	}
-	quiet, all := 0, 0
-	for i := 0; i < len(e.cells); i += 1 + len(e.cells)/quietSample {
-		if c := &e.cells[i]; c.changed > now-25*time.Second {
-			all++
-			if !c.excursion && c.at < now-quietAfter {
-				quiet++
-			}
+}
+
+const (
+	silenceLeast = 50 * time.Millisecond
+	// silenceSample is how many reporters are looked at, at least.
+	silenceSample = 512
+)
+
+// unsaid is the share of all attempts on e since an instant that nobody has told of
+// because they are well.
+func (e *endpoint) unsaid(from, now time.Duration) float64 {
+	s := &e.silence
+	if s.at == never || now-s.at >= tick {
+		s.listen(e.cells, now)
+	}
+	if s.all == 0 || from >= now {
+		return 0
+	}
+	span, sum := now-from, time.Duration(0)
+	for i := range s.ages {
+		if a := &s.ages[i]; a.n > 0 {
+			sum += time.Duration(a.n) * min(a.sum/time.Duration(a.n), span)
 		}
 	}
-	e.quietAt, e.quietShare = now, 0
-	if all > 0 {
-		e.quietShare = float64(quiet) / float64(all)
+	return float64(sum) / float64(span) / float64(s.all)
+}
+
+func (s *silence) listen(cells []cell, now time.Duration) {
+	*s = silence{at: now}
+	for i := 0; i < len(cells); i += 1 + len(cells)/silenceSample {
+		c := &cells[i]
+		if c.changed <= now-25*time.Second {
+			continue
+		}
+		s.all++
+		if c.excursion || c.at >= now {
+			continue
+		}
+		age := now - c.at
+		a := &s.ages[min(bits.Len64(uint64(age/silenceLeast)), len(s.ages)-1)]
+		a.n++
+		a.sum += age
 	}
-	return e.quietShare
 }

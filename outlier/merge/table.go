@@ -126,17 +126,17 @@ type group struct {
 	census    *census       // of this Step; nil: there was none yet
 	scores    scores        // of this decision
 
-	// Error rates since the beginning of each half second, as far as this Step has
-	// needed them.
+	// Error rates since the beginning of each bucket of the histories, as far as this
+	// Step has needed them.
 	windowsAt uint64
-	windows   map[int64]outlier.Ratios
+	windows   map[time.Duration]outlier.Ratios
 }
 
 func (s *service) group(priority uint32) *group {
 	i, found := slices.BinarySearchFunc(s.groups, priority, func(g *group, p uint32) int { return cmp.Compare(g.priority, p) })
 	if !found {
 		s.groups = slices.Insert(s.groups, i, &group{
-			service: s, priority: priority, windows: make(map[int64]outlier.Ratios), baseline: outlier.Baseline{Pg: outlier.FirstErrorRate}, toldFails: never,
+			service: s, priority: priority, windows: make(map[time.Duration]outlier.Ratios), baseline: outlier.Baseline{Pg: outlier.FirstErrorRate}, toldFails: never,
 		})
 	}
 	return s.groups[i]
