@@ -21,6 +21,7 @@ import (
 	"github.com/overhear-mesh/overhear/outlier"
 	"github.com/overhear-mesh/overhear/xds/client"
 	"github.com/overhear-mesh/overhear/xds/controlplane"
+	"github.com/overhear-mesh/overhear/xds/registry"
 	"github.com/overhear-mesh/overhear/xds/resource"
 )
 
@@ -232,4 +233,15 @@ func TestAnEnvoyCannotTakeThePlaceOfASidecar(t *testing.T) {
 			t.Errorf("reporters %+v, want the sidecar", all.Reporters)
 		}
 	})
+}
+
+func TestAnIntervalOfReportsWithoutAPauseIsRefused(t *testing.T) {
+	for _, interval := range []time.Duration{0, -time.Second, time.Nanosecond} {
+		cfg := controlplane.DefaultConfig()
+		cfg.Envoys.Interval = interval
+		_, err := controlplane.New(cfg, controlplane.Options{Registry: registry.Static(&registry.Mesh{})})
+		if err == nil || !strings.Contains(err.Error(), "envoys.interval") {
+			t.Errorf("interval %v: error %v, want one of envoys.interval", interval, err)
+		}
+	}
 }

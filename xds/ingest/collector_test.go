@@ -3,6 +3,7 @@ package ingest
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"log/slog"
 	"net"
@@ -314,6 +315,30 @@ func TestTheConfigurationNamesWhatItCannotUse(t *testing.T) {
 		}](err)
 		if !ok || field.Field() != "interval" {
 			t.Errorf("interval %v: error %v, want one of the field", d, err)
+		}
+	}
+}
+
+// With an interval of 0 Envoy reports without a pause, and grpc-go panics.
+func TestNobodyIsAskedToReportWithoutAPause(t *testing.T) {
+	for _, interval := range []time.Duration{leastInterval, ms(100), mostInterval} {
+		for _, agent := range []string{"envoy", "gRPC Go", "anything else"} {
+			t.Run(fmt.Sprint(agent, " each ", interval), func(t *testing.T) {
+				synctest.Test(t, func(t *testing.T) {
+					cfg := DefaultConfig()
+					cfg.Interval = interval
+					w := newWorldOf(t, cfg, 64)
+					s := w.stream("10.2.0.1")
+					w.send(s, &lrsv3.LoadStatsRequest{Node: &corev3.Node{Id: "client-1", UserAgentName: agent}})
+					answer, err := s.Recv()
+					if err != nil {
+						t.Fatal(err)
+					}
+					if got := answer.GetLoadReportingInterval().AsDuration(); got < leastInterval {
+						t.Errorf("asked to report each %v, want no less than %v", got, leastInterval)
+					}
+				})
+			})
 		}
 	}
 }
