@@ -23,11 +23,13 @@ type relay struct {
 	to      string
 	running sync.WaitGroup // pumps, and whoever accepts
 
+	// Closed when nobody accepts any more. It belongs to whoever calls set and heal.
+	accepting chan struct{}
+
 	mu        sync.Mutex // guards what follows
 	cut       cut
 	hit       func(net.Conn) bool // whether the fault takes this caller's connection
 	crossings map[*crossing]struct{}
-	accepting chan struct{} // closed when nobody does any more
 	filler    net.Conn      // what the dark has in its queue; nil: nothing
 	closed    bool
 }
