@@ -30,7 +30,7 @@ type relay struct {
 	cut       cut
 	hit       func(net.Conn) bool // whether the fault takes this caller's connection
 	crossings map[*crossing]struct{}
-	filler    net.Conn      // what the dark has in its queue; nil: nothing
+	filler    net.Conn // what the dark has in its queue; nil: nothing
 	closed    bool
 }
 
