@@ -20,6 +20,21 @@
 // Everything that another product decides is a model of its rules: see package
 // rival.
 //
+// # Where the two modes differ
+//
+// In what is known before the fault, and in little else. From a fault of 50 % errors
+// until the fleet is off, at 50/s, with 10 callers and base errors of 1 % (medians of
+// 100 runs of this mode; of 2 times 20, with 6 and 10 endpoints, and of 14 whole meshes):
+//
+//	the fault comes after   this mode   whole            till a request fails   from verdict to the last caller
+//	12 s                    0.60 s      0.82 s, 0.60 s   0.03 s                 2 ms
+//	30 s                    0.48 s      0.49 s           0.03 s                 2 ms
+//	60 s                    0.48 s
+//
+// The rest is the score's way to its threshold. Before the usual error rate is measured,
+// p0 is 0.04 here and not 0.024, so that each failure counts for less. Scenarios warm up
+// for a minute, and the tests of package mesh for 5 to 12 s.
+//
 // # Determinism
 //
 // A World reads no clock and starts no goroutine. All dice come from its seed; two
