@@ -14,6 +14,10 @@ func hash64(seed uint64, parts ...string) uint64 {
 		}
 		h = (h ^ 0xff) * prime
 	}
+	return mix(h)
+}
+
+func mix(h uint64) uint64 {
 	h ^= h >> 30
 	h *= 0xbf58476d1ce4e5b9
 	h ^= h >> 27

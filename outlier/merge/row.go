@@ -182,7 +182,7 @@ func (w *row) count(e *endpoint, s *staged, from Point, d outlier.Counts, k kind
 	at := c.extra().place(k)
 	if at.gen != w.gen {
 		*at = place{gen: w.gen, index: int32(len(w.active)), hard: never, hardStart: never}
-		base := w.base(s, from)
+		base := w.base(c.reporter, s, from)
 		w.active = append(w.active, entry{cell: s.cell, slot: c.reporter, fromN: base.N, fromK: base.K, changed: c.changed})
 	}
 	x := &w.active[at.index]
@@ -220,12 +220,12 @@ func (w *row) count(e *endpoint, s *staged, from Point, d outlier.Counts, k kind
 // none is hidden. To count from the older of the two would let answers from before the
 // trouble speak for the endpoint: a reporter who is calm tells of up to ten seconds at
 // once, and it takes few of those to end a row.
-func (w *row) base(s *staged, from Point) Point {
+func (w *row) base(slot int32, s *staged, from Point) Point {
 	for _, p := range s.points {
 		if p.At > w.since {
 			if from.At < w.since && p.At > from.At {
 				oks := float64((p.N - from.N) - (p.K - from.K))
-				from.N += uint32(oks*float64(w.since-from.At)/float64(p.At-from.At) + 0.5)
+				from.N += uint32(oks*float64(w.since-from.At)/float64(p.At-from.At) + w.dice(slot))
 			}
 			break
 		}
@@ -235,6 +235,13 @@ func (w *row) base(s *staged, from Point) Point {
 		}
 	}
 	return from
+}
+
+// dice is a number from 0 to 1 by which a part of an attempt is rounded, another for each
+// reporter. Rounding at one half would lose most of what hundreds of reporters count
+// who have an attempt each in ten seconds: it belongs to before the row for all of them.
+func (w *row) dice(slot int32) float64 {
+	return float64(mix(uint64(uint32(slot))<<32|uint64(w.gen))>>11) / (1 << 53)
 }
 
 // has says whether a cell is in the row. Rows of several zones count their generations

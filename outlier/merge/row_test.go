@@ -52,3 +52,15 @@ func TestWhoHasCountedNothingHasNotSeenIt(t *testing.T) {
 		t.Errorf("%d reporters, of which %d are named, with %d of %d failed; want 3, 3, and 3 of 6", x.Reporters, len(x.Top), x.Counts.K, x.Counts.N)
 	}
 }
+
+func TestOneAttemptInTenSecondsOfEachOfManyReportersIsNotLost(t *testing.T) {
+	w := &row{open: true, since: 8 * time.Second, gen: 3}
+	counted := 0
+	for slot := range int32(500) {
+		base := w.base(slot, &staged{points: []Point{{At: 10 * time.Second, N: 1}}}, Point{})
+		counted += 1 - int(base.N)
+	}
+	if counted < 75 || counted > 125 {
+		t.Errorf("of 500 attempts within ten seconds %d are of the last two, want about 100", counted)
+	}
+}
