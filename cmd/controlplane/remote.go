@@ -73,7 +73,7 @@ func (r *remote) open(ctx context.Context, method, path string, query url.Values
 	if errors.Is(err, syscall.ECONNREFUSED) {
 		return nil, nil, fmt.Errorf("nothing listens at %s: is the control plane running, and is this its HTTP address (--address)?", r.address)
 	}
-	if err != nil && strings.Contains(err.Error(), "malformed HTTP response") { // net/http has no type for it
+	if err != nil && speaksOtherwise(err) {
 		return nil, nil, fmt.Errorf("%s does not speak HTTP/1.1: is it the xDS address? want that of control_plane.http (--address)", r.address)
 	}
 	if err != nil {
@@ -89,6 +89,13 @@ func (r *remote) open(ctx context.Context, method, path string, query url.Values
 		return nil, nil, errors.New(failure.Error)
 	}
 	return nil, nil, fmt.Errorf("%s %s: %s", method, req.URL, resp.Status)
+}
+
+// speaksOtherwise says whether what came was no HTTP/1.1, after the request or before it
+// had left; net/http has types for neither.
+func speaksOtherwise(err error) bool {
+	said := err.Error()
+	return strings.Contains(said, "malformed HTTP response") || strings.Contains(said, "readLoopPeekFailLocked")
 }
 
 // get asks for path, decodes the answer into v and returns its bytes.
