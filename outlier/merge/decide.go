@@ -187,8 +187,11 @@ func (t *Table) ownFault(c *candidate, now time.Duration) bool {
 		return false
 	}
 	// The endpoint is read over the very window of its neighbours: a fault that has
-	// just hit all of them looks weaker there than in its row.
-	res := outlier.Guard(e.tally(guardWindow(c.row.since, now), now), t.surroundings(c, now), c.kind == slowRow)
+	// just hit all of them looks weaker there than in its row. The window may be short:
+	// where there are hundreds of requests a second a fault shows within a tenth of one,
+	// and over half a second would be taken for what everybody has.
+	own := window(c.row.since, now, latestWidth)
+	res := outlier.Guard(e.tally(own, now), t.surroundings(c, own, now), c.kind == slowRow)
 	if !c.guard("group", res.Pass, "%v", res) {
 		t.refuse(c, "group", now)
 		if g := e.group; g.toldFails == never || now-g.toldFails >= tellFails {

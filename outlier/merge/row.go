@@ -241,7 +241,7 @@ func (w *row) base(slot int32, s *staged, from Point) Point {
 // reporter. Rounding at one half would lose most of what hundreds of reporters count
 // who have an attempt each in ten seconds: it belongs to before the row for all of them.
 func (w *row) dice(slot int32) float64 {
-	return float64(mix(uint64(uint32(slot))<<32|uint64(w.gen))>>11) / (1 << 53)
+	return unit(mix(uint64(uint32(slot))<<32 | uint64(w.gen)))
 }
 
 // has says whether a cell is in the row. Rows of several zones count their generations

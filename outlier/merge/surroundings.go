@@ -8,14 +8,13 @@ import (
 	"github.com/overhear-mesh/overhear/outlier"
 )
 
-// surroundings are how the rest of the group does, in the window of the row and in
-// longer ones.
-func (t *Table) surroundings(c *candidate, now time.Duration) outlier.Surroundings {
+// surroundings are how the rest of the group does, since own, when the window of the row
+// began, and in longer ones.
+func (t *Table) surroundings(c *candidate, own, now time.Duration) outlier.Surroundings {
 	e, g := c.e, c.e.group
 	s := outlier.Surroundings{Usual: g.usual.Rate(), Slower: t.slower(e, c.row, now)}
-	own := guardWindow(c.row.since, now)
 	s.See(t.ratios(g, own, now), e.counted(own, now), true)
-	for _, from := range [...]time.Duration{window(c.row.since, now), now - outlier.Windows[0], now - outlier.Windows[1]} {
+	for _, from := range [...]time.Duration{window(c.row.since, now, seriesWidth), now - outlier.Windows[0], now - outlier.Windows[1]} {
 		if from < own {
 			s.See(t.ratios(g, from, now), e.counted(from, now), false)
 		}
@@ -71,22 +70,16 @@ func lowMedian(list []float64) float64 {
 	return list[(len(list)-1)/2]
 }
 
-// window bounds the time over which a suspect is compared with others.
-func window(since, now time.Duration) time.Duration {
-	return min(max(since, now-30*time.Second), now-seriesWidth)
-}
-
-// guardWindow is the one in which the group guard reads the suspect itself. It may be
-// shorter: where there are hundreds of requests a second a fault shows within a tenth
-// of one, and over half a second would be taken for what everybody has.
-func guardWindow(since, now time.Duration) time.Duration {
-	return min(max(since, now-30*time.Second), now-latestWidth)
+// window bounds the time over which a suspect is compared with others: it is least long
+// at least.
+func window(since, now, least time.Duration) time.Duration {
+	return min(max(since, now-30*time.Second), now-least)
 }
 
 // others is w: the median error rate of the other endpoints of the group in the
 // same window.
 func (t *Table) others(e *endpoint, since, now time.Duration) float64 {
-	from := window(since, now)
+	from := window(since, now, seriesWidth)
 	return t.ratios(e.group, from, now).Without(e.counted(from, now))
 }
 

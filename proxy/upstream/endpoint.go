@@ -228,9 +228,9 @@ func (e *Endpoint) Put(c *Conn, now time.Duration) {
 	switch {
 	case !keep:
 	case len(e.waiting) > 0:
-		e.serveLocked(c)
+		serveLocked(&e.waiting, c)
 	case len(e.queued) > 0:
-		e.callLocked(c)
+		serveLocked(&e.queued, c)
 	default:
 		e.idle = append(e.idle, c)
 	}

@@ -68,14 +68,8 @@ func (e *Endpoint) leaveRoom() {
 func (e *Endpoint) letInLocked() {
 	for len(e.queued) > 0 && e.roomLocked() {
 		e.open.Add(1)
-		e.callLocked(nil)
+		serveLocked(&e.queued, nil)
 	}
-}
-
-// callLocked gives c, or room if it is nil, to who has waited longest. There is somebody.
-func (e *Endpoint) callLocked(c *Conn) {
-	e.queued[0] <- c
-	e.queued = slices.Delete(e.queued, 0, 1)
 }
 
 // join takes a place behind those who wait, or what there is by now.
@@ -105,18 +99,11 @@ func (e *Endpoint) first() turn {
 
 // quit gives a place up, and on what may have come in the meantime.
 func (e *Endpoint) quit(mine turn) {
-	e.mu.Lock()
-	i := slices.Index(e.queued, mine)
-	if i >= 0 {
-		e.queued = slices.Delete(e.queued, i, i+1)
-	}
-	e.mu.Unlock()
-	if i >= 0 {
-		return
-	}
-	if c := <-mine; c != nil {
+	switch c, served := e.withdraw(&e.queued, mine); {
+	case !served:
+	case c != nil:
 		e.Put(c, c.idleSince)
-	} else {
+	default:
 		e.leaveRoom()
 	}
 }

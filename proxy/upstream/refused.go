@@ -49,8 +49,8 @@ func (e *Endpoint) Stands(ctx context.Context) bool {
 	return slices.ContainsFunc(open, func(c *Conn) bool { return c.look() == stands })
 }
 
-// turn is the place of one who waits: it brings a connection, or nil when there is
-// none left to wait for.
+// turn is the place of one who waits: it brings a connection, or nil. That is, in the line
+// of Endpoint.waiting, that there is none left to wait for; in Endpoint.queued, room for one.
 type turn chan *Conn
 
 // free waits until a connection becomes free, for as long as there is one that
@@ -126,24 +126,27 @@ func (e *Endpoint) queue() turn {
 
 // leave gives a place up, and back what may have come in the meantime.
 func (e *Endpoint) leave(mine turn) {
-	e.mu.Lock()
-	i := slices.Index(e.waiting, mine)
-	if i >= 0 {
-		e.waiting = slices.Delete(e.waiting, i, i+1)
-	}
-	e.mu.Unlock()
-	if i >= 0 {
-		return
-	}
-	if c := <-mine; c != nil {
+	if c, served := e.withdraw(&e.waiting, mine); served && c != nil {
 		e.Put(c, c.idleSince)
 	}
 }
 
-// serveLocked gives c to who has waited longest. There is somebody.
-func (e *Endpoint) serveLocked(c *Conn) {
-	e.waiting[0] <- c
-	e.waiting = slices.Delete(e.waiting, 0, 1)
+// withdraw takes a place out of its line. Who has been served in the meantime is there no
+// more, and has what he was given.
+func (e *Endpoint) withdraw(line *[]turn, mine turn) (c *Conn, served bool) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if i := slices.Index(*line, mine); i >= 0 {
+		*line = slices.Delete(*line, i, i+1)
+		return nil, false
+	}
+	return <-mine, true // it has been put there under the lock
+}
+
+// serveLocked gives c to who has waited longest in a line. There is somebody.
+func serveLocked(line *[]turn, c *Conn) {
+	(*line)[0] <- c
+	*line = slices.Delete(*line, 0, 1)
 }
 
 // gone takes c off the books. When it was the last one, nobody needs to wait.
@@ -157,7 +160,7 @@ func (e *Endpoint) gone(c *Conn) {
 		return
 	}
 	for len(e.waiting) > 0 {
-		e.serveLocked(nil)
+		serveLocked(&e.waiting, nil)
 	}
 }
 

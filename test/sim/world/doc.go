@@ -33,7 +33,7 @@
 //
 // The rest is the score's way to its threshold. Before the usual error rate is measured,
 // p0 is 0.04 here and not 0.024, so that each failure counts for less. Scenarios warm up
-// for a minute, and the tests of package mesh for 5 to 12 s.
+// for a minute, and the tests of package mesh for 5 to 12 s, or for 30 s with -long.
 //
 // # Determinism
 //
