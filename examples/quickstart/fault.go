@@ -45,11 +45,10 @@ func (o origin) String() string {
 }
 
 // recoveryAim is how long an endpoint should take to get its fair share back, patience
-// how long that is waited for: when most callers failed a test request just before the
-// fault ended, the few who are left to test take about 20 s longer.
+// how long that is waited for.
 const (
 	recoveryAim = 25 * time.Second
-	patience    = recoveryAim + 25*time.Second
+	patience    = recoveryAim + 5*time.Second
 )
 
 const slack = 10 // limits are so many times the aims

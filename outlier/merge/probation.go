@@ -223,7 +223,9 @@ func (t *Table) probation(e *endpoint, r *record, now time.Duration) {
 	}
 	switch {
 	case tr.score >= outlier.ProbationOut:
-		if d := t.alone(byDomain, tr.score); d != nil && t.othersTest(e, r, d, now) {
+		// As many may be broken as a verdict leaves out: one more, and it is the endpoint.
+		may := len(tr.shut) < e.group.service.policy.LeaveOut
+		if d := t.alone(byDomain, tr.score); may && d != nil && t.othersTest(e, r, d, now) {
 			tr.shut = append(tr.shut, d)
 			tr.renewed = never
 			t.event(EventReplaced, e, d.name, "alone sees the test requests fail: other sidecars take them over", now)

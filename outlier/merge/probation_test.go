@@ -114,3 +114,31 @@ func TestTheFirstSuccessOfATrialComesSoonHoweverManySidecarsThereAre(t *testing.
 		}
 	}
 }
+
+// Of those who alone see test requests fail as many may be broken as a verdict leaves out.
+// One more, and it is the endpoint: else it would end with a single tester.
+func TestSeveralWhoEachSeeTestRequestsFailAreNotAllReplaced(t *testing.T) {
+	for seed := range uint64(20) {
+		f := newFleet(t, mesh{callers: 5, endpoints: 6, zones: twoZones, rate: 50, seed: 40 + seed})
+		f.run(12 * time.Second)
+		f.targets[2].fault = f.sometimes(0.2)
+		if _, ok := f.ejected(2, 10*time.Second); !ok {
+			t.Fatalf("seed %d: 20 %% of errors not found", seed)
+		}
+		e, replaced := f.table.endpoints[f.targets[2].Key], 0
+		watch := func() bool {
+			if tr := e.fleet.trial; tr != nil {
+				replaced = max(replaced, len(tr.shut))
+			}
+			return f.state(2) == outlier.In
+		}
+		f.until(f.now+10*time.Second, func() bool { watch(); return false })
+		f.targets[2].fault = always(works)
+		if mended := f.now; !f.until(mended+35*time.Second, watch) {
+			t.Errorf("seed %d: well for 35 s, and %s, want it in", seed, f.state(2))
+		}
+		if replaced > f.policy.LeaveOut {
+			t.Errorf("seed %d: %d testers of one probation were replaced, want %d at most", seed, replaced, f.policy.LeaveOut)
+		}
+	}
+}
