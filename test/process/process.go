@@ -6,6 +6,7 @@ import (
 	"bytes"
 	"context"
 	"fmt"
+	"math/rand/v2"
 	"net"
 	"os"
 	"os/exec"
@@ -13,6 +14,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 )
@@ -139,12 +141,27 @@ func (p *Process) CPU() (time.Duration, error) {
 	return total, nil
 }
 
-// FreeAddress finds a loopback port that is free at this moment.
+// Ports that are given out lie below those that systems choose themselves (Linux from 32768
+// on, others from 49152): so nobody who listens on port 0, or connects, gets one before
+// the program that it is for has begun to listen.
+const (
+	firstPort = 20000
+	ports     = 12000
+)
+
+var nextPort atomic.Uint32
+
+func init() { nextPort.Store(rand.Uint32N(ports)) } // several programs may run at once
+
+// FreeAddress finds a loopback port that is free at this moment, another one each time.
 func FreeAddress() (string, error) {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		return "", err
+	var err error
+	for range 100 {
+		address := fmt.Sprintf("127.0.0.1:%d", firstPort+nextPort.Add(1)%ports)
+		var l net.Listener
+		if l, err = net.Listen("tcp", address); err == nil {
+			return address, l.Close()
+		}
 	}
-	defer l.Close()
-	return l.Addr().String(), nil
+	return "", fmt.Errorf("no free port from %d to %d: %w", firstPort, firstPort+ports-1, err)
 }

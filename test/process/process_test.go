@@ -1,0 +1,30 @@
+package process
+
+import (
+	"net"
+	"testing"
+)
+
+func TestNoAddressIsGivenOutTwiceOrInUse(t *testing.T) {
+	taken, err := FreeAddress()
+	if err != nil {
+		t.Fatal(err)
+	}
+	l, err := net.Listen("tcp", taken)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	nextPort.Add(^uint32(0)) // the next would be the same again
+	seen := map[string]bool{taken: true}
+	for range 500 {
+		address, err := FreeAddress()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if seen[address] {
+			t.Fatalf("%s is given out again", address)
+		}
+		seen[address] = true
+	}
+}
