@@ -615,7 +615,7 @@ func (c *caller) answer(p Poll) {
 		}
 	}
 	f.at(f.now+f.delay, func() {
-		if !f.stopped {
+		if !f.stopped && !c.down {
 			f.table.Polled(a, f.now)
 			f.stepAt = f.now
 		}
@@ -639,7 +639,7 @@ func (c *caller) probe(o ProbeOrder) {
 		level = f.reached
 	}
 	f.at(start+took+f.delay, func() {
-		if !f.stopped {
+		if !f.stopped && !c.down {
 			f.table.Probed(o.ID, c.ID, level, res, start, start+took, f.now)
 			f.stepAt = f.now
 		}
@@ -669,7 +669,7 @@ func (c *caller) ping(l PingLease) {
 	res, took := c.reach(l.Key, outlier.LevelConnect, l.Timeout)
 	start := f.now
 	f.at(start+took+f.delay, func() {
-		if !f.stopped {
+		if !f.stopped && !c.down {
 			f.table.Probed(l.ID, c.ID, outlier.LevelConnect, res, start, start+took, f.now)
 			f.stepAt = f.now
 		}

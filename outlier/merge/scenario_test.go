@@ -751,30 +751,52 @@ func TestWhoHasOnlyProbedIsNotAskedToTestAnEndpoint(t *testing.T) {
 	}
 }
 
-// The broken caller's zone is asked next. When that zone is lost itself, there is
-// nobody left in it to ask, and the others must be.
+// The broken caller's zone is asked next, if it still complains then. When that zone is
+// lost itself, there is nobody left in it who can answer, though some may have told that
+// they fail, and the others must be heard.
 func TestAZoneThatWasToBeAskedAndIsLostDoesNotSilenceTheOthers(t *testing.T) {
-	for seed := range uint64(10) {
-		f := newFleet(t, mesh{callers: 5, endpoints: 6, zones: twoZones, rate: 50, base: 0.001, seed: seed, inbound: true})
-		f.run(12 * time.Second)
-		f.callers[3].broken = true // one of the two in the west
-		f.run(6 * time.Second)
-		f.callers[3].broken = false
-		f.run(2 * time.Second)
-		begin := f.now
-		for _, e := range f.targets {
-			if e.Zone == "west" {
-				e.fault = always(crashed)
+	for _, test := range []struct {
+		bystanders    int           // as the sidecars beside the endpoints are
+		broken, quiet time.Duration // for how long the caller is, and is not before the zone is lost
+		leave         bool          // the streams of the bystanders end when they are gone
+	}{
+		{0, 6 * time.Second, 2 * time.Second, false},
+		{6, 50 * ms, 2 * time.Second, true},
+		{6, 6 * time.Second, 2 * time.Second, false},
+		{6, 6 * time.Second, 2 * time.Second, true},
+		{6, time.Second, 2 * time.Second, false},
+		{6, time.Second, 2 * time.Second, true},
+	} {
+		for seed := range uint64(40) {
+			f := newFleet(t, mesh{callers: 5, bystanders: test.bystanders, endpoints: 6, zones: twoZones, rate: 50, base: 0.001, seed: seed, inbound: true})
+			f.run(12 * time.Second)
+			f.callers[3].broken = true // one of the two in the west
+			f.run(test.broken)
+			f.callers[3].broken = false
+			f.run(test.quiet)
+			begin := f.now
+			for _, e := range f.targets {
+				if e.Zone == "west" {
+					e.fault = always(crashed)
+				}
 			}
-		}
-		f.run(2 * time.Second)
-		v := f.verdicts(outlier.Ejected)
-		if len(v) != 3 {
-			t.Errorf("seed %d: got %s\nwant the three of the west", seed, describe(v))
-		}
-		for _, ch := range v {
-			if took := ch.At - begin; ch.Verdict.Rule != outlier.RuleHard || took > 250*ms {
-				t.Errorf("seed %d: %s left by %s after %v, want hard within 250ms", seed, ch.Verdict.Key, ch.Verdict.Rule, took)
+			for _, c := range f.callers {
+				if c.bystander && c.Zone == "west" {
+					c.down = true
+					if test.leave {
+						f.at(f.now+5*ms, func() { f.table.Leave(c.ID, f.now) })
+					}
+				}
+			}
+			f.run(2 * time.Second)
+			v := f.verdicts(outlier.Ejected)
+			if len(v) != 3 {
+				t.Errorf("%+v, seed %d: got %s\nwant the three of the west", test, seed, describe(v))
+			}
+			for _, ch := range v {
+				if took := ch.At - begin; ch.Verdict.Rule != outlier.RuleHard || took > 250*ms {
+					t.Errorf("%+v, seed %d: %s left by %s after %v, want hard within 250ms", test, seed, ch.Verdict.Key, ch.Verdict.Rule, took)
+				}
 			}
 		}
 	}

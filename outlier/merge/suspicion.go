@@ -53,7 +53,8 @@ type suspicion struct {
 	listener  time.Duration // when old connections last answered although new ones failed
 	shutUntil time.Duration
 	doubted   map[*domain]doubt // whose complaints were contradicted
-	nextZone  string            // what the next round is limited to
+	nextZone  string            // what the next round is limited to, if it is soon
+	nextTill  time.Duration
 	confirmed time.Duration
 	storm     bool          // confirmed by its neighbours
 	unsettled int           // rounds of the present storm that ended undecided
@@ -249,8 +250,14 @@ func (t *Table) question(e *endpoint, mayAsk bool, now time.Duration) {
 	if len(s.hard)+len(s.stalled) == 0 && !s.active {
 		return
 	}
+	if s.active && s.askedLeft() {
+		t.askOthers(e)
+	}
 	if !s.active && !t.mayOpen(e, now) {
 		return // nobody else can tell: the observer's own rule must do
+	}
+	if s.zone != "" {
+		t.widen(e, now)
 	}
 	if by, zones := t.contradiction(e, s.zone, now); by != "" {
 		t.contradicted(e, by, zones, now)
@@ -299,7 +306,7 @@ func (t *Table) question(e *endpoint, mayAsk bool, now time.Duration) {
 func (t *Table) mayOpen(e *endpoint, now time.Duration) bool {
 	s := &e.susp
 	zones := []string{""}
-	if s.nextZone != "" {
+	if s.nextZone != "" && now <= s.nextTill {
 		zones = []string{s.nextZone, ""}
 	}
 	for _, s.zone = range zones {
@@ -314,6 +321,39 @@ func (t *Table) mayOpen(e *endpoint, now time.Duration) bool {
 	}
 	s.nextZone = ""
 	return false
+}
+
+// widen makes a round about a zone one of the whole fleet as soon as so many see the same,
+// some of them elsewhere, that it was no fault between. Who was asked is of the zone, and
+// may be lost with it.
+func (t *Table) widen(e *endpoint, now time.Duration) {
+	s := &e.susp
+	n := t.domainsOf("", s.hard)
+	if n == t.domainsOf(s.zone, s.hard) {
+		return
+	}
+	zone := s.zone
+	t.first(e, "")
+	m := t.countDomains(t.confirmers(e, "", now), "", s.hard, s.stalled) - 1
+	if by, _ := t.contradiction(e, "", now); by != "" || n < 1+min(2, m) {
+		t.first(e, zone)
+		return
+	}
+	s.zone, s.m = "", m
+	if s.active && !t.refusesAnew(e, now) {
+		t.askOthers(e)
+	}
+}
+
+// askedLeft says whether all who were asked are gone, and will not answer.
+func (s *suspicion) askedLeft() bool {
+	return len(s.orders) > 0 && !slices.ContainsFunc(s.orders, func(o *order) bool { return o.done || o.reporter.live })
+}
+
+// askOthers lets the next round begin at once.
+func (t *Table) askOthers(e *endpoint) {
+	t.endRound(e)
+	e.susp.last = never
 }
 
 // twice holds where only one other fault domain can be asked: then one failed
@@ -406,7 +446,7 @@ func (t *Table) contradicted(e *endpoint, by string, zones []string, now time.Du
 	// lie between: the next round is about that zone, at once.
 	s.nextZone = ""
 	if zone, one := oneZone(s.hard, s.stalled); one && s.zone == "" && len(zones) > 0 && !slices.Contains(zones, zone) {
-		s.nextZone = zone
+		s.nextZone, s.nextTill = zone, now+roundGap // what is complained of later is another fault
 		t.due(now)
 	} else if until := s.doubt(now, s.hard, s.stalled); until > now { // witnesses may be gone by now
 		t.due(until)
