@@ -439,4 +439,16 @@ func TestPanicTakesBackTheLeastBad(t *testing.T) {
 	if got := len(picked()); got != 5 {
 		t.Errorf("all are down and %d are used, want half", got)
 	}
+	// What the whole fleet has left comes last: the others may be down for us alone.
+	for i, m := range w.d.members {
+		if i != 2 && i != 5 && i != 9 {
+			m.fleet.verdict = Verdict{State: Ejected, Rule: RuleHard, Epoch: 1}
+		}
+	}
+	w.d.members[5].record.state = Probation
+	w.d.members[7].fleet.verdict.State = Probation
+	w.d.members[8].fleet.verdict.State = Probing
+	if got, want := fmt.Sprint(picked()), "[e02 e05 e07 e08 e09]"; got != want {
+		t.Errorf("in panic %s are used, want %s", got, want)
+	}
 }

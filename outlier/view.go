@@ -137,7 +137,8 @@ func (d *Detector) fleetShare(m *member, now time.Duration) Admission {
 
 // failOpen keeps the picker from running dry, for each priority: while less
 // than the panic share is usable, the least bad of what is out is used all
-// the same, suspended before ejected for soft reasons, lowest score first.
+// the same, suspended before ejected for soft reasons, the fleet's verdicts after
+// one's own, lowest score first.
 // What refuses connections is used only where there is nothing else at all,
 // and what drains only when everything drains.
 func (d *Detector) failOpen(view []Admission) {
@@ -187,7 +188,7 @@ func (d *Detector) takeBack(g *group, view []Admission, last bool) bool {
 		return usable > 0
 	}
 	slices.SortFunc(spare, func(a, b *member) int {
-		return cmp.Or(cmp.Compare(a.badness(), b.badness()), cmp.Compare(a.record.severity, b.record.severity), cmp.Compare(a.ID, b.ID))
+		return cmp.Or(cmp.Compare(a.badness(), b.badness()), cmp.Compare(a.hope(), b.hope()), cmp.Compare(a.record.severity, b.record.severity), cmp.Compare(a.ID, b.ID))
 	})
 	for _, m := range spare[:min(len(spare), need-usable)] {
 		view[m.at].Weight, view[m.at].Trickle, view[m.at].Panic = 1, 0, true
@@ -209,6 +210,25 @@ func (m *member) badness() int {
 		bad = max(bad, severityOf(m.fleet.verdict.Rule))
 	}
 	return bad
+}
+
+// hope orders the equally bad: what is out only by its own observer's belief comes before
+// what the whole fleet has left, since that may be his own fault; of each, what tests have
+// begun on, then what is probed, then the rest.
+func (m *member) hope() int {
+	further := func(s State) int {
+		switch s {
+		case Probation:
+			return 0
+		case Probing:
+			return 1
+		}
+		return 2
+	}
+	if s := m.fleet.state(); s.Out() {
+		return 3 + further(s)
+	}
+	return further(m.record.state)
 }
 
 func severityOf(r Rule) int {

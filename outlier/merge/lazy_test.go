@@ -11,11 +11,12 @@ import (
 
 // A Step looks at what has news, and asks again only now and then what costs much to
 // know. A table that looks at everything, each 100 ms and at every report, must come to
-// the same verdicts, nearly all of them at the same instant.
+// the same verdicts, nearly all of them at the same instant. A row that good news ended in
+// between begins elsewhere in one of the two, now and then.
 func TestLookingOnlyWhereThereIsNewsDecidesTheSame(t *testing.T) {
 	const reporters, endpoints, length = 8, 10, 40 * time.Second
-	verdicts, same := 0, 0
-	for seed := range uint64(20) {
+	verdicts, same, near := 0, 0, 0
+	for seed := range uint64(60) {
 		first := func(eager bool) map[Key]Change {
 			b := newBench(t, DefaultPolicy(), reporters, endpoints, "a", "b")
 			rng := rand.New(rand.NewPCG(seed, 7))
@@ -78,22 +79,23 @@ func TestLookingOnlyWhereThereIsNewsDecidesTheSame(t *testing.T) {
 			l, le := lazy[key]
 			g, ee := eager[key]
 			switch {
-			case le != ee || le && l.Verdict.Scope != g.Verdict.Scope:
-				t.Errorf("seed %d, %s: %v %v %v with news only, %v %v %v with everything", seed, key, le, l.Verdict.Rule, l.At, ee, g.Verdict.Rule, g.At)
+			case le != ee:
+				t.Errorf("seed %d, %s: out %v (%v) with news only, %v (%v) with everything", seed, key, le, l.At, ee, g.At)
 			case le:
 				verdicts++
 				if l.At == g.At && l.Verdict.Rule == g.Verdict.Rule {
 					same++
 				}
-				if late := l.At - g.At; max(late, -late) > 2*tick {
-					t.Errorf("seed %d, %s: out at %v, and at %v with everything", seed, key, l.At, g.At)
+				if late := l.At - g.At; max(late, -late) <= 2*tick && l.Verdict.Scope == g.Verdict.Scope {
+					near++
 				}
 			}
 		}
 	}
-	if verdicts < 30 || 10*same < 9*verdicts {
-		t.Errorf("%d verdicts, %d of them at the same instant; want 30, and nine of ten", verdicts, same)
+	if verdicts < 100 || 100*same < 93*verdicts || 100*near < 96*verdicts {
+		t.Errorf("%d verdicts, %d of them at the same instant, %d near it and for the same callers; want 100, 93 %% and 96 %%", verdicts, same, near)
 	}
+	t.Logf("%d verdicts, %d at the same instant, %d near it", verdicts, same, near)
 }
 
 func (e *endpoint) rows(each func(*row)) {

@@ -182,7 +182,7 @@ func (w *row) count(e *endpoint, s *staged, from Point, d outlier.Counts, k kind
 	at := c.extra().place(k)
 	if at.gen != w.gen {
 		*at = place{gen: w.gen, index: int32(len(w.active)), hard: never, hardStart: never}
-		base := w.base(c.reporter, s, from)
+		base := w.base(s, from)
 		w.active = append(w.active, entry{cell: s.cell, slot: c.reporter, fromN: base.N, fromK: base.K, changed: c.changed})
 	}
 	x := &w.active[at.index]
@@ -219,13 +219,15 @@ func (w *row) count(e *endpoint, s *staged, from Point, d outlier.Counts, k kind
 // successes are taken to be spread evenly, and the failures to be of later, so that
 // none is hidden. To count from the older of the two would let answers from before the
 // trouble speak for the endpoint: a reporter who is calm tells of up to ten seconds at
-// once, and it takes few of those to end a row.
-func (w *row) base(slot int32, s *staged, from Point) Point {
+// once, and it takes few of those to end a row. The attempt that the beginning divides
+// counts for the endpoint: where hundreds have an attempt each in ten seconds it is all
+// that they tell, and lost it would look like a fault.
+func (w *row) base(s *staged, from Point) Point {
 	for _, p := range s.points {
 		if p.At > w.since {
 			if from.At < w.since && p.At > from.At {
 				oks := float64((p.N - from.N) - (p.K - from.K))
-				from.N += uint32(oks*float64(w.since-from.At)/float64(p.At-from.At) + w.dice(slot))
+				from.N += uint32(oks * float64(w.since-from.At) / float64(p.At-from.At))
 			}
 			break
 		}
@@ -235,13 +237,6 @@ func (w *row) base(slot int32, s *staged, from Point) Point {
 		}
 	}
 	return from
-}
-
-// dice is a number from 0 to 1 by which a part of an attempt is rounded, another for each
-// reporter. Rounding at one half would lose most of what hundreds of reporters count
-// who have an attempt each in ten seconds: it belongs to before the row for all of them.
-func (w *row) dice(slot int32) float64 {
-	return unit(mix(uint64(uint32(slot))<<32 | uint64(w.gen)))
 }
 
 // has says whether a cell is in the row. Rows of several zones count their generations
