@@ -204,9 +204,24 @@ func (m *mesh) show(ctx context.Context, f fault, story *narrator) (result, erro
 	return r, nil
 }
 
-// explain tells what each caller believes of the endpoints of a fault that was
-// not handled.
+// explain tells, of a fault that was not handled, what each caller tried and changed
+// before it was mended, and what it believes of its endpoints now.
 func (m *mesh) explain(r result, story *narrator) {
+	w := m.ledger.window(r.began, r.mended)
+	for _, c := range m.callers {
+		failed := slices.DeleteFunc(slices.Clone(w.attempts), func(a attempt) bool {
+			return a.caller != c.name || !a.failed || !slices.Contains(r.fault.targets, a.endpoint)
+		})
+		if n := len(failed); n > 0 {
+			last := failed[n-1]
+			story.line("   %s: %d attempts on it failed, the last on %s (%s), begun after %d ms", c.name, n, last.endpoint, last.class, (last.at - r.began).Milliseconds())
+		}
+	}
+	for _, b := range w.beliefs {
+		if !b.fleet {
+			story.line("   %s: %s %s, rule %s, after %d ms", b.observer, b.endpoint, b.state, b.rule, (b.at - r.began).Milliseconds())
+		}
+	}
 	for _, c := range m.callers {
 		for _, e := range endpointsOf(c.sidecar) {
 			if slices.Contains(r.fault.targets, e.ID) {
