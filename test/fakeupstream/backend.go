@@ -192,6 +192,9 @@ func (b *Backend) setLocked(f Fault) error {
 	b.fault, b.began, b.queue = f, time.Now(), newQueue(&f)
 	close(b.changed)
 	b.changed = make(chan struct{})
+	if f.Reset {
+		b.resetLocked()
+	}
 	switch {
 	case f.Crashed:
 		b.crashLocked()
@@ -206,6 +209,10 @@ func (b *Backend) setLocked(f Fault) error {
 // crashLocked is what the kernel does to a process that dies.
 func (b *Backend) crashLocked() {
 	b.muteLocked()
+	b.resetLocked()
+}
+
+func (b *Backend) resetLocked() {
 	for c := range b.conns {
 		c.reset()
 	}

@@ -171,6 +171,36 @@ func waitFor(t *testing.T, ok func() bool) {
 	}
 }
 
+func TestAResetEndsTheStreamsOfAConnectionAndNoMore(t *testing.T) {
+	const streams = 50
+	everywhere(t, func(t *testing.T, cfg fakeupstream.Config, d dial) {
+		cfg.HTTP2 = true
+		b := start(t, cfg)
+		tr := &http.Transport{DialContext: d, Protocols: new(http.Protocols)}
+		tr.Protocols.SetUnencryptedHTTP2(true)
+		t.Cleanup(tr.CloseIdleConnections)
+		c := &http.Client{Transport: tr}
+		wantOK(t, c, "http://"+b.Addr()) // one connection is open now, and all share it
+		set(t, b, fakeupstream.Hang())
+		var wg sync.WaitGroup
+		for range streams {
+			wg.Go(func() {
+				if _, _, err := get(t, c, "http://"+b.Addr()); err == nil {
+					t.Error("a request under way was answered")
+				}
+			})
+		}
+		waitFor(t, func() bool { return b.Counts().Inflight == streams })
+		set(t, b, fakeupstream.Reset())
+		wg.Wait()
+		wantOK(t, c, "http://"+b.Addr())
+		wantOK(t, c, "http://"+b.Addr())
+		if got := b.Counts(); got.Connections != 2 || got.Requests != streams+3 {
+			t.Errorf("got %d requests on %d connections, want %d on 2", got.Requests, got.Connections, streams+3)
+		}
+	})
+}
+
 func TestDeafClosesTheListenerAlone(t *testing.T) {
 	everywhere(t, func(t *testing.T, cfg fakeupstream.Config, d dial) {
 		b := start(t, cfg)

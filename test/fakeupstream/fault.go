@@ -12,6 +12,9 @@ type Fault struct {
 	Crashed bool
 	// Deaf: the listener is closed, and open connections answer.
 	Deaf bool
+	// Reset: all connections are reset as the fault comes, and with them the requests
+	// under way. New ones are served: the listener stays.
+	Reset bool
 	// Hung: connections and requests are accepted and not answered.
 	Hung bool
 
@@ -67,6 +70,9 @@ func Crash() Fault { return Fault{Crashed: true} }
 
 // Deaf closes the listener alone.
 func Deaf() Fault { return Fault{Deaf: true} }
+
+// Reset resets all connections once.
+func Reset() Fault { return Fault{Reset: true} }
 
 // Hang accepts and never answers.
 func Hang() Fault { return Fault{Hung: true} }
