@@ -152,8 +152,8 @@
 // # Times, and what was tried to halve them
 //
 // From the first failed attempt until the fleet is off, medians of the simulator (seeds 1
-// to 20) at 50/s and 10 reporters, then at 100/s and 20: for 50 % errors .32 and .19 s at
-// a base of 1 %, .29 and .14 s at 0.1 %; for 20 % errors 1.18 and .62 s, 1.08 and .37 s.
+// to 20) at 50/s and 10 reporters, then at 100/s and 20: for 50 % errors .38 and .24 s at
+// a base of 1 %, .32 and .18 s at 0.1 %; for 20 % errors 1.2 and .71 s, 1.2 and .44 s.
 //
 // With the thresholds raised to the same time between false alarms (base 1, 2 and 3 %),
 // the mean attempts to a verdict at 50 and 20 % errors, 50/s, 10 reporters are:
