@@ -19,7 +19,8 @@ type fault struct {
 	name, what string
 	behaviour  fakeupstream.Fault
 	all        bool // of every backend: nobody may be ejected for it
-	// hold is how long it lasts after it was found, or, if it is not to be found, at all.
+	// hold is how long it lasts after it was found; what is not to be found lasts for
+	// options.base.
 	hold time.Duration
 	// aims: what a quiet machine shows with 50 requests a second to each of 20 backends.
 	// The limits are so much wider (trial.Slack) that a busy one passes.
@@ -51,8 +52,8 @@ func faults() []fault {
 			name: "errors-20", what: "answers every fifth request with 500", behaviour: fakeupstream.Errors(0.2), hold: time.Second,
 			aimFound: 3 * time.Second, aimFailed: 35,
 		},
-		{name: "base-1", what: "fails one request in a hundred: nobody may go", behaviour: fakeupstream.Errors(0.01), all: true, hold: 5 * time.Second},
-		{name: "base-3", what: "fails three requests in a hundred: nobody may go", behaviour: fakeupstream.Errors(0.03), all: true, hold: 5 * time.Second},
+		{name: "base-1", what: "fails one request in a hundred: nobody may go", behaviour: fakeupstream.Errors(0.01), all: true},
+		{name: "base-3", what: "fails three requests in a hundred: nobody may go", behaviour: fakeupstream.Errors(0.03), all: true},
 	}
 }
 

@@ -40,6 +40,7 @@ type options struct {
 	json     bool
 	smoke    bool
 	alone    bool          // compare with Envoys that decide alone
+	base     time.Duration // how long all backends fail a little, in base-1 and base-3
 	timeout  time.Duration // of requests
 }
 
@@ -53,6 +54,9 @@ func (o options) chosen() []fault {
 	for i, one := range faults() {
 		if len(o.faults) == 0 || slices.Contains(o.faults, one.name) {
 			one.target = i
+			if one.all {
+				one.hold = o.base
+			}
 			some = append(some, one)
 		}
 	}
@@ -80,6 +84,7 @@ func main() {
 	flag.BoolVar(&o.json, "json", false, "print the summary as one JSON object, and nothing else on standard output")
 	flag.BoolVar(&o.smoke, "smoke", false, "3 Envoys, 8 backends, 300 requests a second, the faults that are found soonest, compared with the tuned detection only")
 	flag.BoolVar(&o.alone, "alone", true, "show the same faults to Envoys that have just their own outlier_detection, and compare")
+	flag.DurationVar(&o.base, "base", 5*time.Second, "how long base-1 and base-3 last, in which nobody may be ejected")
 	flag.Parse()
 	o.timeout = time.Second
 	if o.smoke {
@@ -89,8 +94,8 @@ func main() {
 			o.faults = []string{"crash", "hang", "errors-50"}
 		}
 	}
-	if o.envoys < 2 || o.envoys > 50 || o.backends < len(faults())+1 || o.backends > 200 || o.rate < 1 || o.rate > 20000 || flag.NArg() > 0 {
-		fmt.Fprintf(os.Stderr, "envoy-fleet: want 2 to 50 -envoys, %d to 200 -backends, a -rate from 1 to 20000, and no other arguments\n", len(faults())+1)
+	if o.envoys < 2 || o.envoys > 50 || o.backends < len(faults())+1 || o.backends > 200 || o.rate < 1 || o.rate > 20000 || o.base <= 0 || flag.NArg() > 0 {
+		fmt.Fprintf(os.Stderr, "envoy-fleet: want 2 to 50 -envoys, %d to 200 -backends, a -rate from 1 to 20000, a positive -base, and no other arguments\n", len(faults())+1)
 		os.Exit(2)
 	}
 	binary, err := envoy.Locate()
