@@ -321,7 +321,7 @@ func unexplained(results []result, l *ledger) {
 		if b.fleet {
 			observer = "the fleet"
 		}
-		if r := blame(results, b.at, b.endpoint, b.observer); r != nil {
+		if r := blame(results, b.at, b.at, b.endpoint, b.observer); r != nil {
 			r.FalseEjections++
 			r.Problems = append(r.Problems, fmt.Sprintf("%s ejected without cause by %s, %s", b.endpoint, observer, b.rule))
 			r.OK = false
@@ -331,7 +331,7 @@ func unexplained(results []result, l *ledger) {
 		if !q.failed || !q.repeatable {
 			continue
 		}
-		if r := blame(results, q.at, q.endpoint, q.caller); r != nil {
+		if r := blame(results, q.at, q.ended, q.endpoint, q.caller); r != nil {
 			r.FailedRequests++
 			r.Problems = append(r.Problems, fmt.Sprintf("%s lost a request without cause: %s", q.caller, q.outcome))
 			r.OK = false
@@ -339,20 +339,18 @@ func unexplained(results []result, l *ledger) {
 	}
 }
 
-// blame returns the fault that began last before at, unless a fault of that
-// endpoint or that observer explains what happened; then nil.
-func blame(results []result, at time.Duration, endpoint, observer string) *result {
+// blame returns the fault that began last before at, unless a fault of that endpoint or
+// that observer explains what went on from at to ended; then nil. What was under way when
+// a fault began was ended by it.
+func blame(results []result, at, ended time.Duration, endpoint, observer string) *result {
 	var last *result
 	for i := range results {
 		r := &results[i]
-		if at < r.began {
-			continue
-		}
 		mine := slices.Contains(r.fault.targets, endpoint) || observer != "" && observer == r.fault.suspect
-		if mine && at <= r.over {
+		if mine && ended >= r.began && at <= r.over {
 			return nil
 		}
-		if last == nil || r.began > last.began {
+		if at >= r.began && (last == nil || r.began > last.began) {
 			last = r
 		}
 	}

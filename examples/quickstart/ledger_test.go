@@ -65,3 +65,30 @@ func TestAFairShareIsFoundOnceASecondOfTrafficHasIt(t *testing.T) {
 		t.Error("fair without a single attempt")
 	}
 }
+
+func TestAFaultExplainsWhatWasUnderWayWhenItBegan(t *testing.T) {
+	results := []result{
+		{Name: "errors-20", began: 10 * ms1, over: 50 * ms1, fault: fault{targets: []string{"api-6"}}},
+		{Name: "broken-caller", began: 100 * ms1, over: 200 * ms1, fault: fault{suspect: "caller-5"}},
+	}
+	for _, tc := range []struct {
+		name, endpoint, caller string
+		at, ended              time.Duration
+		want                   string
+	}{
+		{"a request that the fault cut off", "api-1", "caller-5", 99 * ms1, 101 * ms1, ""},
+		{"one that was over before", "api-1", "caller-5", 95 * ms1, 99 * ms1, "errors-20"},
+		{"one that began after the fault was over", "api-1", "caller-5", 201 * ms1, 202 * ms1, "broken-caller"},
+		{"another caller's", "api-1", "caller-1", 99 * ms1, 101 * ms1, "errors-20"},
+		{"one at the endpoint of the fault", "api-6", "caller-1", 9 * ms1, 11 * ms1, ""},
+		{"one before all faults", "api-1", "caller-1", 1 * ms1, 2 * ms1, ""},
+	} {
+		got := ""
+		if r := blame(results, tc.at, tc.ended, tc.endpoint, tc.caller); r != nil {
+			got = r.Name
+		}
+		if got != tc.want {
+			t.Errorf("%s: blamed on %q, want %q", tc.name, got, tc.want)
+		}
+	}
+}
