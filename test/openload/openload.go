@@ -10,7 +10,7 @@ import (
 )
 
 // MaxOutstanding bounds the requests that wait for an answer.
-const MaxOutstanding = 512
+const MaxOutstanding = 1024
 
 // Run makes requests, so many a second, until ctx ends, and waits for those that are still
 // out. skipped is how many it left out because too many were waiting already.

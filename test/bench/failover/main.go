@@ -173,7 +173,7 @@ func (o options) jobs() (all []job) {
 		var some []job
 		for _, p := range o.products {
 			for _, s := range o.scenarios {
-				if o.smoke && !judged(p, s) || !p.meets(s) {
+				if o.smoke && !judged(p, s) || p.abstains(s) != "" {
 					continue
 				}
 				for _, n := range o.proxies {
@@ -183,7 +183,7 @@ func (o options) jobs() (all []job) {
 						}
 						t := o.setting
 						t.Proxies, t.Retries = n, retries
-						some = append(some, job{p, s, t, round})
+						some = append(some, job{p, s, s.in(t), round})
 					}
 				}
 			}

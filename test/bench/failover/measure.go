@@ -11,7 +11,7 @@ import (
 // figures are what a run is judged by. They were fixed before the first run. Times are
 // seconds since the fault came, or since it went; infinite: not seen.
 type figures struct {
-	Excess    number `json:"excess_failed"`          // failed requests beyond the base rate, from the fault's beginning to the run's end
+	Excess    number `json:"excess_failed"`          // failed requests beyond the base rate, of those that were under way when the fault came or began later
 	Later     number `json:"failed_after_found"`     // of these, begun after T95: at trials, and re-admissions
 	Return    number `json:"failed_at_worst_return"` // most of these in ten seconds
 	P99       number `json:"excess_p99_ms"`          // during the fault, beyond that of the warm-up
@@ -61,7 +61,7 @@ func measure(tr *trace, s scenario, t setting) figures {
 	judged, failed := 0, 0
 	var later []time.Duration
 	for _, r := range tr.requests {
-		if r.at < 0 || r.at >= end || s.doomed(r) {
+		if r.at+r.took < 0 || r.at >= end || s.doomed(r) {
 			continue
 		}
 		judged++

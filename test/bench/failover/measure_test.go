@@ -4,6 +4,8 @@ import (
 	"math"
 	"testing"
 	"time"
+
+	"github.com/overhear-mesh/overhear/test/fakeupstream"
 )
 
 // even is a run in which every caller goes round all endpoints at a steady pace from two
@@ -127,6 +129,18 @@ func TestFailuresBeyondTheBaseRateAreTheExcess(t *testing.T) {
 	}
 }
 
+func TestWhatIsUnderWayWhenTheFaultComesIsPartOfTheHarm(t *testing.T) {
+	tr := &trace{requests: []request{
+		{at: -500 * time.Millisecond, took: 400 * time.Millisecond, why: "502"}, // before it
+		{at: -500 * time.Millisecond, took: 501 * time.Millisecond, why: "502"},
+		{at: -time.Second, took: 2 * time.Second},
+		{at: time.Millisecond, took: time.Millisecond, why: "502"},
+	}}
+	if f := measure(tr, scenario{caller: everyone}, quiet); f.Excess != 2 || f.Requests != 3 {
+		t.Errorf("%g of %g failed, want 2 of 3", float64(f.Excess), float64(f.Requests))
+	}
+}
+
 func TestTheWorstReturnIsTheMostThatFailInTenSeconds(t *testing.T) {
 	set := quiet
 	set.Fault = 40 * time.Second
@@ -180,8 +194,8 @@ func TestEveryConfigurationCanBeWritten(t *testing.T) {
 		if p.config == "" {
 			continue
 		}
-		for _, retries := range []bool{false, true} {
-			s := site{Dir: t.TempDir(), Retries: retries, Detects: true, TimeoutMS: 1000, TimeoutSeconds: 1, Endpoints: []endpoint{{"api-0", "127.0.0.1:1", "127.0.0.1", "1"}}}
+		for _, other := range []bool{false, true} {
+			s := site{Dir: t.TempDir(), Retries: other, HTTP2: other, Detects: true, TimeoutMS: 1000, TimeoutSeconds: 1, Endpoints: []endpoint{{"api-0", "127.0.0.1:1", "127.0.0.1", "1"}}}
 			if p.tune != nil {
 				p.tune(&s)
 			}
@@ -215,6 +229,29 @@ func TestAnOverloadAsksForMoreThanThereIs(t *testing.T) {
 	took := time.Duration(f.Slow * float64(set.Latency)).Seconds()
 	if rate := float64(f.Capacity) / took; rate < 79.9 || rate > 80.1 || f.Queue != 40 {
 		t.Errorf("%g requests a second and %d in line, want 80 and 40", rate, f.Queue)
+	}
+}
+
+func TestAsManyStreamsAreUnderWayAsAScenarioAsksFor(t *testing.T) {
+	for _, set := range []setting{
+		{Proxies: 4, Endpoints: 10, Rate: 1000, Timeout: time.Second, Latency: 5 * time.Millisecond},
+		{Proxies: 16, Endpoints: 20, Rate: 200, Timeout: time.Second, Base: .01},
+	} {
+		got := scenario{streams: 50}.in(set)
+		if under := got.fair() * got.Hold.Seconds(); math.Abs(under-50) > .01 || !got.HTTP2 {
+			t.Errorf("%g streams are under way, HTTP/2 %v; want 50", under, got.HTTP2)
+		}
+		if got.Endpoints > 10 || got.Timeout < 2*got.Hold {
+			t.Errorf("%d endpoints, timeout %v, and an answer takes %v", got.Endpoints, got.Timeout, got.Hold)
+		}
+		f := got.usual(fakeupstream.Reset())
+		latency := max(set.Latency, time.Millisecond) // as a backend takes it
+		if took := f.Slow * latency.Seconds(); math.Abs(took-got.Hold.Seconds()) > .001 || f.Path == "" || f.ErrorRate != set.Base || !f.Reset {
+			t.Errorf("got %+v, want a reset, and that requests of users take %v", f, got.Hold)
+		}
+		if same := (scenario{}).in(set); same != set {
+			t.Errorf("another scenario takes place in %+v, want %+v", same, set)
+		}
 	}
 }
 

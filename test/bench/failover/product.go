@@ -30,6 +30,7 @@ type product struct {
 	says   []string // arguments that make it tell its version
 	tune   func(s *site)
 	plane  bool // with Overhear's control plane
+	http2  bool // many requests share a connection to an endpoint, over HTTP/2
 	// library is a file in products/ where callers do without a proxy, by gRPC's client.
 	library string
 }
@@ -45,7 +46,7 @@ type site struct {
 	TimeoutMS                      int64
 	TimeoutSeconds                 float64
 	Retries, RoundRobin            bool
-	Detects, Tuned, Checks         bool
+	Detects, Tuned, Checks, HTTP2  bool
 }
 
 type endpoint struct{ Name, Address, Host, Port string }
@@ -54,9 +55,9 @@ type endpoint struct{ Name, Address, Host, Port string }
 const none = "none"
 
 func products() []product {
-	sidecar := product{config: "overhear.yaml", find: command("sidecar"), args: func(s site) []string { return []string{"run", "-c", s.Config} }, says: []string{"version"}}
+	sidecar := product{config: "overhear.yaml", http2: true, find: command("sidecar"), args: func(s site) []string { return []string{"run", "-c", s.Config} }, says: []string{"version"}}
 	envoyed := product{
-		config: "envoy.yaml", find: func(string) (string, error) { return envoy.Locate() }, says: []string{"--version"},
+		config: "envoy.yaml", http2: true, find: func(string) (string, error) { return envoy.Locate() }, says: []string{"--version"},
 		args: func(s site) []string {
 			return []string{"-c", s.Config, "--concurrency", "1", "--use-dynamic-base-id", "-l", "error"}
 		},
@@ -68,7 +69,7 @@ func products() []product {
 	}
 	whole := as(sidecar, "overhear", nil)
 	whole.plane = true
-	haproxy := product{config: "haproxy.cfg", find: onPath("haproxy"), says: []string{"-v"}, args: func(s site) []string { return []string{"-db", "-f", s.Config} }}
+	haproxy := product{config: "haproxy.cfg", http2: true, find: onPath("haproxy"), says: []string{"-v"}, args: func(s site) []string { return []string{"-db", "-f", s.Config} }}
 	rr := func(more func(*site)) func(*site) {
 		return func(s *site) {
 			s.RoundRobin = true
@@ -93,16 +94,21 @@ func products() []product {
 		as(nginx, "nginx", nil),
 		as(nginx, "nginx rr", rr(nil)),
 		as(nginx, "nginx 5xx", tuned),
-		{name: "grpc", library: "grpc.json"},
-		{name: "grpc tuned", library: "grpc.json", tune: tuned},
+		{name: "grpc", library: "grpc.json", http2: true},
+		{name: "grpc tuned", library: "grpc.json", http2: true, tune: tuned},
 		{name: none},
 	}
 }
 
-// meets says whether a product can be part of a scenario: an answer that is cut in its body
-// is one of HTTP/1.1, which gRPC takes for a wrong server at once.
-func (p product) meets(s scenario) bool {
-	return p.library == "" || s.fault.Body == fakeupstream.Whole
+// abstains says why a product cannot be part of a scenario; "": it can.
+func (p product) abstains(s scenario) string {
+	switch {
+	case p.library != "" && s.fault.Body != fakeupstream.Whole:
+		return "an answer that is cut in its body is one of HTTP/1.1, which gRPC takes for a wrong server at once"
+	case s.streams > 0 && !p.http2:
+		return "each connection to an endpoint carries one request at a time"
+	}
+	return ""
 }
 
 // command builds one of ours, once per run of the benchmark.
@@ -158,7 +164,10 @@ func startFleet(ctx context.Context, p product, bin, dir string, t setting, endp
 	if err != nil {
 		return nil, err
 	}
-	base := site{Endpoints: endpoints, TimeoutMS: t.Timeout.Milliseconds(), TimeoutSeconds: t.Timeout.Seconds(), Retries: t.Retries, Detects: true}
+	base := site{
+		Endpoints: endpoints, TimeoutMS: t.Timeout.Milliseconds(), TimeoutSeconds: t.Timeout.Seconds(),
+		Retries: t.Retries, Detects: true, HTTP2: t.HTTP2,
+	}
 	if p.tune != nil {
 		p.tune(&base)
 	}

@@ -72,12 +72,36 @@ func newReport(o options) *report {
 	if err != nil {
 		load = []byte("unknown")
 	}
-	return &report{
+	r := &report{
 		Date: time.Now().UTC().Format(time.DateOnly), Machine: fmt.Sprintf("%d cores, %s/%s, %s", runtime.NumCPU(), runtime.GOOS, runtime.GOARCH, runtime.Version()),
 		Load: strings.TrimSpace(string(load)), Command: typed(os.Args[1:]),
 		Versions: map[string]string{}, options: o,
 		Missing: []string{"Linkerd: its proxy needs a control plane in Kubernetes"},
 	}
+	for _, s := range o.scenarios {
+		r.Missing = append(r.Missing, abstainers(o.products, s)...)
+	}
+	return r
+}
+
+// abstainers are the products that are no part of a scenario, those of one reason together.
+func abstainers(all []product, s scenario) (lines []string) {
+	var reasons []string
+	names := map[string][]string{}
+	for _, p := range all {
+		why := p.abstains(s)
+		if why == "" {
+			continue
+		}
+		if names[why] == nil {
+			reasons = append(reasons, why)
+		}
+		names[why] = append(names[why], p.name)
+	}
+	for _, why := range reasons {
+		lines = append(lines, fmt.Sprintf("in %q: %s: %s", s.name, strings.Join(names[why], ", "), why))
+	}
+	return lines
 }
 
 // typed is the command line as it may be typed again.
@@ -269,8 +293,12 @@ func (r *report) heading(b *strings.Builder, w *row) {
 	if w.Setting.Retries {
 		retries = "retries"
 	}
-	fmt.Fprintf(b, "\n## %s: %s\n\n%d proxies, %d endpoints, %g requests/s, base errors %g %%, %s, timeout %v; fault for %v, then %v.\n\n| | runs |", w.Scenario, r.options.scenarios[i].about,
-		w.Setting.Proxies, w.Setting.Endpoints, w.Setting.Rate, 100*w.Setting.Base, retries, w.Setting.Timeout, w.Setting.Fault, w.Setting.After)
+	held := ""
+	if w.Setting.Hold > 0 {
+		held = fmt.Sprintf("; each takes %v", w.Setting.Hold)
+	}
+	fmt.Fprintf(b, "\n## %s: %s\n\n%d proxies, %d endpoints, %g requests/s, base errors %g %%, %s, timeout %v%s; fault for %v, then %v.\n\n| | runs |", w.Scenario, r.options.scenarios[i].about,
+		w.Setting.Proxies, w.Setting.Endpoints, w.Setting.Rate, 100*w.Setting.Base, retries, w.Setting.Timeout, held, w.Setting.Fault, w.Setting.After)
 	for _, c := range columns {
 		fmt.Fprintf(b, " %s |", c.title)
 	}

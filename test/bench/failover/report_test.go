@@ -75,6 +75,25 @@ func TestThePicturesAreWellFormed(t *testing.T) {
 	}
 }
 
+func TestWhoHasNoPartInAScenarioIsNamed(t *testing.T) {
+	o, err := parse([]string{"-scenario", "streams reset;crash", "-product", "overhear,nginx,grpc,none"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	var b bytes.Buffer
+	if err := newReport(o).markdown(&b); err != nil {
+		t.Fatal(err)
+	}
+	if want := "- not measured: in \"streams reset\": nginx, none: "; strings.Count(b.String(), "- not measured: in ") != 1 || !strings.Contains(b.String(), want) {
+		t.Errorf("want %s alone in\n%s", want, b.String())
+	}
+	for _, j := range o.jobs() {
+		if j.scenario.streams > 0 && (j.product.name == none || j.product.name == "nginx" || !j.setting.HTTP2) {
+			t.Errorf("%s runs %q in %+v", j.product.name, j.scenario.name, j.setting)
+		}
+	}
+}
+
 func TestTheCommandCanBeTypedAgain(t *testing.T) {
 	got, want := typed([]string{"-scenario", "crash;errors 50 %", "-rounds", "1"}), "go run ./test/bench/failover -scenario 'crash;errors 50 %' -rounds 1"
 	if got != want {

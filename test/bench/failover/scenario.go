@@ -16,7 +16,9 @@ type setting struct {
 	Latency   time.Duration `json:"latency_ns"` // of a healthy endpoint
 	Base      float64       `json:"base"`       // share of requests that every endpoint fails
 	Retries   bool          `json:"retries"`
-	Warm      time.Duration `json:"warm_ns"` // before the fault
+	HTTP2     bool          `json:"http2,omitempty"`   // between proxies and endpoints
+	Hold      time.Duration `json:"hold_ns,omitempty"` // latency of a user's request, if not that of a healthy endpoint
+	Warm      time.Duration `json:"warm_ns"`           // before the fault
 	Fault     time.Duration `json:"fault_ns"`
 	After     time.Duration `json:"after_ns"` // once it is over
 }
@@ -42,6 +44,9 @@ type scenario struct {
 	caller int
 	// poison is the share of requests that go by a route which fails everywhere.
 	poison float64
+	// streams is how many requests are to be under way on the connection of each caller to
+	// each endpoint, over HTTP/2; 0: as many as come about, over HTTP/1.1.
+	streams int
 	// unseen is that what is sent to a bad endpoint does not reach it: failed requests tell
 	// instead.
 	unseen bool
@@ -53,6 +58,28 @@ const everyone = -1
 
 // takes says whether the fault is one of this endpoint.
 func (s scenario) takes(backend int) bool { return s.bad == everyone || backend < s.bad }
+
+// in is the setting in which a scenario takes place.
+func (s scenario) in(t setting) setting {
+	if s.streams == 0 {
+		return t
+	}
+	// As many are under way as come while one is answered. Endpoints are few, so that this is
+	// not long; of less than ten, Envoy's default of 10 % would eject none.
+	t.HTTP2, t.Endpoints = true, min(t.Endpoints, 10)
+	t.Hold = time.Duration(float64(s.streams) / t.fair() * float64(time.Second))
+	t.Timeout = max(t.Timeout, 4*t.Hold)
+	return t
+}
+
+// usual is what a setting adds to endpoints in health.
+func (t setting) usual(f fakeupstream.Fault) fakeupstream.Fault {
+	f.ErrorRate = max(f.ErrorRate, t.Base)
+	if t.Hold > 0 {
+		f.Slow, f.Path = t.Hold.Seconds()/max(t.Latency, time.Millisecond).Seconds(), "/work/" // checks are answered at once
+	}
+	return f
+}
 
 // served is how many requests an overloaded endpoint works at, at once.
 const served = 4
@@ -116,6 +143,7 @@ func scenarios() []scenario {
 		one("body cut", "200, half of the body, then a reset", sparing(fakeupstream.Fault{Body: fakeupstream.Cut})),
 		one("flap", "half of the requests fail for 2 s, then none for 2 s", fakeupstream.Flap(fakeupstream.Errors(.5), 2*time.Second, 2*time.Second)),
 		{name: "listener only", about: "listener closed, open connections serve on", fault: fakeupstream.Deaf(), bad: 1, caller: everyone},
+		{name: "streams reset", about: "one endpoint resets its connections once, with 50 streams of HTTP/2 on each, and serves on", fault: fakeupstream.Reset(), bad: 1, caller: everyone, streams: 50},
 		{name: "pauses", about: "one endpoint stands still for 200 ms each 3 s, as while garbage is collected", fault: fakeupstream.Pauses(3*time.Second, 200*time.Millisecond), bad: 1, caller: everyone},
 		{name: "all at 30 %", about: "every endpoint fails 30 %: there is nowhere to go", fault: fakeupstream.Errors(.3), bad: everyone, caller: everyone},
 		{name: "broken caller", about: "all that one caller sends is answered by a reset; the others are well", fault: of(fakeupstream.Fault{Body: fakeupstream.Cut}, 0), bad: everyone, caller: 0},

@@ -35,7 +35,7 @@ func startService(ctx context.Context, p product, s scenario, t setting) (*servi
 
 func (v *service) add(ctx context.Context, i int) error {
 	name := fmt.Sprintf("api-%d", i)
-	cfg := fakeupstream.Config{Name: name, Latency: v.Latency, Seed: rand.Uint64()}
+	cfg := fakeupstream.Config{Name: name, Latency: v.Latency, Seed: rand.Uint64(), HTTP2: v.HTTP2}
 	if v.rpc {
 		cfg.HTTP2, cfg.Handler, cfg.Failure = true, answerRPC(codes.OK), answerRPC(codes.Unavailable)
 	}
@@ -58,7 +58,7 @@ func (v *service) add(ctx context.Context, i int) error {
 		return err
 	}
 	v.endpoints = append(v.endpoints, endpoint{name, address, host, port})
-	return b.Set(fakeupstream.Errors(v.Base))
+	return b.Set(v.usual(fakeupstream.Fault{}))
 }
 
 // harm brings the fault.
@@ -72,8 +72,7 @@ func (v *service) harm(ctx context.Context, f *fleet) error {
 			return fmt.Errorf("a relay brings no fault: %w", err)
 		}
 	}
-	fault := v.faultAt(v.setting)
-	fault.ErrorRate = max(fault.ErrorRate, v.Base)
+	fault := v.usual(v.faultAt(v.setting))
 	for i, b := range v.backends {
 		if v.takes(i) {
 			if err := b.Set(fault); err != nil {
@@ -92,7 +91,7 @@ func (v *service) heal() error {
 		}
 	}
 	for _, b := range v.backends {
-		if err := b.Set(fakeupstream.Errors(v.Base)); err != nil {
+		if err := b.Set(v.usual(fakeupstream.Fault{})); err != nil {
 			return fmt.Errorf("a backend does not come back: %w", err)
 		}
 	}
