@@ -20,6 +20,7 @@ require (
 	go.opentelemetry.io/otel/trace v1.47.0 // spans: ids
 	go.opentelemetry.io/proto/otlp v1.11.0 // tests: an OTLP receiver
 	go.uber.org/goleak v1.3.0 // tests: leaked goroutines
+	golang.org/x/image v0.46.0 // benchmarks: text and shapes of PNG pictures
 	golang.org/x/net v0.60.0 // HPACK; in tests an oracle of HTTP/2, and nettest for the in-memory network
 	golang.org/x/sync v0.25.0 // errgroup
 	golang.org/x/sys v0.50.0 // socket options, poll, CPU affinity

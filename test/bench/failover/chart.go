@@ -2,51 +2,25 @@ package main
 
 import (
 	"fmt"
-	"html"
-	"io"
+	"image/color"
 	"math"
 	"strings"
 )
 
-// The pictures' measures, in pixels.
-const (
-	chartLabel = 190
-	chartScale = 460
-	barHeight  = 13
-)
-
-// drawing gathers the elements of an SVG from the top down.
-type drawing struct {
-	strings.Builder
-	y float64
-}
-
-func (d *drawing) text(x, y float64, anchor, text string) {
-	fmt.Fprintf(d, `<text x="%.1f" y="%.1f" text-anchor="%s">%s</text>`+"\n", x, y, anchor, html.EscapeString(text))
-}
-
-// done writes the picture with its title and the command that made it.
-func (d *drawing) done(w io.Writer, title, small string) error {
-	_, err := fmt.Fprintf(w, `<svg xmlns="http://www.w3.org/2000/svg" width="%d" height="%.0f" font-family="sans-serif" font-size="11">
-<rect width="100%%" height="100%%" fill="white"/>
-<text x="10" y="18" font-size="14" font-weight="bold">%s</text>
-<text x="10" y="34" fill="#57606a">%s</text>
-%s</svg>
-`, chartLabel+chartScale+90, d.y+14, html.EscapeString(title), html.EscapeString(small), d.String())
-	return err
-}
-
 // colour tells the products apart by their kind.
-func colour(product string) string {
-	for _, c := range []struct{ prefix, colour string }{
-		{"overhear off", "#8b949e"}, {"overhear alone", "#e8a07a"}, {"overhear", "#d55e00"}, {"envoy tuned", "#56b4e9"}, {"envoy", "#0072b2"},
-		{"haproxy", "#cc79a7"}, {"nginx", "#8a5a00"}, {"grpc", "#009e73"},
+func colour(product string) color.NRGBA {
+	for _, c := range []struct {
+		prefix string
+		rgb    uint32
+	}{
+		{"overhear off", 0x8b949e}, {"overhear alone", 0xe8a07a}, {"overhear", 0xd55e00}, {"envoy tuned", 0x56b4e9}, {"envoy", 0x0072b2},
+		{"haproxy", 0xcc79a7}, {"nginx", 0x8a5a00}, {"grpc", 0x009e73}, {"", 0x222222},
 	} {
 		if strings.HasPrefix(product, c.prefix) {
-			return c.colour
+			return color.NRGBA{uint8(c.rgb >> 16), uint8(c.rgb >> 8), uint8(c.rgb), 255}
 		}
 	}
-	return "#222222"
+	return black
 }
 
 func (r *report) small() string {
@@ -55,7 +29,7 @@ func (r *report) small() string {
 }
 
 // bars draws the harm of each product, scenario by scenario, on a logarithmic scale.
-func (r *report) bars(w io.Writer) error {
+func (r *report) bars() *drawing {
 	most := number(10)
 	for _, row := range r.rows {
 		most = max(most, median(row.of(func(f figures) number { return f.Excess })))
@@ -74,15 +48,15 @@ func (r *report) bars(w io.Writer) error {
 		all := row.of(func(f figures) number { return f.Excess })
 		length := scale(median(all))
 		d.text(chartLabel-6, d.y+barHeight-3, "end", row.Product)
-		fmt.Fprintf(d, `<rect x="%d" y="%.0f" width="%.1f" height="%d" fill="%s"/>`+"\n", chartLabel, d.y, max(1, length), barHeight-2, colour(row.Product))
+		d.box(chartLabel, d.y, max(1, length), barHeight-2, colour(row.Product))
 		d.text(chartLabel+length+5, d.y+barHeight-3, "start", fmt.Sprintf("%.0f (%.0f–%.0f)", float64(median(all)), float64(all[0]), float64(all[len(all)-1])))
 		d.y += barHeight
 	}
-	return d.done(w, "Excess failed requests: median (least–most), logarithmic", r.small())
+	return d.done("Excess failed requests: median (least–most), logarithmic", r.small())
 }
 
 // timelines draws when requests failed in the first crash of each product.
-func (r *report) timelines(w io.Writer) error {
+func (r *report) timelines() *drawing {
 	const height = 34
 	d := &drawing{y: 50}
 	for _, p := range r.options.products {
@@ -99,10 +73,10 @@ func (r *report) timelines(w io.Writer) error {
 			wide := float64(chartScale) / float64(len(o.Timeline))
 			for i, n := range o.Timeline {
 				if h := float64(n) / float64(most) * (height - 6); h > 0 {
-					fmt.Fprintf(d, `<rect x="%.1f" y="%.1f" width="%.2f" height="%.1f" fill="%s"/>`+"\n", chartLabel+wide*float64(i), d.y+height-h, max(.8, wide), h, colour(o.Product))
+					d.box(chartLabel+wide*float64(i), d.y+height-h, max(.8, wide), h, colour(o.Product))
 				}
 			}
-			fmt.Fprintf(d, `<line x1="%d" x2="%d" y1="%.0f" y2="%.0f" stroke="#c4c4c4"/>`+"\n", chartLabel, chartLabel+chartScale, d.y+height, d.y+height)
+			d.line(chartLabel, d.y+height, chartLabel+chartScale, d.y+height, 1, faint)
 			d.text(chartLabel+chartScale+5, d.y+height-4, "start", fmt.Sprint(total))
 			d.y += height
 			break
@@ -115,15 +89,15 @@ func (r *report) timelines(w io.Writer) error {
 		name string
 	}{{t.Warm.Seconds() / 2, "crash"}, {(t.Warm/2 + t.Fault).Seconds(), "back"}} {
 		x := chartLabel + chartScale*mark.at/whole
-		fmt.Fprintf(d, `<line x1="%.1f" x2="%.1f" y1="50" y2="%.0f" stroke="#cf222e"/>`+"\n", x, x, d.y)
+		d.line(x, 50, x, d.y, 1, red)
 		d.text(x, d.y+14, "middle", fmt.Sprintf("%s, %.0f s", mark.name, mark.at))
 	}
 	d.y += 16
-	return d.done(w, "One crash: failed requests in each tenth of a second, each product to its own most", r.small())
+	return d.done("One crash: failed requests in each tenth of a second, each product to its own most", r.small())
 }
 
 // fleets draws harm over the size of the fleet, for the first scenario.
-func (r *report) fleets(w io.Writer) error {
+func (r *report) fleets() *drawing {
 	const height = 300
 	d := &drawing{y: 60 + height + 30}
 	scenario := r.options.scenarios[0].name
@@ -139,28 +113,29 @@ func (r *report) fleets(w io.Writer) error {
 		d.text(at(i), 60+height+16, "middle", fmt.Sprint(n, " proxies"))
 	}
 	for _, p := range r.options.products {
-		var points []string
+		var last *point
 		for i, n := range r.options.proxies {
 			for _, row := range r.rows {
 				if row.Scenario == scenario && row.Product == p.name && row.Setting.Proxies == n && row.Setting.Retries == r.options.retries[0] {
 					m := median(row.of(func(f figures) number { return f.Excess }))
-					points = append(points, fmt.Sprintf("%.1f,%.1f", at(i), high(m)))
-					if len(points) == 1 {
+					here := &point{at(i), high(m)}
+					if last == nil {
 						d.text(at(i)-6, high(m)+4, "end", fmt.Sprintf("%s %.0f", p.name, float64(m)))
 					} else {
 						d.text(at(i)+5, high(m)-3, "start", fmt.Sprintf("%.0f", float64(m)))
+						d.line(last.x, last.y, here.x, here.y, 2, colour(p.name))
 					}
+					last = here
 				}
 			}
 		}
-		fmt.Fprintf(d, `<polyline points="%s" fill="none" stroke="%s" stroke-width="2"/>`+"\n", strings.Join(points, " "), colour(p.name))
 	}
-	return d.done(w, scenario+": excess failed requests over the number of proxies that share the same load, logarithmic", r.small())
+	return d.done(scenario+": excess failed requests over the number of proxies that share the same load, logarithmic", r.small())
 }
 
 // tradeoff draws the harm that each product let through in all scenarios against how often
 // it left what was well: good is at the bottom on the left.
-func (r *report) tradeoff(w io.Writer) error {
+func (r *report) tradeoff() *drawing {
 	const height = 300
 	d := &drawing{y: 60 + height + 40}
 	harm, alarms := map[string]number{}, map[string]number{}
@@ -176,12 +151,14 @@ func (r *report) tradeoff(w io.Writer) error {
 			continue
 		}
 		x, y := chartLabel+chartScale*part(alarms[p.name], noisiest), 60+height*(1-part(harm[p.name], most))
-		fmt.Fprintf(d, `<circle cx="%.1f" cy="%.1f" r="4" fill="%s"/>`+"\n", x, y, colour(p.name))
+		d.disc(x, y, 4, colour(p.name))
 		// Names stand on the left, one below the other: many products never left anything.
 		at := 70 + float64(i)*15
 		d.text(chartLabel-20, at, "end", fmt.Sprintf("%s: %.0f, %.0f", p.name, float64(harm[p.name]), float64(alarms[p.name])))
-		fmt.Fprintf(d, `<line x1="%d" y1="%.1f" x2="%.1f" y2="%.1f" stroke="%s" stroke-opacity=".4"/>`+"\n", chartLabel-16, at-4, x, y, colour(p.name))
+		thread := colour(p.name)
+		thread.A = 100
+		d.line(chartLabel-16, at-4, x, y, 1, thread)
 	}
 	d.text(chartLabel+chartScale/2, 60+height+20, "middle", "times that a caller left an endpoint that was well to it, all scenarios, logarithmic")
-	return d.done(w, "Excess failed requests (upwards, logarithmic) against false alarms", r.small())
+	return d.done("Excess failed requests (upwards, logarithmic) against false alarms", r.small())
 }

@@ -321,6 +321,20 @@ func (r *report) alarms(b *strings.Builder) {
 	}
 }
 
+// pictures are those that the runs are enough for, by name.
+func (r *report) pictures() map[string]*drawing {
+	all := map[string]*drawing{"harm": r.bars(), "tradeoff": r.tradeoff()}
+	for _, s := range r.options.scenarios {
+		if s.name == "crash" {
+			all["crash"] = r.timelines()
+		}
+	}
+	if len(r.options.proxies) > 1 {
+		all["fleets"] = r.fleets()
+	}
+	return all
+}
+
 // save writes all forms of the report.
 func (r *report) save(dir string) error {
 	if err := os.MkdirAll(dir, 0o755); err != nil {
@@ -332,17 +346,10 @@ func (r *report) save(dir string) error {
 			enc.SetIndent("", " ")
 			return enc.Encode(r)
 		},
-		"tables.md":    r.markdown,
-		"harm.svg":     r.bars,
-		"tradeoff.svg": r.tradeoff,
+		"tables.md": r.markdown,
 	}
-	for _, s := range r.options.scenarios {
-		if s.name == "crash" {
-			files["crash.svg"] = r.timelines
-		}
-	}
-	if len(r.options.proxies) > 1 {
-		files["fleets.svg"] = r.fleets
+	for name, d := range r.pictures() {
+		files[name+".svg"], files[name+".png"] = d.svg, d.png
 	}
 	for name, write := range files {
 		f, err := os.Create(filepath.Join(dir, name))

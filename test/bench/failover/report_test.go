@@ -52,9 +52,13 @@ func TestTheTablesTellOfEverything(t *testing.T) {
 
 func TestThePicturesAreWellFormed(t *testing.T) {
 	r := told(1)
-	for name, draw := range map[string]func(io.Writer) error{"harm": r.bars, "crash": r.timelines, "fleets": r.fleets, "tradeoff": r.tradeoff} {
+	all := r.pictures()
+	if len(all) != 4 {
+		t.Errorf("%d pictures, want harm, crash, fleets and tradeoff", len(all))
+	}
+	for name, d := range all {
 		var b bytes.Buffer
-		if err := draw(&b); err != nil {
+		if err := d.svg(&b); err != nil {
 			t.Fatal(err)
 		}
 		text := b.String()
