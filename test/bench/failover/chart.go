@@ -133,14 +133,36 @@ func (r *report) fleets() *drawing {
 	return d.done(scenario+": excess failed requests over the number of proxies that share the same load, logarithmic", r.small())
 }
 
-// tradeoff draws the harm that each product let through in all scenarios against how often
-// it left what was well: good is at the bottom on the left.
+// shared are the rows of what every product took part in: a sum over the others would be
+// less for who was not there.
+func (r *report) shared() (rows []*row) {
+	type part struct {
+		scenario string
+		proxies  int
+		retries  bool
+	}
+	of := func(w *row) part { return part{w.Scenario, w.Setting.Proxies, w.Setting.Retries} }
+	present, products := map[part]int{}, map[string]bool{}
+	for _, w := range r.rows {
+		present[of(w)]++
+		products[w.Product] = true
+	}
+	for _, w := range r.rows {
+		if present[of(w)] == len(products) {
+			rows = append(rows, w)
+		}
+	}
+	return rows
+}
+
+// tradeoff draws the harm that each product let through against how often it left what was
+// well: good is at the bottom on the left.
 func (r *report) tradeoff() *drawing {
 	const height = 300
 	d := &drawing{y: 60 + height + 40}
 	harm, alarms := map[string]number{}, map[string]number{}
 	most, noisiest := number(10), number(10)
-	for _, row := range r.rows {
+	for _, row := range r.shared() {
 		harm[row.Product] += max(0, median(row.of(func(f figures) number { return f.Excess })))
 		alarms[row.Product] += median(row.of(func(f figures) number { return f.Alone }))
 		most, noisiest = max(most, harm[row.Product]), max(noisiest, alarms[row.Product])
@@ -159,6 +181,6 @@ func (r *report) tradeoff() *drawing {
 		thread.A = 100
 		d.line(chartLabel-16, at-4, x, y, 1, thread)
 	}
-	d.text(chartLabel+chartScale/2, 60+height+20, "middle", "times that a caller left an endpoint that was well to it, all scenarios, logarithmic")
+	d.text(chartLabel+chartScale/2, 60+height+20, "middle", "times that a caller left an endpoint that was well to it, where all took part, logarithmic")
 	return d.done("Excess failed requests (upwards, logarithmic) against false alarms", r.small())
 }

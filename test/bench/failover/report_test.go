@@ -79,6 +79,23 @@ func TestThePicturesAreWellFormed(t *testing.T) {
 	}
 }
 
+func TestSumsAreOverWhatEveryProductTookPartIn(t *testing.T) {
+	r := told(1)
+	if got, want := len(r.shared()), 2*2*3; got != want {
+		t.Errorf("%d rows are shared, want all %d", got, want)
+	}
+	first := r.rows[0]
+	r.rows = r.rows[1:]
+	for _, w := range r.shared() {
+		if w.Scenario == first.Scenario && w.Setting.Proxies == first.Setting.Proxies {
+			t.Errorf("%s of %s with %d proxies is summed, and %s was not there", w.Scenario, w.Product, w.Setting.Proxies, first.Product)
+		}
+	}
+	if got, want := len(r.shared()), 3*3; got != want {
+		t.Errorf("%d rows are shared, want %d", got, want)
+	}
+}
+
 func TestWhoHasNoPartInAScenarioIsNamed(t *testing.T) {
 	o, err := parse([]string{"-scenario", "streams reset;crash", "-product", "overhear,nginx,grpc,none"})
 	if err != nil {
