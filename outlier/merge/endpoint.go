@@ -156,7 +156,7 @@ func newEndpoint(spec Endpoint, now time.Duration) *endpoint {
 	e.own = own{refused: never, lastOK: never, at: never}
 	e.silence.at = never
 	e.idle.reset(now)
-	e.susp.shutUntil, e.susp.last, e.susp.confirmed, e.susp.told, e.susp.listener, e.susp.checked = never, never, never, never, never, never
+	e.susp.shutUntil, e.susp.last, e.susp.confirmed, e.susp.told, e.susp.listener, e.susp.checked, e.susp.replaced = never, never, never, never, never, never, never
 	e.susp.unsolved = solved
 	e.fleet.scope = Fleet
 	e.poll.sent, e.poll.done = never, never

@@ -761,11 +761,11 @@ func TestAZoneThatWasToBeAskedAndIsLostDoesNotSilenceTheOthers(t *testing.T) {
 		leave         bool          // the streams of the bystanders end when they are gone
 	}{
 		{0, 6 * time.Second, 2 * time.Second, false},
-		{6, 50 * ms, 2 * time.Second, true},
-		{6, 6 * time.Second, 2 * time.Second, false},
-		{6, 6 * time.Second, 2 * time.Second, true},
-		{6, time.Second, 2 * time.Second, false},
-		{6, time.Second, 2 * time.Second, true},
+		{6, 50 * ms, 4 * time.Second, true},
+		{6, 6 * time.Second, 4 * time.Second, false},
+		{6, 6 * time.Second, 4 * time.Second, true},
+		{6, time.Second, 4 * time.Second, false},
+		{6, time.Second, 4 * time.Second, true},
 	} {
 		for seed := range uint64(40) {
 			f := newFleet(t, mesh{callers: 5, bystanders: test.bystanders, endpoints: 6, zones: twoZones, rate: 50, base: 0.001, seed: seed, inbound: true})

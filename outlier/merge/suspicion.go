@@ -40,6 +40,7 @@ type suspicion struct {
 	active    bool // a round is running
 	rounds    uint64
 	last      time.Duration // start of the newest round
+	replaced  time.Duration // when one was begun early, because all who were asked had left
 	deadline  time.Duration
 	firstAt   time.Duration // of the failure that opened the round
 	first     *reporter     // whose failure that was
@@ -250,14 +251,14 @@ func (t *Table) question(e *endpoint, mayAsk bool, now time.Duration) {
 	if len(s.hard)+len(s.stalled) == 0 && !s.active {
 		return
 	}
-	if s.active && s.askedLeft() {
-		t.askOthers(e)
+	if s.active && now >= s.replaced+roundGap && t.askedLeft(s) {
+		// Others are asked at once: not more often, for who comes and goes could have
+		// probes made without end.
+		t.endRound(e)
+		s.last, s.replaced = never, now
 	}
 	if !s.active && !t.mayOpen(e, now) {
 		return // nobody else can tell: the observer's own rule must do
-	}
-	if s.zone != "" {
-		t.widen(e, now)
 	}
 	if by, zones := t.contradiction(e, s.zone, now); by != "" {
 		t.contradicted(e, by, zones, now)
@@ -323,37 +324,10 @@ func (t *Table) mayOpen(e *endpoint, now time.Duration) bool {
 	return false
 }
 
-// widen makes a round about a zone one of the whole fleet as soon as so many see the same,
-// some of them elsewhere, that it was no fault between. Who was asked is of the zone, and
-// may be lost with it.
-func (t *Table) widen(e *endpoint, now time.Duration) {
-	s := &e.susp
-	n := t.domainsOf("", s.hard)
-	if n == t.domainsOf(s.zone, s.hard) {
-		return
-	}
-	zone := s.zone
-	t.first(e, "")
-	m := t.countDomains(t.confirmers(e, "", now), "", s.hard, s.stalled) - 1
-	if by, _ := t.contradiction(e, "", now); by != "" || n < 1+min(2, m) {
-		t.first(e, zone)
-		return
-	}
-	s.zone, s.m = "", m
-	if s.active && !t.refusesAnew(e, now) {
-		t.askOthers(e)
-	}
-}
-
-// askedLeft says whether all who were asked are gone, and will not answer.
-func (s *suspicion) askedLeft() bool {
-	return len(s.orders) > 0 && !slices.ContainsFunc(s.orders, func(o *order) bool { return o.done || o.reporter.live })
-}
-
-// askOthers lets the next round begin at once.
-func (t *Table) askOthers(e *endpoint) {
-	t.endRound(e)
-	e.susp.last = never
+// askedLeft says whether nobody is left of those who were asked: their streams have ended,
+// and an order is withdrawn with its stream.
+func (t *Table) askedLeft(s *suspicion) bool {
+	return len(s.orders) > 0 && !slices.ContainsFunc(s.orders, func(o *order) bool { return o.done || t.orders[o.id] == o })
 }
 
 // twice holds where only one other fault domain can be asked: then one failed
@@ -409,7 +383,7 @@ func (t *Table) ask(e *endpoint, now time.Duration) {
 		return hash64(t.seed, "suspicion", e.Key.Service, e.Key.Instance, round, r.ID)
 	})
 	if len(chosen) > 0 && !t.probes.has(now, len(chosen)) {
-		s.last = now
+		s.last, s.nextTill = now, now+roundGap+witnessFor
 		t.event(EventDropped, e, "", "nobody is asked about it: the fleet has made as many probes as it may in a second", now)
 		return
 	}
@@ -446,7 +420,8 @@ func (t *Table) contradicted(e *endpoint, by string, zones []string, now time.Du
 	// lie between: the next round is about that zone, at once.
 	s.nextZone = ""
 	if zone, one := oneZone(s.hard, s.stalled); one && s.zone == "" && len(zones) > 0 && !slices.Contains(zones, zone) {
-		s.nextZone, s.nextTill = zone, now+roundGap // what is complained of later is another fault
+		// What is complained of long after the round could begin is another fault.
+		s.nextZone, s.nextTill = zone, max(now, s.last+roundGap)+witnessFor
 		t.due(now)
 	} else if until := s.doubt(now, s.hard, s.stalled); until > now { // witnesses may be gone by now
 		t.due(until)
