@@ -629,3 +629,34 @@ func TestDefaultsAreValidAndEveryBadFieldIsNamed(t *testing.T) {
 		}
 	}
 }
+
+// Envoys that take their endpoints from us and report nothing have nobody who could test
+// one: an operator who releases it is obeyed.
+func TestWhatIsReleasedComesBackThoughNobodyReports(t *testing.T) {
+	for _, test := range []struct {
+		reporting bool
+		want      outlier.State
+	}{{false, outlier.Ramp}, {true, outlier.Probing}} {
+		b := newBench(t, DefaultPolicy(), 2, 4)
+		k, now := Key{"api", "e0"}, 20*time.Second
+		if !test.reporting {
+			b.Leave("r0", now)
+			b.Leave("r1", now)
+		}
+		if err := b.Override(k, Override{Kind: OverrideEject}, now); err != nil {
+			t.Fatal(err)
+		}
+		b.Step(now)
+		now += time.Second
+		if err := b.Release(k, now); err != nil {
+			t.Fatal(err)
+		}
+		for range 10 {
+			b.Step(now)
+			now += 10 * ms
+		}
+		if got := b.endpoints[k].fleet.state; got != test.want {
+			t.Errorf("reporting %v: released, and %s after 100ms, want %s", test.reporting, got, test.want)
+		}
+	}
+}

@@ -249,6 +249,11 @@ func (t *Table) probeAgain(e *endpoint, r *record, now time.Duration) {
 	chosen := t.choose(t.probers(e, string(r.scope), now), recoveryProbes, func(c *reporter) uint64 {
 		return hash64(t.seed, "recovery", e.Key.Service, e.Key.Instance, try, c.ID)
 	})
+	if len(chosen) == 0 && r.rule == outlier.RuleManual && !e.group.service.heard() {
+		// A fleet that only takes our word, and gives none: the operator's has to do.
+		t.ramp(e, r, rampFrom, "an operator's order is over, and nobody reports who could test it", now)
+		return
+	}
 	if len(chosen) == 0 || !t.probes.has(now, len(chosen)) {
 		r.ends = now + time.Second // nobody can tell at the moment
 		t.due(r.ends)
@@ -258,6 +263,11 @@ func (t *Table) probeAgain(e *endpoint, r *record, now time.Duration) {
 		r.orders = append(r.orders, t.order(e, c, level, reasonRecovery, r.scope, now))
 	}
 	r.ends = never
+}
+
+// heard says whether anybody reports of the service.
+func (s *service) heard() bool {
+	return slices.ContainsFunc(s.reporters, func(r *reporter) bool { return r.live })
 }
 
 func (t *Table) probing(e *endpoint, r *record, now time.Duration) {

@@ -33,7 +33,9 @@
 //
 // Versions are hashes of content, in delta of a resource and in state of the world
 // of all that the subscription was sent, so that a client that reconnects, to this
-// server or to another one with the same content, is sent nothing that it holds.
+// server or to another one with the same content, is sent nothing that it holds. One
+// that names what it wants in state of the world is sent it all: it may have dropped a
+// name and taken it up again, which its version does not tell.
 //
 // # Rules of the protocol that are easy to miss
 //

@@ -195,9 +195,11 @@ func (s *subscription) resume() {
 }
 
 // resumeAt believes a client of state of the world that it holds what it says, if that is
-// all that there is for it now.
+// all that there is for it now, and it wants all. One that names what it wants may have
+// dropped a name and taken it up again since: its version is then that of an answer of
+// which it no longer has all, and it would wait for the rest for good.
 func (s *subscription) resumeAt(version string) {
-	if version == "" {
+	if version == "" || !s.wildcard || s.byName.len() > 0 {
 		return
 	}
 	var sum uint64
