@@ -91,6 +91,9 @@ func (cp *ControlPlane) Run(ctx context.Context) error {
 	}
 	cp.opts.Log.Info("listening", "xds", xds.Addr().String(), "http", api.Addr().String(), "version", cp.opts.Version, "seed", cp.opts.Seed)
 
+	if cp.cfg.StateDir == "" {
+		cp.opts.Log.Warn("no state_dir is set: verdicts and operators' orders end with this process")
+	}
 	cp.loop.load()
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return cp.opts.Registry.Run(ctx) })
