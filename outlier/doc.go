@@ -154,8 +154,9 @@
 // together, rounded down, and never the last ([Config.Cap]). Only what is down may go
 // beyond, while the rest can bear its load. Of two endpoints, one goes only if the other
 // is known to be well. If less than the panic share is usable all the same, the least
-// bad are used, and what the whole fleet has left only after the rest. Whatever was refused is told, with its reason, like what was done: see
-// [Change] and [Explanation]. In shadow mode all is decided and told, and nothing done.
+// bad are used, and what the whole fleet has left only after the rest. Whatever was
+// refused is told, with its reason, like what was done: see [Change] and [Explanation].
+// In shadow mode all is decided and told, and nothing done.
 //
 // # Recovery
 //

@@ -138,9 +138,8 @@ func (d *Detector) fleetShare(m *member, now time.Duration) Admission {
 // failOpen keeps the picker from running dry, for each priority: while less
 // than the panic share is usable, the least bad of what is out is used all
 // the same, suspended before ejected for soft reasons, the fleet's verdicts after
-// one's own, lowest score first.
-// What refuses connections is used only where there is nothing else at all,
-// and what drains only when everything drains.
+// one's own, lowest score first. What refuses connections is used only where there
+// is nothing else at all, and what drains only when everything drains.
 func (d *Detector) failOpen(view []Admission) {
 	usable := false
 	for _, g := range d.groups {

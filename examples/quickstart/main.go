@@ -209,11 +209,13 @@ func (m *mesh) show(ctx context.Context, f fault, story *narrator) (result, erro
 func (m *mesh) explain(r result, story *narrator) {
 	w := m.ledger.window(r.began, r.mended)
 	for _, c := range m.callers {
-		failed := slices.DeleteFunc(slices.Clone(w.attempts), func(a attempt) bool {
-			return a.caller != c.name || !a.failed || !slices.Contains(r.fault.targets, a.endpoint)
-		})
-		if n := len(failed); n > 0 {
-			last := failed[n-1]
+		n, last := 0, attempt{}
+		for _, a := range w.attempts {
+			if a.caller == c.name && a.failed && slices.Contains(r.fault.targets, a.endpoint) {
+				n, last = n+1, a
+			}
+		}
+		if n > 0 {
 			story.line("   %s: %d attempts on it failed, the last on %s (%s), begun after %d ms", c.name, n, last.endpoint, last.class, (last.at - r.began).Milliseconds())
 		}
 	}

@@ -25,10 +25,8 @@ func mix(h uint64) uint64 {
 	return h ^ h>>31
 }
 
-// unit makes a hash a number from 0 to 1.
-func unit(h uint64) float64 { return float64(h>>11) / (1 << 53) }
-
 // jittered spreads d over 80 % to 120 %, by a hash in place of dice.
 func jittered(d time.Duration, share float64, h uint64) time.Duration {
-	return time.Duration(float64(d) * (1 - share + 2*share*unit(h)))
+	u := float64(h>>11) / (1 << 53)
+	return time.Duration(float64(d) * (1 - share + 2*share*u))
 }

@@ -55,7 +55,6 @@ type suspicion struct {
 	shutUntil time.Duration
 	doubted   map[*domain]doubt // whose complaints were contradicted
 	nextZone  string            // what the next round is limited to, if it is soon
-	nextTill  time.Duration
 	confirmed time.Duration
 	storm     bool          // confirmed by its neighbours
 	unsettled int           // rounds of the present storm that ended undecided
@@ -255,7 +254,7 @@ func (t *Table) question(e *endpoint, mayAsk bool, now time.Duration) {
 		// Others are asked at once: not more often, for who comes and goes could have
 		// probes made without end.
 		t.endRound(e)
-		s.last, s.replaced = never, now
+		s.last, s.replaced = now-roundGap, now
 	}
 	if !s.active && !t.mayOpen(e, now) {
 		return // nobody else can tell: the observer's own rule must do
@@ -307,7 +306,8 @@ func (t *Table) question(e *endpoint, mayAsk bool, now time.Duration) {
 func (t *Table) mayOpen(e *endpoint, now time.Duration) bool {
 	s := &e.susp
 	zones := []string{""}
-	if s.nextZone != "" && now <= s.nextTill {
+	// What is complained of long after such a round could begin is another fault.
+	if s.nextZone != "" && now <= max(s.deniedAt, s.last+roundGap)+witnessFor {
 		zones = []string{s.nextZone, ""}
 	}
 	for _, s.zone = range zones {
@@ -383,7 +383,7 @@ func (t *Table) ask(e *endpoint, now time.Duration) {
 		return hash64(t.seed, "suspicion", e.Key.Service, e.Key.Instance, round, r.ID)
 	})
 	if len(chosen) > 0 && !t.probes.has(now, len(chosen)) {
-		s.last, s.nextTill = now, now+roundGap+witnessFor
+		s.last = now
 		t.event(EventDropped, e, "", "nobody is asked about it: the fleet has made as many probes as it may in a second", now)
 		return
 	}
@@ -420,8 +420,7 @@ func (t *Table) contradicted(e *endpoint, by string, zones []string, now time.Du
 	// lie between: the next round is about that zone, at once.
 	s.nextZone = ""
 	if zone, one := oneZone(s.hard, s.stalled); one && s.zone == "" && len(zones) > 0 && !slices.Contains(zones, zone) {
-		// What is complained of long after the round could begin is another fault.
-		s.nextZone, s.nextTill = zone, max(now, s.last+roundGap)+witnessFor
+		s.nextZone = zone
 		t.due(now)
 	} else if until := s.doubt(now, s.hard, s.stalled); until > now { // witnesses may be gone by now
 		t.due(until)
