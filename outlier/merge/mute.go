@@ -8,6 +8,9 @@ import (
 	"time"
 )
 
+// mutedFor is towards how many endpoints a fault domain must fail alone to be muted.
+const mutedFor = 3
+
 // unreliable finds fault domains that fail towards many endpoints of which nobody
 // else complains: their network is broken, not the endpoints. They are set aside
 // for a while and told so. Without them the evidence speaks as before.
@@ -43,8 +46,26 @@ func (t *Table) unreliable(now time.Duration) {
 	}
 	suspects := slices.SortedFunc(maps.Keys(cases), func(a, b *domain) int { return cmp.Compare(a.name, b.name) })
 	for _, d := range suspects {
-		if c := cases[d]; c.endpoints >= 3 && c.sum-c.max >= c.h && 2*c.alone >= c.endpoints {
+		if c := cases[d]; c.endpoints >= mutedFor && c.sum-c.max >= c.h && 2*c.alone >= c.endpoints {
 			t.mute(d, "it fails towards many endpoints of which nobody else complains", now)
+		}
+	}
+}
+
+// denied counts that others have had answers where these complain. What a broken observer
+// says opens rows that the answers of others close within half a second: once he has been
+// contradicted about as many endpoints as it takes to mute him, every tick looks, so that
+// it is seen while they are open.
+func (t *Table) denied(now time.Duration, lists ...[]witness) {
+	for _, list := range lists {
+		for _, w := range list {
+			d := w.reporter.domain
+			if now-d.deniedAt > witnessFor {
+				d.denied, d.deniedAt = 0, now
+			}
+			if d.denied++; d.denied >= mutedFor {
+				t.muteTill = now + witnessFor
+			}
 		}
 	}
 }

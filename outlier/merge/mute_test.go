@@ -1,6 +1,7 @@
 package merge
 
 import (
+	"slices"
 	"testing"
 	"time"
 
@@ -72,5 +73,22 @@ func TestWhatAMutedReporterCountedIsInNoReading(t *testing.T) {
 			t.Errorf("%d of %d attempts failed by %d reporters, want %d of %d by %d", got.k, got.n, got.reporters, want.k, want.n, want.reporters)
 		}
 		b.mute(b.reporters["r3"].domain, "a test", now)
+	}
+}
+
+// What a broken observer says opens rows that the answers of others close again: he is
+// found out while they are open, and not when a second happens to end then.
+func TestABrokenObserverIsMutedWithinASecond(t *testing.T) {
+	for seed := range uint64(60) {
+		f := newFleet(t, mesh{callers: 5, endpoints: 6, zones: twoZones, rate: 50, base: 0.01, seed: seed})
+		f.run(12*time.Second + time.Duration(seed)*17*ms)
+		f.callers[1].broken = true
+		from := f.now
+		muted := func() bool {
+			return slices.ContainsFunc(f.events, func(e Event) bool { return e.Kind == EventMuted })
+		}
+		if !f.until(from+time.Second, muted) {
+			t.Errorf("seed %d: not muted a second after its network broke", seed)
+		}
 	}
 }

@@ -55,6 +55,10 @@ type domain struct {
 	reason     string
 	index      int32  // in Table.domainList
 	stamp      uint64 // of the count that it was last part of
+
+	// How often others had answers where it complained, within a second; since when.
+	denied   int
+	deniedAt time.Duration
 }
 
 func (d *domain) muted(now time.Duration) bool { return now < d.mutedUntil }

@@ -23,7 +23,8 @@ func (t *Table) Step(now time.Duration) Result {
 	now = max(now, t.now)
 	t.now = now
 	t.steps++
-	full := now >= t.nextTick || now >= t.wake
+	ticks := now >= t.nextTick
+	full := ticks || now >= t.wake
 	if full {
 		t.wake = forever
 		t.nextTick = now - now%tick + tick
@@ -41,6 +42,8 @@ func (t *Table) Step(now time.Duration) Result {
 	if now >= t.nextSecond {
 		t.second(now)
 		t.nextSecond = now - now%time.Second + time.Second
+	} else if ticks && now <= t.muteTill {
+		t.unreliable(now)
 	}
 
 	news := t.touched

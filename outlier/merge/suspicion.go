@@ -429,6 +429,7 @@ func (t *Table) contradicted(e *endpoint, by string, zones []string, now time.Du
 		s.listener = now
 	}
 	s.denied, s.deniedAt = by, now
+	t.denied(now, s.hard, s.stalled)
 	s.unsolved = solved
 	t.event(EventContradicted, e, by, "has had an answer since: the suspicion is dropped", now)
 	t.keepAnswers(e)

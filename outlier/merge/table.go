@@ -38,12 +38,13 @@ type Table struct {
 	sums        []domainSum
 	lone        []bool // domains of one reporter
 
-	touched []*endpoint // news since the last Step
-	byJoin  []uint64    // room for the order of what is taken over
-	came    []*reporter // whose first report came since, or one of an earlier time
-	orders  map[OrderID]*order
-	probes  bucket   // of the whole fleet
-	mutes   []string // domains that are muted, sorted
+	touched  []*endpoint // news since the last Step
+	byJoin   []uint64    // room for the order of what is taken over
+	came     []*reporter // whose first report came since, or one of an earlier time
+	orders   map[OrderID]*order
+	probes   bucket        // of the whole fleet
+	mutes    []string      // domains that are muted, sorted
+	muteTill time.Duration // until then every tick looks whom to mute, not each second only
 	// restored verdicts of services that the registry has not named yet.
 	restored map[Key][]Verdict
 
