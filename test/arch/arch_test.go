@@ -53,6 +53,7 @@ var purposes = map[string]string{
 	"proxy/wheel":      "calls those whose time is up, coarsely",
 	"proxy/vigil":      "decides when an endpoint of which no traffic tells is pinged",
 
+	"xds":                  "documents the wires, with the table of how a verdict is told",
 	"xds/client":           "keeps one delta ADS stream, telling its handler what arrives",
 	"xds/controlplane":     "closes the loop from reports to endpoint sets",
 	"xds/ingest":           "turns what unmodified Envoys tell into evidence",

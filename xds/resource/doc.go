@@ -1,39 +1,8 @@
 // Package resource turns xDS messages into checked values, and back.
 //
 // The values ([Endpoints], [Cluster], [Listener], [Route]) are what the mesh
-// talks about; the messages are what a client understands. There are three
-// kinds of clients, and each is told the same verdict in its own terms:
-//
-//	our state   sidecar                       Envoy                  gRPC
-//	in          HEALTHY                       HEALTHY                HEALTHY
-//	suspended   UNHEALTHY + state             DRAINING               UNHEALTHY
-//	ejected     UNHEALTHY + state, reason     DRAINING               UNHEALTHY
-//	probing     UNHEALTHY + state             DRAINING               UNHEALTHY
-//	probation   UNHEALTHY + state             DRAINING               UNHEALTHY
-//	ramp        HEALTHY + where it began      HEALTHY, weight rises  HEALTHY, weight rises
-//	draining    DRAINING                      DRAINING               DRAINING
-//
-// What is suspended or on probation is HEALTHY for Envoys and gRPC clients, with a small
-// weight, while they are among those who try it ([Endpoint.Trial]). The weight of an
-// endpoint means nothing to gRPC's round_robin, that of a locality does: an endpoint that
-// gets a part of its share there, also by a ramp, is in a locality (sub_zone) of its own,
-// unless most are that way and have nobody to rise to.
-//
-// An endpoint that must get no traffic is marked in place and never removed:
-// a removed endpoint loses its connections and its history in Envoy, and goes on
-// getting traffic there while its active health checks pass.
-//
-// Envoy is told DRAINING and not UNHEALTHY because an UNHEALTHY host stays in
-// the denominator of Envoy's panic threshold: six of ten UNHEALTHY, and Envoy
-// sends to all ten. gRPC drops what is not HEALTHY or UNKNOWN (gRFC A27) and has
-// no panic at all, so an assignment without a usable endpoint would fail every
-// call; the encoder therefore never makes one for a foreign client, it publishes
-// the least bad endpoints as HEALTHY. Our own sidecar does that by itself.
-//
-// An endpoint that is slow for all callers gets a part of its weight. Sidecars are told
-// so over their report streams, an Envoy by the weight in its assignment, which
-// LEAST_REQUEST and ROUND_ROBIN follow. gRPC's round_robin takes no weights of
-// endpoints, so that there is nothing to tell it.
+// talks about; the messages are what a client understands. How a verdict is told to a
+// sidecar, an Envoy and a gRPC client is a table in the documentation of package xds.
 //
 // Weights are published times [WeightScale], so that a ramp can be expressed to
 // clients that only know integers.

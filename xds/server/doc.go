@@ -28,6 +28,12 @@
 // waits for a client under the lock: a goroutine writes to it, which ends when all is
 // written.
 //
+// That is why the streams are not served by go-control-plane's server/v3, whose messages are
+// used: it keeps the names and versions of each stream in maps of its own, beside those of a
+// cache behind its cache.Cache interface, and a second goroutine. A client of 1 000 names
+// took 224 KB with it, and takes 46 KB here, of which gRPC's connection is 35. test/bench/push
+// measures its caches beside this one.
+//
 // What a client of a zone sees is the topic's content for that zone if it has one
 // of its own, else the fleet's: zones cost only what differs in them.
 //

@@ -1,0 +1,47 @@
+// Package xds is the documentation of the packages below it, the wires and the control
+// plane. It has no code.
+//
+//	resource      turns xDS messages into checked values, and back
+//	server        serves them: state of the world and delta, aggregated and per type
+//	client        is the sidecar's end of that
+//	report        carries what was overheard up, and orders to probe down
+//	ingest        hears the same of unmodified Envoys: LRS, ALS, HDS, admin pages
+//	registry      knows which endpoints exist when all is well
+//	controlplane  closes the loop: evidence in, verdicts and endpoint health out
+//	replay        says what a policy would have done with what was recorded
+//
+// # A verdict, told to three kinds of clients
+//
+// Who asks is known by its node. Each kind is told the same verdict in its own terms:
+//
+//	our state   sidecar                       Envoy                  gRPC
+//	in          HEALTHY                       HEALTHY                HEALTHY
+//	suspended   UNHEALTHY + state             DRAINING               UNHEALTHY
+//	ejected     UNHEALTHY + state, reason     DRAINING               UNHEALTHY
+//	probing     UNHEALTHY + state             DRAINING               UNHEALTHY
+//	probation   UNHEALTHY + state             DRAINING               UNHEALTHY
+//	ramp        HEALTHY + where it began      HEALTHY, weight rises  HEALTHY, weight rises
+//	draining    DRAINING                      DRAINING               DRAINING
+//
+// What is suspended or on probation is HEALTHY for Envoys and gRPC clients, with a small
+// weight, while they are among those who try it (Endpoint.Trial in package resource). The weight of an
+// endpoint means nothing to gRPC's round_robin, that of a locality does: an endpoint that
+// gets a part of its share there, also by a ramp, is in a locality (sub_zone) of its own,
+// unless most are that way and have nobody to rise to.
+//
+// An endpoint that must get no traffic is marked in place and never removed:
+// a removed endpoint loses its connections and its history in Envoy, and goes on
+// getting traffic there while its active health checks pass.
+//
+// Envoy is told DRAINING and not UNHEALTHY because an UNHEALTHY host stays in
+// the denominator of Envoy's panic threshold: six of ten UNHEALTHY, and Envoy
+// sends to all ten. gRPC drops what is not HEALTHY or UNKNOWN (gRFC A27) and has
+// no panic at all, so an assignment without a usable endpoint would fail every
+// call; the encoder therefore never makes one for a foreign client, it publishes
+// the least bad endpoints as HEALTHY. Our own sidecar does that by itself.
+//
+// An endpoint that is slow for all callers gets a part of its weight. Sidecars are told
+// so over their report streams, an Envoy by the weight in its assignment, which
+// LEAST_REQUEST and ROUND_ROBIN follow. gRPC's round_robin takes no weights of
+// endpoints, so that there is nothing to tell it.
+package xds
