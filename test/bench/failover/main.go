@@ -66,6 +66,7 @@ func parse(args []string) (o options, err error) {
 	flags.DurationVar(&o.Latency, "latency", 5*time.Millisecond, "of an endpoint in health")
 	base := flags.String("base", "0", "share of requests that fail everywhere, always, as 0.01 or 1%")
 	flags.DurationVar(&o.Warm, "warm", 25*time.Second, "before the fault: long enough for every product to know what is usual; Overhear is told of quiet endpoints each 10 s")
+	flags.DurationVar(&o.Phase, "phase", 10*time.Second, "the fault comes at any instant of this, after the warm-up: as long as the longest sweep of a product, Envoy's default")
 	flags.DurationVar(&o.Fault, "fault", 40*time.Second, "length of the fault: long enough for a re-admission")
 	flags.DurationVar(&o.After, "after", 40*time.Second, "after the fault")
 	flags.IntVar(&o.rounds, "rounds", 3, "runs of everything; figures are medians")
@@ -107,7 +108,7 @@ func parse(args []string) (o options, err error) {
 	if *soak > 0 {
 		*chosen, o.Fault, o.After = "health", *soak, 0
 	}
-	if o.Endpoints < 2 || o.Rate <= 0 || o.Timeout < time.Millisecond || o.rounds < 1 || o.Warm <= 0 || o.Fault <= 0 || o.After < 0 {
+	if o.Endpoints < 2 || o.Rate <= 0 || o.Timeout < time.Millisecond || o.rounds < 1 || o.Warm <= 0 || o.Phase < 0 || o.Fault <= 0 || o.After < 0 {
 		return o, fmt.Errorf("want 2 endpoints or more, and rate, timeout, rounds and lengths above 0")
 	}
 	return o, o.choose(*chosen, *kinds)

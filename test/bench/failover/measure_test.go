@@ -178,6 +178,27 @@ func TestTheSmokeRunsWhatItJudgesAlone(t *testing.T) {
 	}
 }
 
+func TestAFaultComesAtAnyPointOfASweep(t *testing.T) {
+	set := setting{Warm: 25 * time.Second, Phase: 10 * time.Second}
+	var seconds [10]int
+	for range 1000 {
+		after := set.healthy() - set.Warm
+		if after < 0 || after >= set.Phase {
+			t.Fatalf("it comes %v after the warm-up, want 0 to 10 s", after)
+		}
+		seconds[int(after.Seconds())]++
+	}
+	for s, n := range seconds {
+		if n < 40 { // 100, give or take 10
+			t.Errorf("%d of 1000 faults come in second %d, want a tenth", n, s)
+		}
+	}
+	set.Phase = 0
+	if got := set.healthy(); got != set.Warm {
+		t.Errorf("the fault comes after %v, want %v", got, set.Warm)
+	}
+}
+
 func TestThePathTellsTheProxy(t *testing.T) {
 	for _, poisoned := range []bool{false, true} {
 		if got, ok := proxyOf(path(11, poisoned)); !ok || got != 11 {

@@ -61,7 +61,7 @@ func play(ctx context.Context, p product, s scenario, t setting, bin, dir string
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	began := time.Now()
-	g.fault = began.Add(t.Warm)
+	g.fault = began.Add(t.healthy())
 	err = g.start(ctx)
 	var out *trace
 	if err == nil {

@@ -2,6 +2,7 @@ package main
 
 import (
 	"fmt"
+	"math/rand/v2"
 	"time"
 
 	"github.com/overhear-mesh/overhear/test/fakeupstream"
@@ -19,12 +20,23 @@ type setting struct {
 	HTTP2     bool          `json:"http2,omitempty"`   // between proxies and endpoints
 	Hold      time.Duration `json:"hold_ns,omitempty"` // latency of a user's request, if not that of a healthy endpoint
 	Warm      time.Duration `json:"warm_ns"`           // before the fault
+	Phase     time.Duration `json:"phase_ns"`          // the fault comes at any instant of this, after the warm-up
 	Fault     time.Duration `json:"fault_ns"`
 	After     time.Duration `json:"after_ns"` // once it is over
 }
 
 // fair is how many requests a second one caller sends to one endpoint.
 func (t setting) fair() float64 { return t.Rate / float64(t.Proxies*t.Endpoints) }
+
+// healthy is for how long a run is well. Products sweep, by clocks that begin as they
+// start: after the same time in every run a fault would always meet the same point of these,
+// and a sweep just before it costs one that looks every five seconds all five.
+func (t setting) healthy() time.Duration {
+	if t.Phase <= 0 {
+		return t.Warm
+	}
+	return t.Warm + rand.N(t.Phase)
+}
 
 // scenario is one thing that goes wrong.
 type scenario struct {
