@@ -20,6 +20,7 @@ import (
 	"context"
 	"flag"
 	"fmt"
+	"math"
 	"math/rand/v2"
 	"os"
 	"os/signal"
@@ -81,6 +82,9 @@ func parse(args []string) (o options, err error) {
 	if err := flags.Parse(args); err != nil {
 		return o, err
 	}
+	if err := unambiguous(flags); err != nil {
+		return o, err
+	}
 	if o.Base, err = share(*base); err != nil {
 		return o, fmt.Errorf("-base %s: %w", *base, err)
 	}
@@ -88,6 +92,9 @@ func parse(args []string) (o options, err error) {
 		n, err := strconv.Atoi(text)
 		if err != nil || n < 1 || n > 200 { // callers have addresses of their own: callerIP
 			return o, fmt.Errorf("-proxies %s: want numbers from 1 to 200", *fleets)
+		}
+		if slices.Contains(o.proxies, n) {
+			return o, fmt.Errorf("-proxies %s: %d is named twice", *fleets, n)
 		}
 		o.proxies = append(o.proxies, n)
 	}
@@ -108,10 +115,32 @@ func parse(args []string) (o options, err error) {
 	if *soak > 0 {
 		*chosen, o.Fault, o.After = "health", *soak, 0
 	}
-	if o.Endpoints < 2 || o.Rate <= 0 || o.Timeout < time.Millisecond || o.rounds < 1 || o.Warm <= 0 || o.Phase < 0 || o.Fault <= 0 || o.After < 0 {
-		return o, fmt.Errorf("want 2 endpoints or more, and rate, timeout, rounds and lengths above 0")
+	if o.Endpoints < 2 || !(o.Rate > 0) || math.IsInf(o.Rate, 1) || *soak < 0 || o.late <= 0 || o.Timeout < time.Millisecond || o.rounds < 1 || o.Warm <= 0 || o.Phase < 0 || o.Fault <= 0 || o.After < 0 {
+		return o, fmt.Errorf("want 2 endpoints or more, and rate, timeout, rounds, lengths and lateness above 0")
 	}
 	return o, o.choose(*chosen, *kinds)
+}
+
+// unambiguous refuses what would be left out without a word: what stands after the last flag,
+// as the half of a name with a space, and a flag that another one decides.
+func unambiguous(flags *flag.FlagSet) error {
+	if flags.NArg() > 0 {
+		return fmt.Errorf("what is %q? Names with spaces want quotes", flags.Arg(0))
+	}
+	given := map[string]bool{}
+	flags.Visit(func(f *flag.Flag) { given[f.Name] = f.Value.String() != "false" })
+	for decides, decided := range map[string][]string{
+		"smoke": {"proxies", "endpoints", "rate", "warm", "phase", "fault", "after", "rounds", "retries", "scenario", "product", "known", "soak", "late"},
+		"known": {"proxies", "endpoints", "rate"},
+		"soak":  {"scenario", "fault", "after"},
+	} {
+		for _, name := range decided {
+			if given[decides] && given[name] {
+				return fmt.Errorf("-%s decides what -%s is: want one of them", decides, name)
+			}
+		}
+	}
+	return nil
 }
 
 // choose keeps the scenarios and products that are named.
@@ -144,6 +173,9 @@ func named[T any](all []T, list, separator string, name func(T) string) ([]T, er
 			}
 			return nil, fmt.Errorf("there is no %q: want some of %s", want, strings.Join(names, separator+" "))
 		}
+		if slices.ContainsFunc(some, func(t T) bool { return name(t) == name(all[i]) }) {
+			return nil, fmt.Errorf("%q is named twice", name(all[i]))
+		}
 		some = append(some, all[i])
 	}
 	return some, nil
@@ -155,7 +187,7 @@ func share(text string) (float64, error) {
 	if percent {
 		v /= 100
 	}
-	if err == nil && (v < 0 || v > .9) {
+	if err == nil && !(v >= 0 && v <= .9) { // nor is it a number
 		err = fmt.Errorf("want 0 to 90%%")
 	}
 	return v, err

@@ -228,7 +228,11 @@ func TestEveryConfigurationCanBeWritten(t *testing.T) {
 }
 
 func TestWhatIsAskedForIsChecked(t *testing.T) {
-	for _, args := range [][]string{{"-proxies", "0"}, {"-proxies", "300"}, {"-base", "95%"}, {"-retries", "perhaps"}, {"-scenario", "crush"}, {"-product", "envoi"}, {"-rounds", "0"}, {"-endpoints", "1"}} {
+	for _, args := range [][]string{{"-proxies", "0"}, {"-proxies", "300"}, {"-base", "95%"}, {"-retries", "perhaps"}, {"-scenario", "crush"}, {"-product", "envoi"}, {"-rounds", "0"}, {"-endpoints", "1"},
+		{"-base", "NaN"}, {"-rate", "NaN"}, {"-rate", "Inf"}, {"-late", "0"}, {"-soak", "-1m"}, {"-proxies", "4,4"}, {"-scenario", "crash;crash"},
+		{"-product", "envoy", "tuned", "-rounds", "1"},                                                // no quotes
+		{"-smoke", "-scenario", "crash"}, {"-known", "-rate", "100"}, {"-soak", "1m", "-fault", "9s"}, // the one decides what the other is
+	} {
 		if _, err := parse(args); err == nil {
 			t.Errorf("%v passes", args)
 		}
