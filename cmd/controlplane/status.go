@@ -12,6 +12,7 @@ import (
 	"github.com/overhear-mesh/overhear/outlier"
 	"github.com/overhear-mesh/overhear/outlier/merge"
 	"github.com/overhear-mesh/overhear/xds/controlplane"
+	"github.com/overhear-mesh/overhear/xds/server"
 )
 
 func statusCommand(r *remote) *cobra.Command {
@@ -202,7 +203,11 @@ func clientsCommand(r *remote) *cobra.Command {
 	return &cobra.Command{
 		Use:   "clients",
 		Short: "Show who is served over xDS, and what each has accepted",
-		Args:  noArgs,
+		Long: `Show who is served over xDS, and what each has accepted.
+
+MISSING is how many names a client asks for that do not exist, and the first of them:
+one that is misspelt, or that is not in the mesh yet.`,
+		Args: noArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
 			if err := r.check(); err != nil {
 				return err
@@ -224,19 +229,34 @@ func printClients(w io.Writer, all controlplane.Clients) error {
 		return p.err
 	}
 	p.table(func(line func(string, ...any)) {
-		line("NODE\tKIND\tZONE\tPROTOCOL\tSINCE\tTYPE\tRESOURCES\tWAITING\tREFUSED\tLAST REFUSAL")
+		line("NODE\tKIND\tZONE\tPROTOCOL\tSINCE\tTYPE\tRESOURCES\tMISSING\tWAITING\tREFUSED\tLAST REFUSAL")
 		for _, one := range all.Clients {
 			protocol := "sotw"
 			if one.Delta {
 				protocol = "delta"
 			}
 			for _, typ := range one.Types {
-				line("%s\t%s\t%s\t%s\t%s\t%s\t%d\t%d\t%d\t%s", one.Node, one.Kind, orDash(one.Zone), protocol, span(all.Now.Sub(one.Since)),
-					typ.TypeURL[strings.LastIndexByte(typ.TypeURL, '.')+1:], typ.Resources, typ.Waiting, typ.NACKs, orDash(typ.LastNACK))
+				line("%s\t%s\t%s\t%s\t%s\t%s\t%d\t%s\t%d\t%d\t%s", one.Node, one.Kind, orDash(one.Zone), protocol, span(all.Now.Sub(one.Since)),
+					typ.TypeURL[strings.LastIndexByte(typ.TypeURL, '.')+1:], typ.Resources, missing(typ), typ.Waiting, typ.NACKs, orDash(typ.LastNACK))
 			}
 		}
 	})
 	return p.err
+}
+
+// missing counts the names that do not exist, and shows a few.
+func missing(t server.TypeStatus) string {
+	if t.Missing == 0 {
+		return "0"
+	}
+	var names []string
+	for _, name := range t.MissingNames[:min(3, len(t.MissingNames))] {
+		names = append(names, fmt.Sprintf("%.60q", name))
+	}
+	if t.Missing > len(names) {
+		names = append(names, "…")
+	}
+	return fmt.Sprintf("%d: %s", t.Missing, strings.Join(names, ", "))
 }
 
 func orDash(s string) string {

@@ -20,6 +20,7 @@ var purposes = map[string]string{
 	"internal/buildversion": "says which version a command was built from",
 	"internal/cmdline":      "answers a flag that does not exist with the one that was meant",
 	"internal/httpguard":    "lets through only the HTTP requests that an operator meant",
+	"internal/refrain":      "keeps a log from saying the same again",
 	"internal/strictyaml":   "decodes a YAML file strictly, naming everything that is wrong with it at once",
 
 	"outlier":       "decides, from outcomes of real attempts, what one observer believes of each endpoint",
@@ -73,6 +74,7 @@ var purposes = map[string]string{
 var mayImport = map[string][]string{
 	"internal/cmdline":     {"internal/strictyaml"},
 	"internal/httpguard":   {},
+	"internal/refrain":     {},
 	"internal/strictyaml":  {},
 	"outlier":              {},
 	"outlier/merge":        {"outlier"},
@@ -83,12 +85,12 @@ var mayImport = map[string][]string{
 	"proxy/tiers":          {"outlier", "proxy/balancer"},
 	"proxy/vigil":          {"outlier"},
 	"xds/reportpb":         {},
-	"xds/server":           {"xds/resource"},
+	"xds/server":           {"internal/refrain", "xds/resource"},
 	"xds/client":           {"xds/resource"},
 	"xds/report":           {"outlier", "outlier/merge", "xds/reportpb"},
 	"xds/report/cadence":   {"outlier", "outlier/merge"},
 	"xds/report/grpcstats": {"outlier", "outlier/merge", "xds/report", "xds/report/cadence"},
-	"xds/ingest":           {"internal/strictyaml", "outlier", "outlier/merge", "xds/report", "xds/resource"},
+	"xds/ingest":           {"internal/refrain", "internal/strictyaml", "outlier", "outlier/merge", "xds/report", "xds/resource"},
 	"xds/policypb":         {},
 	"xds/resource":         {"outlier", "xds/policypb"},
 }

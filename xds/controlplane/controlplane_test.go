@@ -628,6 +628,8 @@ func TestMetricsTellTheStory(t *testing.T) {
 			`overhear_step_duration_seconds_count`,
 			`overhear_push_duration_seconds_bucket`,
 			`overhear_xds_streams 6`,
+			`overhear_xds_streams_refused_total{reason="too_many_names"} 0`,
+			`overhear_xds_requests_ignored_total{reason="type_not_served"} 0`,
 			`go_goroutines`,
 		} {
 			if !strings.Contains(text, want) {

@@ -63,6 +63,8 @@ var (
 	descResponses = desc("xds_responses_total", "xDS responses sent.", "type")
 	descACKs      = desc("xds_acks_total", "xDS responses that clients accepted.", "type")
 	descNACKs     = desc("xds_nacks_total", "xDS responses that clients refused.", "type")
+	descFaulty    = desc("xds_streams_refused_total", "xDS streams that were ended for what their client did, by reason.", "reason")
+	descIgnored   = desc("xds_requests_ignored_total", "xDS requests that were ignored, or what was wrong in them, by reason; as stale_nonce also those that a newer response has overtaken.", "reason")
 	descPushes    = desc("pushes_total", "Sets of resources that were handed over for publication.")
 	descPush      = desc("push_duration_seconds", "Time from a decision to its being queued for the streams of all clients.")
 	descStep      = desc("step_duration_seconds", "Time that one look at the evidence took.")
@@ -215,6 +217,12 @@ func (m sender) xds(st server.Stats) {
 	}
 	for typeURL, n := range st.NACKs {
 		m.counter(descNACKs, n, typeURL)
+	}
+	for fault, n := range st.Refused {
+		m.counter(descFaulty, n, string(fault))
+	}
+	for fault, n := range st.Ignored {
+		m.counter(descIgnored, n, string(fault))
 	}
 }
 

@@ -7,7 +7,6 @@ import (
 
 	discoveryv3 "github.com/envoyproxy/go-control-plane/envoy/service/discovery/v3"
 	"google.golang.org/grpc/codes"
-	"google.golang.org/grpc/status"
 )
 
 // wildcard among the names of a request asks for everything.
@@ -21,7 +20,7 @@ func (s *Server) worldAsked(st *stream, r *discoveryv3.DiscoveryRequest) error {
 	s.mu.Lock()
 	refused, err := s.worldAskedLocked(st, said, asked, r)
 	s.mu.Unlock()
-	s.tellRefused(st, refused, said)
+	s.tell(st, refused, said)
 	return err
 }
 
@@ -31,6 +30,7 @@ func (s *Server) worldAskedLocked(st *stream, said request, asked uint64, r *dis
 		return refused, err
 	}
 	if sub.nonce != "" && said.nonce != sub.nonce {
+		s.ignored[StaleNonce]++
 		return refused, nil // overtaken: the client has more to say when it has the last response
 	}
 	if first || asked != sub.asked {
@@ -102,7 +102,7 @@ func (s *Server) changeAsked(st *stream, r *discoveryv3.DeltaDiscoveryRequest) e
 	s.mu.Lock()
 	refused, err := s.changeAskedLocked(st, said, r)
 	s.mu.Unlock()
-	s.tellRefused(st, refused, said)
+	s.tell(st, refused, said)
 	return err
 }
 
@@ -172,11 +172,11 @@ func (s *Server) check(names []string) error {
 }
 
 func (s *Server) tooMany(names int) error {
-	return status.Errorf(codes.ResourceExhausted, "%d names of one type: at most %d", names, s.cfg.MaxNames)
+	return endFor(TooManyNames, codes.ResourceExhausted, "%d names of one type: at most %d", names, s.cfg.MaxNames)
 }
 
 func tooLong(what string) error {
-	return status.Errorf(codes.InvalidArgument, "%s is longer than %d bytes", what, maxName)
+	return endFor(TooLong, codes.InvalidArgument, "%s is longer than %d bytes", what, maxName)
 }
 
 // claims are what a client that reconnects says that it holds. They are compared with what

@@ -14,6 +14,7 @@ import (
 	endpointv3 "github.com/envoyproxy/go-control-plane/envoy/config/endpoint/v3"
 	"google.golang.org/protobuf/proto"
 
+	"github.com/overhear-mesh/overhear/internal/refrain"
 	"github.com/overhear-mesh/overhear/xds/resource"
 )
 
@@ -45,8 +46,9 @@ func (c Config) Validate() error {
 // Server keeps the resources of every view and the streams of every client. Its
 // methods may be called from any goroutine.
 type Server struct {
-	cfg Config
-	log *slog.Logger
+	cfg    Config
+	log    *slog.Logger
+	faults *refrain.Log
 
 	mu      sync.Mutex // guards everything below, and all streams and topics
 	ready   bool
@@ -59,17 +61,21 @@ type Server struct {
 	unknown unknown
 	// Counts by type.
 	acks, nacks, responses [numTypes]uint64
+	// Counts by fault: of streams, and of requests.
+	refused, ignored map[Fault]uint64
 }
 
 // New returns a server that answers nothing until Ready was called.
 func New(cfg Config, log *slog.Logger) *Server {
 	s := &Server{
-		cfg: cfg, log: log,
+		cfg: cfg, log: log, faults: refrain.New(log),
 		tables:  map[resource.Kind]*[numTypes]table{},
 		streams: map[*stream]struct{}{},
 		byNode:  map[string]map[*stream]struct{}{},
 		byConn:  map[conn]map[*stream]struct{}{},
 		unknown: unknown{},
+		refused: newFaults(NoNode, NoType, TooLong, TooManyNames, TooManyUnknown, TooManyTypes, Unreadable),
+		ignored: newFaults(StaleNonce, TypeNotServed, NodeChanged),
 	}
 	for _, k := range []resource.Kind{resource.GRPC, resource.Envoy, resource.Overhear} {
 		tables := new([numTypes]table)
@@ -284,7 +290,10 @@ func (s *Server) answered(sub *subscription, nonce, refusal string) (refused *ba
 	before := sub.lastNACK
 	b := sub.answered(nonce, refusal, time.Now())
 	if b == nil {
-		return nil // a nonce of before: it was overtaken
+		if sub.stream.delta { // state of the world repeats the last one in each request
+			s.ignored[StaleNonce]++
+		}
+		return nil
 	}
 	if refusal == "" {
 		s.acks[sub.typ]++
@@ -332,6 +341,22 @@ type TypeStatus struct {
 	NACKs     uint64    `json:"nacks,omitempty"`
 	LastNACK  string    `json:"last_nack,omitempty"`
 	NACKedAt  time.Time `json:"nacked_at,omitzero"`
+	// Missing counts what it subscribes to by name and does not exist; the first of these
+	// names are told, sorted.
+	Missing      int      `json:"missing,omitempty"`
+	MissingNames []string `json:"missing_names,omitempty"`
+}
+
+// maxMissing is how many names that do not exist are told.
+const maxMissing = 10
+
+// miss notes a name that does not exist.
+func (t *TypeStatus) miss(name string) {
+	t.Missing++
+	if at, _ := slices.BinarySearch(t.MissingNames, name); at < maxMissing {
+		t.MissingNames = slices.Insert(t.MissingNames, at, name)
+		t.MissingNames = t.MissingNames[:min(len(t.MissingNames), maxMissing)]
+	}
 }
 
 // ClientStatus is one stream, for an operator.
@@ -387,8 +412,12 @@ func (s *Server) client(st *stream) (ClientStatus, bool) {
 			NACKs: sub.nacks, LastNACK: sub.lastNACK, NACKedAt: sub.nackedAt,
 		}
 		for _, topic := range sub.topics() {
-			if e, _ := sub.entry(topic); e.sent != nil {
+			e, _ := sub.entry(topic)
+			if e.sent != nil {
 				t.Resources++
+			}
+			if s.ready && e.named && topic.in(st.view.Zone) == nil {
+				t.miss(topic.name)
 			}
 		}
 		c.Types = append(c.Types, t)
@@ -403,6 +432,8 @@ type Stats struct {
 	Responses map[string]uint64 // sent, by type URL
 	ACKs      map[string]uint64
 	NACKs     map[string]uint64
+	Refused   map[Fault]uint64 // streams, by what they were ended for
+	Ignored   map[Fault]uint64 // requests, by what was wrong with them
 }
 
 // Stats counts what the server did.
@@ -421,5 +452,6 @@ func (s *Server) Stats() Stats {
 	return Stats{
 		Streams: len(s.streams), Opened: s.opened,
 		Responses: byURL(s.responses), ACKs: byURL(s.acks), NACKs: byURL(s.nacks),
+		Refused: maps.Clone(s.refused), Ignored: maps.Clone(s.ignored),
 	}
 }

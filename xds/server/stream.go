@@ -13,7 +13,6 @@ import (
 	spb "google.golang.org/genproto/googleapis/rpc/status"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/peer"
-	"google.golang.org/grpc/status"
 
 	"github.com/overhear-mesh/overhear/xds/resource"
 )
@@ -53,6 +52,8 @@ type stream struct {
 	queued [numLanes]bool
 	// strangers are the types asked for that are not served here.
 	strangers map[string]struct{}
+	renamed   bool  // its node has changed since
+	news      Fault // what the newest request was the first to do wrong, until it is logged
 }
 
 // serve is the life of a stream. What it is sent is written by a goroutine that exists
@@ -79,6 +80,7 @@ func (s *Server) serve(wire wireStream, delta bool, url string) error {
 		case errors.Is(err, io.EOF):
 			return nil
 		case err != nil:
+			s.ended(st, err)
 			return err
 		}
 	}
@@ -131,7 +133,7 @@ func (s *Server) begin(st *stream, r request) (sub *subscription, first bool, re
 	if st.node == "" {
 		switch id := r.node.GetId(); {
 		case id == "":
-			return nil, false, nil, status.Error(codes.InvalidArgument, "the first request of a stream must have a node with an id")
+			return nil, false, nil, endFor(NoNode, codes.InvalidArgument, "the first request of a stream must have a node with an id")
 		case len(id) > maxName:
 			return nil, false, nil, tooLong("node.id")
 		case len(r.node.GetLocality().GetZone()) > maxName:
@@ -139,13 +141,18 @@ func (s *Server) begin(st *stream, r request) (sub *subscription, first bool, re
 		}
 		st.node, st.view = r.node.GetId(), resource.ViewOf(r.node)
 		s.join(st)
+	} else if r.node != nil && (r.node.GetId() != st.node || resource.ViewOf(r.node) != st.view) {
+		s.ignored[NodeChanged]++ // the first one counts
+		if !st.renamed {
+			st.renamed, st.news = true, NodeChanged
+		}
 	}
-	// A node that changes in the middle of a stream is ignored: the first one counts.
 	if r.url == "" {
-		return nil, false, nil, status.Error(codes.InvalidArgument, "type_url: is empty: want a type on an aggregated stream")
+		return nil, false, nil, endFor(NoType, codes.InvalidArgument, "type_url: is empty: want a type on an aggregated stream")
 	}
 	typ, ok := typeOf(r.url)
 	if !ok {
+		s.ignored[TypeNotServed]++
 		return nil, false, nil, st.stranger(r.url)
 	}
 	if sub = st.subs[typ]; sub != nil {
@@ -169,13 +176,17 @@ func (st *stream) stranger(url string) error {
 	if len(url) > maxName {
 		return tooLong("type_url")
 	}
+	if _, known := st.strangers[url]; known {
+		return nil
+	}
+	if len(st.strangers) == maxStrangers {
+		return endFor(TooManyTypes, codes.ResourceExhausted, "more than %d types that are not served here", maxStrangers)
+	}
 	if st.strangers == nil {
 		st.strangers = map[string]struct{}{}
 	}
 	st.strangers[url] = struct{}{}
-	if len(st.strangers) > maxStrangers {
-		return status.Errorf(codes.ResourceExhausted, "more than %d types that are not served here", maxStrangers)
-	}
+	st.news = TypeNotServed
 	return nil
 }
 
@@ -189,13 +200,5 @@ func refusalOf(detail *spb.Status) string {
 	default:
 		// A copy: a part would keep the whole alive.
 		return strings.ToValidUTF8(strings.Clone(said[:min(len(said), maxRefusal)]), "")
-	}
-}
-
-// tellRefused logs a NACK. Not called under s.mu.
-func (s *Server) tellRefused(st *stream, b *batch, r request) {
-	if b != nil {
-		s.log.Warn("a client refused resources", "node", st.node, "kind", st.view.Kind.String(),
-			"type", r.url, "version", b.version, "reason", refusalOf(r.refusal))
 	}
 }

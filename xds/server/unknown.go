@@ -1,9 +1,6 @@
 package server
 
-import (
-	"google.golang.org/grpc/codes"
-	"google.golang.org/grpc/status"
-)
+import "google.golang.org/grpc/codes"
 
 // topicSize is about what a topic takes beside its name.
 const topicSize = 256
@@ -41,7 +38,7 @@ func (u unknown) within(address string, most int, subscribe func()) error {
 	before := u[address]
 	subscribe()
 	if now := u[address]; now > before && now > most {
-		return status.Errorf(codes.ResourceExhausted, "the names that %s asks for and that do not exist take %d bytes: at most %d", address, now, most)
+		return endFor(TooManyUnknown, codes.ResourceExhausted, "the names that %s asks for and that do not exist take %d bytes: at most %d", address, now, most)
 	}
 	return nil
 }
