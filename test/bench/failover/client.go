@@ -12,6 +12,9 @@ import (
 	"time"
 )
 
+// upstream is the header in which a backend says who it is.
+const upstream = "x-upstream"
+
 // client makes requests over kept connections. Unlike net/http's it never repeats one:
 // each failure is to be seen. The zero client is usable.
 type client struct {
@@ -26,22 +29,22 @@ type connection struct {
 	reader *bufio.Reader
 }
 
-// get makes one request, and says why it failed; "": it did not.
-func (c *client) get(address, path string, timeout time.Duration) (why string) {
+// get makes one request, and says whose answer came, and why it failed; "": it did not.
+func (c *client) get(address, path string, timeout time.Duration) (from, why string) {
 	deadline := time.Now().Add(timeout)
 	conn, err := c.take(address, timeout)
 	if err != nil {
-		return reason(err, "connect")
+		return "", reason(err, "connect")
 	}
-	keep, why := conn.exchange(path, deadline)
+	keep, from, why := conn.exchange(path, deadline)
 	if keep {
 		c.mu.Lock()
 		defer c.mu.Unlock()
 		c.idle[address] = append(c.idle[address], conn)
-		return why
+		return from, why
 	}
 	conn.Close()
-	return why
+	return from, why
 }
 
 func (c *client) take(address string, timeout time.Duration) (*connection, error) {
@@ -68,25 +71,26 @@ func (c *client) take(address string, timeout time.Duration) (*connection, error
 }
 
 // exchange carries one request; keep is whether the connection is good for another.
-func (c *connection) exchange(path string, deadline time.Time) (keep bool, why string) {
+func (c *connection) exchange(path string, deadline time.Time) (keep bool, from, why string) {
 	if err := c.SetDeadline(deadline); err != nil {
-		return false, reason(err, "connection")
+		return false, "", reason(err, "connection")
 	}
 	if _, err := fmt.Fprintf(c, "GET %s HTTP/1.1\r\nhost: api\r\n\r\n", path); err != nil {
-		return false, reason(err, "reset")
+		return false, "", reason(err, "reset")
 	}
 	res, err := http.ReadResponse(c.reader, nil)
 	if err != nil {
-		return false, reason(err, "reset")
+		return false, "", reason(err, "reset")
 	}
 	defer res.Body.Close()
+	from = res.Header.Get(upstream)
 	if _, err := io.Copy(io.Discard, res.Body); err != nil {
-		return false, reason(err, "cut short")
+		return false, from, reason(err, "cut short")
 	}
 	if res.StatusCode != http.StatusOK {
 		why = fmt.Sprint(res.StatusCode)
 	}
-	return !res.Close, why
+	return !res.Close, from, why
 }
 
 func (c *client) close() {

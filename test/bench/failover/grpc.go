@@ -6,12 +6,14 @@ import (
 	"net"
 	"net/http"
 	"strconv"
+	"strings"
 	"text/template"
 	"time"
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/credentials/insecure"
+	"google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/resolver"
 	"google.golang.org/grpc/resolver/manual"
 	"google.golang.org/grpc/status"
@@ -54,14 +56,17 @@ func dialRPC(p product, caller int, addresses []string) (*rpc, error) {
 	return &rpc{conn}, nil
 }
 
-// get makes one call, and says why it failed; "": it did not.
-func (c *rpc) get(path string, timeout time.Duration) (why string) {
+// get makes one call, and says whose answer came, and why it failed; "": it did not.
+func (c *rpc) get(path string, timeout time.Duration) (from, why string) {
 	ctx, cancel := context.WithTimeout(context.Background(), timeout)
 	defer cancel()
-	if err := c.conn.Invoke(ctx, path, new(emptypb.Empty), new(emptypb.Empty)); err != nil {
-		return status.Code(err).String()
+	var header metadata.MD
+	err := c.conn.Invoke(ctx, path, new(emptypb.Empty), new(emptypb.Empty), grpc.Header(&header))
+	from = strings.Join(header.Get(upstream), "")
+	if err != nil {
+		why = status.Code(err).String()
 	}
-	return ""
+	return from, why
 }
 
 func (c *rpc) close() { c.conn.Close() }

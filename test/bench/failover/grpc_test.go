@@ -24,20 +24,20 @@ func TestGRPCIsAnsweredAndItsErrorsAreInTheTrailers(t *testing.T) {
 			}
 			t.Cleanup(c.close)
 			b := v.backends[0]
-			if why := c.get(path(2, false), time.Minute); why != "" {
-				t.Errorf("in health: %s", why)
+			if from, why := c.get(path(2, false), time.Minute); why != "" || backendOf(from) != 0 {
+				t.Errorf("in health: %q from %q, want the only endpoint's answer", why, from)
 			}
 			if err := b.Set(fakeupstream.Errors(1)); err != nil {
 				t.Fatal(err)
 			}
-			if why := c.get(path(2, false), time.Minute); why != "Unavailable" {
-				t.Errorf("got %q, want what the trailers say", why)
+			if from, why := c.get(path(2, false), time.Minute); why != "Unavailable" || backendOf(from) != 0 {
+				t.Errorf("got %q from %q, want what the trailers say", why, from)
 			}
 			if err := b.Set(fakeupstream.Hang()); err != nil {
 				t.Fatal(err)
 			}
-			if why := c.get(path(2, false), 50*time.Millisecond); why != "DeadlineExceeded" {
-				t.Errorf("got %q from one that never answers", why)
+			if from, why := c.get(path(2, false), 50*time.Millisecond); why != "DeadlineExceeded" || backendOf(from) != nobody {
+				t.Errorf("got %q from %q of one that never answers", why, from)
 			}
 			if arrived := b.Arrivals(time.Time{}); len(arrived) < 2 || arrived[0].Path != path(2, false) {
 				t.Errorf("%d calls arrived, want 2 or more by the path of their caller", len(arrived))

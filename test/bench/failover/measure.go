@@ -69,7 +69,7 @@ func measure(tr *trace, s scenario, t setting) figures {
 			continue
 		}
 		failed++
-		if fair > 0 && r.at.Seconds() > float64(f.T95) {
+		if fair > 0 && r.at.Seconds() > float64(f.T95) && !s.elsewhere(r) {
 			later = append(later, r.at)
 		}
 	}
@@ -113,7 +113,7 @@ func touches(tr *trace, s scenario) (all []touch) {
 		return all
 	}
 	for _, r := range tr.requests {
-		if r.at >= 0 && r.why != "" {
+		if r.at >= 0 && r.why != "" && !s.elsewhere(r) {
 			all = append(all, touch{r.proxy, r.at})
 		}
 	}

@@ -129,6 +129,29 @@ func TestFailuresBeyondTheBaseRateAreTheExcess(t *testing.T) {
 	}
 }
 
+func TestErrorsOfTheBaseRateAreNoTrafficOfACrashedEndpoint(t *testing.T) {
+	set, s := quiet, broken
+	set.Base, s.unseen = .1, true
+	tr := &trace{}
+	for i := range 1500 {
+		r := request{proxy: i % set.Proxies, at: time.Duration(i) * 10 * time.Millisecond, backend: 1 + i%4}
+		if i%10 == 0 {
+			r.why = "500"
+		}
+		tr.requests = append(tr.requests, r)
+	}
+	for i := range 5 { // each caller, until it has learned
+		tr.requests = append(tr.requests, request{proxy: i % set.Proxies, at: time.Duration(i) * 100 * time.Millisecond, backend: nobody, why: "503"})
+	}
+	f := measure(tr, s, set)
+	if f.T95 > 1 || f.TFirst > 1 || f.Flips != 0 {
+		t.Errorf("left after %g s, first after %g s, %g flips; want half a second and none", float64(f.T95), float64(f.TFirst), float64(f.Flips))
+	}
+	if f.Later > 2 { // the stragglers within 5 %
+		t.Errorf("%g failed at returns, and nobody returned", float64(f.Later))
+	}
+}
+
 func TestWhatIsUnderWayWhenTheFaultComesIsPartOfTheHarm(t *testing.T) {
 	tr := &trace{requests: []request{
 		{at: -500 * time.Millisecond, took: 400 * time.Millisecond, why: "502"}, // before it

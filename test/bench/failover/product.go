@@ -212,7 +212,7 @@ func (f *fleet) ready(ctx context.Context, i int) error {
 	return f.proxies[i].Wait(ctx, 20*time.Millisecond, func(context.Context) error {
 		var c client
 		defer c.close()
-		if why := c.get(f.entries[i], "/ready", time.Second); why != "" {
+		if _, why := c.get(f.entries[i], "/ready", time.Second); why != "" {
 			return fmt.Errorf("asked for an answer: %s", why)
 		}
 		return nil
@@ -240,7 +240,7 @@ func (f *fleet) startControl(ctx context.Context, bin, dir string, base *site) e
 	return f.control.Wait(ctx, 20*time.Millisecond, func(context.Context) error {
 		var c client
 		defer c.close()
-		if why := c.get(f.api, "/ready", time.Second); why != "" {
+		if _, why := c.get(f.api, "/ready", time.Second); why != "" {
 			return fmt.Errorf("the control plane: %s", why)
 		}
 		return nil

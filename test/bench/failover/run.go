@@ -21,8 +21,12 @@ type request struct {
 	late     time.Duration // how much later it did
 	took     time.Duration // since it was to begin
 	why      string        // it failed; "": it did not
+	backend  int           // whose answer it was; nobody: none came
 	poisoned bool
 }
+
+// nobody is whose answer it is that a proxy or the network gives.
+const nobody = -1
 
 // arrival is a request that reached a backend.
 type arrival struct {
@@ -111,9 +115,10 @@ func (g *generator) start(ctx context.Context) error {
 
 func (g *generator) wait() { g.running.Wait() }
 
-// caller makes requests; why says how one failed; "": it did not.
+// caller makes requests; from is the endpoint whose answer came, "": none's; why says how one
+// failed, "": it did not.
 type caller interface {
-	get(path string, timeout time.Duration) (why string)
+	get(path string, timeout time.Duration) (from, why string)
 	close()
 }
 
@@ -124,7 +129,7 @@ type round struct {
 	turn atomic.Uint64
 }
 
-func (c *round) get(path string, timeout time.Duration) (why string) {
+func (c *round) get(path string, timeout time.Duration) (from, why string) {
 	return c.client.get(c.to[c.turn.Add(1)%uint64(len(c.to))], path, timeout)
 }
 
@@ -153,8 +158,9 @@ func (g *generator) use(ctx context.Context, i int, c caller) {
 	skipped := openload.At(ctx, g.Rate/float64(g.Proxies), func(intended time.Time) {
 		r := request{proxy: i, at: intended.Sub(g.fault), late: time.Since(intended)}
 		r.poisoned = g.poison > 0 && rand.Float64() < g.poison
-		r.why = c.get(path(i, r.poisoned), timeout)
-		r.took = time.Since(intended)
+		var from string
+		from, r.why = c.get(path(i, r.poisoned), timeout)
+		r.took, r.backend = time.Since(intended), backendOf(from)
 		g.mu.Lock()
 		defer g.mu.Unlock()
 		g.requests = append(g.requests, r)

@@ -125,6 +125,18 @@ func proxyOf(path string) (proxy int, ok bool) {
 	return 0, false
 }
 
+// Endpoints are named by their number.
+func nameOf(backend int) string { return fmt.Sprintf("api-%d", backend) }
+
+// backendOf is the inverse of nameOf.
+func backendOf(name string) int {
+	backend := nobody
+	if _, err := fmt.Sscanf(name, "api-%d", &backend); err != nil {
+		return nobody
+	}
+	return backend
+}
+
 func scenarios() []scenario {
 	of := func(f fakeupstream.Fault, caller int) fakeupstream.Fault {
 		f.Path = path(caller, false)
@@ -170,6 +182,12 @@ func scenarios() []scenario {
 // blames says whether a caller ought to leave an endpoint.
 func (s scenario) blames(proxy, backend int) bool {
 	return s.blame && backend < s.bad && (s.caller == everyone || s.caller == proxy)
+}
+
+// elsewhere says whether an answer came from an endpoint that its caller does right to use: a
+// failure in it is one of the base rate.
+func (s scenario) elsewhere(r request) bool {
+	return r.backend != nobody && !s.blames(r.proxy, r.backend)
 }
 
 // doomed requests fail whatever their proxy does.

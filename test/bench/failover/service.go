@@ -34,7 +34,7 @@ func startService(ctx context.Context, p product, s scenario, t setting) (*servi
 }
 
 func (v *service) add(ctx context.Context, i int) error {
-	name := fmt.Sprintf("api-%d", i)
+	name := nameOf(i)
 	cfg := fakeupstream.Config{Name: name, Latency: v.Latency, Seed: rand.Uint64(), HTTP2: v.HTTP2}
 	if v.rpc {
 		cfg.HTTP2, cfg.Handler, cfg.Failure = true, answerRPC(codes.OK), answerRPC(codes.Unavailable)

@@ -1,0 +1,34 @@
+package main
+
+import (
+	"testing"
+	"time"
+
+	"github.com/overhear-mesh/overhear/test/fakeupstream"
+)
+
+func TestAnAnswerSaysWhoseItIs(t *testing.T) {
+	v, err := startService(t.Context(), product{}, scenario{bad: 1}, setting{Endpoints: 2})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(v.close)
+	var c client
+	t.Cleanup(c.close)
+	address := v.endpoints[1].Address
+	if from, why := c.get(address, path(0, false), time.Minute); backendOf(from) != 1 || why != "" {
+		t.Errorf("got %q from %q, want an answer from the second endpoint", why, from)
+	}
+	if err := v.backends[1].Set(fakeupstream.Errors(1)); err != nil {
+		t.Fatal(err)
+	}
+	if from, why := c.get(address, path(0, false), time.Minute); backendOf(from) != 1 || why != "500" {
+		t.Errorf("got %q from %q, want a 500 from the second endpoint", why, from)
+	}
+	if err := v.backends[1].Set(fakeupstream.Crash()); err != nil {
+		t.Fatal(err)
+	}
+	if from, why := c.get(address, path(0, false), time.Minute); backendOf(from) != nobody || why == "" {
+		t.Errorf("got %q from %q, and nobody is there", why, from)
+	}
+}
