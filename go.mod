@@ -10,6 +10,8 @@ require (
 	github.com/google/go-cmp v0.7.0 // tests: diffs
 	github.com/pires/go-proxyproto v0.8.1 // PROXY headers
 	github.com/prometheus/client_golang v1.25.0 // metrics
+	github.com/prometheus/client_model v0.6.3 // metrics, as they are read in test/bench/failover
+	github.com/prometheus/common v0.72.0 // the same
 	github.com/rogpeppe/go-internal v1.16.0 // tests: testscript for the commands
 	github.com/sony/gobreaker/v2 v2.4.0 // cluster breakers
 	github.com/spf13/cobra v1.10.2 // the operator's verbs
@@ -40,8 +42,6 @@ require (
 	github.com/kylelemons/godebug v1.1.0 // indirect
 	github.com/munnerz/goautoneg v0.0.0-20191010083416-a7dc8b61c822 // indirect
 	github.com/planetscale/vtprotobuf v0.6.1-0.20240319094008-0393e58bdf10 // indirect
-	github.com/prometheus/client_model v0.6.3 // indirect
-	github.com/prometheus/common v0.72.0 // indirect
 	github.com/prometheus/procfs v0.22.0 // indirect
 	github.com/spiffe/go-spiffe/v2 v2.8.1 // indirect
 	golang.org/x/oauth2 v0.37.0 // indirect

@@ -22,6 +22,8 @@ type figures struct {
 	Flips     number `json:"flips"`      // times that it came back during the fault
 	Alone     number `json:"left_alone"` // times that a caller left an endpoint which was well to it
 	Capacity  number `json:"capacity_lost"`
+	Said      number `json:"said_out"`       // times that a proxy took an endpoint out, by its own word
+	SaidFleet number `json:"said_out_fleet"` // the same of the control plane
 	Recovery  number `json:"recovery_s"`
 	Overshoot number `json:"overshoot"` // most of its fair share in a second, after the fault
 	Pings     number `json:"pings_per_endpoint_s"`
@@ -81,6 +83,7 @@ func measure(tr *trace, s scenario, t setting) figures {
 	events, idle := leftAlone(tr, s, t, end)
 	f.Alone = number(events)
 	f.Capacity = number(idle.Seconds() / (end.Seconds() * float64(t.Proxies*t.Endpoints)))
+	f.Said, f.SaidFleet = tr.said.Proxies, tr.said.Fleet
 	f.Pings = number(float64(tr.pings) / float64(t.Endpoints) / t.Fault.Seconds())
 	f.Requests = number(judged)
 	if judged > 0 {

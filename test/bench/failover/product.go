@@ -29,8 +29,9 @@ type product struct {
 	args   func(s site) []string
 	says   []string // arguments that make it tell its version
 	tune   func(s *site)
-	plane  bool // with Overhear's control plane
-	http2  bool // many requests share a connection to an endpoint, over HTTP/2
+	counts saying // of what it takes out, by its own word
+	plane  bool   // with Overhear's control plane
+	http2  bool   // many requests share a connection to an endpoint, over HTTP/2
 	// library is a file in products/ where callers do without a proxy, by gRPC's client.
 	library string
 }
@@ -55,9 +56,9 @@ type endpoint struct{ Name, Address, Host, Port string }
 const none = "none"
 
 func products() []product {
-	sidecar := product{config: "overhear.yaml", http2: true, find: command("sidecar"), args: func(s site) []string { return []string{"run", "-c", s.Config} }, says: []string{"version"}}
+	sidecar := product{config: "overhear.yaml", http2: true, find: command("sidecar"), args: func(s site) []string { return []string{"run", "-c", s.Config} }, says: []string{"version"}, counts: sidecarSays}
 	envoyed := product{
-		config: "envoy.yaml", http2: true, find: func(string) (string, error) { return envoy.Locate() }, says: []string{"--version"},
+		config: "envoy.yaml", http2: true, find: func(string) (string, error) { return envoy.Locate() }, says: []string{"--version"}, counts: envoySays,
 		args: func(s site) []string {
 			return []string{"-c", s.Config, "--concurrency", "1", "--use-dynamic-base-id", "-l", "error"}
 		},
@@ -152,11 +153,12 @@ type fleet struct {
 	control *program.Process
 	api     string // the control plane's; "": there is none
 	admins  []string
+	counts  saying
 }
 
 // startFleet starts a product's proxies, and waits until each gets an answer.
 func startFleet(ctx context.Context, p product, bin, dir string, t setting, endpoints []endpoint) (*fleet, error) {
-	f := &fleet{}
+	f := &fleet{counts: p.counts}
 	if p.config == "" {
 		return f, nil
 	}

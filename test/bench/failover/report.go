@@ -227,6 +227,8 @@ var columns = []struct {
 	{"flips", func(f figures) number { return f.Flips }, "%.0f"},
 	{"left alone", func(f figures) number { return f.Alone }, "%.0f"},
 	{"capacity lost", func(f figures) number { return f.Capacity }, "%.3f"},
+	{"said out", func(f figures) number { return f.Said }, "%.0f"},
+	{"by the fleet", func(f figures) number { return f.SaidFleet }, "%.0f"},
 	{"back after s", func(f figures) number { return f.Recovery }, "%.1f"},
 	{"overshoot", func(f figures) number { return f.Overshoot }, "%.2f"},
 	{"pings/s", func(f figures) number { return f.Pings }, "%.2f"},
@@ -307,16 +309,18 @@ func (r *report) heading(b *strings.Builder, w *row) {
 
 // alarms says how often endpoints were left in health, with exact bounds.
 func (r *report) alarms(b *strings.Builder) {
-	title := "\n## False alarms\n\nCallers that left a healthy endpoint while nothing was wrong, per endpoint-hour; bounds are exact upper 95 % Poisson bounds.\n\n| | base errors | proxies | endpoint-hours | seen | rate | at most |\n|---|---:|---:|---:|---:|---:|---:|\n"
+	title := "\n## False alarms\n\nCallers that left a healthy endpoint while nothing was wrong, per endpoint-hour; bounds are exact upper 95 % Poisson bounds. What proxies and a control plane say of themselves stands beside it.\n\n| | base errors | proxies | endpoint-hours | seen | rate | at most | said out | by the fleet |\n|---|---:|---:|---:|---:|---:|---:|---:|---:|\n"
 	for _, w := range r.rows {
 		if w.Scenario != "health" {
 			continue
 		}
+		var s said
 		seen, hours := 0, float64(len(w.Runs)*w.Setting.Endpoints)*(w.Setting.Fault+w.Setting.After).Hours()
 		for _, f := range w.Runs {
 			seen += int(f.Alone)
+			s.Proxies, s.Fleet = s.Proxies+f.Said, s.Fleet+f.SaidFleet
 		}
-		fmt.Fprintf(b, "%s| %s | %g %% | %d | %.2f | %d | %.3g | %.3g |\n", title, w.Product, 100*w.Setting.Base, w.Setting.Proxies, hours, seen, float64(seen)/hours, poisson.Upper(seen)/hours)
+		fmt.Fprintf(b, "%s| %s | %g %% | %d | %.2f | %d | %.3g | %.3g | %s | %s |\n", title, w.Product, 100*w.Setting.Base, w.Setting.Proxies, hours, seen, float64(seen)/hours, poisson.Upper(seen)/hours, format("%.0f", s.Proxies), format("%.0f", s.Fleet))
 		title = ""
 	}
 }

@@ -24,7 +24,7 @@ func told(overhear number) *report {
 		for _, n := range o.proxies {
 			t := o.setting
 			t.Proxies = n
-			f := figures{Excess: lost, T95: number(math.Inf(1))}
+			f := figures{Excess: lost, T95: number(math.Inf(1)), Said: 4, SaidFleet: 1}
 			r.Outcomes = append(r.Outcomes,
 				outcome{Scenario: "crash", Product: product, Setting: t, Figures: f, Timeline: []int{0, int(lost), 0}},
 				outcome{Scenario: "health", Product: product, Setting: t, Figures: figures{Alone: 2}})

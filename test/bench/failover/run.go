@@ -39,6 +39,7 @@ type trace struct {
 	requests []request
 	arrivals []arrival // by time for each backend
 	pings    int       // during the fault, of all backends
+	said     said      // from the warm-up's end to that of the run
 	skipped  int64
 	cpu      time.Duration // of all proxies, without the control plane, from the warm-up's end to that of the run
 	why      json.RawMessage
@@ -181,6 +182,10 @@ func (g *generator) through(ctx context.Context, f *fleet, v *service) (*trace, 
 	if g.headless {
 		f.behead()
 	}
+	said, err := f.say(ctx)
+	if err != nil {
+		return nil, err
+	}
 	before := v.pings()
 	if err := v.harm(ctx, f); err != nil {
 		return nil, err
@@ -197,7 +202,12 @@ func (g *generator) through(ctx context.Context, f *fleet, v *service) (*trace, 
 		return nil, err
 	}
 	ended, err := f.cpu()
+	if err != nil {
+		return nil, err
+	}
 	out.cpu = ended - began
+	now, err := f.say(ctx)
+	out.said = now.since(said)
 	return out, err
 }
 

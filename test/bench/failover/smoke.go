@@ -42,6 +42,17 @@ var orderings = []struct {
 	{"errors 50 %", "overhear", "envoy", 1},
 }
 
+// heard are those whose own word of a crash is asked for: a metric that has another name
+// now would count nothing, and be taken for good news.
+var heard = []struct {
+	product string
+	of      func(figures) number
+}{
+	{"overhear", func(f figures) number { return f.Said }},
+	{"overhear", func(f figures) number { return f.SaidFleet }},
+	{"envoy", func(f figures) number { return f.Said }},
+}
+
 // judged says whether an ordering is about this product in this scenario.
 func judged(p product, s scenario) bool {
 	for _, o := range orderings {
@@ -69,6 +80,13 @@ func (r *report) judge() error {
 		}
 		if *less > o.share**more {
 			errs = append(errs, fmt.Errorf("%s: %s loses %.0f requests, and %s %.0f: want a share of %g at most", o.scenario, o.less, float64(*less), o.more, float64(*more), float64(o.share)))
+		}
+	}
+	for i, h := range heard {
+		for _, w := range r.rows {
+			if w.Scenario == "crash" && w.Product == h.product && !(median(w.of(h.of)) > 0) {
+				errs = append(errs, fmt.Errorf("crash: %s does not say that it took the endpoint out (count %d of %d)", h.product, i+1, len(heard)))
+			}
 		}
 	}
 	return errors.Join(errs...)

@@ -1,0 +1,63 @@
+package main
+
+import (
+	"io"
+	"math"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"testing"
+)
+
+// site of a process whose metrics are these.
+func telling(t *testing.T, path, text string) string {
+	s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.URL.Path != path {
+			http.NotFound(w, r)
+			return
+		}
+		_, _ = io.WriteString(w, text)
+	}))
+	t.Cleanup(s.Close)
+	return strings.TrimPrefix(s.URL, "http://")
+}
+
+func TestWhatAProductSaysOfItself(t *testing.T) {
+	sidecar := telling(t, "/metrics", `# TYPE overhear_belief_changes_total counter
+overhear_belief_changes_total{cluster="api",rule="hard",to="ejected"} 2
+overhear_belief_changes_total{cluster="api",rule="stalled",to="suspended"} 3
+overhear_belief_changes_total{cluster="api",rule="probe",to="probation"} 100
+`)
+	control := telling(t, "/metrics", `# TYPE overhear_verdicts_total counter
+overhear_verdicts_total{rule="hard",scope="fleet",service="api",state="ejected"} 1
+overhear_verdicts_total{rule="hard",scope="zone a",service="api",state="ejected"} 10
+overhear_verdicts_total{rule="hard",scope="fleet",service="api",state="in"} 100
+`)
+	envoy := telling(t, "/stats/prometheus", `# TYPE envoy_cluster_outlier_detection_ejections_enforced_total counter
+envoy_cluster_outlier_detection_ejections_enforced_total{envoy_cluster_name="api"} 4
+
+`)
+	for _, c := range []struct {
+		name           string
+		fleet          fleet
+		proxies, plane number
+	}{
+		{"sidecars and a control plane", fleet{counts: sidecarSays, admins: []string{sidecar, sidecar}, api: control}, 10, 1},
+		{"Envoys", fleet{counts: envoySays, admins: []string{envoy, envoy, envoy}}, 12, number(math.NaN())},
+		{"a product without such a count", fleet{admins: []string{"127.0.0.1:1"}}, number(math.NaN()), number(math.NaN())},
+	} {
+		got, err := c.fleet.say(t.Context())
+		if err != nil {
+			t.Errorf("%s: %v", c.name, err)
+		}
+		if format("%g", got.Proxies) != format("%g", c.proxies) || format("%g", got.Fleet) != format("%g", c.plane) {
+			t.Errorf("%s: %v, want %g and %g", c.name, got, float64(c.proxies), float64(c.plane))
+		}
+	}
+	if _, err := (&fleet{counts: envoySays, admins: []string{sidecar}}).say(t.Context()); err == nil || !strings.Contains(err.Error(), "404") {
+		t.Errorf("a page that is not there: %v, want an error with its status", err)
+	}
+	if got := (said{7, 3}).since(said{5, 3}); got != (said{2, 0}) {
+		t.Errorf("since: %v, want 2 and 0", got)
+	}
+}
