@@ -145,6 +145,11 @@ func TestTheSmokeFailsWhenAnOrderTurnsRound(t *testing.T) {
 		t.Error("a run did not take place, and nobody minds")
 	}
 	r = told(5)
+	r.rows = nil
+	if err := r.judge(); err == nil {
+		t.Error("no run counts, and nobody minds")
+	}
+	r = told(5)
 	missing := product{name: "lost", config: "lost.yaml", find: onPath("no-such-proxy")}
 	if here := r.find([]product{missing, {name: none}}, t.TempDir()); len(here) != 1 || here[0].name != none {
 		t.Errorf("%d products are there, want none alone", len(here))

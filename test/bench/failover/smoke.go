@@ -64,7 +64,8 @@ func judged(p product, s scenario) bool {
 }
 
 // judge says which orderings do not hold. A run that did not count says nothing; one that
-// did not take place is a failure, and so is a product that is not there.
+// did not take place is a failure, and so are a product that is not there and a smoke that
+// compared nothing at all.
 func (r *report) judge() error {
 	errs := slices.Clone(r.absent)
 	for _, o := range r.Outcomes {
@@ -72,12 +73,14 @@ func (r *report) judge() error {
 			errs = append(errs, fmt.Errorf("%s, %s: %s", o.Scenario, o.Product, o.Discarded))
 		}
 	}
+	compared := 0
 	for _, o := range orderings {
 		less, more := r.harm(o.scenario, o.less), r.harm(o.scenario, o.more)
 		if less == nil || more == nil {
 			fmt.Printf("\n%s: %s and %s are not compared, for a run of them does not count\n", o.scenario, o.less, o.more)
 			continue
 		}
+		compared++
 		if *less > o.share**more {
 			errs = append(errs, fmt.Errorf("%s: %s loses %.0f requests, and %s %.0f: want a share of %g at most", o.scenario, o.less, float64(*less), o.more, float64(*more), float64(o.share)))
 		}
@@ -88,6 +91,9 @@ func (r *report) judge() error {
 				errs = append(errs, fmt.Errorf("crash: %s does not say that it took the endpoint out (count %d of %d)", h.product, i+1, len(heard)))
 			}
 		}
+	}
+	if compared == 0 {
+		errs = append(errs, errors.New("nothing is compared: no two runs of an ordering count"))
 	}
 	return errors.Join(errs...)
 }
