@@ -27,7 +27,12 @@ type client struct {
 type connection struct {
 	net.Conn
 	reader *bufio.Reader
+	since  time.Time // idle
 }
+
+// keep is how long an idle connection is used again: less than any product keeps one open
+// (HAProxy's client timeout is a minute), whose end is no failure of that product.
+const keep = 20 * time.Second
 
 // get makes one request, and says whose answer came, and why it failed; "": it did not.
 func (c *client) get(address, path string, timeout time.Duration) (from, why string) {
@@ -40,6 +45,7 @@ func (c *client) get(address, path string, timeout time.Duration) (from, why str
 	if keep {
 		c.mu.Lock()
 		defer c.mu.Unlock()
+		conn.since = time.Now()
 		c.idle[address] = append(c.idle[address], conn)
 		return from, why
 	}
@@ -54,9 +60,15 @@ func (c *client) take(address string, timeout time.Duration) (*connection, error
 	}
 	if list := c.idle[address]; len(list) > 0 {
 		conn := list[len(list)-1]
-		c.idle[address] = list[:len(list)-1]
-		c.mu.Unlock()
-		return conn, nil
+		if time.Since(conn.since) < keep {
+			c.idle[address] = list[:len(list)-1]
+			c.mu.Unlock()
+			return conn, nil
+		}
+		for _, old := range list { // this one has been idle for the shortest time
+			old.Close()
+		}
+		delete(c.idle, address)
 	}
 	c.mu.Unlock()
 	d := net.Dialer{Timeout: timeout}
@@ -67,7 +79,7 @@ func (c *client) take(address string, timeout time.Duration) (*connection, error
 	if err != nil {
 		return nil, err
 	}
-	return &connection{conn, bufio.NewReaderSize(conn, 4096)}, nil
+	return &connection{Conn: conn, reader: bufio.NewReaderSize(conn, 4096)}, nil
 }
 
 // exchange carries one request; keep is whether the connection is good for another.

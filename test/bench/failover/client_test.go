@@ -32,3 +32,25 @@ func TestAnAnswerSaysWhoseItIs(t *testing.T) {
 		t.Errorf("got %q from %q, and nobody is there", why, from)
 	}
 }
+
+func TestAConnectionThatWasIdleForLongIsNotUsed(t *testing.T) {
+	v, err := startService(t.Context(), product{}, scenario{}, setting{Endpoints: 1})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(v.close)
+	var c client
+	t.Cleanup(c.close)
+	address := v.endpoints[0].Address
+	for i, want := range []int{1, 1, 2} {
+		if i == 2 {
+			c.idle[address][0].since = time.Now().Add(-keep)
+		}
+		if _, why := c.get(address, path(0, false), time.Minute); why != "" {
+			t.Fatal(why)
+		}
+		if got := v.backends[0].Counts().Connections; got != want {
+			t.Errorf("%d connections after request %d, want %d", got, i+1, want)
+		}
+	}
+}
