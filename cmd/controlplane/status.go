@@ -155,7 +155,13 @@ func reportersCommand(r *remote) *cobra.Command {
 	return &cobra.Command{
 		Use:   "reporters",
 		Short: "Show who reports, and what of it is believed",
-		Args:  noArgs,
+		Long: `Show who reports, and what of it is believed.
+
+REFUSED counts what was set aside, of an Envoy since its stream began; NOTE has the
+newest reason. Clusters of an Envoy that are no services of the mesh do not count: it
+has at least the one that leads to the control plane. They are named while nothing of
+the Envoy was accepted.`,
+		Args: noArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
 			if err := r.check(); err != nil {
 				return err
@@ -179,24 +185,36 @@ func printReporters(w io.Writer, all controlplane.Reporters) error {
 	p.table(func(line func(string, ...any)) {
 		line("REPORTER\tZONE\tFAULT DOMAIN\tSTREAM\tHEARD\tSELF-DOUBT\tACCEPTED\tREFUSED\tNOTE")
 		for _, one := range all.Reporters {
-			stream, note, refused := "open", "-", uint64(0)
+			stream, refused := "open", uint64(0)
 			if !one.Live {
 				stream = "lost"
-			}
-			if client := one.Labels["client"]; client != "" {
-				note = client + ", by load reports"
-			}
-			if one.Muted {
-				note = "muted: " + one.Reason
 			}
 			for _, n := range one.Refused {
 				refused += n
 			}
 			line("%s\t%s\t%s\t%s\t%s ago\t%d/7\t%d\t%d\t%s", one.ID, orDash(one.Zone), one.Domain, stream,
-				span(time.Duration(one.Heard)), one.LHM, one.Accepted, refused, note)
+				span(time.Duration(one.Heard)), one.LHM, one.Accepted, refused, reporterNotes(one, all.Now))
 		}
 	})
 	return p.err
+}
+
+// reporterNotes are what an operator should know of a reporter beside its counts.
+func reporterNotes(r controlplane.ReporterStatus, now time.Time) string {
+	var all []string
+	if client := r.Labels["client"]; client != "" && !r.Muted {
+		all = append(all, client+", by load reports")
+	}
+	if r.Muted {
+		all = append(all, "muted: "+r.Reason)
+	}
+	if r.LastRefusal != "" {
+		all = append(all, fmt.Sprintf("refused %s ago: %s", span(now.Sub(r.LastRefusedAt)), r.LastRefusal))
+	}
+	if r.Accepted == 0 && len(r.UnknownClusters) > 0 {
+		all = append(all, fmt.Sprintf("no services of the mesh: %q", r.UnknownClusters))
+	}
+	return orDash(strings.Join(all, "; "))
 }
 
 func clientsCommand(r *remote) *cobra.Command {

@@ -116,10 +116,18 @@ func (cp *ControlPlane) getStatus(w http.ResponseWriter, r *http.Request) {
 }
 
 func (cp *ControlPlane) getReporters(w http.ResponseWriter, r *http.Request) {
-	all := Reporters{Now: time.Now()}
-	if cp.ask(w, r, func(l *loop) { all.Reporters = l.table.Reporters(l.now()) }) {
-		answer(w, http.StatusOK, all)
+	all := Reporters{Now: time.Now(), Reporters: []ReporterStatus{}}
+	var known []merge.ReporterStatus
+	if !cp.ask(w, r, func(l *loop) { known = l.table.Reporters(l.now()) }) {
+		return
 	}
+	for _, of := range known {
+		one := ReporterStatus{ReporterStatus: of}
+		one.hear(cp.loads.Refusals(of.ID))
+		one.hear(cp.probing.Refusals(of.ID))
+		all.Reporters = append(all.Reporters, one)
+	}
+	answer(w, http.StatusOK, all)
 }
 
 func (cp *ControlPlane) getClients(w http.ResponseWriter, _ *http.Request) {

@@ -3,6 +3,8 @@ package controlplane_test
 import (
 	"context"
 	"net/http"
+	"net/netip"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -215,6 +217,47 @@ func TestWhoReportsByLoadReportsIsSeenAsAnEnvoy(t *testing.T) {
 			if !strings.Contains(text, want) {
 				t.Errorf("the metrics lack %q", want)
 			}
+		}
+	})
+}
+
+func TestWhatIsSetAsideOfAnEnvoyIsShownWithItsReason(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, nil)
+		w.opened()
+		cc, err := client.Dial([]string{xdsAddr}, client.DialOptions{Dialer: w.net.Host("10.3.0.1").Dial})
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer cc.Close()
+		stream, err := lrsv3.NewLoadReportingServiceClient(cc).StreamLoadStats(t.Context(), grpc.WaitForReady(true))
+		if err != nil {
+			t.Fatal(err)
+		}
+		elsewhere := &endpointv3.UpstreamLocalityStats{UpstreamEndpointStats: []*endpointv3.UpstreamEndpointStats{
+			{Address: resource.SocketAddress(netip.MustParseAddrPort("10.9.9.9:80")), TotalSuccessfulRequests: 1, TotalIssuedRequests: 1},
+		}}
+		for _, m := range []*lrsv3.LoadStatsRequest{
+			{Node: &corev3.Node{Id: "envoy-1", UserAgentName: "envoy"}},
+			{ClusterStats: []*endpointv3.ClusterStats{
+				{ClusterName: "api", LoadReportInterval: durationpb.New(100 * time.Millisecond), UpstreamLocalityStats: []*endpointv3.UpstreamLocalityStats{elsewhere}},
+				{ClusterName: "overhear", LoadReportInterval: durationpb.New(100 * time.Millisecond)},
+			}},
+		} {
+			if err := stream.Send(m); err != nil {
+				t.Fatal(err)
+			}
+		}
+		time.Sleep(5 * time.Second)
+		var all controlplane.Reporters
+		w.get("/api/v1/reporters", &all)
+		if len(all.Reporters) != 1 {
+			t.Fatalf("%d reporters, want 1", len(all.Reporters))
+		}
+		r := all.Reporters[0]
+		if r.Refused["unknown_endpoint"] != 1 || len(r.Refused) != 1 || r.LastRefusal != `unknown_endpoint: 10.9.9.9:80 is no endpoint of service "api"` ||
+			r.LastRefusedAt.IsZero() || !slices.Equal(r.UnknownClusters, []string{"overhear"}) {
+			t.Errorf("reporter %+v, want one unknown endpoint refused, and an unknown cluster", r)
 		}
 	})
 }

@@ -12,6 +12,7 @@ import (
 	"github.com/overhear-mesh/overhear/internal/strictyaml"
 	"github.com/overhear-mesh/overhear/outlier"
 	"github.com/overhear-mesh/overhear/outlier/merge"
+	"github.com/overhear-mesh/overhear/xds/ingest"
 	"github.com/overhear-mesh/overhear/xds/registry"
 	"github.com/overhear-mesh/overhear/xds/server"
 )
@@ -76,8 +77,33 @@ type Why struct {
 
 // Reporters are those who report.
 type Reporters struct {
-	Now       time.Time              `json:"now"`
-	Reporters []merge.ReporterStatus `json:"reporters"`
+	Now       time.Time        `json:"now"`
+	Reporters []ReporterStatus `json:"reporters"`
+}
+
+// ReporterStatus is one who reports. Of an Envoy that is heard, Refused counts also what
+// the streams that it has now said and nobody believed.
+type ReporterStatus struct {
+	merge.ReporterStatus
+	LastRefusal   string    `json:"last_refusal,omitempty"` // of an Envoy: the reason, and what was wrong
+	LastRefusedAt time.Time `json:"last_refused_at,omitzero"`
+	// UnknownClusters are the first clusters, sorted, of which an Envoy reports and that are
+	// no services of the mesh. Most Envoys have such: the one that leads here is one.
+	UnknownClusters []string `json:"unknown_clusters,omitempty"`
+}
+
+// hear adds what was set aside of the words of an Envoy.
+func (r *ReporterStatus) hear(aside ingest.Refusals) {
+	if r.Refused == nil {
+		r.Refused = map[merge.Refusal]uint64{}
+	}
+	for why, n := range aside.Counts {
+		r.Refused[merge.Refusal(why)] += n
+	}
+	if aside.At.After(r.LastRefusedAt) {
+		r.LastRefusal, r.LastRefusedAt = aside.Newest, aside.At
+	}
+	r.UnknownClusters = append(r.UnknownClusters, aside.UnknownClusters...)
 }
 
 // Clients are those who are told.

@@ -2,6 +2,7 @@ package ingest
 
 import (
 	"context"
+	"log/slog"
 	"net/netip"
 	"sync"
 	"time"
@@ -129,26 +130,26 @@ func (l *logged) leave() {
 }
 
 // live are Envoys that are heard, by id.
-type live struct {
+type live[S any] struct {
 	mu   sync.Mutex // guards what follows
-	byID map[string]*Stream
+	byID map[string]*S
 }
 
-func (l *live) set(s *Stream) (unset func()) {
+func (l *live[S]) set(id string, s *S) (unset func()) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.byID == nil {
-		l.byID = map[string]*Stream{}
+		l.byID = map[string]*S{}
 	}
-	l.byID[s.reporter.ID] = s
+	l.byID[id] = s
 	return func() {
 		l.mu.Lock()
 		defer l.mu.Unlock()
-		delete(l.byID, s.reporter.ID)
+		delete(l.byID, id)
 	}
 }
 
-func (l *live) get(id string) *Stream {
+func (l *live[S]) get(id string) *S {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return l.byID[id]
@@ -164,12 +165,12 @@ func (o *observer) heard() map[merge.Key]kinds {
 		name, known := o.clusters[at.cluster]
 		s, exists := o.directory.Service(name)
 		if !known || !exists {
-			o.refused[UnknownCluster] += int(k.all())
+			o.refused.add(UnknownCluster, int(k.all()), "")
 			continue
 		}
 		instance, known := s.Instances[at.at]
 		if !known {
-			o.refused[UnknownEndpoint] += int(k.all())
+			o.refused.add(UnknownEndpoint, int(k.all()), "a log names %s, which is no endpoint of service %q", at.at, name)
 			continue
 		}
 		key := merge.Key{Service: name, Instance: instance}
@@ -194,6 +195,7 @@ func (g *Logs) receive(ctx context.Context, end context.CancelCauseFunc, srv als
 	}
 	principal, _ := report.Identify(ctx)
 	bucket := report.NewBucket(logEvery, logBurst)
+	began, lone := c.now(), false
 	var in *Stream // the load reports that this belongs to
 	leave := func() {
 		if in != nil {
@@ -212,12 +214,20 @@ func (g *Logs) receive(ctx context.Context, end context.CancelCauseFunc, srv als
 		switch records := m.GetHttpLogs().GetLogEntry(); {
 		case in == nil:
 			c.metrics.refuse(map[Refusal]int{NoLoadReports: len(records)})
+			if !lone && c.now()-began > nodeWithin { // else the load reports may be about to begin
+				lone = true
+				c.faults.Write(ctx, slog.LevelWarn, node.GetId()+" "+string(NoLoadReports), "an envoy sends logs and no load reports, without which they say nothing",
+					slog.String("reporter", node.GetId()), slog.String("principal", principal))
+			}
 		case in.reporter.Principal != principal:
 			return c.refuse(codes.PermissionDenied, ForeignReporter, "%q reports from elsewhere", node.GetId())
 		default:
 			silent, dropped := in.logs.add(records)
 			c.metrics.add(func(s *Stats) { s.Records += uint64(len(records)) })
-			c.metrics.refuse(map[Refusal]int{SaysNothing: silent, TooManyEndpoints: dropped})
+			var aside asides
+			aside.add(SaysNothing, silent, "")
+			aside.add(TooManyEndpoints, dropped, "a log speaks of more than %d endpoints between two load reports", mostKinds)
+			c.setAside(ctx, node.GetId(), &in.refused, &aside)
 		}
 		if err := c.pace(ctx, bucket, c.now()); err != nil {
 			return err

@@ -140,7 +140,7 @@ func (c *Collector) polled(ctx context.Context, a *admin, tick <-chan time.Time)
 		return ForeignReporter, err
 	}
 	defer c.sink.Leave(s)
-	defer c.polls.set(s)()
+	defer c.polls.set(id, s)()
 	c.log.LogAttrs(ctx, slog.LevelInfo, "envoy is polled", slog.String("reporter", id), slog.String("admin", a.at))
 	return c.read(ctx, s, a, life, tick)
 }
@@ -164,7 +164,9 @@ func (c *Collector) read(ctx context.Context, s *Stream, a *admin, life time.Dur
 			if failures++; failures == mostFailures {
 				return unanswered(err), err
 			}
-			c.metrics.refuse(map[Refusal]int{unanswered(err): 1})
+			var aside asides
+			aside.add(unanswered(err), 1, "%v", err)
+			c.setAside(ctx, s.reporter.ID, &s.refused, &aside)
 		case info.GetNode().GetId() != s.reporter.ID || (began(info, now)-life).Abs() > lifeSlack+c.cfg.PollInterval:
 			return Restarted, fmt.Errorf("%q is not the process that it was", s.reporter.ID)
 		default:
@@ -172,7 +174,7 @@ func (c *Collector) read(ctx context.Context, s *Stream, a *admin, life time.Dur
 			req, failed := p.take(clusters, now)
 			s.logs.kinds = failed
 			c.metrics.add(func(s *Stats) { s.Pages++ })
-			c.tell(s, o, req, now)
+			c.tell(ctx, s, o, req, now)
 		}
 		select {
 		case <-ctx.Done():

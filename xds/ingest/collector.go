@@ -11,7 +11,6 @@ import (
 	lrsv3 "github.com/envoyproxy/go-control-plane/envoy/service/load_stats/v3"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
-	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/types/known/durationpb"
 
 	"github.com/overhear-mesh/overhear/outlier/merge"
@@ -46,8 +45,8 @@ type Collector struct {
 	cfg       Config
 	sink      Sink
 	directory Directory
-	live      live // by load reports
-	polls     live
+	live      live[Stream] // by load reports
+	polls     live[Stream]
 	dial      func(ctx context.Context, network, address string) (net.Conn, error)
 }
 
@@ -55,7 +54,7 @@ type Collector struct {
 // of one principal.
 func NewCollector(cfg Config, perPrincipal int, sink Sink, directory Directory, now func() time.Duration, log *slog.Logger) *Collector {
 	return &Collector{
-		streams: streams{now: now, log: log, seats: report.NewSeats(perPrincipal)},
+		streams: newStreams(perPrincipal, now, log),
 		cfg:     cfg, sink: sink, directory: directory, dial: new(net.Dialer).DialContext,
 	}
 }
@@ -76,10 +75,21 @@ func (c *Collector) Register(r grpc.ServiceRegistrar) {
 type Stream struct {
 	reporter merge.Reporter
 	logs     logged
+	refused  refusals
 }
 
 // Reporter is who reports.
 func (s *Stream) Reporter() merge.Reporter { return s.reporter }
+
+// Refusals are what was set aside of the words of an Envoy that is heard.
+func (c *Collector) Refusals(id string) Refusals {
+	for _, l := range []*live[Stream]{&c.live, &c.polls} {
+		if s := l.get(id); s != nil {
+			return s.refused.get()
+		}
+	}
+	return Refusals{}
+}
 
 // StreamLoadStats serves one stream; gRPC calls it.
 func (c *Collector) StreamLoadStats(srv lrsv3.LoadReportingService_StreamLoadStatsServer) error {
@@ -102,10 +112,10 @@ func (c *Collector) receive(ctx context.Context, end context.CancelCauseFunc, sr
 	defer leave()
 	s := &Stream{reporter: reporterOf(node, principal, c.now())}
 	if err := c.sink.Join(s); err != nil {
-		return status.Error(codes.FailedPrecondition, err.Error())
+		return c.refuse(codes.FailedPrecondition, ForeignReporter, "%v", err)
 	}
 	defer c.sink.Leave(s)
-	defer c.live.set(s)()
+	defer c.live.set(s.reporter.ID, s)()
 	c.log.LogAttrs(ctx, slog.LevelInfo, "envoy joined", slog.String("reporter", s.reporter.ID), slog.String("principal", s.reporter.Principal))
 	defer func() {
 		c.log.LogAttrs(ctx, slog.LevelInfo, "envoy left", slog.String("reporter", s.reporter.ID), slog.Any("cause", context.Cause(ctx)))
@@ -126,7 +136,7 @@ func (c *Collector) listen(ctx context.Context, s *Stream, srv lrsv3.LoadReporti
 	for {
 		now := c.now()
 		c.metrics.add(func(s *Stats) { s.Messages++ })
-		c.tell(s, o, req, now)
+		c.tell(ctx, s, o, req, now)
 		err := c.pace(ctx, bucket, now)
 		if err != nil {
 			return err
@@ -138,9 +148,13 @@ func (c *Collector) listen(ctx context.Context, s *Stream, srv lrsv3.LoadReporti
 }
 
 // tell hands on what there is to tell of a load report.
-func (c *Collector) tell(s *Stream, o *observer, req *lrsv3.LoadStatsRequest, now time.Duration) {
+func (c *Collector) tell(ctx context.Context, s *Stream, o *observer, req *lrsv3.LoadStatsRequest, now time.Duration) {
 	r, ok := o.observe(req, now)
-	c.metrics.refuse(o.refused)
+	c.setAside(ctx, s.reporter.ID, &s.refused, &o.refused)
+	if s.refused.meet(o.unknown) {
+		c.faults.Write(ctx, slog.LevelInfo, s.reporter.ID+" "+string(UnknownCluster), "an envoy has clusters that are no services of the mesh",
+			slog.String("reporter", s.reporter.ID), slog.Any("clusters", o.unknown))
+	}
 	if ok {
 		r.Reporter, r.Incarnation = s.reporter.ID, s.reporter.Incarnation
 		c.sink.Evidence(s, r)

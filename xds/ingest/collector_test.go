@@ -7,6 +7,7 @@ import (
 	"io"
 	"log/slog"
 	"net"
+	"strings"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -60,6 +61,7 @@ type world struct {
 	t    *testing.T
 	net  *pipenet.Network
 	sink *sink
+	log  strings.Builder // its lines; to be read when all is quiet
 	*Collector
 }
 
@@ -70,7 +72,7 @@ func newWorld(t *testing.T, most int) *world { return newWorldOf(t, DefaultConfi
 func newWorldOf(t *testing.T, cfg Config, most int) *world {
 	w := &world{t: t, net: pipenet.New(1), sink: &sink{}}
 	began := time.Now().Add(-time.Hour)
-	w.Collector = NewCollector(cfg, most, w.sink, services(5), func() time.Duration { return time.Since(began) }, slog.New(slog.DiscardHandler))
+	w.Collector = NewCollector(cfg, most, w.sink, services(5), func() time.Duration { return time.Since(began) }, slog.New(slog.NewTextHandler(&w.log, nil)))
 	serve(t, w.net, w)
 	return w
 }

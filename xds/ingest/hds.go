@@ -39,12 +39,13 @@ type Probing struct {
 	streams
 	cfg  Config
 	sink ProbeSink
+	live live[Prober]
 }
 
 // NewProbing starts nothing. now is the table's clock; perPrincipal bounds the streams of
 // one principal.
 func NewProbing(cfg Config, perPrincipal int, sink ProbeSink, now func() time.Duration, log *slog.Logger) *Probing {
-	return &Probing{streams: streams{now: now, log: log, seats: report.NewSeats(perPrincipal)}, cfg: cfg, sink: sink}
+	return &Probing{streams: newStreams(perPrincipal, now, log), cfg: cfg, sink: sink}
 }
 
 // Register adds the service to a gRPC server, unless Envoys are not to probe.
@@ -59,6 +60,7 @@ type Prober struct {
 	id, principal string
 	now           func() time.Duration
 	kick          chan struct{} // holds one: the docket has changed
+	refused       refusals
 
 	mu     sync.Mutex // guards what follows
 	docket *docket
@@ -100,6 +102,14 @@ func (p *Prober) wake() {
 	}
 }
 
+// Refusals are what was set aside of the words of an Envoy that probes.
+func (g *Probing) Refusals(id string) Refusals {
+	if p := g.live.get(id); p != nil {
+		return p.refused.get()
+	}
+	return Refusals{}
+}
+
 // StreamHealthCheck serves one stream; gRPC calls it.
 func (g *Probing) StreamHealthCheck(srv healthv3.HealthDiscoveryService_StreamHealthCheckServer) error {
 	return g.run(srv.Context(), func(ctx context.Context, end context.CancelCauseFunc) error { return g.receive(ctx, end, srv) })
@@ -127,6 +137,7 @@ func (g *Probing) receive(ctx context.Context, end context.CancelCauseFunc, srv 
 	}
 	g.sink.Arrive(p)
 	defer g.sink.Depart(p)
+	defer g.live.set(p.id, p)()
 	g.log.LogAttrs(ctx, slog.LevelInfo, "envoy probes", slog.String("reporter", p.id), slog.String("principal", p.principal))
 	var telling sync.WaitGroup
 	defer telling.Wait()
@@ -174,12 +185,12 @@ func (g *Probing) listen(ctx context.Context, p *Prober, srv healthv3.HealthDisc
 			return err
 		}
 		now := g.now()
-		refused := map[Refusal]int{}
+		var refused asides
 		p.mu.Lock()
-		answers := p.docket.hear(m.GetEndpointHealthResponse(), now, refused)
+		answers := p.docket.hear(m.GetEndpointHealthResponse(), now, &refused)
 		p.mu.Unlock()
 		g.metrics.add(func(s *Stats) { s.Messages++ })
-		g.metrics.refuse(refused)
+		g.setAside(ctx, p.id, &p.refused, &refused)
 		for _, a := range answers {
 			g.sink.Probed(p, a)
 		}

@@ -5,6 +5,7 @@ import (
 	"log/slog"
 	"math/rand/v2"
 	"net/netip"
+	"strings"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -66,6 +67,7 @@ func meet(at netip.AddrPort, how *corev3.HealthCheck) hdsmodel.Outcome {
 type probeWorld struct {
 	t   *testing.T
 	net *pipenet.Network
+	log strings.Builder // its lines; to be read when all is quiet
 	*Probing
 	began time.Time
 
@@ -76,7 +78,7 @@ type probeWorld struct {
 
 func newProbeWorld(t *testing.T, most int) *probeWorld {
 	w := &probeWorld{t: t, net: pipenet.New(1), began: time.Now().Add(-time.Hour), here: map[string]*Prober{}}
-	w.Probing = NewProbing(DefaultConfig(), most, w, func() time.Duration { return time.Since(w.began) }, slog.New(slog.DiscardHandler))
+	w.Probing = NewProbing(DefaultConfig(), most, w, func() time.Duration { return time.Since(w.began) }, slog.New(slog.NewTextHandler(&w.log, nil)))
 	serve(t, w.net, w)
 	return w
 }
@@ -358,16 +360,16 @@ func TestWhatNobodyHasAskedForIsCountedAndNoAnswer(t *testing.T) {
 			d.busy = true // so that one report is not enough
 			d.order(Probe{ID: 1, Address: closedAt, Timeout: second}, time.Hour)
 			d.specifier()
-			refused := map[Refusal]int{}
-			if all := d.hear(tc.m, time.Hour+ms(1), refused); len(all) != 0 {
+			var refused asides
+			if all := d.hear(tc.m, time.Hour+ms(1), &refused); len(all) != 0 {
 				t.Errorf("it answers %+v", all)
 			}
-			if len(refused) != len(tc.want) {
-				t.Errorf("refused %v, want %v", refused, tc.want)
+			if len(refused.n) != len(tc.want) {
+				t.Errorf("refused %v, want %v", refused.n, tc.want)
 			}
 			for why, n := range tc.want {
-				if refused[why] != n {
-					t.Errorf("refused %v, want %v", refused, tc.want)
+				if refused.n[why] != n {
+					t.Errorf("refused %v, want %v", refused.n, tc.want)
 				}
 			}
 			if len(d.asked) != 1 {
@@ -380,9 +382,9 @@ func TestWhatNobodyHasAskedForIsCountedAndNoAnswer(t *testing.T) {
 func TestAnAnswerBeforeTheOrderHasLeftIsNone(t *testing.T) {
 	d := newDocket("d")
 	d.order(Probe{ID: 1, Address: wellAt, Timeout: second}, time.Hour)
-	refused := map[Refusal]int{}
-	if all := d.hear(whoever("d/1/deep", wellAt, corev3.HealthStatus_HEALTHY), time.Hour, refused); len(all) != 0 || refused[NeverOrdered] != 1 {
-		t.Errorf("answers %+v, refused %v, want none and one", all, refused)
+	var refused asides
+	if all := d.hear(whoever("d/1/deep", wellAt, corev3.HealthStatus_HEALTHY), time.Hour, &refused); len(all) != 0 || refused.n[NeverOrdered] != 1 {
+		t.Errorf("answers %+v, refused %v, want none and one", all, refused.n)
 	}
 }
 
@@ -390,7 +392,7 @@ func TestAnAnswerThatAsksForLessTrafficIsOne(t *testing.T) {
 	d := newDocket("d")
 	d.order(Probe{ID: 1, Address: netip.MustParseAddrPort("[::ffff:10.1.0.1]:80"), Timeout: second}, time.Hour) // of wellAt
 	d.specifier()
-	all := d.hear(whoever("d/1/deep", wellAt, corev3.HealthStatus_DEGRADED), time.Hour+ms(50), map[Refusal]int{})
+	all := d.hear(whoever("d/1/deep", wellAt, corev3.HealthStatus_DEGRADED), time.Hour+ms(50), new(asides))
 	if len(all) != 1 || all[0].Result != outlier.ProbeOK {
 		t.Errorf("answers %+v, want one that is ok", all)
 	}
@@ -506,7 +508,7 @@ func FuzzWhatAnEnvoySaysOfItsChecks(f *testing.F) {
 		d.specifier()
 		answered := map[merge.OrderID]int{}
 		for i := range 3 {
-			for _, a := range d.hear(m, time.Hour+ms(i), map[Refusal]int{}) {
+			for _, a := range d.hear(m, time.Hour+ms(i), new(asides)) {
 				if answered[a.ID]++; answered[a.ID] > 1 || a.ID < 1 || a.ID > 2 || a.Result == outlier.NotRun {
 					t.Errorf("answer %+v", a)
 				}

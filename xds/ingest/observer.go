@@ -38,6 +38,10 @@ const (
 	mostActive = 1 << 20
 	// mostClusters is of how many clusters the names are remembered.
 	mostClusters = 20_000
+	// mostUnknown is how many clusters that are no services are named to an operator, and
+	// mostName how much of a name.
+	mostUnknown = 10
+	mostName    = 100
 	// quiet is how long an Envoy that has nothing to tell is not heard of.
 	quiet = time.Second
 )
@@ -51,7 +55,8 @@ type observer struct {
 	elapsed   time.Duration // by the Envoy's intervals
 	seq       uint64
 	told      time.Duration // when the last report was made
-	refused   map[Refusal]int
+	refused   asides
+	unknown   []string          // clusters of the newest load report that are no services, the first, sorted
 	logs      *logged           // nil: none
 	clusters  map[string]string // services by the names that the Envoy has for them
 }
@@ -84,7 +89,8 @@ func newObserver(d Directory) *observer {
 // what there is to tell. Nothing of what is left out is evidence of anything; it is
 // counted in refused, which the next call clears.
 func (o *observer) observe(req *lrsv3.LoadStatsRequest, received time.Duration) (r merge.Report, ok bool) {
-	o.refused = map[Refusal]int{}
+	o.refused.clear()
+	o.unknown = o.unknown[:0]
 	covered, good := o.covered(req.GetClusterStats())
 	if !good {
 		for _, s := range o.services {
@@ -140,14 +146,14 @@ func (o *observer) covered(stats []*endpointv3.ClusterStats) (time.Duration, boo
 	for _, c := range stats {
 		d := c.GetLoadReportInterval()
 		if d.CheckValid() != nil || d.AsDuration() < 0 || d.AsDuration() > time.Hour {
-			o.refused[BadInterval]++
+			o.refused.add(BadInterval, 1, "load_report_interval of cluster %.100q is %v: want 0 to 1h", c.GetClusterName(), d.AsDuration())
 			return 0, false
 		}
 		longest = max(longest, d.AsDuration())
 	}
 	if longest == 0 {
 		if len(stats) > 0 {
-			o.refused[BadInterval]++
+			o.refused.add(BadInterval, 1, "load_report_interval is 0 for all of %d clusters", len(stats))
 		}
 		return 0, false
 	}
@@ -172,7 +178,7 @@ func (o *observer) read(stats []*endpointv3.ClusterStats, covered time.Duration)
 		if t == nil {
 			s, ok := o.directory.Service(name)
 			if !ok {
-				o.refused[UnknownCluster]++
+				o.stranger(c.GetClusterName())
 				continue
 			}
 			t = &told{Service: s, samples: map[merge.Key]sample{}, absurd: map[merge.Key]struct{}{}}
@@ -187,7 +193,7 @@ func (o *observer) read(stats []*endpointv3.ClusterStats, covered time.Duration)
 			for _, e := range l.GetUpstreamEndpointStats() {
 				instance, known := t.Instances[address(e.GetAddress())]
 				if !known {
-					o.refused[UnknownEndpoint]++
+					o.refused.add(UnknownEndpoint, 1, "%s is no endpoint of service %q", address(e.GetAddress()), name)
 					continue
 				}
 				k := merge.Key{Service: name, Instance: instance}
@@ -196,12 +202,22 @@ func (o *observer) read(stats []*endpointv3.ClusterStats, covered time.Duration)
 					t.samples[k] = sum
 				} else {
 					t.absurd[k] = struct{}{}
-					o.refused[BadCounts]++
+					o.refused.add(BadCounts, 1, "%s of service %q has counts that cannot be: want at most %d requests in %v", address(e.GetAddress()), name, limit, covered)
 				}
 			}
 		}
 	}
 	return all
+}
+
+// stranger notes a cluster that is no service.
+func (o *observer) stranger(cluster string) {
+	o.refused.add(UnknownCluster, 1, "")
+	cluster = cluster[:min(len(cluster), mostName)]
+	if at, known := slices.BinarySearch(o.unknown, cluster); !known && at < mostUnknown {
+		o.unknown = slices.Insert(o.unknown, at, cluster)
+		o.unknown = o.unknown[:min(len(o.unknown), mostUnknown)]
+	}
 }
 
 func address(a *corev3.Address) netip.AddrPort {
@@ -245,7 +261,7 @@ func (o *observer) take(name string, t *told, records map[merge.Key]kinds, iv in
 		had := f.age(iv.from)
 		// An endpoint of which there is no row has had no requests, and has none.
 		if aside := f.take(t.samples[k], iv, t.turnedAway, records[k]); aside > 0 {
-			o.refused[NotCounted] += int(aside)
+			o.refused.add(NotCounted, int(aside), "a log has failures of %s that no load report counts", k)
 		}
 		d := f.counts.Sub(before[i])
 		s.n, s.k = s.n+uint64(d.N), s.k+uint64(d.K())

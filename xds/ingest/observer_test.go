@@ -159,11 +159,11 @@ func TestWhatMakesNoSenseIsCountedAndLeftOut(t *testing.T) {
 		{"no interval", []*endpointv3.ClusterStats{load("api", 0, good)}, map[Refusal]int{BadInterval: 1}, 0},
 		{"a negative interval", []*endpointv3.ClusterStats{load("api", -second, good)}, map[Refusal]int{BadInterval: 1}, 0},
 		{"a year", []*endpointv3.ClusterStats{load("api", 365*24*time.Hour, good)}, map[Refusal]int{BadInterval: 1}, 0},
-		{"nothing at all", nil, map[Refusal]int{}, 0},
+		{"nothing at all", nil, nil, 0},
 	} {
 		k := newTalk(t, services(3))
 		r := k.say(tc.stats...)
-		if diff := cmp.Diff(tc.want, k.refused); diff != "" {
+		if diff := cmp.Diff(tc.want, k.refused.n); diff != "" {
 			t.Errorf("%s: refused (-want +got):\n%s", tc.name, diff)
 		}
 		if c := cell(r, api1); c.Counts.N != tc.n || c.Counts.K() != 0 {
@@ -179,8 +179,8 @@ func TestManyBoundedRowsDoNotAddUpToAnAbsurdOne(t *testing.T) {
 		rows = append(rows, row(1, sample{ok: mostRequests, issued: mostRequests}))
 	}
 	k.api(rows...)
-	if k.refused[BadCounts] != 9 {
-		t.Errorf("%d rows refused, want all but the first", k.refused[BadCounts])
+	if k.refused.n[BadCounts] != 9 {
+		t.Errorf("%d rows refused, want all but the first", k.refused.n[BadCounts])
 	}
 }
 
@@ -208,8 +208,8 @@ func TestAServiceThatHasGoneIsForgotten(t *testing.T) {
 	k.api(row(1, sample{ok: 5, issued: 5}))
 	delete(d, "api")
 	k.say(load("calls", ms(100)), load("api", ms(100), row(1, sample{failed: 5})))
-	if len(k.services) != 1 || k.refused[UnknownCluster] != 1 {
-		t.Errorf("%d services are remembered, %v refused, want that of calls alone", len(k.services), k.refused)
+	if len(k.services) != 1 || k.refused.n[UnknownCluster] != 1 {
+		t.Errorf("%d services are remembered, %v refused, want that of calls alone", len(k.services), k.refused.n)
 	}
 }
 

@@ -13,6 +13,7 @@ import (
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 
+	"github.com/overhear-mesh/overhear/internal/refrain"
 	"github.com/overhear-mesh/overhear/xds/report"
 )
 
@@ -23,9 +24,14 @@ const nodeWithin = 10 * time.Second
 type streams struct {
 	now     func() time.Duration
 	log     *slog.Logger
+	faults  *refrain.Log
 	metrics metrics
 	running sync.WaitGroup
 	seats   *report.Seats
+}
+
+func newStreams(perPrincipal int, now func() time.Duration, log *slog.Logger) streams {
+	return streams{now: now, log: log, faults: refrain.New(log), seats: report.NewSeats(perPrincipal)}
 }
 
 // Wait returns when every stream has told the sink that it has left. Stop the gRPC
@@ -50,6 +56,14 @@ func (g *streams) run(stream context.Context, receive func(ctx context.Context, 
 	err := context.Cause(ctx)
 	if errors.Is(err, context.Canceled) || errors.Is(err, io.EOF) {
 		return nil // the peer is done
+	}
+	switch code := status.Code(err); code {
+	case codes.Canceled, codes.Unavailable: // its connection is gone
+	case codes.Aborted: // another stream has its place
+	default:
+		who, _ := report.Identify(stream)
+		g.faults.Write(stream, slog.LevelWarn, who+" "+code.String(), "an envoy's stream was ended",
+			slog.String("principal", who), slog.String("code", code.String()), slog.String("error", status.Convert(err).Message()))
 	}
 	return err
 }
