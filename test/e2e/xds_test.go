@@ -335,10 +335,8 @@ dynamic_resources:
   lds_config: { ads: {}, resource_api_version: V3 }`, apiType), "[]", "")
 }
 
-// endpointsOnly is the bootstrap of one that takes only the endpoints of its cluster
-// from there.
-func endpointsOnly(f *feed, apiType string) string {
-	return bootstrap(f.address, "", `
+// ownListener is a listener of the Envoy's own, for its cluster own-name.
+const ownListener = `
   - name: api
     address: { socket_address: { address: 127.0.0.1, port_value: 0 } }
     filter_chains:
@@ -348,15 +346,23 @@ func endpointsOnly(f *feed, apiType string) string {
           "@type": type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager
           stat_prefix: api
           route_config:
+            validate_clusters: false
             virtual_hosts: [ { name: all, domains: ["*"], routes: [ { match: { prefix: "/" }, route: { cluster: own-name } } ] } ]
-          http_filters: [ { name: envoy.filters.http.router, typed_config: { "@type": type.googleapis.com/envoy.extensions.filters.http.router.v3.Router } } ]`,
-		fmt.Sprintf(`
+          http_filters: [ { name: envoy.filters.http.router, typed_config: { "@type": type.googleapis.com/envoy.extensions.filters.http.router.v3.Router } } ]`
+
+// ownStream is the source of endpoints that come from the feed on a stream of their own.
+func ownStream(apiType string) string {
+	return fmt.Sprintf(`{ resource_api_version: V3, api_config_source: { api_type: %s, transport_api_version: V3, grpc_services: [ { envoy_grpc: { cluster_name: xds } } ] } }`, apiType)
+}
+
+// endpointsOnly is the bootstrap of one that takes only the endpoints of its cluster
+// from there.
+func endpointsOnly(f *feed, apiType string) string {
+	return bootstrap(f.address, "", ownListener, fmt.Sprintf(`
   - name: own-name
     type: EDS
     connect_timeout: 1s
-    eds_cluster_config:
-      service_name: api
-      eds_config: { resource_api_version: V3, api_config_source: { api_type: %s, transport_api_version: V3, grpc_services: [ { envoy_grpc: { cluster_name: xds } } ] } }`, apiType))
+    eds_cluster_config: { service_name: api, eds_config: %s }`, ownStream(apiType)))
 }
 
 func TestAnEnvoyThatGetsEverythingFromUsFollowsVerdicts(t *testing.T) {

@@ -56,6 +56,10 @@
 //     acknowledged before that. So the endpoints of the clusters in a response are
 //     sent again right behind it, on the same stream; on a stream of their own, where
 //     they could overtake, when the response is acknowledged.
+//   - An Envoy that has its clusters from another control plane asks again, in state of
+//     the world, for the endpoints of one that changed: by a request with the names of
+//     before which answers no response. It is sent all that it names. One with other names
+//     as well cannot be told from a mere change of names, and is sent what is new.
 //   - State of the world: clusters and listeners are always sent whole, because what
 //     is missing is deleted; endpoints and routes only as far as they changed.
 //   - Delta: a name that does not exist is answered with removed_resources, and a

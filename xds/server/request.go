@@ -7,6 +7,8 @@ import (
 
 	discoveryv3 "github.com/envoyproxy/go-control-plane/envoy/service/discovery/v3"
 	"google.golang.org/grpc/codes"
+
+	"github.com/overhear-mesh/overhear/xds/resource"
 )
 
 // wildcard among the names of a request asks for everything.
@@ -25,12 +27,18 @@ func (s *Server) worldAsked(st *stream, r *discoveryv3.DiscoveryRequest) error {
 }
 
 func (s *Server) worldAskedLocked(st *stream, said request, asked uint64, r *discoveryv3.DiscoveryRequest) (*batch, error) {
+	again := st.asksAgain(said)
 	sub, first, refused, err := s.begin(st, said)
 	if sub == nil {
 		return refused, err
 	}
+	if again = again && sub.wants(r.GetResourceNames()); again {
+		sub.sendAgain()
+	}
 	if sub.nonce != "" && said.nonce != sub.nonce {
-		s.ignored[StaleNonce]++
+		if !again {
+			s.ignored[StaleNonce]++
+		}
 		return refused, nil // overtaken: the client has more to say when it has the last response
 	}
 	if first || asked != sub.asked {
@@ -51,6 +59,17 @@ func (s *Server) worldAskedLocked(st *stream, said request, asked uint64, r *dis
 	sub.armed = true
 	s.flush(st)
 	return refused, nil
+}
+
+// asksAgain says that a request of state of the world answers nothing: the client has answered
+// that response before. If it names what it named before, it is an Envoy that has its clusters
+// from another control plane, and was told of one that changed. That one gets a subscription
+// of its own beside the old cluster's, and waits for endpoints that come after it. Of clusters
+// from here it is known which changed (see [stream.repeat]).
+func (st *stream) asksAgain(r request) bool {
+	sub := st.subs[endpoints]
+	return sub != nil && r.url == typeURLs[endpoints] && r.refusal == nil && r.nonce != "" && r.nonce == sub.heard &&
+		st.view.Kind == resource.Envoy && !st.hasClusters()
 }
 
 // digests are told apart by a seed that no client knows.
@@ -91,6 +110,30 @@ func (s *subscription) subscribe(all []string) {
 			if !wanted.has(t.id) {
 				s.unname(t)
 			}
+		}
+	}
+}
+
+// wants says whether these are the names that the client subscribes to already, in any order.
+func (s *subscription) wants(all []string) bool {
+	return len(all) == s.byName.len() && !slices.ContainsFunc(all, func(name string) bool {
+		t := s.table.topics[name]
+		return t == nil || !s.byName.has(t.id)
+	})
+}
+
+// sendAgain marks all that the client names to be sent again, but what is on its way: the client
+// asked before it had read that.
+func (s *subscription) sendAgain() {
+	coming := map[*topic]bool{}
+	for _, b := range s.inFlight {
+		for _, i := range b.items {
+			coming[i.topic] = true
+		}
+	}
+	for id := range s.byName.all() {
+		if t := s.table.topicIDs.all[id]; !coming[t] {
+			s.mark(t, true)
 		}
 	}
 }

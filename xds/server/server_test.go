@@ -2,6 +2,7 @@ package server_test
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -408,6 +409,88 @@ func TestAnEnvoyHearsTheEndpointsOfAChangedClusterAgain(t *testing.T) {
 		c.ack(changed)
 		c.quiet("they came after the cluster already")
 	})
+}
+
+// An Envoy whose clusters come from another control plane subscribes anew to the endpoints
+// of one that changes, beside the old cluster that has them: it names what it named before,
+// and answers nothing.
+func TestAnEnvoyThatAsksAgainIsSentEndpointsAgain(t *testing.T) {
+	bubble(t, func(t *testing.T, h *harness) {
+		h.apply(assignment("a", 1), assignment("b", 1))
+		h.Ready()
+		c := h.open(node("n", envoyView), false)
+		c.subscribe(eds, "a", "b", "nobody's")
+		held := c.want("endpoints[a b]")
+		c.quiet("an ACK asks for nothing")
+		c.ack(held)
+		again := c.next()
+		if got := again.names(); got != "endpoints[a b]" || again.version != held.version {
+			t.Errorf("got %s at version %s, want endpoints[a b] at %s", got, again.version, held.version)
+		}
+		for range 1000 {
+			c.ack(held)
+		}
+		c.quiet("what it asks for is on its way")
+		c.ack(again)
+		c.quiet("the ACK of what was sent again asks for nothing")
+		slices.Reverse(c.names[eds]) // Envoy names first what it wanted last
+		c.ack(again)
+		c.want("endpoints[a b]")
+		c.quiet("once")
+	})
+}
+
+func TestWhatAnEnvoyAsksForAgainComesAfterAResponseWithoutIt(t *testing.T) {
+	bubble(t, func(t *testing.T, h *harness) {
+		h.apply(assignment("a", 1), assignment("b", 1), assignment("c", 1))
+		h.Ready()
+		c := h.open(node("n", envoyView), false)
+		c.subscribe(eds, "a", "b", "c")
+		held := c.want("endpoints[a b c]")
+		h.apply(assignment("b", 2)) // crosses the request
+		c.ack(held)
+		c.want("endpoints[b]")
+		c.want("endpoints[a c]")
+		c.quiet("once")
+	})
+}
+
+func TestNobodyElseIsSentEndpointsAgain(t *testing.T) {
+	for name, test := range map[string]struct {
+		view   resource.View
+		before func(c *stream)
+		again  func(c *stream, held answer)
+	}{
+		"gRPC warms nothing":                     {view: grpcView},
+		"clusters of ours bring their endpoints": {view: envoyView, before: func(c *stream) { c.subscribe(cds); c.want("clusters[a]") }},
+		"a refusal, twice":                       {view: envoyView, again: func(c *stream, held answer) { c.nack(held, "no") }},
+		"names that are not those of before": {view: envoyView, again: func(c *stream, held answer) {
+			c.names[eds] = []string{"a", "nobody's"}
+			c.ack(held)
+		}},
+		"a nonce of another life": {view: envoyView, again: func(c *stream, held answer) {
+			held.nonce = "of another life"
+			c.ack(held)
+		}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			bubble(t, func(t *testing.T, h *harness) {
+				h.apply(in(test.view, cluster("a", 1)), in(test.view, assignment("a", 1)), in(test.view, assignment("b", 1)))
+				h.Ready()
+				c := h.open(node("n", test.view), false)
+				if test.before != nil {
+					test.before(c)
+				}
+				c.subscribe(eds, "a", "b")
+				held := c.want("endpoints[a b]")
+				if test.again == nil {
+					test.again = (*stream).ack
+				}
+				test.again(c, held)
+				c.quiet("it asks for nothing that it was not sent")
+			})
+		})
+	}
 }
 
 func TestAnEnvoyThatReconnectsToChangedClustersHearsTheirEndpoints(t *testing.T) {

@@ -41,6 +41,7 @@ type subscription struct {
 	sum      uint64   // of what was sent; see encoded.sum
 
 	nonce    string // of the last response
+	heard    string // nonce of the last response that the client answered; it matters in state of the world
 	acked    string // version of the last response that the client accepted
 	version  string // of the last response
 	nacks    uint64
@@ -325,6 +326,7 @@ func (s *subscription) answered(nonce string, why string, now time.Time) *batch 
 	if at < 0 {
 		return nil
 	}
+	s.heard = nonce
 	b := s.inFlight[at]
 	for _, earlier := range s.inFlight[:at] {
 		maps.Copy(b.announced, earlier.announced)
