@@ -23,6 +23,8 @@
 //	ramp        HEALTHY + where it began      HEALTHY, weight rises  HEALTHY, weight rises
 //	draining    DRAINING                      DRAINING               DRAINING
 //
+// Real ones of each are taken through the rows in test/e2e.
+//
 // What is suspended or on probation is HEALTHY for Envoys and gRPC clients, with a small
 // weight, while they are among those who try it (Endpoint.Trial in package resource). The weight of an
 // endpoint means nothing to gRPC's round_robin, that of a locality does: an endpoint that

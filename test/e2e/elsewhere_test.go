@@ -6,7 +6,6 @@ import (
 	"path/filepath"
 	"testing"
 
-	"github.com/overhear-mesh/overhear/outlier"
 	"github.com/overhear-mesh/overhear/test/envoy"
 	"github.com/overhear-mesh/overhear/xds/resource"
 )
@@ -77,7 +76,7 @@ dynamic_resources:
 				requests.leaves(backends[0])
 			}
 			requests.reaches(backends[1:]...)
-			f.publish(backends, in, outlier.Verdict{State: outlier.Ejected, Rule: outlier.RuleFast, Epoch: 2})
+			f.publish(backends, in, ejected)
 			requests.leaves(backends[1])
 			requests.reaches(backends[0], backends[2], backends[3])
 			eventually(t, "nothing more is sent to who asks no more", func() bool {

@@ -9,8 +9,11 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 
 	"github.com/overhear-mesh/overhear/test/fakeupstream"
+	"github.com/overhear-mesh/overhear/xds/resource"
+	"github.com/overhear-mesh/overhear/xds/server"
 )
 
 // to is a sidecar's file that leads to one application.
@@ -243,4 +246,23 @@ clusters:
 	}
 	contain(t, "the caller's metrics", caller.admin("/metrics"),
 		fmt.Sprintf(`overhear_endpoint_attempts_total{cluster="lying",endpoint="%s",outcome="server"} 1`, inbound.address("lying")))
+}
+
+// The same feed as Envoys and gRPC clients are told by.
+func TestASidecarFollowsVerdicts(t *testing.T) {
+	f, backends := newFeed(t), httpBackends(t, 4)
+	c := resource.Cluster{Name: "api", Policy: resource.DefaultPolicy()}
+	c.Policy.Outlier.Ramp = time.Hour // the sidecar's clock goes on
+	if err := f.Apply(server.Change{
+		View: resource.View{Kind: resource.Overhear}, TypeURL: resource.TypeCluster, Name: c.Name, Message: resource.EncodeCluster(c, resource.Overhear),
+	}); err != nil {
+		t.Fatal(err)
+	}
+	f.publish(backends)
+	f.Ready()
+	p := sidecar(t, fmt.Sprintf(`
+node: {id: caller-1, zone: z}
+control_plane: {addresses: ["%s"]}
+outbound: [{name: web, address: "127.0.0.1:0", cluster: api}]`, f.address)).ready()
+	verdicts(f, through(t, p.address("web")), backends)
 }

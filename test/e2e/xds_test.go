@@ -46,6 +46,7 @@ type feed struct {
 	*server.Server
 	t       *testing.T
 	address string
+	epoch   uint64 // of the last verdict
 }
 
 func newFeed(t *testing.T) *feed {
@@ -69,12 +70,16 @@ func listen(t *testing.T) net.Listener {
 	return ln
 }
 
-// publish tells all foreign clients what is believed of the endpoints of "api", and
-// waits until the client has taken it.
+// publish tells all clients what is believed of the endpoints of "api", and waits until
+// the client has taken it.
 func (f *feed) publish(backends []*backend, beliefs ...outlier.Verdict) {
 	f.t.Helper()
 	all := known(backends)
 	for i, v := range beliefs {
+		if v != in {
+			f.epoch++
+			v.Epoch = f.epoch
+		}
 		all.Endpoints[i].Verdict = v
 	}
 	f.tell(all)
@@ -109,7 +114,7 @@ func known(backends []*backend) resource.Endpoints {
 func (f *feed) tell(all resource.Endpoints) {
 	f.t.Helper()
 	acks := f.Stats().ACKs[resource.TypeEndpoints]
-	for _, k := range []resource.Kind{resource.Envoy, resource.GRPC} {
+	for _, k := range []resource.Kind{resource.Envoy, resource.GRPC, resource.Overhear} {
 		if err := f.SetEndpoints(resource.View{Kind: k}, "api", resource.EncodeEndpoints(all, k)); err != nil {
 			f.t.Fatal(err)
 		}
@@ -192,12 +197,13 @@ func (r traffic) reaches(backends ...*backend) {
 
 var (
 	in        = outlier.Verdict{}
-	ejected   = outlier.Verdict{State: outlier.Ejected, Rule: outlier.RuleFast, Epoch: 1}
-	dead      = outlier.Verdict{State: outlier.Ejected, Rule: outlier.RuleHard, Epoch: 1}
-	suspended = outlier.Verdict{State: outlier.Suspended, Rule: outlier.RuleStalled, Epoch: 2}
-	probation = outlier.Verdict{State: outlier.Probation, Epoch: 3}
-	draining  = outlier.Verdict{State: outlier.Draining, Epoch: 4}
-	ramp      = outlier.Verdict{State: outlier.Ramp, Epoch: 4, RampFrom: 0.1}
+	ejected   = outlier.Verdict{State: outlier.Ejected, Rule: outlier.RuleFast}
+	dead      = outlier.Verdict{State: outlier.Ejected, Rule: outlier.RuleHard}
+	suspended = outlier.Verdict{State: outlier.Suspended, Rule: outlier.RuleStalled}
+	probed    = outlier.Verdict{State: outlier.Probing, Rule: outlier.RuleFast}
+	probation = outlier.Verdict{State: outlier.Probation}
+	draining  = outlier.Verdict{State: outlier.Draining}
+	ramp      = outlier.Verdict{State: outlier.Ramp, RampFrom: 0.1}
 )
 
 // verdicts takes a client through what can be believed of an endpoint.
@@ -212,22 +218,20 @@ func verdicts(f *feed, r traffic, backends []*backend) {
 	f.publish(backends, ejected, suspended)
 	r.leaves(backends[:2]...)
 
-	f.publish(backends, probation, in)
+	f.publish(backends, probed)
 	r.leaves(backends[0])
 	r.reaches(backends[1:]...)
 
-	f.publish(backends, in, draining)
+	f.publish(backends, in, probation)
 	r.leaves(backends[1])
 	r.reaches(backends[0], backends[2], backends[3])
 
+	f.publish(backends, draining)
+	r.leaves(backends[0])
+	r.reaches(backends[1:]...)
+
 	f.publish(backends, ramp)
 	r.reaches(backends...)
-	r.gets(backends[0], 0.003, 0.12) // 0.1 of 3.1
-
-	f.lend(backends, probation, 0.2)
-	r.reaches(backends...)
-	r.gets(backends[0], 0.003, 0.15) // 0.2 of 3.2
-	f.lend(backends, suspended, 0.1)
 	r.gets(backends[0], 0.003, 0.12) // 0.1 of 3.1
 
 	// Nobody is left: the least bad is better than no answer.
@@ -240,6 +244,19 @@ func verdicts(f *feed, r traffic, backends []*backend) {
 	if st := f.Stats(); st.NACKs[resource.TypeEndpoints]+st.NACKs[resource.TypeCluster]+st.NACKs[resource.TypeListener]+st.NACKs[resource.TypeRoute] != 0 {
 		f.t.Errorf("the client refused something: %v", st.NACKs)
 	}
+}
+
+// trials takes a foreign client through what it is told of an endpoint that it tries. A
+// sidecar is told so over its report stream.
+func trials(f *feed, r traffic, backends []*backend) {
+	f.t.Helper()
+	f.lend(backends, probation, 0.2)
+	r.reaches(backends...)
+	r.gets(backends[0], 0.003, 0.15) // 0.2 of 3.2
+	f.lend(backends, suspended, 0.1)
+	r.gets(backends[0], 0.003, 0.12) // 0.1 of 3.1
+	f.publish(backends)
+	r.reaches(backends...)
 }
 
 // Envoy.
@@ -278,6 +295,12 @@ func throughEnvoy(t *testing.T, p *envoy.Process, listener string) traffic {
 		}
 		return err == nil
 	})
+	return through(t, address)
+}
+
+// through makes HTTP requests to a proxy.
+func through(t *testing.T, address string) traffic {
+	t.Helper()
 	transport := &http.Transport{}
 	t.Cleanup(transport.CloseIdleConnections)
 	c := &http.Client{Transport: transport}
@@ -380,6 +403,7 @@ func TestAnEnvoyThatGetsEverythingFromUsFollowsVerdicts(t *testing.T) {
 			p := envoy.Start(t, everything(f, apiType))
 			requests := throughEnvoy(t, p, "api")
 			verdicts(f, requests, backends)
+			trials(f, requests, backends)
 
 			// A cluster that changes stays warming until it hears its endpoints again,
 			// also when they are the same.
@@ -435,7 +459,9 @@ func TestAnEnvoyThatGetsOnlyEndpointsFromUsFollowsVerdicts(t *testing.T) {
 			f.publish(backends)
 			f.Ready()
 			p := envoy.Start(t, endpointsOnly(f, apiType))
-			verdicts(f, throughEnvoy(t, p, "api"), backends)
+			requests := throughEnvoy(t, p, "api")
+			verdicts(f, requests, backends)
+			trials(f, requests, backends)
 		})
 	}
 }
@@ -485,10 +511,12 @@ func TestAGRPCClientFollowsVerdicts(t *testing.T) {
 	}
 	t.Cleanup(func() { cc.Close() })
 	c := healthpb.NewHealthClient(cc)
-	verdicts(f, traffic{t: t, request: func(ctx context.Context) error {
+	calls := traffic{t: t, request: func(ctx context.Context) error {
 		_, err := c.Check(ctx, &healthpb.HealthCheckRequest{})
 		return err
-	}}, backends)
+	}}
+	verdicts(f, calls, backends)
+	trials(f, calls, backends)
 	if got := f.Clients(); len(got) != 1 || got[0].Kind != "grpc" || got[0].Zone != "z" {
 		t.Errorf("clients %+v: want one of gRPC in zone z", got)
 	}
