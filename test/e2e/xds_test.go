@@ -279,7 +279,12 @@ func httpBackends(t *testing.T, n int) []*backend {
 // throughEnvoy makes HTTP requests through one of Envoy's listeners.
 func throughEnvoy(t *testing.T, p *envoy.Process, listener string) traffic {
 	t.Helper()
-	var address string
+	return through(t, entry(t, p, listener))
+}
+
+// entry is where one of Envoy's listeners accepts.
+func entry(t *testing.T, p *envoy.Process, listener string) (address string) {
+	t.Helper()
 	eventually(t, "Envoy listens", func() bool {
 		// It names a listener a moment before its worker accepts.
 		var err error
@@ -295,7 +300,7 @@ func throughEnvoy(t *testing.T, p *envoy.Process, listener string) traffic {
 		}
 		return err == nil
 	})
-	return through(t, address)
+	return address
 }
 
 // through makes HTTP requests to a proxy.
