@@ -55,14 +55,15 @@ func (r *report) bars() *drawing {
 	return d.done("Excess failed requests: median (least–most), logarithmic", r.small())
 }
 
-// timelines draws when requests failed in the first crash of each product.
+// timelines draws when requests failed in the first crash of each product, of the first size
+// of a fleet.
 func (r *report) timelines() *drawing {
 	const height = 34
 	d := &drawing{y: 50}
 	for _, p := range r.options.products {
 		for _, o := range r.Outcomes {
-			if o.Scenario != "crash" || o.Product != p.name || o.Discarded != "" {
-				continue
+			if o.Scenario != "crash" || o.Product != p.name || o.Discarded != "" || o.Setting.Proxies != r.options.proxies[0] || o.Setting.Retries != r.options.retries[0] {
+				continue // another fleet is another picture
 			}
 			d.text(chartLabel-6, d.y+height-4, "end", o.Product)
 			most := 1

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"io"
 	"math"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -76,6 +77,24 @@ func TestThePicturesAreWellFormed(t *testing.T) {
 				t.Errorf("%s: no %s", name, p)
 			}
 		}
+	}
+}
+
+func TestOneCrashIsDrawnOfFleetsOfOneSize(t *testing.T) {
+	r := told(1)
+	for i, o := range r.Outcomes {
+		if o.Setting.Proxies == 16 {
+			r.Outcomes[i].Timeline = []int{0, 7777, 0}
+		}
+	}
+	// The first in the list may be of either size.
+	slices.SortStableFunc(r.Outcomes, func(a, b outcome) int { return b.Setting.Proxies - a.Setting.Proxies })
+	var b bytes.Buffer
+	if err := r.timelines().svg(&b); err != nil {
+		t.Fatal(err)
+	}
+	if strings.Contains(b.String(), "7777") || !strings.Contains(b.String(), ">240<") {
+		t.Errorf("the crash of another fleet is drawn: %s", b.String())
 	}
 }
 
