@@ -86,7 +86,8 @@ func measure(tr *trace, s scenario, t setting) figures {
 	f.Said, f.SaidFleet = tr.said.Proxies, tr.said.Fleet
 	f.Pings = number(float64(tr.pings) / float64(t.Endpoints) / t.Fault.Seconds())
 	f.Requests = number(judged)
-	if judged > 0 {
+	f.CPU = number(math.NaN()) // callers without a proxy are within this process
+	if judged > 0 && tr.cpu > 0 {
 		f.CPU = number(float64(tr.cpu.Microseconds()) / float64(judged))
 	}
 	var late []time.Duration

@@ -97,6 +97,9 @@ func TestABrokenLinkIsForItsCallerAloneToLeave(t *testing.T) {
 	if f.T95 < .9 || f.T95 > 1.1 {
 		t.Errorf("T95 is %g, want 1", float64(f.T95))
 	}
+	if !math.IsNaN(float64(f.CPU)) {
+		t.Errorf("no proxy used %g µs a request", float64(f.CPU))
+	}
 	if f.Alone != 3 {
 		t.Errorf("%g left an endpoint that was well to them, want 3", float64(f.Alone))
 	}
