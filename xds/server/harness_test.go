@@ -312,6 +312,12 @@ func (c *stream) unsubscribe(url string, name string) {
 	c.sendSotw(&discoveryv3.DiscoveryRequest{TypeUrl: url, ResourceNames: c.names[url], VersionInfo: c.version[url], ResponseNonce: c.version[url+"nonce"]})
 }
 
+// askAgain asks in state of the world for the names of before, and answers nothing.
+func (c *stream) askAgain(url string) {
+	c.t.Helper()
+	c.sendSotw(&discoveryv3.DiscoveryRequest{TypeUrl: url, ResourceNames: c.names[url], VersionInfo: c.version[url], ResponseNonce: c.version[url+"nonce"]})
+}
+
 func (c *stream) ack(a answer) {
 	c.t.Helper()
 	c.version[a.url], c.version[a.url+"nonce"] = a.version, a.nonce

@@ -27,6 +27,11 @@ type robot struct {
 	mu    sync.Mutex // guards the rest, and sending
 	wants map[string]bool
 	holds map[string]map[string]*anypb.Any // by type, by name
+
+	// elsewhere: it has its clusters from another control plane. Those that were made anew
+	// wait for endpoints.
+	elsewhere bool
+	waits     map[string]bool
 }
 
 // run takes what comes until the test ends.
@@ -57,12 +62,20 @@ func (r *robot) take(a answer) {
 	for _, name := range a.removed {
 		delete(held, name)
 	}
+	for name := range a.resources {
+		delete(r.waits, name)
+	}
 }
 
-// change subscribes to the name, or ends that.
+// change subscribes to the name, or ends that, or asks for it once more.
 func (r *robot) change(name string) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	if r.elsewhere {
+		r.waits[name] = true
+		r.c.askAgain(eds)
+		return
+	}
 	if !r.wants[name] {
 		r.wants[name] = true
 		r.c.subscribe(eds, name)
@@ -89,14 +102,21 @@ func TestInTheEndEverybodyHoldsWhatThereIs(t *testing.T) {
 				h.Ready()
 				var robots []*robot
 				var running sync.WaitGroup
-				for i := range 12 {
+				for i := range 15 {
 					v := resource.View{Kind: resource.Envoy, Zone: zones[i%len(zones)]}
 					r := &robot{
-						c: h.open(node(fmt.Sprint("n", i), v), i%2 == 0), zone: v.Zone, rng: rand.New(rand.NewPCG(seed, uint64(i))),
-						wants: map[string]bool{}, holds: map[string]map[string]*anypb.Any{},
+						c: h.open(node(fmt.Sprint("n", i), v), i%2 == 0 && i < 12), zone: v.Zone, rng: rand.New(rand.NewPCG(seed, uint64(i))),
+						wants: map[string]bool{}, holds: map[string]map[string]*anypb.Any{}, elsewhere: i >= 12, waits: map[string]bool{},
 					}
 					r.c.free = true
-					r.c.subscribe(cds)
+					if r.elsewhere {
+						r.c.subscribe(eds, names...)
+						for _, name := range names {
+							r.wants[name] = true
+						}
+					} else {
+						r.c.subscribe(cds)
+					}
 					running.Go(r.run)
 					robots = append(robots, r)
 				}
@@ -146,8 +166,9 @@ func TestInTheEndEverybodyHoldsWhatThereIs(t *testing.T) {
 						case r.wants[name] && !r.c.delta:
 							// State of the world cannot say that it is gone.
 							delete(r.holds[eds], name)
+							delete(r.waits, name)
 						}
-						if c := truth[envoyView][cds+name]; c.Message != nil {
+						if c := truth[envoyView][cds+name]; c.Message != nil && !r.elsewhere {
 							want["cluster "+name] = packed(t, c)
 						}
 					}
@@ -162,6 +183,9 @@ func TestInTheEndEverybodyHoldsWhatThereIs(t *testing.T) {
 					}
 					if !maps.Equal(want, got) {
 						t.Errorf("robot %d (delta %t, zone %q) holds %q, want %q", i, r.c.delta, r.zone, slices.Sorted(maps.Keys(got)), slices.Sorted(maps.Keys(want)))
+					}
+					if len(r.waits) > 0 {
+						t.Errorf("robot %d waits for %q, want nothing", i, slices.Sorted(maps.Keys(r.waits)))
 					}
 				}
 				for _, r := range robots {
