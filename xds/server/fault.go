@@ -65,7 +65,7 @@ func (s *Server) ended(st *stream, err error) {
 	s.mu.Lock()
 	s.refused[fault]++
 	s.mu.Unlock()
-	st.warn(s, fault, "", "a client's stream was ended",
+	s.warn(st, string(fault), "a client's stream was ended", slog.String("reason", string(fault)),
 		slog.String("code", status.Code(err).String()), slog.String("error", status.Convert(err).Message()))
 }
 
@@ -73,24 +73,25 @@ func (s *Server) ended(st *stream, err error) {
 // on the stream. Not called under s.mu.
 func (s *Server) tell(st *stream, b *batch, r request) {
 	if b != nil {
-		s.log.Warn("a client refused resources", "node", st.node, "kind", st.view.Kind.String(),
-			"type", r.url, "version", b.version, "reason", refusalOf(r.refusal))
+		why := refusalOf(r.refusal)
+		s.warn(st, r.url+" "+why, "a client refused resources", slog.String("type", r.url), slog.String("version", b.version), slog.String("reason", why))
 	}
 	switch st.news {
 	case TypeNotServed:
-		st.warn(s, st.news, r.url, "a client asks for a type that is not served", slog.String("type", r.url))
+		s.warn(st, r.url, "a client asks for a type that is not served", slog.String("type", r.url))
 	case NodeChanged:
 		id := r.node.GetId()
-		st.warn(s, st.news, "", "a client changed its node in mid-stream, and the first one counts", slog.String("changed_to", id[:min(len(id), maxName)]))
+		s.warn(st, string(NodeChanged), "a client changed its node in mid-stream, and the first one counts", slog.String("changed_to", id[:min(len(id), maxName)]))
 	}
 	st.news = ""
 }
 
-// warn logs a fault. Lines about one address are written once in a while.
-func (st *stream) warn(s *Server, f Fault, about, text string, more ...slog.Attr) {
-	attrs := []slog.Attr{slog.String("reason", string(f)), slog.String("peer", st.peer)}
+// warn logs what a client did wrong. Lines about one thing that clients of one address do
+// are written once in a while.
+func (s *Server) warn(st *stream, about, text string, more ...slog.Attr) {
+	attrs := []slog.Attr{slog.String("peer", st.peer)}
 	if st.node != "" {
 		attrs = append(attrs, slog.String("node", st.node), slog.String("kind", st.view.Kind.String()))
 	}
-	s.faults.Write(context.Background(), slog.LevelWarn, cmp.Or(st.address, st.node)+" "+string(f)+" "+about, text, append(attrs, more...)...)
+	s.faults.Write(context.Background(), slog.LevelWarn, cmp.Or(st.address, st.node)+" "+about, text, append(attrs, more...)...)
 }

@@ -131,6 +131,26 @@ func TestAClientThatComesBackInALoopDoesNotFillTheLog(t *testing.T) {
 	})
 }
 
+func TestAClientThatComesBackAndRefusesTheSameDoesNotFillTheLog(t *testing.T) {
+	both(t, func(t *testing.T, h *harness, delta bool) {
+		h.apply(assignment("a", 1))
+		h.Ready()
+		for range 50 {
+			c := h.open(node("n", envoyView), delta)
+			c.subscribe(eds, "a")
+			c.nack(c.next(), "is silly")
+			c.close()
+		}
+		h.wantLine("level=WARN", "a client refused resources", "node=n", "kind=envoy", "type="+eds, "version=", `reason="is silly"`)
+		c := h.open(node("n", envoyView), delta)
+		c.subscribe(eds, "a")
+		c.nack(c.next(), "another reason")
+		if got := h.log.String(); strings.Count(got, "\n") != 2 || !strings.Contains(got, "another reason") {
+			t.Errorf("got %q, want a line for each reason", got)
+		}
+	})
+}
+
 func TestWhatIsIgnoredOfAClientIsCounted(t *testing.T) {
 	other := resource.View{Kind: resource.Envoy, Zone: "elsewhere"}
 	both(t, func(t *testing.T, h *harness, delta bool) {

@@ -47,7 +47,6 @@ func (c Config) Validate() error {
 // methods may be called from any goroutine.
 type Server struct {
 	cfg    Config
-	log    *slog.Logger
 	faults *refrain.Log
 
 	mu      sync.Mutex // guards everything below, and all streams and topics
@@ -68,7 +67,7 @@ type Server struct {
 // New returns a server that answers nothing until Ready was called.
 func New(cfg Config, log *slog.Logger) *Server {
 	s := &Server{
-		cfg: cfg, log: log, faults: refrain.New(log),
+		cfg: cfg, faults: refrain.New(log),
 		tables:  map[resource.Kind]*[numTypes]table{},
 		streams: map[*stream]struct{}{},
 		byNode:  map[string]map[*stream]struct{}{},
