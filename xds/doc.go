@@ -44,6 +44,26 @@
 //
 // An endpoint that is slow for all callers gets a part of its weight. Sidecars are told
 // so over their report streams, an Envoy by the weight in its assignment, which
-// LEAST_REQUEST and ROUND_ROBIN follow. gRPC's round_robin takes no weights of
+// LEAST_REQUEST and ROUND_ROBIN follow. One that hashes is not told, unless the mesh file
+// asks for it: each change moves keys. gRPC's round_robin takes no weights of
 // endpoints, so that there is nothing to tell it.
+//
+// # A balancer, told to three kinds of clients
+//
+// The mesh file's balancer of a service, in the terms of each:
+//
+//	balancer       sidecar        Envoy          gRPC
+//	p2c (default)  p2c            LEAST_REQUEST  ROUND_ROBIN
+//	least_request  least_request  LEAST_REQUEST  least request, or ROUND_ROBIN
+//	round_robin    round_robin    ROUND_ROBIN    ROUND_ROBIN
+//	random         random         ROUND_ROBIN    ROUND_ROBIN
+//	ring_hash      ring_hash      RING_HASH      ROUND_ROBIN
+//	maglev         maglev         MAGLEV         ROUND_ROBIN
+//
+// An Envoy's RANDOM heeds no weights, by which endpoints are tried and rise. A gRPC client
+// is offered least request as a list (gRFC A52), for only some know it and an lb_policy
+// that it does not know refuses the whole cluster. Hashing goes by the key that a route
+// names: those of sidecars' files and of Envoys' own can, those that this control plane
+// gives name none, so that an Envoy with these hashes by chance and gRPC, which has no
+// others, goes round. A sidecar from before there was a choice goes on with p2c.
 package xds

@@ -18,6 +18,7 @@ import (
 	"google.golang.org/grpc"
 
 	"github.com/overhear-mesh/overhear/outlier"
+	"github.com/overhear-mesh/overhear/proxy/balancer"
 	"github.com/overhear-mesh/overhear/proxy/clock"
 	"github.com/overhear-mesh/overhear/proxy/cluster"
 	"github.com/overhear-mesh/overhear/xds/client"
@@ -215,8 +216,12 @@ func TestEndpointsThatComeBeforeTheirClusterChangesStay(t *testing.T) {
 
 		changed := api("api")
 		changed.ConnectTimeout = 3 * time.Second
+		changed.Policy.Balancer.Policy = resource.RoundRobin
 		h.clusters([]resource.Cluster{changed})
 		wantAddresses(t, c, "10.0.0.1:80")
+		if got, want := c.Config().Balancer.Policy, balancer.RoundRobin; got != want {
+			t.Errorf("balancer %v, want %v", got, want)
+		}
 		if c.Pick(0, nil) != e || c.Config().ConnectTimeout != 3*time.Second {
 			t.Errorf("same endpoint %v, connect timeout %v; want true, 3s", c.Pick(0, nil) == e, c.Config().ConnectTimeout)
 		}

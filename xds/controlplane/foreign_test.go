@@ -122,7 +122,10 @@ func (r *real) obeys(name string, counts []*atomic.Int64, request func() error) 
 }
 
 func TestARealEnvoyLeavesAnEjectedEndpoint(t *testing.T) {
-	for _, protocol := range []string{"GRPC", "DELTA_GRPC"} {
+	for protocol, balancer := range map[string]registry.Balancer{
+		"GRPC":       {Policy: registry.P2C},
+		"DELTA_GRPC": {Policy: registry.Maglev, BoundedLoad: 1.25}, // without a key: at random
+	} {
 		t.Run(protocol, func(t *testing.T) {
 			envoy.Find(t)
 			counts := []*atomic.Int64{{}, {}, {}}
@@ -139,7 +142,7 @@ func TestARealEnvoyLeavesAnEjectedEndpoint(t *testing.T) {
 			entry := lis.Addr().String()
 			lis.Close() // for Envoy to take
 			web := service("web", registry.HTTP1, addresses...)
-			web.Listen = netip.MustParseAddrPort(entry)
+			web.Listen, web.Balancer = netip.MustParseAddrPort(entry), balancer
 			r := runReal(t, web)
 			host, port, _ := net.SplitHostPort(r.xds)
 			envoy.Start(t, fmt.Sprintf(`
@@ -186,6 +189,13 @@ static_resources:
 }
 
 func TestARealGRPCClientLeavesAnEjectedEndpoint(t *testing.T) {
+	for _, policy := range []registry.BalancerPolicy{registry.P2C, registry.LeastRequest} {
+		t.Run(string(policy), func(t *testing.T) { realGRPCClientLeavesAnEjectedEndpoint(t, policy) })
+	}
+}
+
+func realGRPCClientLeavesAnEjectedEndpoint(t *testing.T, policy registry.BalancerPolicy) {
+	t.Helper()
 	counts := []*atomic.Int64{{}, {}, {}}
 	var addresses []string
 	for _, n := range counts {
@@ -202,7 +212,9 @@ func TestARealGRPCClientLeavesAnEjectedEndpoint(t *testing.T) {
 		t.Cleanup(s.Stop)
 		addresses = append(addresses, lis.Addr().String())
 	}
-	r := runReal(t, service("greeter", registry.TCP, addresses...))
+	greeters := service("greeter", registry.TCP, addresses...)
+	greeters.Balancer.Policy = policy
+	r := runReal(t, greeters)
 	resolver, err := xds.NewXDSResolverWithConfigForTesting([]byte(fmt.Sprintf(`{
 		"xds_servers": [{"server_uri": %q, "channel_creds": [{"type": "insecure"}], "server_features": ["xds_v3"]}],
 		"node": {"id": "grpc-1", "locality": {"zone": "a"}}

@@ -101,7 +101,7 @@ func TestAnEndpointThatIsSlowLosesWeightAtSidecarsAndEnvoysAndGetsItBack(t *test
 func TestAServiceMayKeepItsWeightsFromEnvoys(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		m := mesh()
-		m.Services[0].EnvoyWeights = false
+		m.Services[0].EnvoyWeights = new(false)
 		w := newWorldOf(t, m, nil)
 		all := w.callers(6)
 		envoy := w.foreign("10.3.0.1", "envoy", "a", netip.MustParseAddrPort("10.1.0.3:8080"))

@@ -85,7 +85,7 @@ func (b beliefs) scopes(s *registry.Service) []merge.Scope {
 // endpoints is what clients of a kind in a scope are told of a service. share gives the
 // part of its weight that an endpoint gets for being slow.
 func (b beliefs) endpoints(s *registry.Service, scope merge.Scope, kind resource.Kind, share func(merge.Key) float64, now time.Duration) resource.Endpoints {
-	lowered := s.EnvoyWeights && s.Detection.Outlier.Mode != outlier.Shadow
+	lowered := s.WeighsEnvoys() && s.Detection.Outlier.Mode != outlier.Shadow
 	all := resource.Endpoints{Service: s.Name, Ramp: s.Detection.Outlier.Ramp, Endpoints: make([]resource.Endpoint, len(s.Endpoints))}
 	for i, e := range s.Endpoints {
 		all.Endpoints[i] = resource.Endpoint{
@@ -137,6 +137,7 @@ func clusters(s *registry.Service) []server.Change {
 		Policy: resource.Policy{
 			Protocol: resource.Protocol(s.Protocol),
 			Ping:     resource.Ping{Kind: resource.PingKind(s.Ping.Kind), Path: s.Ping.Path, Host: s.Ping.Host, Service: s.Ping.Service},
+			Balancer: resource.Balancer{Policy: resource.Balancing(s.Balancer.Policy), BoundedLoad: s.Balancer.BoundedLoad},
 			Outlier:  s.Detection.Outlier,
 		},
 	}

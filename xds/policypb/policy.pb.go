@@ -37,6 +37,7 @@ type Policy struct {
 	Protocol      *string                `protobuf:"bytes,1,opt,name=protocol,proto3,oneof" json:"protocol,omitempty"` // http1, http2, grpc, tcp
 	Ping          *Ping                  `protobuf:"bytes,2,opt,name=ping,proto3" json:"ping,omitempty"`
 	Outlier       *Outlier               `protobuf:"bytes,3,opt,name=outlier,proto3" json:"outlier,omitempty"`
+	Balancer      *Balancer              `protobuf:"bytes,4,opt,name=balancer,proto3" json:"balancer,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -88,6 +89,13 @@ func (x *Policy) GetPing() *Ping {
 func (x *Policy) GetOutlier() *Outlier {
 	if x != nil {
 		return x.Outlier
+	}
+	return nil
+}
+
+func (x *Policy) GetBalancer() *Balancer {
+	if x != nil {
+		return x.Balancer
 	}
 	return nil
 }
@@ -162,6 +170,59 @@ func (x *Ping) GetService() string {
 	return ""
 }
 
+// Balancer is how an endpoint is chosen.
+type Balancer struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Policy        *string                `protobuf:"bytes,1,opt,name=policy,proto3,oneof" json:"policy,omitempty"`                                // p2c, least_request, round_robin, random, ring_hash, maglev
+	BoundedLoad   *float64               `protobuf:"fixed64,2,opt,name=bounded_load,json=boundedLoad,proto3,oneof" json:"bounded_load,omitempty"` // ring_hash, maglev
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Balancer) Reset() {
+	*x = Balancer{}
+	mi := &file_policy_proto_msgTypes[2]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Balancer) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Balancer) ProtoMessage() {}
+
+func (x *Balancer) ProtoReflect() protoreflect.Message {
+	mi := &file_policy_proto_msgTypes[2]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Balancer.ProtoReflect.Descriptor instead.
+func (*Balancer) Descriptor() ([]byte, []int) {
+	return file_policy_proto_rawDescGZIP(), []int{2}
+}
+
+func (x *Balancer) GetPolicy() string {
+	if x != nil && x.Policy != nil {
+		return *x.Policy
+	}
+	return ""
+}
+
+func (x *Balancer) GetBoundedLoad() float64 {
+	if x != nil && x.BoundedLoad != nil {
+		return *x.BoundedLoad
+	}
+	return 0
+}
+
 // Outlier is when an endpoint is out and how it comes back. Scores are nats,
 // shares are fractions.
 type Outlier struct {
@@ -208,7 +269,7 @@ type Outlier struct {
 
 func (x *Outlier) Reset() {
 	*x = Outlier{}
-	mi := &file_policy_proto_msgTypes[2]
+	mi := &file_policy_proto_msgTypes[3]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -220,7 +281,7 @@ func (x *Outlier) String() string {
 func (*Outlier) ProtoMessage() {}
 
 func (x *Outlier) ProtoReflect() protoreflect.Message {
-	mi := &file_policy_proto_msgTypes[2]
+	mi := &file_policy_proto_msgTypes[3]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -233,7 +294,7 @@ func (x *Outlier) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Outlier.ProtoReflect.Descriptor instead.
 func (*Outlier) Descriptor() ([]byte, []int) {
-	return file_policy_proto_rawDescGZIP(), []int{2}
+	return file_policy_proto_rawDescGZIP(), []int{3}
 }
 
 func (x *Outlier) GetMode() string {
@@ -492,11 +553,12 @@ var File_policy_proto protoreflect.FileDescriptor
 
 const file_policy_proto_rawDesc = "" +
 	"\n" +
-	"\fpolicy.proto\x12\x12overhear.policy.v1\x1a\x1egoogle/protobuf/duration.proto\"\x9b\x01\n" +
+	"\fpolicy.proto\x12\x12overhear.policy.v1\x1a\x1egoogle/protobuf/duration.proto\"\xd5\x01\n" +
 	"\x06Policy\x12\x1f\n" +
 	"\bprotocol\x18\x01 \x01(\tH\x00R\bprotocol\x88\x01\x01\x12,\n" +
 	"\x04ping\x18\x02 \x01(\v2\x18.overhear.policy.v1.PingR\x04ping\x125\n" +
-	"\aoutlier\x18\x03 \x01(\v2\x1b.overhear.policy.v1.OutlierR\aoutlierB\v\n" +
+	"\aoutlier\x18\x03 \x01(\v2\x1b.overhear.policy.v1.OutlierR\aoutlier\x128\n" +
+	"\bbalancer\x18\x04 \x01(\v2\x1c.overhear.policy.v1.BalancerR\bbalancerB\v\n" +
 	"\t_protocol\"\x97\x01\n" +
 	"\x04Ping\x12\x17\n" +
 	"\x04kind\x18\x01 \x01(\tH\x00R\x04kind\x88\x01\x01\x12\x17\n" +
@@ -507,7 +569,12 @@ const file_policy_proto_rawDesc = "" +
 	"\x05_pathB\a\n" +
 	"\x05_hostB\n" +
 	"\n" +
-	"\b_service\"\x98\x0f\n" +
+	"\b_service\"k\n" +
+	"\bBalancer\x12\x1b\n" +
+	"\x06policy\x18\x01 \x01(\tH\x00R\x06policy\x88\x01\x01\x12&\n" +
+	"\fbounded_load\x18\x02 \x01(\x01H\x01R\vboundedLoad\x88\x01\x01B\t\n" +
+	"\a_policyB\x0f\n" +
+	"\r_bounded_load\"\x98\x0f\n" +
 	"\aOutlier\x12\x17\n" +
 	"\x04mode\x18\x01 \x01(\tH\x00R\x04mode\x88\x01\x01\x12Q\n" +
 	"\x17false_ejection_interval\x18\x02 \x01(\v2\x19.google.protobuf.DurationR\x15falseEjectionInterval\x12E\n" +
@@ -594,34 +661,36 @@ func file_policy_proto_rawDescGZIP() []byte {
 	return file_policy_proto_rawDescData
 }
 
-var file_policy_proto_msgTypes = make([]protoimpl.MessageInfo, 3)
+var file_policy_proto_msgTypes = make([]protoimpl.MessageInfo, 4)
 var file_policy_proto_goTypes = []any{
 	(*Policy)(nil),              // 0: overhear.policy.v1.Policy
 	(*Ping)(nil),                // 1: overhear.policy.v1.Ping
-	(*Outlier)(nil),             // 2: overhear.policy.v1.Outlier
-	(*durationpb.Duration)(nil), // 3: google.protobuf.Duration
+	(*Balancer)(nil),            // 2: overhear.policy.v1.Balancer
+	(*Outlier)(nil),             // 3: overhear.policy.v1.Outlier
+	(*durationpb.Duration)(nil), // 4: google.protobuf.Duration
 }
 var file_policy_proto_depIdxs = []int32{
 	1,  // 0: overhear.policy.v1.Policy.ping:type_name -> overhear.policy.v1.Ping
-	2,  // 1: overhear.policy.v1.Policy.outlier:type_name -> overhear.policy.v1.Outlier
-	3,  // 2: overhear.policy.v1.Outlier.false_ejection_interval:type_name -> google.protobuf.Duration
-	3,  // 3: overhear.policy.v1.Outlier.body_idle_timeout:type_name -> google.protobuf.Duration
-	3,  // 4: overhear.policy.v1.Outlier.tcp_first_byte_timeout:type_name -> google.protobuf.Duration
-	3,  // 5: overhear.policy.v1.Outlier.conn_penalty:type_name -> google.protobuf.Duration
-	3,  // 6: overhear.policy.v1.Outlier.overdue_min:type_name -> google.protobuf.Duration
-	3,  // 7: overhear.policy.v1.Outlier.overdue_max:type_name -> google.protobuf.Duration
-	3,  // 8: overhear.policy.v1.Outlier.stall_silence:type_name -> google.protobuf.Duration
-	3,  // 9: overhear.policy.v1.Outlier.probe_timeout:type_name -> google.protobuf.Duration
-	3,  // 10: overhear.policy.v1.Outlier.idle_after:type_name -> google.protobuf.Duration
-	3,  // 11: overhear.policy.v1.Outlier.hold_base:type_name -> google.protobuf.Duration
-	3,  // 12: overhear.policy.v1.Outlier.hold_max:type_name -> google.protobuf.Duration
-	3,  // 13: overhear.policy.v1.Outlier.ramp:type_name -> google.protobuf.Duration
-	3,  // 14: overhear.policy.v1.Outlier.hold_jitter:type_name -> google.protobuf.Duration
-	15, // [15:15] is the sub-list for method output_type
-	15, // [15:15] is the sub-list for method input_type
-	15, // [15:15] is the sub-list for extension type_name
-	15, // [15:15] is the sub-list for extension extendee
-	0,  // [0:15] is the sub-list for field type_name
+	3,  // 1: overhear.policy.v1.Policy.outlier:type_name -> overhear.policy.v1.Outlier
+	2,  // 2: overhear.policy.v1.Policy.balancer:type_name -> overhear.policy.v1.Balancer
+	4,  // 3: overhear.policy.v1.Outlier.false_ejection_interval:type_name -> google.protobuf.Duration
+	4,  // 4: overhear.policy.v1.Outlier.body_idle_timeout:type_name -> google.protobuf.Duration
+	4,  // 5: overhear.policy.v1.Outlier.tcp_first_byte_timeout:type_name -> google.protobuf.Duration
+	4,  // 6: overhear.policy.v1.Outlier.conn_penalty:type_name -> google.protobuf.Duration
+	4,  // 7: overhear.policy.v1.Outlier.overdue_min:type_name -> google.protobuf.Duration
+	4,  // 8: overhear.policy.v1.Outlier.overdue_max:type_name -> google.protobuf.Duration
+	4,  // 9: overhear.policy.v1.Outlier.stall_silence:type_name -> google.protobuf.Duration
+	4,  // 10: overhear.policy.v1.Outlier.probe_timeout:type_name -> google.protobuf.Duration
+	4,  // 11: overhear.policy.v1.Outlier.idle_after:type_name -> google.protobuf.Duration
+	4,  // 12: overhear.policy.v1.Outlier.hold_base:type_name -> google.protobuf.Duration
+	4,  // 13: overhear.policy.v1.Outlier.hold_max:type_name -> google.protobuf.Duration
+	4,  // 14: overhear.policy.v1.Outlier.ramp:type_name -> google.protobuf.Duration
+	4,  // 15: overhear.policy.v1.Outlier.hold_jitter:type_name -> google.protobuf.Duration
+	16, // [16:16] is the sub-list for method output_type
+	16, // [16:16] is the sub-list for method input_type
+	16, // [16:16] is the sub-list for extension type_name
+	16, // [16:16] is the sub-list for extension extendee
+	0,  // [0:16] is the sub-list for field type_name
 }
 
 func init() { file_policy_proto_init() }
@@ -632,13 +701,14 @@ func file_policy_proto_init() {
 	file_policy_proto_msgTypes[0].OneofWrappers = []any{}
 	file_policy_proto_msgTypes[1].OneofWrappers = []any{}
 	file_policy_proto_msgTypes[2].OneofWrappers = []any{}
+	file_policy_proto_msgTypes[3].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_policy_proto_rawDesc), len(file_policy_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   3,
+			NumMessages:   4,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

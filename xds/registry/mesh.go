@@ -53,16 +53,49 @@ type Service struct {
 	Hosts []string `yaml:"hosts"`
 	// Ping says how an endpoint without traffic is asked whether it lives.
 	Ping Ping `yaml:"ping"`
+	// Balancer says how clients choose among the endpoints.
+	Balancer Balancer `yaml:"balancer"`
 	// Detection says how the service's endpoints are judged; see Policy.
 	Detection merge.Policy `yaml:"detection"`
 	// EnvoyWeights says whether Envoys are told that an endpoint which is slow for all
-	// callers gets a part of its weight; default true. A change of weights moves keys in
-	// an Envoy that hashes (ring_hash, maglev): there it is better left out.
-	EnvoyWeights bool `yaml:"envoy_weights"`
+	// callers gets a part of its weight. A change of weights moves keys in an Envoy that
+	// hashes; default: true, but false with a balancer of ring_hash or maglev.
+	EnvoyWeights *bool `yaml:"envoy_weights"`
 	// Endpoints are the addresses that offer the service. An empty list is allowed:
 	// a service may be known before it runs.
 	Endpoints []Endpoint `yaml:"endpoints"`
 }
+
+// Balancer is how clients choose among the endpoints of a service, in the words of the
+// sidecar's own file. What else stands there, such as prefer_zone, is each sidecar's own.
+type Balancer struct {
+	// Policy is p2c, least_request, round_robin, random, ring_hash or maglev; default p2c.
+	// An Envoy has least request for p2c, and a gRPC client goes round for it. Both go
+	// round for random, as an Envoy's own RANDOM heeds no weights. What the two hashing
+	// ones go by is said by routes, of sidecars and of Envoys; a gRPC client goes round.
+	Policy BalancerPolicy `yaml:"policy"`
+	// BoundedLoad goes with ring_hash and maglev: no endpoint has more requests in flight
+	// than so many times its fair part. 1 to 10, such as 1.25; default 0, no bound.
+	BoundedLoad float64 `yaml:"bounded_load"`
+}
+
+// BalancerPolicy is a rule of choice.
+type BalancerPolicy string
+
+// Rules of choice, as in the sidecar's file.
+const (
+	P2C          BalancerPolicy = "p2c"
+	LeastRequest BalancerPolicy = "least_request"
+	RoundRobin   BalancerPolicy = "round_robin"
+	Random       BalancerPolicy = "random"
+	RingHash     BalancerPolicy = "ring_hash"
+	Maglev       BalancerPolicy = "maglev"
+)
+
+var balancerPolicies = []string{string(P2C), string(LeastRequest), string(RoundRobin), string(Random), string(RingHash), string(Maglev)}
+
+// Hashes reports whether the rule goes by a key of the request.
+func (b BalancerPolicy) Hashes() bool { return b == RingHash || b == Maglev }
 
 // Ping is how an idle endpoint of a service is asked whether it lives.
 type Ping struct {
@@ -125,6 +158,14 @@ func (s *Service) Policy() merge.Policy {
 	return p
 }
 
+// WeighsEnvoys is what EnvoyWeights says, or its default.
+func (s *Service) WeighsEnvoys() bool {
+	if s.EnvoyWeights != nil {
+		return *s.EnvoyWeights
+	}
+	return !s.Balancer.Policy.Hashes()
+}
+
 // Len is the number of endpoints of all services.
 func (m *Mesh) Len() int {
 	n := 0
@@ -138,8 +179,8 @@ func (m *Mesh) Len() int {
 // would make it.
 func NewService(name string) Service {
 	return Service{
-		Name: name, Protocol: HTTP1, ConnectTimeout: time.Second, EnvoyWeights: true,
-		Ping: Ping{Kind: merge.PingTCP, Path: "/"}, Detection: merge.DefaultPolicy(),
+		Name: name, Protocol: HTTP1, ConnectTimeout: time.Second,
+		Ping: Ping{Kind: merge.PingTCP, Path: "/"}, Balancer: Balancer{Policy: P2C}, Detection: merge.DefaultPolicy(),
 	}
 }
 
@@ -241,6 +282,26 @@ func (s *Service) Validate() error {
 		p.add("ping.service", "%q has blanks", s.Ping.Service)
 	}
 	s.validateEndpoints(&p)
+	return errors.Join(p...)
+}
+
+// Validate says what of a balancer cannot be.
+func (b Balancer) Validate() error {
+	var p problems
+	if policy := string(b.Policy); !slices.Contains(balancerPolicies, policy) {
+		if near := strictyaml.Nearest(policy, balancerPolicies); near != "" {
+			p.add("policy", "%q is no policy: did you mean %q?", policy, near)
+		} else {
+			p.add("policy", "%q is no policy: want one of %s", policy, strings.Join(balancerPolicies, ", "))
+		}
+		return errors.Join(p...)
+	}
+	switch bound := b.BoundedLoad; {
+	case bound != 0 && !(bound >= 1 && bound <= 10):
+		p.add("bounded_load", "is %v: want 1 to 10, or 0 for none", bound)
+	case bound != 0 && !b.Policy.Hashes():
+		p.add("bounded_load", "goes with ring_hash and maglev only, not with %s", b.Policy)
+	}
 	return errors.Join(p...)
 }
 

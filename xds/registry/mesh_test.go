@@ -22,6 +22,7 @@ services:
     hosts: [api, api.internal]
     envoy_weights: false
     ping: {kind: http, path: /healthz, host: api.internal}
+    balancer: {policy: maglev, bounded_load: 1.25}
     detection:
       leave_out: 2
     endpoints:
@@ -58,7 +59,8 @@ func TestAFullMeshFile(t *testing.T) {
 		Services: []registry.Service{{
 			Name: "api", Protocol: registry.HTTP1, ConnectTimeout: 250 * time.Millisecond,
 			Listen: netip.MustParseAddrPort("127.0.0.1:10000"), Hosts: []string{"api", "api.internal"},
-			Ping:      registry.Ping{Kind: merge.PingHTTP, Path: "/healthz", Host: "api.internal"},
+			Ping:     registry.Ping{Kind: merge.PingHTTP, Path: "/healthz", Host: "api.internal"},
+			Balancer: registry.Balancer{Policy: registry.Maglev, BoundedLoad: 1.25}, EnvoyWeights: new(false),
 			Detection: api,
 			Endpoints: []registry.Endpoint{
 				{Address: netip.MustParseAddrPort("10.0.0.1:8080"), Instance: "api-1", Region: "r1", Zone: "a", Node: "n1",
@@ -68,7 +70,7 @@ func TestAFullMeshFile(t *testing.T) {
 			},
 		}, {
 			Name: "cache", Protocol: registry.TCP, ConnectTimeout: time.Second,
-			Ping: registry.Ping{Kind: merge.PingTCP, Path: "/"}, Detection: base, EnvoyWeights: true,
+			Ping: registry.Ping{Kind: merge.PingTCP, Path: "/"}, Balancer: registry.Balancer{Policy: registry.P2C}, Detection: base,
 		}},
 	}
 	if diff := cmp.Diff(want, got, cmp.Comparer(func(a, b netip.AddrPort) bool { return a == b })); diff != "" {
@@ -147,6 +149,24 @@ services:
 			`m:11:41: services[3].ping.kind: http pings need protocol http1`,
 			`m:12:45: services[4].ping.kind: http pings need protocol http1`,
 		}},
+		{"what a balancer cannot be", `
+services:
+  - {name: a, balancer: {policy: round_robbin}}
+  - {name: b, balancer: {policy: fastest, prefer_zone: true}}
+  - {name: c, balancer: {bounded_load: 1.25}}
+  - name: d
+    balancer:
+      policy: ring_hash
+      bounded_load: 50%
+  - {name: e, balancer: round_robin}
+`, []string{
+			`m:3:26: services[0].balancer.policy: "round_robbin" is no policy: did you mean "round_robin"?`,
+			`m:4:26: services[1].balancer.policy: "fastest" is no policy: want one of p2c, least_request, round_robin, random, ring_hash, maglev`,
+			`m:4:43: services[1].balancer.prefer_zone: unknown field: known here are bounded_load, policy`,
+			`m:5:26: services[2].balancer.bounded_load: goes with ring_hash and maglev only, not with p2c`,
+			`m:9:7: services[3].balancer.bounded_load: is 0.5: want 1 to 10, or 0 for none`,
+			`m:10:25: services[4].balancer: "round_robin" is a single value: want mapping`,
+		}},
 		{"endpoints that clash", `
 services:
   - name: api
@@ -208,6 +228,21 @@ services:
 				t.Errorf("problems differ (-want +got):\n%s", diff)
 			}
 		})
+	}
+}
+
+func TestEnvoysThatHashAreToldNoWeightsUnlessTheFileAsks(t *testing.T) {
+	for policy, want := range map[registry.BalancerPolicy]bool{
+		registry.P2C: true, registry.LeastRequest: true, registry.RoundRobin: true, registry.Random: true, registry.RingHash: false, registry.Maglev: false,
+	} {
+		s := registry.NewService("api")
+		s.Balancer.Policy = policy
+		if got := s.WeighsEnvoys(); got != want {
+			t.Errorf("%s: Envoys are told weights: %t, want %t", policy, got, want)
+		}
+		if s.EnvoyWeights = new(!want); s.WeighsEnvoys() == want {
+			t.Errorf("%s: what the file says of weights makes no difference", policy)
+		}
 	}
 }
 

@@ -2,16 +2,21 @@ package resource
 
 import (
 	"fmt"
+	"math"
 	"strings"
 	"time"
 
 	clusterv3 "github.com/envoyproxy/go-control-plane/envoy/config/cluster/v3"
 	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
+	leastrequestv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/load_balancing_policies/least_request/v3"
+	roundrobinv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/load_balancing_policies/round_robin/v3"
+	wrrlocalityv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/load_balancing_policies/wrr_locality/v3"
 	upstreamsv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/upstreams/http/v3"
 	typev3 "github.com/envoyproxy/go-control-plane/envoy/type/v3"
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/anypb"
 	"google.golang.org/protobuf/types/known/durationpb"
+	"google.golang.org/protobuf/types/known/wrapperspb"
 )
 
 // httpProtocolOptions is the key under which Envoy looks for the protocol of a
@@ -37,14 +42,19 @@ func EncodeCluster(c Cluster, k Kind) *clusterv3.Cluster {
 			ServiceName: c.EDSName(),
 		},
 		ConnectTimeout: durationpb.New(timeout),
-		LbPolicy:       clusterv3.Cluster_ROUND_ROBIN, // gRPC knows few others, and refuses the rest
+		// gRPC knows few others, and refuses the rest.
+		LbPolicy: clusterv3.Cluster_ROUND_ROBIN,
 	}
 	switch k {
 	case Overhear:
 		m.LbPolicy = clusterv3.Cluster_LEAST_REQUEST
 		m.Metadata = &corev3.Metadata{TypedFilterMetadata: map[string]*anypb.Any{MetadataKey: pack(encodePolicy(c.Policy))}}
+	case GRPC:
+		if c.Policy.Balancer.Policy == LeastRequest {
+			m.LoadBalancingPolicy = leastRequest()
+		}
 	case Envoy:
-		m.LbPolicy = clusterv3.Cluster_LEAST_REQUEST
+		m.LbPolicy = envoyPolicy(c.Policy.Balancer.Policy)
 		m.CommonLbConfig = &clusterv3.Cluster_CommonLbConfig{
 			// Panic only when nothing is left. The caps are ours: at the default of 50 %
 			// an Envoy that still counts DRAINING hosts (before 1.39) would send to
@@ -52,6 +62,11 @@ func EncodeCluster(c Cluster, k Kind) *clusterv3.Cluster {
 			HealthyPanicThreshold: &typev3.Percent{Value: 1},
 			// Up to 1.39 a change of health waits for this window, one second by default.
 			UpdateMergeWindow: durationpb.New(0),
+		}
+		if bound := c.Policy.Balancer.BoundedLoad; bound > 0 {
+			m.CommonLbConfig.ConsistentHashingLbConfig = &clusterv3.Cluster_CommonLbConfig_ConsistentHashingLbConfig{
+				HashBalanceFactor: wrapperspb.UInt32(uint32(math.Round(100 * bound))),
+			}
 		}
 		// An endpoint that leaves the registry is gone, whatever a health check says.
 		m.IgnoreHealthOnHostRemoval = true
@@ -68,6 +83,38 @@ func EncodeCluster(c Cluster, k Kind) *clusterv3.Cluster {
 		}
 	}
 	return m
+}
+
+// envoyPolicy is the rule of an Envoy that comes nearest. Its RANDOM heeds no weights,
+// neither those of the registry nor those by which an endpoint is tried and rises.
+func envoyPolicy(b Balancing) clusterv3.Cluster_LbPolicy {
+	switch b {
+	case RoundRobin, Random:
+		return clusterv3.Cluster_ROUND_ROBIN
+	case RingHash:
+		return clusterv3.Cluster_RING_HASH
+	case Maglev:
+		return clusterv3.Cluster_MAGLEV
+	}
+	return clusterv3.Cluster_LEAST_REQUEST
+}
+
+// leastRequest asks a gRPC client for least request (gRFC A48) as a list (gRFC A52), of
+// which it takes the first that it knows. Who does not know lists goes by lb_policy; there
+// LEAST_REQUEST is refused by every client in which it is not switched on.
+//
+// wrr_locality around it is what lb_policy means by itself: localities by their weights.
+func leastRequest() *clusterv3.LoadBalancingPolicy {
+	list := func(all ...proto.Message) *clusterv3.LoadBalancingPolicy {
+		m := new(clusterv3.LoadBalancingPolicy)
+		for _, one := range all {
+			m.Policies = append(m.Policies, &clusterv3.LoadBalancingPolicy_Policy{TypedExtensionConfig: &corev3.TypedExtensionConfig{
+				Name: string(one.ProtoReflect().Descriptor().FullName()), TypedConfig: pack(one),
+			}})
+		}
+		return m
+	}
+	return list(&wrrlocalityv3.WrrLocality{EndpointPickingPolicy: list(&leastrequestv3.LeastRequest{}, &roundrobinv3.RoundRobin{})})
 }
 
 // adsSource says "over the stream that this came over".

@@ -13,6 +13,7 @@ import (
 	routev3 "github.com/envoyproxy/go-control-plane/envoy/config/route/v3"
 	hcmv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/network/http_connection_manager/v3"
 	"github.com/google/go-cmp/cmp"
+	"google.golang.org/protobuf/encoding/protowire"
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/anypb"
 	"google.golang.org/protobuf/types/known/durationpb"
@@ -29,6 +30,7 @@ func odd(t testing.TB) resource.Policy {
 	p := resource.Policy{
 		Protocol: resource.TCP,
 		Ping:     resource.Ping{Kind: resource.PingHTTP, Path: "/healthz", Host: "api.example", Service: "grpc.Service"},
+		Balancer: resource.Balancer{Policy: resource.Maglev, BoundedLoad: 1.25},
 		Outlier:  outlier.DefaultConfig(),
 	}
 	v := reflect.ValueOf(&p.Outlier).Elem()
@@ -120,6 +122,55 @@ func TestAClusterIsWhatItsKindOfClientNeeds(t *testing.T) {
 	}
 }
 
+func TestEachKindOfClientBalancesAsNearAsItCan(t *testing.T) {
+	for _, tc := range []struct {
+		balancer resource.Balancer
+		envoy    clusterv3.Cluster_LbPolicy
+		factor   uint32
+		grpc     bool // is asked for least request
+	}{
+		{resource.Balancer{}, clusterv3.Cluster_LEAST_REQUEST, 0, false},
+		{resource.Balancer{Policy: resource.P2C}, clusterv3.Cluster_LEAST_REQUEST, 0, false},
+		{resource.Balancer{Policy: resource.LeastRequest}, clusterv3.Cluster_LEAST_REQUEST, 0, true},
+		{resource.Balancer{Policy: resource.RoundRobin}, clusterv3.Cluster_ROUND_ROBIN, 0, false},
+		{resource.Balancer{Policy: resource.Random}, clusterv3.Cluster_ROUND_ROBIN, 0, false},
+		{resource.Balancer{Policy: resource.RingHash, BoundedLoad: 1.005}, clusterv3.Cluster_RING_HASH, 100, false},
+		{resource.Balancer{Policy: resource.Maglev, BoundedLoad: 1.25}, clusterv3.Cluster_MAGLEV, 125, false},
+	} {
+		c := resource.Cluster{Name: "api", Policy: resource.Policy{Balancer: tc.balancer}}
+		envoy := resource.EncodeCluster(c, resource.Envoy)
+		if got, want := envoy.GetLbPolicy(), tc.envoy; got != want {
+			t.Errorf("%+v: an Envoy gets %s, want %s", tc.balancer, got, want)
+		}
+		if got, want := envoy.GetCommonLbConfig().GetConsistentHashingLbConfig().GetHashBalanceFactor().GetValue(), tc.factor; got != want {
+			t.Errorf("%+v: an Envoy gets hash_balance_factor %d, want %d", tc.balancer, got, want)
+		}
+		grpc := resource.EncodeCluster(c, resource.GRPC)
+		if got := grpc.GetLbPolicy(); got != clusterv3.Cluster_ROUND_ROBIN {
+			t.Errorf("%+v: lb_policy for gRPC is %s, which those of before gRFC A52 go by: want ROUND_ROBIN", tc.balancer, got)
+		}
+		if got, want := grpc.GetLoadBalancingPolicy() != nil, tc.grpc; got != want {
+			t.Errorf("%+v: gRPC gets a list of policies: %t, want %t", tc.balancer, got, want)
+		}
+		for kind, m := range map[resource.Kind]*clusterv3.Cluster{resource.Envoy: envoy, resource.GRPC: grpc} {
+			if err := m.ValidateAll(); err != nil {
+				t.Errorf("%+v, %s: protoc-gen-validate: %v", tc.balancer, kind, err)
+			}
+		}
+	}
+}
+
+// What a newer control plane tells a sidecar of today, and so what the one of today
+// tells older ones: fields that they do not know are not there.
+func TestAFieldThatTheSidecarDoesNotKnowIsNotThere(t *testing.T) {
+	m := &policypb.Policy{Protocol: new("tcp")}
+	m.ProtoReflect().SetUnknown(protowire.AppendVarint(protowire.AppendTag(nil, 1000, protowire.VarintType), 1))
+	c, err := resource.DecodeCluster(withPolicy(m))
+	if err != nil || c.Policy.Protocol != resource.TCP {
+		t.Errorf("got %+v, %v; want protocol tcp", c.Policy, err)
+	}
+}
+
 func withPolicy(m proto.Message) *clusterv3.Cluster {
 	a, err := anypb.New(m)
 	if err != nil {
@@ -170,6 +221,7 @@ func TestWhatIsWrongWithAClusterIsNamed(t *testing.T) {
 		"another message": {withPolicy(&structpb.Struct{}), "metadata.overhear"},
 		"protocol":        {withPolicy(&policypb.Policy{Protocol: new("gopher")}), "metadata.overhear.protocol"},
 		"ping":            {withPolicy(&policypb.Policy{Ping: &policypb.Ping{Kind: new("icmp")}}), "metadata.overhear.ping.kind"},
+		"balancer":        {withPolicy(&policypb.Policy{Balancer: &policypb.Balancer{Policy: new("fastest")}}), "metadata.overhear.balancer.policy"},
 		"share":           {withPolicy(&policypb.Policy{Outlier: &policypb.Outlier{MaxOut: new(1.5)}}), "metadata.overhear.outlier.max_out"},
 		"not a number":    {withPolicy(&policypb.Policy{Outlier: &policypb.Outlier{Panic: new(math.NaN())}}), "metadata.overhear.outlier.panic"},
 		"mode":            {withPolicy(&policypb.Policy{Outlier: &policypb.Outlier{Mode: new("maybe")}}), "metadata.overhear.outlier.mode"},

@@ -45,11 +45,31 @@ type Ping struct {
 	Service string // of a gRPC health check; "" is the whole server
 }
 
+// Balancing is a rule by which an endpoint is chosen.
+type Balancing string
+
+// The rules; the empty Balancing is P2C.
+const (
+	P2C          Balancing = "p2c"
+	LeastRequest Balancing = "least_request"
+	RoundRobin   Balancing = "round_robin"
+	Random       Balancing = "random"
+	RingHash     Balancing = "ring_hash"
+	Maglev       Balancing = "maglev"
+)
+
+// Balancer says how an endpoint is chosen.
+type Balancer struct {
+	Policy      Balancing
+	BoundedLoad float64 // of RingHash and Maglev: how many times its fair part an endpoint may have in flight; 0: no bound
+}
+
 // Policy is how a sidecar treats a cluster. It travels inside the cluster, to
-// sidecars only.
+// sidecars only; a foreign client is told of Protocol and Balancer in its own terms.
 type Policy struct {
 	Protocol Protocol
 	Ping     Ping
+	Balancer Balancer
 	// Outlier is when an endpoint is out and how it comes back. Its Timeout does
 	// not travel: it is that of the sidecar's own routes.
 	Outlier outlier.Config
@@ -57,7 +77,7 @@ type Policy struct {
 
 // DefaultPolicy is the policy of a cluster that brings none.
 func DefaultPolicy() Policy {
-	return Policy{Protocol: HTTP1, Ping: Ping{Kind: PingTCP}, Outlier: outlier.DefaultConfig()}
+	return Policy{Protocol: HTTP1, Ping: Ping{Kind: PingTCP}, Balancer: Balancer{Policy: P2C}, Outlier: outlier.DefaultConfig()}
 }
 
 func encodePolicy(policy Policy) *policypb.Policy {
@@ -68,6 +88,10 @@ func encodePolicy(policy Policy) *policypb.Policy {
 			Path:    new(valid(policy.Ping.Path)),
 			Host:    new(valid(policy.Ping.Host)),
 			Service: new(valid(policy.Ping.Service)),
+		},
+		Balancer: &policypb.Balancer{
+			Policy:      new(valid(string(policy.Balancer.Policy))),
+			BoundedLoad: new(policy.Balancer.BoundedLoad),
 		},
 		Outlier: &policypb.Outlier{},
 	}
@@ -112,6 +136,13 @@ func decodePolicy(a *anypb.Any, into *Policy, p *Problems) {
 	into.Ping.Path = m.GetPing().GetPath()
 	into.Ping.Host = m.GetPing().GetHost()
 	into.Ping.Service = m.GetPing().GetService()
+	if m.GetBalancer().GetPolicy() != "" {
+		into.Balancer.Policy = Balancing(m.GetBalancer().GetPolicy())
+	}
+	if !slices.Contains([]Balancing{P2C, LeastRequest, RoundRobin, Random, RingHash, Maglev}, into.Balancer.Policy) {
+		p.Add(at+".balancer.policy", "is %q: want p2c, least_request, round_robin, random, ring_hash or maglev", clip(string(into.Balancer.Policy)))
+	}
+	into.Balancer.BoundedLoad = m.GetBalancer().GetBoundedLoad()
 
 	for field, value := range paired(m.GetOutlier(), &into.Outlier) {
 		if !m.GetOutlier().ProtoReflect().Has(field) {

@@ -36,8 +36,10 @@ type Clustered struct {
 }
 
 var (
-	protocols = map[resource.Protocol]cluster.Protocol{resource.HTTP1: cluster.HTTP1, resource.TCP: cluster.TCP, resource.HTTP2: cluster.HTTP2, resource.GRPCWire: cluster.HTTP2}
-	pings     = map[resource.PingKind]ping.Kind{resource.PingTCP: ping.TCP, resource.PingHTTP: ping.HTTP, resource.PingGRPC: ping.GRPC, resource.PingOff: ping.Off}
+	protocols  = map[resource.Protocol]cluster.Protocol{resource.HTTP1: cluster.HTTP1, resource.TCP: cluster.TCP, resource.HTTP2: cluster.HTTP2, resource.GRPCWire: cluster.HTTP2}
+	pings      = map[resource.PingKind]ping.Kind{resource.PingTCP: ping.TCP, resource.PingHTTP: ping.HTTP, resource.PingGRPC: ping.GRPC, resource.PingOff: ping.Off}
+	balancings = map[resource.Balancing]balancer.Policy{resource.P2C: balancer.P2C, resource.LeastRequest: balancer.LeastRequest, resource.RoundRobin: balancer.RoundRobin,
+		resource.Random: balancer.Random, resource.RingHash: balancer.RingHash, resource.Maglev: balancer.Maglev}
 )
 
 // Cluster reads a Cluster. The error joins a [resource.FieldError] for each thing that
@@ -94,6 +96,7 @@ func ours(policy resource.Policy, cfg *cluster.Config) {
 		cfg.Ping.Path = policy.Ping.Path
 	}
 	cfg.Ping.Host, cfg.Ping.Service = policy.Ping.Host, policy.Ping.Service
+	cfg.Balancer.Policy, cfg.Balancer.BoundedLoad = balancings[policy.Balancer.Policy], policy.Balancer.BoundedLoad
 }
 
 // foreign reads the fields of which our own control plane's policy takes the place.

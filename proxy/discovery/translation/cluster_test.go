@@ -2,11 +2,13 @@ package translation_test
 
 import (
 	"net/netip"
+	"strings"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/overhear-mesh/overhear/outlier"
+	"github.com/overhear-mesh/overhear/proxy/balancer"
 	"github.com/overhear-mesh/overhear/proxy/cluster"
 	"github.com/overhear-mesh/overhear/proxy/discovery/translation"
 	"github.com/overhear-mesh/overhear/proxy/ping"
@@ -37,6 +39,7 @@ func TestAPolicyReachesItsCluster(t *testing.T) {
 	c := api("api")
 	c.Policy.Protocol = resource.TCP
 	c.Policy.Ping = resource.Ping{Kind: resource.PingGRPC, Path: "/up", Host: "up.internal", Service: "greeter"}
+	c.Policy.Balancer = resource.Balancer{Policy: resource.RingHash, BoundedLoad: 1.25}
 	c.Policy.Outlier.MaxOut = 0.3
 	got, err := read(c)
 	if err != nil {
@@ -45,9 +48,25 @@ func TestAPolicyReachesItsCluster(t *testing.T) {
 	want := cluster.DefaultConfig()
 	want.Name, want.Service, want.Protocol = "api", "api.eds", cluster.TCP
 	want.Ping.Kind, want.Ping.Path, want.Ping.Host, want.Ping.Service = ping.GRPC, "/up", "up.internal", "greeter"
+	want.Balancer.Policy, want.Balancer.BoundedLoad = balancer.RingHash, 1.25
 	want.Outlier.MaxOut = 0.3
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("config (-want +got):\n%s", diff)
+	}
+}
+
+func TestARuleOfOurOwnControlPlaneHasTheSameNameInTheFile(t *testing.T) {
+	for _, rule := range []resource.Balancing{resource.P2C, resource.LeastRequest, resource.RoundRobin, resource.Random, resource.RingHash, resource.Maglev} {
+		c := api("api")
+		c.Policy.Balancer.Policy = rule
+		if got, err := read(c); err != nil || got.Balancer.Policy.String() != string(rule) {
+			t.Errorf("%s: got %v, %v", rule, got.Balancer.Policy, err)
+		}
+	}
+	c := api("api")
+	c.Policy.Balancer.BoundedLoad = 1.25
+	if _, err := read(c); err == nil || !strings.Contains(err.Error(), "bounded_load: goes with ring_hash and maglev only") {
+		t.Errorf("a bound without hashing: got %v, want it refused by name", err)
 	}
 }
 
