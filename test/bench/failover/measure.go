@@ -171,10 +171,10 @@ func left(at []time.Duration, fair float64, fault time.Duration) float64 {
 	return math.Inf(1)
 }
 
-// firstLeft is when the first caller sent its last request before it missed ten.
+// firstLeft is when the first caller sent its last request before it missed 20.
 func firstLeft(all []touch, s scenario, t setting) float64 {
 	first := math.Inf(1)
-	silence := time.Duration(10 / t.fair() * float64(time.Second))
+	silence := time.Duration(gone / t.fair() * float64(time.Second))
 	for p := range t.Proxies {
 		if !s.blames(p, 0) {
 			continue

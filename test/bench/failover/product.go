@@ -44,10 +44,11 @@ type site struct {
 	Admin, AdminHost, AdminPort    string
 	Control                        string // where the control plane serves xDS; "": there is none
 	Endpoints                      []endpoint
-	TimeoutMS                      int64
-	TimeoutSeconds                 float64
+	TimeoutMS, TryMS               int64 // of a request, and where there are retries of an attempt
+	TimeoutSeconds, TrySeconds     float64
 	Retries, RoundRobin            bool
-	Detects, Tuned, Checks, HTTP2  bool
+	Detects, Tuned, Eager          bool
+	Checks, HTTP2                  bool
 }
 
 type endpoint struct{ Name, Address, Host, Port string }
@@ -79,7 +80,7 @@ func products() []product {
 			}
 		}
 	}
-	tuned := func(s *site) { s.Tuned = true }
+	tuned, eager := func(s *site) { s.Tuned = true }, func(s *site) { s.Eager = true }
 	return []product{
 		whole,
 		as(sidecar, "overhear alone", nil),
@@ -89,6 +90,8 @@ func products() []product {
 		as(envoyed, "envoy rr", rr(nil)),
 		as(envoyed, "envoy tuned", tuned),
 		as(envoyed, "envoy tuned rr", rr(tuned)),
+		as(envoyed, "envoy eager", eager),
+		as(envoyed, "envoy eager rr", rr(eager)),
 		as(envoyed, "envoy tuned+checks", func(s *site) { s.Tuned, s.Checks = true, true }),
 		as(haproxy, "haproxy", nil),
 		as(haproxy, "haproxy rr", rr(nil)),
@@ -97,6 +100,7 @@ func products() []product {
 		as(nginx, "nginx 5xx", tuned),
 		{name: "grpc", library: "grpc.json", http2: true},
 		{name: "grpc tuned", library: "grpc.json", http2: true, tune: tuned},
+		{name: "grpc eager", library: "grpc.json", http2: true, tune: eager},
 		{name: none},
 	}
 }
@@ -168,6 +172,7 @@ func startFleet(ctx context.Context, p product, bin, dir string, t setting, endp
 	}
 	base := site{
 		Endpoints: endpoints, TimeoutMS: t.Timeout.Milliseconds(), TimeoutSeconds: t.Timeout.Seconds(),
+		TryMS: t.Timeout.Milliseconds() / 3, TrySeconds: t.Timeout.Seconds() / 3,
 		Retries: t.Retries, Detects: true, HTTP2: t.HTTP2,
 	}
 	if p.tune != nil {
