@@ -69,8 +69,8 @@ func products() []product {
 		p.name, p.tune = name, tune
 		return p
 	}
-	whole := as(sidecar, "overhear", nil)
-	whole.plane = true
+	fleet := sidecar
+	fleet.plane = true
 	haproxy := product{config: "haproxy.cfg", http2: true, find: onPath("haproxy"), says: []string{"-v"}, args: func(s site) []string { return []string{"-db", "-f", s.Config} }}
 	rr := func(more func(*site)) func(*site) {
 		return func(s *site) {
@@ -82,7 +82,8 @@ func products() []product {
 	}
 	tuned, eager := func(s *site) { s.Tuned = true }, func(s *site) { s.Eager = true }
 	return []product{
-		whole,
+		as(fleet, "overhear", nil),
+		as(fleet, "overhear rr", rr(nil)),
 		as(sidecar, "overhear alone", nil),
 		as(sidecar, "overhear alone rr", rr(nil)),
 		as(sidecar, "overhear off", func(s *site) { s.Detects = false }),
