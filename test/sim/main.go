@@ -116,7 +116,7 @@ func run(args []string, out, errs io.Writer) error {
 		return err
 	}
 	if o.smoke {
-		o.scenario, o.products, o.seeds = "crash-unsafe,errors-50,hang-impatient,zone-three", "overhear,envoy-tuned,none", "1-2"
+		o.scenario, o.products, o.seeds = "crash-unsafe,errors-50,hang-impatient,zone-three", "overhear,envoy-eager,none", "1-2"
 	}
 	products, err := pickProducts(o.products)
 	if err != nil {

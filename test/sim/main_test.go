@@ -55,7 +55,7 @@ func TestTheSmokeRunTellsWhatItFound(t *testing.T) {
 		}
 	}
 	svg, err := os.ReadFile(filepath.Join(dir, "errors-50.svg"))
-	if err != nil || !bytes.Contains(svg, []byte("envoy-tuned rr (model)")) {
+	if err != nil || !bytes.Contains(svg, []byte("envoy-eager rr (model)")) {
 		t.Errorf("the plot does not label a model as one: %v", err)
 	}
 }

@@ -117,7 +117,7 @@ func lookOf(product string, model bool) look {
 	}
 	for _, f := range []struct{ prefix, color, shape string }{
 		{"none", "#000000", "cross"},
-		{"envoy-tuned", "#56B4E9", "square"}, {"envoy failure", "#56B4E9", "square"}, {"envoy success", "#7a4fb5", "square"}, {"envoy", "#0072B2", "square"},
+		{"envoy-eager", "#56B4E9", "square"}, {"envoy failure", "#56B4E9", "square"}, {"envoy success", "#7a4fb5", "square"}, {"envoy", "#0072B2", "square"},
 		{"linkerd-unified", "#00694d", "down"}, {"linkerd unified", "#00694d", "down"}, {"linkerd", "#009E73", "up"},
 		{"haproxy", "#CC79A7", "diamond"}, {"nginx", "#8a5a00", "diamond"}, {"grpc", "#E69F00", "up"},
 		{"active-1s", "#404040", "circle"}, {"active-2s", "#7d7d7d", "circle"}, {"active", "#a8a8a8", "circle"},

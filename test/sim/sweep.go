@@ -50,17 +50,17 @@ func swept() []threshold {
 		}})})
 	}
 	for _, n := range []int{2, 3, 5, 7, 10} {
-		cfg := rival.EnvoyTuned()
+		cfg := rival.EnvoyEager()
 		cfg.Consecutive5xx, cfg.StdevFactor, cfg.FailureThreshold = n, 0, 0
 		all = append(all, threshold{"consecutive_5xx", n, rival.Envoy("envoy consecutive", rival.RoundRobin, cfg)})
 	}
 	for _, percent := range []float64{5, 10, 20, 30, 50, 85} {
-		cfg := rival.EnvoyTuned()
+		cfg := rival.EnvoyEager()
 		cfg.Consecutive5xx, cfg.StdevFactor, cfg.FailureThreshold = 0, 0, percent
 		all = append(all, threshold{"failure_percentage_threshold", percent, rival.Envoy("envoy failure percentage", rival.RoundRobin, cfg)})
 	}
 	for _, factor := range []float64{1.0, 1.4, 1.9, 2.4, 2.9} {
-		cfg := rival.EnvoyTuned()
+		cfg := rival.EnvoyEager()
 		cfg.Consecutive5xx, cfg.StdevFactor, cfg.FailureThreshold = 0, factor, 0
 		all = append(all, threshold{"success_rate_stdev_factor", 1000 * factor, rival.Envoy("envoy success rate", rival.RoundRobin, cfg)})
 	}

@@ -32,10 +32,10 @@ func EnvoyDefault() EnvoyConfig {
 	}
 }
 
-// EnvoyTuned is what a careful operator might write: small volumes, a sweep that is
-// as frequent as five requests a second per host and proxy allow, an absolute
-// threshold, short ejections, half of the hosts.
-func EnvoyTuned() EnvoyConfig {
+// EnvoyEager is tuned for speed: small volumes, a sweep that is as frequent as five
+// requests a second per host and proxy allow, an absolute threshold, short ejections, half
+// of the hosts. At base errors of 0.1 % and more it ejects hosts in health.
+func EnvoyEager() EnvoyConfig {
 	return EnvoyConfig{
 		Consecutive5xx: 3, Interval: 5 * time.Second, Base: 10 * time.Second, Max: 60 * time.Second, MaxPercent: 50, AlwaysOne: true,
 		SuccessHosts: 3, SuccessVolume: 10, StdevFactor: 1.9,

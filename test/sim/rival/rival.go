@@ -278,7 +278,7 @@ func All() []world.Maker {
 		all = append(all,
 			None("none"+b.suffix, b.balance),
 			Envoy("envoy"+b.suffix, b.balance, EnvoyDefault()),
-			Envoy("envoy-tuned"+b.suffix, b.balance, EnvoyTuned()),
+			Envoy("envoy-eager"+b.suffix, b.balance, EnvoyEager()),
 			Linkerd("linkerd-consecutive"+b.suffix, b.linkerd, LinkerdDefault(false)),
 			Linkerd("linkerd-unified"+b.suffix, b.linkerd, LinkerdDefault(true)),
 			HAProxy("haproxy-observe"+b.suffix, b.balance, HAProxyDefault()),

@@ -115,8 +115,8 @@ func TestTheSuccessRateOfThreeOfTenIsNoOutlier(t *testing.T) {
 	}
 }
 
-func TestEnvoyTunedEjectsByPercentageAtTheNextSweep(t *testing.T) {
-	cfg := EnvoyTuned()
+func TestEnvoyEagerEjectsByPercentageAtTheNextSweep(t *testing.T) {
+	cfg := EnvoyEager()
 	cfg.StdevFactor, cfg.Consecutive5xx = 0, 0
 	b := set(t, Envoy("envoy", RoundRobin, cfg), 3)
 	for e := range 3 {
@@ -233,7 +233,7 @@ func TestThreeFailedChecksTakeOutAndTwoGoodOnesBringBack(t *testing.T) {
 }
 
 func TestEnvoyPanicsBelowHalf(t *testing.T) {
-	cfg := EnvoyTuned()
+	cfg := EnvoyEager()
 	cfg.MaxPercent = 100
 	b := set(t, Envoy("envoy", RoundRobin, cfg), 4)
 	for e := range 2 {
