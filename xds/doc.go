@@ -57,13 +57,15 @@
 //	least_request  least_request  LEAST_REQUEST  least request, or ROUND_ROBIN
 //	round_robin    round_robin    ROUND_ROBIN    ROUND_ROBIN
 //	random         random         ROUND_ROBIN    ROUND_ROBIN
-//	ring_hash      ring_hash      RING_HASH      ROUND_ROBIN
-//	maglev         maglev         MAGLEV         ROUND_ROBIN
+//	ring_hash      ring_hash      RING_HASH      RING_HASH, or ROUND_ROBIN
+//	maglev         maglev         MAGLEV         RING_HASH, or ROUND_ROBIN
 //
 // An Envoy's RANDOM heeds no weights, by which endpoints are tried and rise. A gRPC client
 // is offered least request as a list (gRFC A52), for only some know it and an lb_policy
 // that it does not know refuses the whole cluster. Hashing goes by the key that a route
-// names: those of sidecars' files and of Envoys' own can, those that this control plane
-// gives name none, so that an Envoy with these hashes by chance and gRPC, which has no
-// others, goes round. A sidecar from before there was a choice goes on with p2c.
+// names: in sidecars' files and Envoys' own configuration, and by hash of the service in
+// the routes that this control plane gives. Without a key an endpoint is chosen by chance;
+// gRPC, which knows no keys but header fields, goes round then. On a ring it multiplies the
+// weight of an endpoint by that of its locality, so that all are told to be in one. A
+// sidecar from before there was a choice goes on with p2c.
 package xds

@@ -18,7 +18,8 @@ import (
 
 // Plane is a control plane that runs.
 type Plane struct {
-	XDS, HTTP string // where it listens
+	XDS, HTTP string             // where it listens
+	Registry  *registry.Registry // what it knows of services
 
 	cancel context.CancelFunc
 	ended  chan struct{}
@@ -43,7 +44,7 @@ func Start(cfg controlplane.Config, opts controlplane.Options, services ...regis
 		return nil, err
 	}
 	ctx, cancel := context.WithCancel(context.Background())
-	p := &Plane{cancel: cancel, ended: make(chan struct{})}
+	p := &Plane{Registry: opts.Registry, cancel: cancel, ended: make(chan struct{})}
 	go func() {
 		defer close(p.ended)
 		p.err = cp.Run(ctx)

@@ -20,6 +20,7 @@ import (
 	"google.golang.org/grpc/credentials/insecure"
 	"google.golang.org/grpc/health"
 	"google.golang.org/grpc/health/grpc_health_v1"
+	"google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/xds"
 
 	"github.com/overhear-mesh/overhear/test/envoy"
@@ -33,6 +34,7 @@ import (
 type real struct {
 	t        *testing.T
 	xds, api string
+	registry *registry.Registry
 }
 
 func runReal(t *testing.T, services ...registry.Service) *real {
@@ -48,7 +50,7 @@ func runReal(t *testing.T, services ...registry.Service) *real {
 			t.Errorf("Run: %v", err)
 		}
 	})
-	return &real{t: t, xds: p.XDS, api: p.HTTP}
+	return &real{t: t, xds: p.XDS, api: p.HTTP, registry: p.Registry}
 }
 
 func (r *real) order(verb, endpoint string) {
@@ -121,6 +123,50 @@ func (r *real) obeys(name string, counts []*atomic.Int64, request func() error) 
 	})
 }
 
+// together checks that requests with one key go to one backend, and those with many keys to
+// several, until a reload takes the key away, for which no request fails.
+func (r *real) together(counts []*atomic.Int64, request func(key string) error) {
+	r.t.Helper()
+	reached := func(keys ...string) (n int) {
+		r.t.Helper()
+		var before [3]int64
+		for i := range counts {
+			before[i] = counts[i].Load()
+		}
+		for _, key := range keys {
+			if err := request(key); err != nil {
+				r.t.Fatalf("a request failed: %v", err)
+			}
+		}
+		for i := range counts {
+			if counts[i].Load() > before[i] {
+				n++
+			}
+		}
+		return n
+	}
+	var many []string
+	for i := range 30 {
+		many = append(many, fmt.Sprint("user-", i))
+	}
+	one := slices.Repeat([]string{"user-1"}, 30)
+	if n := reached(one...); n != 1 {
+		r.t.Errorf("requests of one user reached %d backends, want 1", n)
+	}
+	if n := reached(many...); n < 2 {
+		r.t.Errorf("requests of 30 users reached %d backend, want 2 or more", n)
+	}
+	next := *r.registry.Current()
+	next.Services = slices.Clone(next.Services)
+	next.Services[0].Balancer, next.Services[0].Hash = registry.Balancer{Policy: registry.RoundRobin}, nil
+	r.registry.Set(&next)
+	for deadline := time.Now().Add(time.Minute); reached(one...) < 3; {
+		if time.Now().After(deadline) {
+			r.t.Fatal("a reload to round_robin did not reach the client")
+		}
+	}
+}
+
 func TestARealEnvoyLeavesAnEjectedEndpoint(t *testing.T) {
 	for protocol, balancer := range map[string]registry.Balancer{
 		"GRPC":       {Policy: registry.P2C},
@@ -143,6 +189,7 @@ func TestARealEnvoyLeavesAnEjectedEndpoint(t *testing.T) {
 			lis.Close() // for Envoy to take
 			web := service("web", registry.HTTP1, addresses...)
 			web.Listen, web.Balancer = netip.MustParseAddrPort(entry), balancer
+			web.Hash = []registry.Hash{{Header: "x-user"}}
 			r := runReal(t, web)
 			host, port, _ := net.SplitHostPort(r.xds)
 			envoy.Start(t, fmt.Sprintf(`
@@ -168,8 +215,15 @@ static_resources:
       cluster_name: xds
       endpoints: [{ lb_endpoints: [{ endpoint: { address: { socket_address: { address: %q, port_value: %s } } } }] }]
 `, envoy.AdminAddress, protocol, host, port))
-			get := func() error {
-				resp, err := http.Get("http://" + entry + "/")
+			as := func(user string) error {
+				req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, "http://"+entry+"/", nil)
+				if err != nil {
+					return err
+				}
+				if user != "" {
+					req.Header.Set("x-user", user)
+				}
+				resp, err := http.DefaultClient.Do(req)
 				if err != nil {
 					return err
 				}
@@ -180,16 +234,20 @@ static_resources:
 				_, err = io.Copy(io.Discard, resp.Body)
 				return err
 			}
+			get := func() error { return as("") }
 			for deadline := time.Now().Add(time.Minute); get() != nil && time.Now().Before(deadline); {
 				<-time.After(50 * time.Millisecond) // until Envoy has its listener
 			}
 			r.obeys("web", counts, get)
+			if balancer.Policy.Hashes() {
+				r.together(counts, as)
+			}
 		})
 	}
 }
 
 func TestARealGRPCClientLeavesAnEjectedEndpoint(t *testing.T) {
-	for _, policy := range []registry.BalancerPolicy{registry.P2C, registry.LeastRequest} {
+	for _, policy := range []registry.BalancerPolicy{registry.P2C, registry.LeastRequest, registry.RingHash, registry.Maglev} {
 		t.Run(string(policy), func(t *testing.T) { realGRPCClientLeavesAnEjectedEndpoint(t, policy) })
 	}
 }
@@ -212,8 +270,8 @@ func realGRPCClientLeavesAnEjectedEndpoint(t *testing.T, policy registry.Balance
 		t.Cleanup(s.Stop)
 		addresses = append(addresses, lis.Addr().String())
 	}
-	greeters := service("greeter", registry.TCP, addresses...)
-	greeters.Balancer.Policy = policy
+	greeters := service("greeter", registry.GRPC, addresses...)
+	greeters.Balancer.Policy, greeters.Hash = policy, []registry.Hash{{Header: "x-user"}}
 	r := runReal(t, greeters)
 	resolver, err := xds.NewXDSResolverWithConfigForTesting([]byte(fmt.Sprintf(`{
 		"xds_servers": [{"server_uri": %q, "channel_creds": [{"type": "insecure"}], "server_features": ["xds_v3"]}],
@@ -228,12 +286,20 @@ func realGRPCClientLeavesAnEjectedEndpoint(t *testing.T, policy registry.Balance
 	}
 	t.Cleanup(func() { cc.Close() })
 	greeter := grpc_health_v1.NewHealthClient(cc)
-	r.obeys("greeter", counts, func() error {
-		ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+	as := func(user string) error {
+		ctx, cancel := context.WithTimeout(metadata.AppendToOutgoingContext(t.Context(), "x-user", user), 30*time.Second)
 		defer cancel()
 		_, err := greeter.Check(ctx, &grpc_health_v1.HealthCheckRequest{}, grpc.WaitForReady(true))
 		return err
+	}
+	users := 0
+	r.obeys("greeter", counts, func() error {
+		users++
+		return as(fmt.Sprint("user-", users))
 	})
+	if policy.Hashes() {
+		r.together(counts, as)
+	}
 	r.says("grpc-1", 4) // listener, route, cluster, endpoints
 }
 

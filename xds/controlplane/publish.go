@@ -86,7 +86,7 @@ func (b beliefs) scopes(s *registry.Service) []merge.Scope {
 // part of its weight that an endpoint gets for being slow.
 func (b beliefs) endpoints(s *registry.Service, scope merge.Scope, kind resource.Kind, share func(merge.Key) float64, now time.Duration) resource.Endpoints {
 	lowered := s.WeighsEnvoys() && s.Detection.Outlier.Mode != outlier.Shadow
-	all := resource.Endpoints{Service: s.Name, Ramp: s.Detection.Outlier.Ramp, Endpoints: make([]resource.Endpoint, len(s.Endpoints))}
+	all := resource.Endpoints{Service: s.Name, Ramp: s.Detection.Outlier.Ramp, Ring: ring(s), Endpoints: make([]resource.Endpoint, len(s.Endpoints))}
 	for i, e := range s.Endpoints {
 		all.Endpoints[i] = resource.Endpoint{
 			Instance: e.Instance, Address: e.Address, Region: e.Region, Zone: e.Zone, Node: e.Node,
@@ -133,7 +133,7 @@ func (b beliefs) assignments(s *registry.Service, kinds []resource.Kind, share f
 // clusters is everything but endpoints that clients are told of a service.
 func clusters(s *registry.Service) []server.Change {
 	c := resource.Cluster{
-		Name: s.Name, ConnectTimeout: s.ConnectTimeout,
+		Name: s.Name, ConnectTimeout: s.ConnectTimeout, Ring: ring(s),
 		Policy: resource.Policy{
 			Protocol: resource.Protocol(s.Protocol),
 			Ping:     resource.Ping{Kind: resource.PingKind(s.Ping.Kind), Path: s.Ping.Path, Host: s.Ping.Host, Service: s.Ping.Service},
@@ -183,7 +183,20 @@ func targets(s *registry.Service) []string {
 }
 
 func route(s *registry.Service, domains []string) resource.Route {
-	return resource.Route{Name: s.Name, Hosts: []resource.VirtualHost{{Name: s.Name, Domains: domains, Cluster: s.Name}}}
+	return resource.Route{Name: s.Name, Hosts: []resource.VirtualHost{{Name: s.Name, Domains: domains, Cluster: s.Name, Hash: hashes(s)}}}
+}
+
+func hashes(s *registry.Service) (all []resource.Hash) {
+	for _, h := range s.Hash {
+		all = append(all, resource.Hash(h))
+	}
+	return all
+}
+
+// ring reports whether gRPC clients of a service choose by ring_hash: where hashing is
+// wanted and they have a header field to go by. They know neither other keys nor Maglev.
+func ring(s *registry.Service) bool {
+	return s.Balancer.Policy.Hashes() && slices.ContainsFunc(s.Hash, func(h registry.Hash) bool { return h.Header != "" })
 }
 
 // slot is a place in the server that holds one resource.

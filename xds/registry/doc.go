@@ -31,7 +31,8 @@
 //	    listen: 127.0.0.1:8080     # where Envoys that we configure take callers
 //	    hosts: [api.internal]
 //	    ping: {kind: http, path: /healthz}
-//	    balancer: {policy: round_robin}
+//	    balancer: {policy: maglev, bounded_load: 1.25}
+//	    hash: [{header: x-user}]
 //	    detection: {outlier: {mode: shadow}}
 //	    endpoints:
 //	      - {address: "10.0.0.1:8080", instance: api-1, zone: a, node: n1, inbound: true}

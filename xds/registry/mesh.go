@@ -51,6 +51,11 @@ type Service struct {
 	// and further names under which a gRPC client may dial it; default: any
 	// authority, and the service's name.
 	Hosts []string `yaml:"hosts"`
+	// Hash is by what requests are kept together where a balancer of ring_hash or maglev
+	// hashes and the route is from here: at an Envoy with Listen, and at gRPC clients, which
+	// know header fields alone and without one go round. The routes of a sidecar's file
+	// have their own.
+	Hash []Hash `yaml:"hash"`
 	// Ping says how an endpoint without traffic is asked whether it lives.
 	Ping Ping `yaml:"ping"`
 	// Balancer says how clients choose among the endpoints.
@@ -72,7 +77,7 @@ type Balancer struct {
 	// Policy is p2c, least_request, round_robin, random, ring_hash or maglev; default p2c.
 	// An Envoy has least request for p2c, and a gRPC client goes round for it. Both go
 	// round for random, as an Envoy's own RANDOM heeds no weights. What the two hashing
-	// ones go by is said by routes, of sidecars and of Envoys; a gRPC client goes round.
+	// ones go by is said by routes; see Hash. A gRPC client has ring_hash for maglev.
 	Policy BalancerPolicy `yaml:"policy"`
 	// BoundedLoad goes with ring_hash and maglev: no endpoint has more requests in flight
 	// than so many times its fair part. 1 to 10, such as 1.25; default 0, no bound.
@@ -96,6 +101,15 @@ var balancerPolicies = []string{string(P2C), string(LeastRequest), string(RoundR
 
 // Hashes reports whether the rule goes by a key of the request.
 func (b BalancerPolicy) Hashes() bool { return b == RingHash || b == Maglev }
+
+// Hash is something of a request that hashing goes by, as in the sidecar's file: one of
+// its fields is given. What a request does not have is left out; without any it has no key.
+type Hash struct {
+	Header string `yaml:"header"` // the name of a header field
+	Cookie string `yaml:"cookie"` // the name of a cookie
+	Query  string `yaml:"query"`  // the name of a parameter
+	Source bool   `yaml:"source"` // the client's host
+}
 
 // Ping is how an idle endpoint of a service is asked whether it lives.
 type Ping struct {
@@ -261,6 +275,7 @@ func (s *Service) Validate() error {
 	for i, h := range s.Hosts {
 		p.name(fmt.Sprintf("hosts[%d]", i), h, true)
 	}
+	s.validateHash(&p)
 	switch s.Ping.Kind {
 	case merge.PingOff, merge.PingTCP, merge.PingHTTP, merge.PingGRPC:
 	default:
@@ -303,6 +318,30 @@ func (b Balancer) Validate() error {
 		p.add("bounded_load", "goes with ring_hash and maglev only, not with %s", b.Policy)
 	}
 	return errors.Join(p...)
+}
+
+func (s *Service) validateHash(p *problems) {
+	if len(s.Hash) > 0 && !s.Balancer.Policy.Hashes() {
+		p.add("hash", "goes with a balancer of ring_hash or maglev only")
+	}
+	if len(s.Hash) > 0 && s.Protocol == TCP {
+		p.add("hash", "does not go with protocol tcp, which has no routes")
+	}
+	for i, h := range s.Hash {
+		field, given := fmt.Sprintf("hash[%d]", i), 0
+		for _, name := range []string{h.Header, h.Cookie, h.Query} {
+			if name != "" {
+				given++
+				p.name(field, name, true)
+			}
+		}
+		if h.Source {
+			given++
+		}
+		if given != 1 {
+			p.add(field, "want one of header, cookie, query and source")
+		}
+	}
 }
 
 func (s *Service) validateEndpoints(p *problems) {

@@ -23,6 +23,7 @@ services:
     envoy_weights: false
     ping: {kind: http, path: /healthz, host: api.internal}
     balancer: {policy: maglev, bounded_load: 1.25}
+    hash: [{header: x-user}, {source: true}]
     detection:
       leave_out: 2
     endpoints:
@@ -61,6 +62,7 @@ func TestAFullMeshFile(t *testing.T) {
 			Listen: netip.MustParseAddrPort("127.0.0.1:10000"), Hosts: []string{"api", "api.internal"},
 			Ping:     registry.Ping{Kind: merge.PingHTTP, Path: "/healthz", Host: "api.internal"},
 			Balancer: registry.Balancer{Policy: registry.Maglev, BoundedLoad: 1.25}, EnvoyWeights: new(false),
+			Hash:      []registry.Hash{{Header: "x-user"}, {Source: true}},
 			Detection: api,
 			Endpoints: []registry.Endpoint{
 				{Address: netip.MustParseAddrPort("10.0.0.1:8080"), Instance: "api-1", Region: "r1", Zone: "a", Node: "n1",
@@ -159,6 +161,10 @@ services:
       policy: ring_hash
       bounded_load: 50%
   - {name: e, balancer: round_robin}
+  - {name: f, hash: [{header: x-user}]}
+  - {name: g, balancer: {policy: maglev}, hash: [{header: x-user, source: true}, {}, {cookie: "a b"}]}
+  - {name: h, protocol: tcp, balancer: {policy: maglev}, hash: [{source: true}]}
+  - {name: i, balancer: {policy: maglev}, hash: [{heeder: x}]}
 `, []string{
 			`m:3:26: services[0].balancer.policy: "round_robbin" is no policy: did you mean "round_robin"?`,
 			`m:4:26: services[1].balancer.policy: "fastest" is no policy: want one of p2c, least_request, round_robin, random, ring_hash, maglev`,
@@ -166,6 +172,12 @@ services:
 			`m:5:26: services[2].balancer.bounded_load: goes with ring_hash and maglev only, not with p2c`,
 			`m:9:7: services[3].balancer.bounded_load: is 0.5: want 1 to 10, or 0 for none`,
 			`m:10:25: services[4].balancer: "round_robin" is a single value: want mapping`,
+			`m:11:15: services[5].hash: goes with a balancer of ring_hash or maglev only`,
+			`m:12:50: services[6].hash[0]: want one of header, cookie, query and source`,
+			`m:12:82: services[6].hash[1]: want one of header, cookie, query and source`,
+			`m:12:86: services[6].hash[2]: "a b" has blanks or control characters`,
+			`m:13:58: services[7].hash: does not go with protocol tcp, which has no routes`,
+			`m:14:51: services[8].hash[0].heeder: unknown field: did you mean "header"?`,
 		}},
 		{"endpoints that clash", `
 services:

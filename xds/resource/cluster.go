@@ -9,6 +9,7 @@ type Cluster struct {
 	Service        string        // name of its [Endpoints]; "" means Name
 	ConnectTimeout time.Duration // 0 means [DefaultConnectTimeout]
 	Policy         Policy
+	Ring           bool // gRPC clients choose by ring_hash: their routes name a key to go by
 	// Ignored are fields of another control plane's message that ask for something
 	// which is not done here; see DecodeCluster.
 	Ignored []string

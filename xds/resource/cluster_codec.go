@@ -42,15 +42,17 @@ func EncodeCluster(c Cluster, k Kind) *clusterv3.Cluster {
 			ServiceName: c.EDSName(),
 		},
 		ConnectTimeout: durationpb.New(timeout),
-		// gRPC knows few others, and refuses the rest.
-		LbPolicy: clusterv3.Cluster_ROUND_ROBIN,
+		LbPolicy:       clusterv3.Cluster_ROUND_ROBIN, // gRPC knows few others, and refuses the rest
 	}
 	switch k {
 	case Overhear:
 		m.LbPolicy = clusterv3.Cluster_LEAST_REQUEST
 		m.Metadata = &corev3.Metadata{TypedFilterMetadata: map[string]*anypb.Any{MetadataKey: pack(encodePolicy(c.Policy))}}
 	case GRPC:
-		if c.Policy.Balancer.Policy == LeastRequest {
+		switch {
+		case c.Ring:
+			m.LbPolicy = clusterv3.Cluster_RING_HASH // gRFC A42
+		case c.Policy.Balancer.Policy == LeastRequest:
 			m.LoadBalancingPolicy = leastRequest()
 		}
 	case Envoy:

@@ -160,6 +160,28 @@ func TestEachKindOfClientBalancesAsNearAsItCan(t *testing.T) {
 	}
 }
 
+func TestAGRPCClientHashesWhereItHasAKey(t *testing.T) {
+	c := resource.Cluster{Name: "api", Ring: true, Policy: resource.Policy{Balancer: resource.Balancer{Policy: resource.Maglev}}}
+	if got := resource.EncodeCluster(c, resource.GRPC).GetLbPolicy(); got != clusterv3.Cluster_RING_HASH {
+		t.Errorf("gRPC gets %s, want RING_HASH, the only one that it has", got)
+	}
+	r := resource.Route{Name: "r", Hosts: []resource.VirtualHost{{Name: "h", Domains: []string{"*"}, Cluster: "c",
+		Hash: []resource.Hash{{Header: "x-user"}, {Cookie: "session"}, {Query: "id"}, {Source: true}}}}}
+	for _, kind := range []resource.Kind{resource.Envoy, resource.GRPC} {
+		m := resource.EncodeRoute(r, kind)
+		if err := m.ValidateAll(); err != nil {
+			t.Errorf("%s: protoc-gen-validate: %v", kind, err)
+		}
+		for _, route := range m.GetVirtualHosts()[0].GetRoutes() {
+			by := route.GetRoute().GetHashPolicy()
+			if len(by) != 4 || by[0].GetHeader().GetHeaderName() != "x-user" || by[1].GetCookie().GetName() != "session" ||
+				by[2].GetQueryParameter().GetName() != "id" || !by[3].GetConnectionProperties().GetSourceIp() {
+				t.Errorf("%s: hash policies %v: want header, cookie, parameter, source", kind, by)
+			}
+		}
+	}
+}
+
 // What a newer control plane tells a sidecar of today, and so what the one of today
 // tells older ones: fields that they do not know are not there.
 func TestAFieldThatTheSidecarDoesNotKnowIsNotThere(t *testing.T) {

@@ -56,4 +56,5 @@ type Endpoints struct {
 	Service   string
 	Endpoints []Endpoint
 	Ramp      time.Duration // how long a ramp lasts; 0 means [DefaultRamp]
+	Ring      bool          // gRPC clients choose by ring_hash
 }

@@ -27,7 +27,10 @@ const maxWeight = math.MaxUint32 / 2
 // order, so equal knowledge has equal bytes.
 func EncodeEndpoints(e Endpoints, k Kind) *endpointv3.ClusterLoadAssignment {
 	told := tell(e, k)
-	split := k == GRPC && fewPartly(told)
+	// On a ring gRPC goes by the weights of endpoints, multiplied by those of their
+	// localities (gRFC A42): all are in one there, so that a zone does not count twice.
+	ring := k == GRPC && e.Ring
+	split := k == GRPC && !ring && fewPartly(told)
 
 	// Priorities are made dense: gRPC refuses gaps.
 	var priorities []uint32
@@ -48,6 +51,9 @@ func EncodeEndpoints(e Endpoints, k Kind) *endpointv3.ClusterLoadAssignment {
 	for _, t := range told {
 		dense, _ := slices.BinarySearch(priorities, t.Priority)
 		p := place{priority: uint32(dense), region: t.Region, zone: t.Zone}
+		if ring {
+			p.region, p.zone = "", ""
+		}
 		if split && t.partly(k) {
 			p.subZone = "part/" + t.ID()
 		}
@@ -62,7 +68,7 @@ func EncodeEndpoints(e Endpoints, k Kind) *endpointv3.ClusterLoadAssignment {
 			order = append(order, p)
 		}
 		l.LbEndpoints = append(l.LbEndpoints, t.message(k))
-		if t.health == corev3.HealthStatus_HEALTHY {
+		if t.health == corev3.HealthStatus_HEALTHY && !ring {
 			usable[p] += uint64(t.weight)
 		}
 	}

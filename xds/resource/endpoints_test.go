@@ -39,6 +39,33 @@ func lbEndpoints(m *endpointv3.ClusterLoadAssignment) (all []*endpointv3.LbEndpo
 	return all
 }
 
+// The product of both weights is what counts on a ring: by zones, an endpoint of three
+// would get three times what one alone gets.
+func TestOnARingOfGRPCEachEndpointHasItsOwnWeight(t *testing.T) {
+	e := resource.Endpoints{Service: "api", Ring: true}
+	for i, zone := range []string{"a", "a", "a", "b"} {
+		e.Endpoints = append(e.Endpoints, resource.Endpoint{
+			Address: netip.AddrPortFrom(netip.AddrFrom4([4]byte{10, 0, 0, byte(i + 1)}), 80), Zone: zone, Weight: uint32(i + 1),
+		})
+	}
+	e.Endpoints[0].Verdict = outlier.Verdict{State: outlier.Probation}
+	e.Endpoints[0].Trial = 0.1
+	all := resource.EncodeEndpoints(e, resource.GRPC).GetEndpoints()
+	if len(all) != 1 || all[0].GetLoadBalancingWeight().GetValue() != 1 {
+		t.Fatalf("got %v, want one locality of weight 1", all)
+	}
+	var weights []uint32
+	for _, one := range all[0].GetLbEndpoints() {
+		weights = append(weights, one.GetLoadBalancingWeight().GetValue())
+	}
+	if diff := cmp.Diff([]uint32{10, 200, 300, 400}, weights); diff != "" {
+		t.Errorf("weights (-want +got):\n%s", diff)
+	}
+	if n := len(resource.EncodeEndpoints(e, resource.Envoy).GetEndpoints()); n != 2 {
+		t.Errorf("an Envoy gets %d localities, want both", n)
+	}
+}
+
 func TestEachKindOfClientIsToldAVerdictInItsOwnTerms(t *testing.T) {
 	const (
 		healthy   = corev3.HealthStatus_HEALTHY

@@ -25,4 +25,11 @@ type VirtualHost struct {
 	Domains []string // as in Envoy: exact, "*.suffix", "prefix.*" or "*"; a gRPC client matches its target
 	Cluster string
 	Timeout time.Duration // of the whole request with its retries; 0 means none
+	Hash    []Hash        // what a Cluster that hashes goes by
+}
+
+// Hash is something of a request that hashing goes by: one field is given.
+type Hash struct {
+	Header, Cookie, Query string // a name
+	Source                bool   // the client's address
 }

@@ -92,8 +92,28 @@ func route(h VirtualHost, headers []*routev3.HeaderMatcher, retry *routev3.Retry
 			ClusterSpecifier: &routev3.RouteAction_Cluster{Cluster: h.Cluster},
 			Timeout:          durationpb.New(h.Timeout), // also when 0, which is none: unsaid, Envoy takes 15 s
 			RetryPolicy:      retry,
+			HashPolicy:       hashPolicies(h.Hash),
 		}},
 	}
+}
+
+// hashPolicies are for Envoys and gRPC alike: what it does not know gRPC leaves out.
+func hashPolicies(by []Hash) (all []*routev3.RouteAction_HashPolicy) {
+	for _, h := range by {
+		m := new(routev3.RouteAction_HashPolicy)
+		switch {
+		case h.Header != "":
+			m.PolicySpecifier = &routev3.RouteAction_HashPolicy_Header_{Header: &routev3.RouteAction_HashPolicy_Header{HeaderName: valid(h.Header)}}
+		case h.Cookie != "":
+			m.PolicySpecifier = &routev3.RouteAction_HashPolicy_Cookie_{Cookie: &routev3.RouteAction_HashPolicy_Cookie{Name: valid(h.Cookie)}}
+		case h.Query != "":
+			m.PolicySpecifier = &routev3.RouteAction_HashPolicy_QueryParameter_{QueryParameter: &routev3.RouteAction_HashPolicy_QueryParameter{Name: valid(h.Query)}}
+		default:
+			m.PolicySpecifier = &routev3.RouteAction_HashPolicy_ConnectionProperties_{ConnectionProperties: &routev3.RouteAction_HashPolicy_ConnectionProperties{SourceIp: true}}
+		}
+		all = append(all, m)
+	}
+	return all
 }
 
 func retryOn(conditions string) *routev3.RetryPolicy {
