@@ -124,7 +124,7 @@ func (r *real) obeys(name string, counts []*atomic.Int64, request func() error) 
 }
 
 // together checks that requests with one key go to one backend, and those with many keys to
-// several, until a reload takes the key away, for which no request fails.
+// several, and that reloads take the key away and give it back without a failed request.
 func (r *real) together(counts []*atomic.Int64, request func(key string) error) {
 	r.t.Helper()
 	reached := func(keys ...string) (n int) {
@@ -156,13 +156,18 @@ func (r *real) together(counts []*atomic.Int64, request func(key string) error) 
 	if n := reached(many...); n < 2 {
 		r.t.Errorf("requests of 30 users reached %d backend, want 2 or more", n)
 	}
-	next := *r.registry.Current()
-	next.Services = slices.Clone(next.Services)
-	next.Services[0].Balancer, next.Services[0].Hash = registry.Balancer{Policy: registry.RoundRobin}, nil
-	r.registry.Set(&next)
-	for deadline := time.Now().Add(time.Minute); reached(one...) < 3; {
-		if time.Now().After(deadline) {
-			r.t.Fatal("a reload to round_robin did not reach the client")
+	keyed := r.registry.Current()
+	round := &registry.Mesh{Services: slices.Clone(keyed.Services)}
+	round.Services[0].Balancer, round.Services[0].Hash = registry.Balancer{Policy: registry.RoundRobin}, nil
+	for _, step := range []struct {
+		mesh *registry.Mesh
+		want int
+	}{{round, 3}, {keyed, 1}} {
+		r.registry.Set(step.mesh)
+		for deadline := time.Now().Add(time.Minute); reached(one...) != step.want; {
+			if time.Now().After(deadline) {
+				r.t.Fatalf("after a reload, requests of one user do not reach %d backends", step.want)
+			}
 		}
 	}
 }
