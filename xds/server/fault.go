@@ -76,14 +76,16 @@ func (s *Server) tell(st *stream, b *batch, r request) {
 		why := refusalOf(r.refusal)
 		s.warn(st, r.url+" "+why, "a client refused resources", slog.String("type", r.url), slog.String("version", b.version), slog.String("reason", why))
 	}
-	switch st.news {
-	case TypeNotServed:
-		s.warn(st, r.url, "a client asks for a type that is not served", slog.String("type", r.url))
-	case NodeChanged:
-		id := r.node.GetId()
-		s.warn(st, string(NodeChanged), "a client changed its node in mid-stream, and the first one counts", slog.String("changed_to", id[:min(len(id), maxName)]))
+	for _, fault := range st.news {
+		switch fault {
+		case TypeNotServed:
+			s.warn(st, r.url, "a client asks for a type that is not served", slog.String("type", r.url))
+		case NodeChanged:
+			id := r.node.GetId()
+			s.warn(st, string(NodeChanged), "a client changed its node in mid-stream, and the first one counts", slog.String("changed_to", id[:min(len(id), maxName)]))
+		}
 	}
-	st.news = ""
+	st.news = nil
 }
 
 // warn logs what a client did wrong. Lines about one thing that clients of one address do

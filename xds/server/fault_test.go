@@ -9,6 +9,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
 	discoveryv3 "github.com/envoyproxy/go-control-plane/envoy/service/discovery/v3"
 	"google.golang.org/grpc/codes"
 
@@ -85,6 +86,28 @@ func TestAStreamThatIsEndedForItsClientsFaultIsCountedAndExplained(t *testing.T)
 			})
 		}
 	}
+}
+
+func TestAStreamMayAskForSoManyTypesThatAreNotServed(t *testing.T) {
+	both(t, func(t *testing.T, h *harness, delta bool) {
+		h.apply(assignment("a", 1))
+		h.Ready()
+		c := h.open(node("n", envoyView), delta)
+		for i := range 2 * 32 {
+			c.subscribe(fmt.Sprint("type.googleapis.com/none.", i%32), "a")
+		}
+		c.subscribe(eds, "a")
+		c.want("endpoints[a]")
+		c.subscribe("type.googleapis.com/none.32", "a")
+		c.wantEnd(codes.ResourceExhausted)
+		st := h.Stats()
+		if !maps.Equal(st.Refused, one(st.Refused, server.TooManyTypes, 1)) || !maps.Equal(st.Ignored, one(st.Ignored, server.TypeNotServed, 65)) {
+			t.Errorf("refused %v, ignored %v, want a stream, and 65 requests", st.Refused, st.Ignored)
+		}
+		if got := h.log.String(); strings.Count(got, "\n") != 33 || !strings.Contains(got, "more than 32 types") {
+			t.Errorf("got %q, want a line for each type, and one for the end", got)
+		}
+	})
 }
 
 func TestAStreamThatEndsInOrderIsNobodysFault(t *testing.T) {
@@ -177,12 +200,31 @@ func TestWhatIsIgnoredOfAClientIsCounted(t *testing.T) {
 		ignored("a type that is not served, twice", server.TypeNotServed, 2)
 		h.wantLine("level=WARN", "a client asks for a type that is not served", "type="+sds, "node=n", "kind=envoy")
 		h.log.Reset()
+		c.node = new(corev3.Node)
+		c.subscribe(eds, "a")
+		ignored("a node that says nothing", server.NodeChanged, 0)
 		for range 2 {
 			c.node = node("n", other)
 			c.subscribe(eds, "a")
+			time.Sleep(time.Minute)
 		}
 		ignored("another zone, twice", server.NodeChanged, 2)
 		h.wantLine("level=WARN", "a client changed its node in mid-stream", "node=n", "changed_to=n")
+	})
+}
+
+func TestTwoThingsThatAreWrongWithARequestAreBothTold(t *testing.T) {
+	both(t, func(t *testing.T, h *harness, delta bool) {
+		h.Ready()
+		c := h.open(node("n", envoyView), delta)
+		c.subscribe(eds, "a")
+		c.node = node("another", envoyView)
+		c.subscribe(sds, "cert")
+		for _, part := range []string{"a client changed its node in mid-stream", "changed_to=another", "a client asks for a type that is not served"} {
+			if got := h.log.String(); strings.Count(got, part) != 1 || strings.Count(got, "\n") != 2 {
+				t.Errorf("got %q, want two lines, and %q in one", got, part)
+			}
+		}
 	})
 }
 

@@ -452,6 +452,9 @@ func TestWhatAnEnvoyAsksForAgainComesAfterAResponseWithoutIt(t *testing.T) {
 		c.want("endpoints[b]")
 		c.want("endpoints[a c]")
 		c.quiet("once")
+		if n := h.Stats().Ignored[server.StaleNonce]; n != 0 {
+			t.Errorf("%d requests ignored, want none: it was heard", n)
+		}
 	})
 }
 

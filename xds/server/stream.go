@@ -52,8 +52,8 @@ type stream struct {
 	queued [numLanes]bool
 	// strangers are the types asked for that are not served here.
 	strangers map[string]struct{}
-	renamed   bool  // its node has changed since
-	news      Fault // what the newest request was the first to do wrong, until it is logged
+	renamed   bool    // its node has changed since
+	news      []Fault // what the newest request was the first to do wrong, until it is logged
 }
 
 // serve is the life of a stream. What it is sent is written by a goroutine that exists
@@ -141,10 +141,10 @@ func (s *Server) begin(st *stream, r request) (sub *subscription, first bool, re
 		}
 		st.node, st.view = r.node.GetId(), resource.ViewOf(r.node)
 		s.join(st)
-	} else if r.node != nil && (r.node.GetId() != st.node || resource.ViewOf(r.node) != st.view) {
+	} else if r.node.GetId() != "" && (r.node.GetId() != st.node || resource.ViewOf(r.node) != st.view) {
 		s.ignored[NodeChanged]++ // the first one counts
 		if !st.renamed {
-			st.renamed, st.news = true, NodeChanged
+			st.renamed, st.news = true, append(st.news, NodeChanged)
 		}
 	}
 	if r.url == "" {
@@ -186,7 +186,7 @@ func (st *stream) stranger(url string) error {
 		st.strangers = map[string]struct{}{}
 	}
 	st.strangers[url] = struct{}{}
-	st.news = TypeNotServed
+	st.news = append(st.news, TypeNotServed)
 	return nil
 }
 
