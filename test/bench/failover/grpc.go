@@ -1,7 +1,6 @@
 package main
 
 import (
-	"bytes"
 	"context"
 	"net"
 	"net/http"
@@ -21,20 +20,33 @@ import (
 	"google.golang.org/protobuf/types/known/emptypb"
 )
 
-// rpc is a caller that needs no proxy: gRPC's client, in this process.
+// rpc is a caller that speaks gRPC by gRPC's client, in this process: to its proxy, or
+// without one.
 type rpc struct{ conn *grpc.ClientConn }
 
-func dialRPC(p product, caller int, addresses []string) (*rpc, error) {
+// serviceConfig is how gRPC's client chooses among the endpoints; before a proxy there is
+// nothing to choose.
+func (p product) serviceConfig() (string, error) {
+	if p.library == "" {
+		return "{}", nil
+	}
 	var s site
 	if p.tune != nil {
 		p.tune(&s)
 	}
 	text, err := template.ParseFS(configurations, "products/"+p.library)
 	if err != nil {
-		return nil, err
+		return "", err
 	}
-	var config bytes.Buffer
-	if err := text.Execute(&config, s); err != nil {
+	var config strings.Builder
+	err = text.Execute(&config, s)
+	return config.String(), err
+}
+
+// dialRPC connects from an address; nil: from anywhere.
+func dialRPC(p product, local net.IP, addresses []string) (*rpc, error) {
+	config, err := p.serviceConfig()
+	if err != nil {
 		return nil, err
 	}
 	names := manual.NewBuilderWithScheme("service")
@@ -43,9 +55,9 @@ func dialRPC(p product, caller int, addresses []string) (*rpc, error) {
 		state.Endpoints = append(state.Endpoints, resolver.Endpoint{Addresses: []resolver.Address{{Addr: a}}})
 	}
 	names.InitialState(state)
-	from := net.Dialer{LocalAddr: &net.TCPAddr{IP: callerIP(caller)}}
+	from := net.Dialer{LocalAddr: &net.TCPAddr{IP: local}}
 	conn, err := grpc.NewClient("service:///api", grpc.WithResolvers(names), grpc.WithTransportCredentials(insecure.NewCredentials()),
-		grpc.WithDefaultServiceConfig(config.String()), grpc.WithDisableRetry(),
+		grpc.WithDefaultServiceConfig(config), grpc.WithDisableRetry(),
 		grpc.WithContextDialer(func(ctx context.Context, address string) (net.Conn, error) {
 			return from.DialContext(ctx, "tcp", address)
 		}))
@@ -60,9 +72,9 @@ func dialRPC(p product, caller int, addresses []string) (*rpc, error) {
 func (c *rpc) get(path string, timeout time.Duration) (from, why string) {
 	ctx, cancel := context.WithTimeout(context.Background(), timeout)
 	defer cancel()
-	var header metadata.MD
-	err := c.conn.Invoke(ctx, path, new(emptypb.Empty), new(emptypb.Empty), grpc.Header(&header))
-	from = strings.Join(header.Get(upstream), "")
+	var header, trailer metadata.MD
+	err := c.conn.Invoke(ctx, path, new(emptypb.Empty), new(emptypb.Empty), grpc.Header(&header), grpc.Trailer(&trailer))
+	from = strings.Join(metadata.Join(header, trailer).Get(upstream), "")
 	if err != nil {
 		why = status.Code(err).String()
 	}
@@ -72,11 +84,15 @@ func (c *rpc) get(path string, timeout time.Duration) (from, why string) {
 func (c *rpc) close() { c.conn.Close() }
 
 // answerRPC is a method whose answer is an empty message, and how it ended, which gRPC
-// tells in the trailers.
+// tells in the trailers; without the message in the only block of headers ("Trailers-Only").
 // https://github.com/grpc/grpc/blob/master/doc/PROTOCOL-HTTP2.md
-func answerRPC(code codes.Code) http.Handler {
+func answerRPC(code codes.Code, message bool) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		w.Header().Set("content-type", "application/grpc")
+		if !message {
+			w.Header().Set("grpc-status", strconv.Itoa(int(code)))
+			return
+		}
 		_, _ = w.Write(make([]byte, 5)) // the client may have left
 		w.Header().Set(http.TrailerPrefix+"grpc-status", strconv.Itoa(int(code)))
 	})

@@ -18,7 +18,7 @@ func TestGRPCIsAnsweredAndItsErrorsAreInTheTrailers(t *testing.T) {
 				t.Fatal(err)
 			}
 			t.Cleanup(v.close)
-			c, err := dialRPC(p, 2, []string{v.endpoints[0].Address})
+			c, err := dialRPC(p, callerIP(2), []string{v.endpoints[0].Address})
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -41,6 +41,37 @@ func TestGRPCIsAnsweredAndItsErrorsAreInTheTrailers(t *testing.T) {
 			}
 			if arrived := b.Arrivals(time.Time{}); len(arrived) < 2 || arrived[0].Path != path(2, false) {
 				t.Errorf("%d calls arrived, want 2 or more by the path of their caller", len(arrived))
+			}
+		})
+	}
+}
+
+func TestUsersOfAProxyLearnOfErrorsInTrailers(t *testing.T) {
+	for _, s := range scenarios() {
+		if !s.rpc {
+			continue
+		}
+		t.Run(s.name, func(t *testing.T) {
+			set := s.in(setting{Proxies: 1, Endpoints: 1})
+			v, err := startService(t.Context(), product{}, s, set)
+			if err != nil {
+				t.Fatal(err)
+			}
+			t.Cleanup(v.close)
+			g := &generator{setting: set, entries: []string{v.endpoints[0].Address}} // nothing is changed on the way
+			c, err := g.caller(0)
+			if err != nil {
+				t.Fatal(err)
+			}
+			t.Cleanup(c.close)
+			if from, why := c.get(path(0, false), time.Minute); why != "" || backendOf(from) != 0 {
+				t.Errorf("in health: %q from %q, want the endpoint's answer", why, from)
+			}
+			if err := v.backends[0].Set(fakeupstream.Errors(1)); err != nil {
+				t.Fatal(err)
+			}
+			if from, why := c.get(path(0, false), time.Minute); why != "Unavailable" || backendOf(from) != 0 {
+				t.Errorf("got %q from %q, want what the trailers say", why, from)
 			}
 		})
 	}

@@ -242,7 +242,7 @@ func TestEveryConfigurationCanBeWritten(t *testing.T) {
 			continue
 		}
 		for _, other := range []bool{false, true} {
-			s := site{Dir: t.TempDir(), Retries: other, HTTP2: other, Detects: true, TimeoutMS: 1000, TimeoutSeconds: 1, TryMS: 333, TrySeconds: .333, Endpoints: []endpoint{{"api-0", "127.0.0.1:1", "127.0.0.1", "1"}}}
+			s := site{Dir: t.TempDir(), Retries: other, HTTP2: other, RPC: other, Detects: true, TimeoutMS: 1000, TimeoutSeconds: 1, TryMS: 333, TrySeconds: .333, Endpoints: []endpoint{{"api-0", "127.0.0.1:1", "127.0.0.1", "1"}}}
 			if p.tune != nil {
 				p.tune(&s)
 			}

@@ -48,7 +48,7 @@ type site struct {
 	TimeoutSeconds, TrySeconds     float64
 	Retries, RoundRobin            bool
 	Detects, Tuned, Eager          bool
-	Checks, HTTP2                  bool
+	Checks, HTTP2, RPC             bool
 }
 
 type endpoint struct{ Name, Address, Host, Port string }
@@ -111,6 +111,8 @@ func (p product) abstains(s scenario) string {
 	switch {
 	case p.library != "" && s.fault.Body != fakeupstream.Whole:
 		return "an answer that is cut in its body is one of HTTP/1.1, which gRPC takes for a wrong server at once"
+	case s.rpc && !p.http2:
+		return "it speaks HTTP/1.1 to endpoints"
 	case s.streams > 0 && !p.http2:
 		return "each connection to an endpoint carries one request at a time"
 	}
@@ -174,7 +176,7 @@ func startFleet(ctx context.Context, p product, bin, dir string, t setting, endp
 	base := site{
 		Endpoints: endpoints, TimeoutMS: t.Timeout.Milliseconds(), TimeoutSeconds: t.Timeout.Seconds(),
 		TryMS: t.Timeout.Milliseconds() / 3, TrySeconds: t.Timeout.Seconds() / 3,
-		Retries: t.Retries, Detects: true, HTTP2: t.HTTP2,
+		Retries: t.Retries, Detects: true, HTTP2: t.HTTP2, RPC: t.RPC,
 	}
 	if p.tune != nil {
 		p.tune(&base)
@@ -194,7 +196,7 @@ func startFleet(ctx context.Context, p product, bin, dir string, t setting, endp
 		}
 	}
 	for i := range t.Proxies {
-		if err := f.ready(ctx, i); err != nil {
+		if err := f.ready(ctx, p, t, i); err != nil {
 			f.stop()
 			return nil, fmt.Errorf("proxy %d: %w", i, err)
 		}
@@ -216,11 +218,15 @@ func (f *fleet) startProxy(p product, path string, s site) error {
 }
 
 // ready waits until a proxy passes an answer on.
-func (f *fleet) ready(ctx context.Context, i int) error {
+func (f *fleet) ready(ctx context.Context, p product, t setting, i int) error {
+	g := &generator{setting: t, product: p, entries: f.entries}
 	return f.proxies[i].Wait(ctx, 20*time.Millisecond, func(context.Context) error {
-		var c client
+		c, err := g.caller(i)
+		if err != nil {
+			return err
+		}
 		defer c.close()
-		if _, why := c.get(f.entries[i], "/ready", time.Second); why != "" {
+		if _, why := c.get("/ready", time.Second); why != "" {
 			return fmt.Errorf("asked for an answer: %s", why)
 		}
 		return nil

@@ -295,6 +295,9 @@ func (r *report) heading(b *strings.Builder, w *row) {
 	if w.Setting.Retries {
 		retries = "retries"
 	}
+	if w.Setting.RPC {
+		retries += ", gRPC"
+	}
 	held := ""
 	if w.Setting.Hold > 0 {
 		held = fmt.Sprintf("; each takes %v", w.Setting.Hold)

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"encoding/xml"
 	"errors"
+	"fmt"
 	"io"
 	"math"
 	"slices"
@@ -116,7 +117,7 @@ func TestSumsAreOverWhatEveryProductTookPartIn(t *testing.T) {
 }
 
 func TestWhoHasNoPartInAScenarioIsNamed(t *testing.T) {
-	o, err := parse([]string{"-scenario", "streams reset;crash", "-product", "overhear,nginx,grpc,none"})
+	o, err := parse([]string{"-scenario", "streams reset;trailers 50 %;trailers only 50 %;crash", "-product", "overhear,nginx,grpc,none"})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -124,11 +125,16 @@ func TestWhoHasNoPartInAScenarioIsNamed(t *testing.T) {
 	if err := newReport(o).markdown(&b); err != nil {
 		t.Fatal(err)
 	}
-	if want := "- not measured: in \"streams reset\": nginx, none: "; strings.Count(b.String(), "- not measured: in ") != 1 || !strings.Contains(b.String(), want) {
-		t.Errorf("want %s alone in\n%s", want, b.String())
+	if n := strings.Count(b.String(), "- not measured: in "); n != 3 {
+		t.Errorf("%d lines of who has no part, want 3", n)
+	}
+	for _, name := range []string{"streams reset", "trailers 50 %", "trailers only 50 %"} {
+		if want := fmt.Sprintf("- not measured: in %q: nginx, none: ", name); !strings.Contains(b.String(), want) {
+			t.Errorf("no %s in\n%s", want, b.String())
+		}
 	}
 	for _, j := range o.jobs() {
-		if j.scenario.streams > 0 && (j.product.name == none || j.product.name == "nginx" || !j.setting.HTTP2) {
+		if (j.scenario.streams > 0 || j.scenario.rpc) && (j.product.name == none || j.product.name == "nginx" || !j.setting.HTTP2) {
 			t.Errorf("%s runs %q in %+v", j.product.name, j.scenario.name, j.setting)
 		}
 	}

@@ -136,8 +136,11 @@ func (c *round) get(path string, timeout time.Duration) (from, why string) {
 
 // caller is what the users of one proxy call with.
 func (g *generator) caller(i int) (caller, error) {
-	if g.product.library != "" {
-		return dialRPC(g.product, i, g.direct)
+	switch {
+	case g.product.library != "":
+		return dialRPC(g.product, callerIP(i), g.direct)
+	case g.RPC:
+		return dialRPC(g.product, nil, g.entries[i:i+1])
 	}
 	c := &round{to: g.direct}
 	c.turn.Store(rand.Uint64N(1 << 32)) // callers do not go round in step

@@ -18,6 +18,7 @@ type setting struct {
 	Base      float64       `json:"base"`       // share of requests that every endpoint fails
 	Retries   bool          `json:"retries"`
 	HTTP2     bool          `json:"http2,omitempty"`   // between proxies and endpoints
+	RPC       bool          `json:"grpc,omitempty"`    // users speak gRPC, to their proxies too
 	Hold      time.Duration `json:"hold_ns,omitempty"` // latency of a user's request, if not that of a healthy endpoint
 	Warm      time.Duration `json:"warm_ns"`           // before the fault
 	Phase     time.Duration `json:"phase_ns"`          // the fault comes at any instant of this, after the warm-up
@@ -59,6 +60,10 @@ type scenario struct {
 	// streams is how many requests are to be under way on the connection of each caller to
 	// each endpoint, over HTTP/2; 0: as many as come about, over HTTP/1.1.
 	streams int
+	// rpc is that users speak gRPC, over HTTP/2 all the way, and learn of errors in trailers.
+	rpc bool
+	// mute is that a call of gRPC fails without a message, by trailers alone.
+	mute bool
 	// unseen is that what is sent to a bad endpoint does not reach it: failed requests tell
 	// instead.
 	unseen bool
@@ -73,6 +78,9 @@ func (s scenario) takes(backend int) bool { return s.bad == everyone || backend 
 
 // in is the setting in which a scenario takes place.
 func (s scenario) in(t setting) setting {
+	if s.rpc {
+		t.HTTP2, t.RPC = true, true
+	}
 	if s.streams == 0 {
 		return t
 	}
@@ -152,6 +160,10 @@ func scenarios() []scenario {
 	crash.unseen = true
 	dark := one("blackhole", "the machine is gone: SYNs are not answered, open connections are silent", fakeupstream.Fault{})
 	dark.cut, dark.unseen = cut{answers: true, requests: true, dark: true}, true
+	trailers := one("trailers 50 %", "half of the calls of gRPC fail: 200, an empty message, and a status in the trailers; checks succeed", fakeupstream.Errors(.5))
+	trailers.rpc = true
+	mute := trailers
+	mute.name, mute.about, mute.mute = "trailers only 50 %", "half of the calls of gRPC fail: 200, and a status in the only block of headers; checks succeed", true
 	headless := crash
 	headless.name, headless.about, headless.headless = "crash, no control plane", "a crash at the moment in which Overhear's control plane is killed", true
 	return []scenario{
@@ -161,6 +173,7 @@ func scenarios() []scenario {
 		one("errors 50 %", "half of the requests fail, checks succeed", fakeupstream.Errors(.5)),
 		one("errors 20 %", "a fifth of the requests fail, checks succeed", fakeupstream.Errors(.2)),
 		one("errors 5 %", "a twentieth of the requests fail, checks succeed", fakeupstream.Errors(.05)),
+		trailers, mute,
 		one("slow x10", "ten times the latency", fakeupstream.Slow(10)),
 		one("slow tail", "a tenth of the requests takes thirty times as long", fakeupstream.SlowTail(.1, 30)),
 		one("body stalls", "200, half of the body, then nothing", sparing(fakeupstream.Fault{Body: fakeupstream.Stalled})),

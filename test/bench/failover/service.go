@@ -16,14 +16,14 @@ import (
 type service struct {
 	setting
 	scenario
-	rpc       bool // it is one of gRPC
 	backends  []*fakeupstream.Backend
 	relays    []*relay
 	endpoints []endpoint // as callers are told them
 }
 
 func startService(ctx context.Context, p product, s scenario, t setting) (*service, error) {
-	v := &service{setting: t, scenario: s, rpc: p.library != ""}
+	v := &service{setting: t, scenario: s}
+	v.RPC = v.RPC || p.library != ""
 	for i := range t.Endpoints {
 		if err := v.add(ctx, i); err != nil {
 			v.close()
@@ -36,8 +36,8 @@ func startService(ctx context.Context, p product, s scenario, t setting) (*servi
 func (v *service) add(ctx context.Context, i int) error {
 	name := nameOf(i)
 	cfg := fakeupstream.Config{Name: name, Latency: v.Latency, Seed: rand.Uint64(), HTTP2: v.HTTP2}
-	if v.rpc {
-		cfg.HTTP2, cfg.Handler, cfg.Failure = true, answerRPC(codes.OK), answerRPC(codes.Unavailable)
+	if v.RPC {
+		cfg.HTTP2, cfg.Handler, cfg.Failure = true, answerRPC(codes.OK, true), answerRPC(codes.Unavailable, !v.mute)
 	}
 	b, err := fakeupstream.Start(ctx, cfg)
 	if err != nil {
