@@ -1,6 +1,7 @@
 package ingest
 
 import (
+	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -231,6 +232,8 @@ func TestLogsThatCannotBeTakenEndWithAReason(t *testing.T) {
 	}{
 		{"that say nothing", nil, codes.DeadlineExceeded, BadNode},
 		{"of nobody", &corev3.Node{}, codes.InvalidArgument, BadNode},
+		{"of a name without end", node(strings.Repeat("x", 2049)), codes.InvalidArgument, BadNode},
+		{"of a zone without end", &corev3.Node{Id: "envoy-1", UserAgentName: "envoy", Locality: &corev3.Locality{Zone: strings.Repeat("x", 2049)}}, codes.InvalidArgument, BadNode},
 		{"of no Envoy", &corev3.Node{Id: "grpc-1", UserAgentName: "gRPC Go"}, codes.PermissionDenied, NotEnvoy},
 	} {
 		t.Run(tc.name, func(t *testing.T) {

@@ -1,12 +1,14 @@
 package ingest
 
 import (
+	"fmt"
 	"slices"
 	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
 
+	endpointv3 "github.com/envoyproxy/go-control-plane/envoy/config/endpoint/v3"
 	healthv3 "github.com/envoyproxy/go-control-plane/envoy/service/health/v3"
 	"github.com/google/go-cmp/cmp"
 	"google.golang.org/grpc/codes"
@@ -86,6 +88,26 @@ func TestClustersThatAreNoServicesAreNamedAndNoFault(t *testing.T) {
 		}
 		if all := lines(w.log.String(), "WARN", ""); len(all) > 0 {
 			t.Errorf("the log warns: %q", all)
+		}
+	})
+}
+
+func TestOfClustersThatAreNoServicesTheFirstAreNamedInShort(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, 64)
+		s := w.envoy("10.2.0.1", "envoy-1")
+		var all []*endpointv3.ClusterStats
+		for i := range 30 {
+			all = append(all, load(fmt.Sprintf("c%02d", 29-i)+strings.Repeat("é", 1000), ms(100)))
+		}
+		w.send(s, request(all...))
+		synctest.Wait()
+		var want []string
+		for i := range 10 {
+			want = append(want, fmt.Sprintf("c%02d", i)+strings.Repeat("é", 48)) // 100 bytes are half of one more
+		}
+		if diff := cmp.Diff(want, w.Refusals("envoy-1").UnknownClusters); diff != "" {
+			t.Errorf("unknown clusters (-want +got):\n%s", diff)
 		}
 	})
 }

@@ -212,6 +212,9 @@ func TestStreamsThatCannotBeTakenEndWithAReason(t *testing.T) {
 		{"without a node", func(w *world) lrsv3.LoadReportingService_StreamLoadStatsClient {
 			return w.envoy("10.2.0.1", "")
 		}, codes.InvalidArgument, BadNode},
+		{"with a node id without end", func(w *world) lrsv3.LoadReportingService_StreamLoadStatsClient {
+			return w.envoy("10.2.0.1", strings.Repeat("x", 2049))
+		}, codes.InvalidArgument, BadNode},
 		{"that say nothing", func(w *world) lrsv3.LoadReportingService_StreamLoadStatsClient {
 			return w.stream("10.2.0.1")
 		}, codes.DeadlineExceeded, BadNode},

@@ -421,6 +421,7 @@ func TestAStreamOfHealthDiscoveryThatCannotBeTakenEndsWithAReason(t *testing.T) 
 		why  Refusal
 	}{
 		{"without a node", nil, "10.2.0.1", codes.InvalidArgument, BadNode},
+		{"with a node id without end", node(strings.Repeat("x", 2049)), "10.2.0.1", codes.InvalidArgument, BadNode},
 		{"of no Envoy", &corev3.Node{Id: "grpc-1", UserAgentName: "gRPC Go"}, "10.2.0.1", codes.PermissionDenied, NotEnvoy},
 		{"of another's id", node("envoy-1"), "10.2.0.2", codes.PermissionDenied, ForeignReporter},
 		{"too many from one place", node("envoy-3"), "10.2.0.1", codes.ResourceExhausted, TooManyStreams},

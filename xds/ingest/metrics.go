@@ -11,7 +11,7 @@ type Refusal string
 
 // Reasons of refusal. Where a whole stream is refused it ends with a gRPC status.
 const (
-	BadNode          Refusal = "bad_node"                      // the first message has no node id
+	BadNode          Refusal = "bad_node"                      // the first message has no node id, or a long one
 	ForeignReporter          = Refusal(report.ForeignReporter) // the id is in use by another principal
 	TooManyStreams           = Refusal(report.TooManyStreams)  // of one principal
 	NotEnvoy         Refusal = "not_envoy"                     // a client that tells nothing of single endpoints

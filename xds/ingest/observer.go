@@ -5,6 +5,7 @@ import (
 	"maps"
 	"net/netip"
 	"slices"
+	"strings"
 	"time"
 
 	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
@@ -213,7 +214,8 @@ func (o *observer) read(stats []*endpointv3.ClusterStats, covered time.Duration)
 // stranger notes a cluster that is no service.
 func (o *observer) stranger(cluster string) {
 	o.refused.add(UnknownCluster, 1, "")
-	cluster = cluster[:min(len(cluster), mostName)]
+	// A copy: a part would keep the whole alive.
+	cluster = strings.ToValidUTF8(strings.Clone(cluster[:min(len(cluster), mostName)]), "")
 	if at, known := slices.BinarySearch(o.unknown, cluster); !known && at < mostUnknown {
 		o.unknown = slices.Insert(o.unknown, at, cluster)
 		o.unknown = o.unknown[:min(len(o.unknown), mostUnknown)]

@@ -17,8 +17,13 @@ import (
 	"github.com/overhear-mesh/overhear/xds/report"
 )
 
-// nodeWithin is how long a stream may take to say whose it is.
-const nodeWithin = 10 * time.Second
+const (
+	// nodeWithin is how long a stream may take to say whose it is.
+	nodeWithin = 10 * time.Second
+	// mostNode is how many bytes there may be of each thing that it says of its Envoy, as
+	// xds/server has it: they are remembered, and are in log lines.
+	mostNode = 2048
+)
 
 // streams are those of one service or more: how they begin, are bounded and end.
 type streams struct {
@@ -82,6 +87,9 @@ func firstOf[M any](ctx context.Context, g *streams, end context.CancelCauseFunc
 		return m, nil, context.Cause(ctx)
 	case nodeOf(m).GetId() == "":
 		return m, nil, g.refuse(codes.InvalidArgument, BadNode, "the first message must name a node")
+	}
+	if said := reporterOf(nodeOf(m), "", 0); max(len(said.ID), len(said.Zone), len(said.Region), len(said.Node)) > mostNode {
+		return m, nil, g.refuse(codes.InvalidArgument, BadNode, "the node's id, zone, region or metadata.overhear.node is longer than %d bytes", mostNode)
 	}
 	return m, nodeOf(m), nil
 }
