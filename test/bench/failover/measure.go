@@ -24,6 +24,7 @@ type figures struct {
 	Capacity  number `json:"capacity_lost"`
 	Said      number `json:"said_out"`       // times that a proxy took an endpoint out, by its own word
 	SaidFleet number `json:"said_out_fleet"` // the same of the control plane
+	Probes    number `json:"failed_probes"`  // of all proxies, by their own word
 	Recovery  number `json:"recovery_s"`
 	Overshoot number `json:"overshoot"` // most of its fair share in a second, after the fault
 	Pings     number `json:"pings_per_endpoint_s"`
@@ -83,7 +84,7 @@ func measure(tr *trace, s scenario, t setting) figures {
 	events, idle := leftAlone(tr, s, t, end)
 	f.Alone = number(events)
 	f.Capacity = number(idle.Seconds() / (end.Seconds() * float64(t.Proxies*t.Endpoints)))
-	f.Said, f.SaidFleet = tr.said.Proxies, tr.said.Fleet
+	f.Said, f.SaidFleet, f.Probes = tr.said.Proxies, tr.said.Fleet, tr.said.FailedProbes
 	f.Pings = number(float64(tr.pings) / float64(t.Endpoints) / t.Fault.Seconds())
 	f.Requests = number(judged)
 	f.CPU = number(math.NaN()) // callers without a proxy are within this process

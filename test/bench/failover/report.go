@@ -232,6 +232,7 @@ var columns = []struct {
 	{"back after s", func(f figures) number { return f.Recovery }, "%.1f"},
 	{"overshoot", func(f figures) number { return f.Overshoot }, "%.2f"},
 	{"pings/s", func(f figures) number { return f.Pings }, "%.2f"},
+	{"failed probes", func(f figures) number { return f.Probes }, "%.0f"},
 	{"CPU µs", func(f figures) number { return f.CPU }, "%.0f"},
 }
 

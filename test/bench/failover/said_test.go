@@ -1,6 +1,7 @@
 package main
 
 import (
+	"fmt"
 	"io"
 	"math"
 	"net/http"
@@ -27,6 +28,14 @@ func TestWhatAProductSaysOfItself(t *testing.T) {
 overhear_belief_changes_total{cluster="api",rule="hard",to="ejected"} 2
 overhear_belief_changes_total{cluster="api",rule="stalled",to="suspended"} 3
 overhear_belief_changes_total{cluster="api",rule="probe",to="probation"} 100
+# TYPE overhear_suspicion_probes_total counter
+overhear_suspicion_probes_total{cluster="api",result="timeout"} 5
+overhear_suspicion_probes_total{cluster="api",result="ok"} 100
+overhear_suspicion_probes_total{cluster="api",result="not_run"} 100
+# TYPE overhear_idle_pings_total counter
+overhear_idle_pings_total{cluster="api",result="unhealthy"} 6
+# TYPE overhear_idle_close_probes_total counter
+overhear_idle_close_probes_total{cluster="api",result="refused"} 7
 `)
 	control := telling(t, "/metrics", `# TYPE overhear_verdicts_total counter
 overhear_verdicts_total{rule="hard",scope="fleet",service="api",state="ejected"} 1
@@ -35,29 +44,32 @@ overhear_verdicts_total{rule="hard",scope="fleet",service="api",state="in"} 100
 `)
 	envoy := telling(t, "/stats/prometheus", `# TYPE envoy_cluster_outlier_detection_ejections_enforced_total counter
 envoy_cluster_outlier_detection_ejections_enforced_total{envoy_cluster_name="api"} 4
+# TYPE envoy_cluster_health_check_failure counter
+envoy_cluster_health_check_failure{envoy_cluster_name="api"} 2
 
 `)
+	none := number(math.NaN())
 	for _, c := range []struct {
-		name           string
-		fleet          fleet
-		proxies, plane number
+		name  string
+		fleet fleet
+		want  said
 	}{
-		{"sidecars and a control plane", fleet{counts: sidecarSays, admins: []string{sidecar, sidecar}, api: control}, 10, 1},
-		{"Envoys", fleet{counts: envoySays, admins: []string{envoy, envoy, envoy}}, 12, number(math.NaN())},
-		{"a product without such a count", fleet{admins: []string{"127.0.0.1:1"}}, number(math.NaN()), number(math.NaN())},
+		{"sidecars and a control plane", fleet{counts: sidecarSays, admins: []string{sidecar, sidecar}, api: control}, said{10, 1, 36}},
+		{"Envoys", fleet{counts: envoySays, admins: []string{envoy, envoy, envoy}}, said{12, none, 6}},
+		{"a product without such a count", fleet{admins: []string{"127.0.0.1:1"}}, said{none, none, none}},
 	} {
 		got, err := c.fleet.say(t.Context())
 		if err != nil {
 			t.Errorf("%s: %v", c.name, err)
 		}
-		if format("%g", got.Proxies) != format("%g", c.proxies) || format("%g", got.Fleet) != format("%g", c.plane) {
-			t.Errorf("%s: %v, want %g and %g", c.name, got, float64(c.proxies), float64(c.plane))
+		if fmt.Sprint(got) != fmt.Sprint(c.want) { // no number is not equal to itself
+			t.Errorf("%s: %v, want %v", c.name, got, c.want)
 		}
 	}
 	if _, err := (&fleet{counts: envoySays, admins: []string{sidecar}}).say(t.Context()); err == nil || !strings.Contains(err.Error(), "404") {
 		t.Errorf("a page that is not there: %v, want an error with its status", err)
 	}
-	if got := (said{7, 3}).since(said{5, 3}); got != (said{2, 0}) {
-		t.Errorf("since: %v, want 2 and 0", got)
+	if got := (said{7, 3, 9}).since(said{5, 3, 8}); got != (said{2, 0, 1}) {
+		t.Errorf("since: %v, want 2, 0 and 1", got)
 	}
 }
