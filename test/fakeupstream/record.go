@@ -27,6 +27,7 @@ type Counts struct {
 	Pings       int
 	Failed      int // requests and pings
 	Inflight    int // now
+	Forgotten   int // of requests and pings, those that are not among the arrivals any more
 }
 
 // record counts. The zero record is ready.
@@ -42,7 +43,9 @@ type record struct {
 func (b *Backend) Counts() Counts {
 	b.record.mu.Lock()
 	defer b.record.mu.Unlock()
-	return b.record.counts
+	c := b.record.counts
+	c.Forgotten = b.record.first
+	return c
 }
 
 // Arrivals are the requests and pings since an instant, oldest first.

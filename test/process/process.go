@@ -5,6 +5,7 @@ package process
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"math/rand/v2"
 	"net"
@@ -68,6 +69,16 @@ func Start(argv, env []string) (*Process, error) {
 
 // Output is what the program has written so far.
 func (p *Process) Output() string { return p.output.String() }
+
+// Ended is how the program has ended, whatever its status; nil: it runs.
+func (p *Process) Ended() error {
+	select {
+	case <-p.ended:
+		return errors.New(p.cmd.ProcessState.String())
+	default:
+		return nil
+	}
+}
 
 // Wait tries until it works, for at most 20 s.
 func (p *Process) Wait(ctx context.Context, every time.Duration, try func(context.Context) error) error {

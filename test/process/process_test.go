@@ -2,6 +2,7 @@ package process
 
 import (
 	"net"
+	"strings"
 	"testing"
 )
 
@@ -26,5 +27,19 @@ func TestNoAddressIsGivenOutTwiceOrInUse(t *testing.T) {
 			t.Fatalf("%s is given out again", address)
 		}
 		seen[address] = true
+	}
+}
+
+func TestAProcessSaysThatItHasEnded(t *testing.T) {
+	p, err := Start([]string{"sleep", "600"}, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := p.Ended(); err != nil {
+		t.Errorf("it runs, and has ended: %v", err)
+	}
+	p.Kill()
+	if err := p.Ended(); err == nil || !strings.Contains(err.Error(), "killed") {
+		t.Errorf("got %v, want that it was killed", err)
 	}
 }

@@ -50,7 +50,7 @@ func main() {
 		os.Exit(2)
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
-	defer stop()
+	context.AfterFunc(ctx, stop) // who interrupts twice does not want the report
 	if err := run(ctx, o); err != nil {
 		fmt.Fprintln(os.Stderr, "failover:", err)
 		os.Exit(1)
@@ -240,7 +240,8 @@ func run(ctx context.Context, o options) error {
 		fmt.Fprintf(os.Stderr, "%d of %d: %s, %s, %d proxies\n", i+1, len(jobs), j.scenario.name, j.product.name, j.setting.Proxies)
 		r.do(ctx, j, dir, filepath.Join(dir, fmt.Sprint("run-", i)))
 		if ctx.Err() != nil {
-			return ctx.Err()
+			r.Interrupted = fmt.Sprintf("interrupted during run %d of %d", i+1, len(jobs))
+			break
 		}
 	}
 	r.summarise()
@@ -252,8 +253,5 @@ func run(ctx context.Context, o options) error {
 			return err
 		}
 	}
-	if o.smoke {
-		return r.judge()
-	}
-	return nil
+	return r.verdict()
 }

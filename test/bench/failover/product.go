@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"sync"
 	"text/template"
 	"time"
@@ -267,6 +268,23 @@ func (f *fleet) behead() {
 		f.control.Kill()
 		f.control, f.api = nil, ""
 	}
+}
+
+// alive says which process has ended by itself, and what it said last; nil: none.
+func (f *fleet) alive() error {
+	for _, p := range f.all() {
+		err := p.Ended()
+		if err == nil {
+			continue
+		}
+		who := "the control plane"
+		if p != f.control {
+			who = fmt.Sprintf("proxy %d", slices.Index(f.proxies, p))
+		}
+		said := p.Output()
+		return fmt.Errorf("%s ended in mid-run, %w: %s", who, err, said[max(0, len(said)-500):])
+	}
+	return nil
 }
 
 // cpu is what the proxies have used.

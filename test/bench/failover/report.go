@@ -61,6 +61,8 @@ type report struct {
 	Versions map[string]string `json:"versions"`
 	Missing  []string          `json:"missing"` // products, with the reason
 	Outcomes []outcome         `json:"runs"`
+	// Interrupted says when the rest was given up; "": it was not.
+	Interrupted string `json:"interrupted,omitempty"`
 
 	absent  []error // of the products that were asked for
 	options options
@@ -144,19 +146,43 @@ func (r *report) find(all []product, dir string) (here []product) {
 func (r *report) do(ctx context.Context, j job, bin, dir string) {
 	out := outcome{Scenario: j.scenario.name, Product: j.product.name, Setting: j.setting, Round: j.round}
 	tr, err := play(ctx, j.product, j.scenario, j.setting, bin, dir)
+	if ctx.Err() != nil {
+		return // proxies are interrupted as well, and what they say of it is no news
+	}
 	if err != nil {
 		out.Discarded, out.broken = err.Error(), true
 		r.Outcomes = append(r.Outcomes, out)
 		return
 	}
 	out.Figures, out.Timeline, out.Why = measure(tr, j.scenario, j.setting), timeline(tr, j.scenario, j.setting), tr.why
-	switch {
-	case float64(out.Figures.Late) > 1e3*r.options.late.Seconds():
-		out.Discarded = fmt.Sprintf("the generator was late by %.0f ms at p99", float64(out.Figures.Late))
-	case tr.skipped > 0:
-		out.Discarded = fmt.Sprintf("%d requests were not made: too many were waiting", tr.skipped)
-	}
+	out.Discarded = r.objection(tr, out.Figures)
 	r.Outcomes = append(r.Outcomes, out)
+}
+
+// objection says why a run does not count; "": it does.
+func (r *report) objection(tr *trace, f figures) string {
+	switch {
+	case float64(f.Late) > 1e3*r.options.late.Seconds():
+		return fmt.Sprintf("the generator was late by %.0f ms at p99", float64(f.Late))
+	case tr.skipped > 0:
+		return fmt.Sprintf("%d requests were not made: too many were waiting", tr.skipped)
+	case tr.forgotten > 0:
+		return fmt.Sprintf("%d requests are forgotten by the backends that had them, and would be taken for silence: want a shorter run, or a lower rate", tr.forgotten)
+	}
+	return ""
+}
+
+// verdict says what is wrong with the runs as a whole.
+func (r *report) verdict() error {
+	switch {
+	case r.Interrupted != "":
+		return errors.New(r.Interrupted)
+	case r.options.smoke:
+		return r.judge()
+	case len(r.rows) == 0:
+		return errors.Join(append(slices.Clone(r.absent), fmt.Errorf("no run counts, of %d", len(r.Outcomes)))...)
+	}
+	return nil
 }
 
 // timeline is how many requests that were to begin in each 100 ms failed.
@@ -249,6 +275,9 @@ func format(form string, n number) string {
 func (r *report) markdown(w io.Writer) error {
 	var b strings.Builder
 	fmt.Fprintf(&b, "`%s`, %s, %s; load before: %s.\n\n", r.Command, r.Date, r.Machine, r.Load)
+	if r.Interrupted != "" {
+		fmt.Fprintf(&b, "**Not complete: %s.**\n\n", r.Interrupted)
+	}
 	for _, p := range r.options.products {
 		if v, ok := r.Versions[p.name]; ok {
 			fmt.Fprintf(&b, "- %s: %s\n", p.name, v)

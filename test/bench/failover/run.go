@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -36,13 +37,14 @@ type arrival struct {
 
 // trace is all that is known of a run.
 type trace struct {
-	requests []request
-	arrivals []arrival // by time for each backend
-	pings    int       // during the fault, of all backends
-	said     said      // from the warm-up's end to that of the run
-	skipped  int64
-	cpu      time.Duration // of all proxies, without the control plane, from the warm-up's end to that of the run
-	why      json.RawMessage
+	requests  []request
+	arrivals  []arrival // by time for each backend
+	forgotten int       // arrivals that backends remember no more
+	pings     int       // during the fault, of all backends
+	said      said      // from the warm-up's end to that of the run
+	skipped   int64
+	cpu       time.Duration // of all proxies, without the control plane, from the warm-up's end to that of the run
+	why       json.RawMessage
 }
 
 // play runs one product through one scenario, with everything new.
@@ -70,7 +72,9 @@ func play(ctx context.Context, p product, s scenario, t setting, bin, dir string
 	err = g.start(ctx)
 	var out *trace
 	if err == nil {
-		out, err = g.through(ctx, f, v)
+		if out, err = g.through(ctx, f, v); err != nil {
+			err = cmp.Or(f.alive(), err) // who has ended does not answer
+		}
 	}
 	cancel()
 	g.wait()
@@ -79,6 +83,7 @@ func play(ctx context.Context, p product, s scenario, t setting, bin, dir string
 	}
 	out.requests, out.skipped = g.requests, g.skipped.Load()
 	for i, b := range v.backends {
+		out.forgotten += b.Counts().Forgotten
 		for _, a := range b.Arrivals(began) {
 			if proxy, ok := proxyOf(a.Path); ok && !a.Ping {
 				out.arrivals = append(out.arrivals, arrival{proxy, i, a.At.Sub(g.fault)})
@@ -175,7 +180,7 @@ func (g *generator) use(ctx context.Context, i int, c caller) {
 // through lets the time of the run pass, and the fault come and go.
 func (g *generator) through(ctx context.Context, f *fleet, v *service) (*trace, error) {
 	out := &trace{}
-	if err := until(ctx, g.fault); err != nil {
+	if err := f.until(ctx, g.fault); err != nil {
 		return nil, err
 	}
 	began, err := f.cpu()
@@ -193,7 +198,7 @@ func (g *generator) through(ctx context.Context, f *fleet, v *service) (*trace, 
 	if err := v.harm(ctx, f); err != nil {
 		return nil, err
 	}
-	if err := until(ctx, g.fault.Add(g.Fault)); err != nil {
+	if err := f.until(ctx, g.fault.Add(g.Fault)); err != nil {
 		return nil, err
 	}
 	out.pings = v.pings() - before
@@ -201,7 +206,7 @@ func (g *generator) through(ctx context.Context, f *fleet, v *service) (*trace, 
 	if err := v.heal(); err != nil {
 		return nil, err
 	}
-	if err := until(ctx, g.fault.Add(g.Fault+g.After)); err != nil {
+	if err := f.until(ctx, g.fault.Add(g.Fault+g.After)); err != nil {
 		return nil, err
 	}
 	ended, err := f.cpu()
@@ -214,12 +219,21 @@ func (g *generator) through(ctx context.Context, f *fleet, v *service) (*trace, 
 	return out, err
 }
 
-func until(ctx context.Context, at time.Time) error {
-	select {
-	case <-ctx.Done():
-		return ctx.Err()
-	case <-time.After(time.Until(at)):
-		return nil
+// until waits, for as long as nobody of the fleet ends.
+func (f *fleet) until(ctx context.Context, at time.Time) error {
+	for {
+		if err := f.alive(); err != nil {
+			return err
+		}
+		wait := min(time.Until(at), time.Second)
+		if wait <= 0 {
+			return nil
+		}
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-time.After(wait):
+		}
 	}
 }
 
