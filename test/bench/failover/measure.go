@@ -87,13 +87,17 @@ func measure(tr *trace, s scenario, t setting) figures {
 	f.Said, f.SaidFleet, f.Probes = tr.said.Proxies, tr.said.Fleet, tr.said.FailedProbes
 	f.Pings = number(float64(tr.pings) / float64(t.Endpoints) / t.Fault.Seconds())
 	f.Requests = number(judged)
-	f.CPU = number(math.NaN()) // callers without a proxy are within this process
-	if judged > 0 && tr.cpu > 0 {
-		f.CPU = number(float64(tr.cpu.Microseconds()) / float64(judged))
-	}
 	var late []time.Duration
+	carried := 0 // while CPU was counted
 	for _, r := range tr.requests {
 		late = append(late, r.late)
+		if r.at >= 0 && r.at < end {
+			carried++
+		}
+	}
+	f.CPU = number(math.NaN()) // callers without a proxy are within this process
+	if carried > 0 && tr.cpu > 0 {
+		f.CPU = number(float64(tr.cpu.Microseconds()) / float64(carried))
 	}
 	slices.Sort(late)
 	f.Late = number(1e3 * quantile(late, .99).Seconds())

@@ -167,6 +167,21 @@ func TestWhatIsUnderWayWhenTheFaultComesIsPartOfTheHarm(t *testing.T) {
 	}
 }
 
+func TestCPUIsThatOfAllRequestsWhileItWasCounted(t *testing.T) {
+	tr := &trace{cpu: time.Second, requests: []request{
+		{at: -2 * time.Second}, // before the fault
+		{at: -time.Millisecond, took: time.Second},
+		{at: 0},
+		{at: time.Second, poisoned: true}, // nobody is judged by it, and it costs
+		{at: 2 * time.Second, why: "500"},
+		{at: quiet.Fault + quiet.After - 1},
+		{at: quiet.Fault + quiet.After},
+	}}
+	if f := measure(tr, broken, quiet); f.CPU != 250000 {
+		t.Errorf("%g µs a request, want a second of four", float64(f.CPU))
+	}
+}
+
 func TestTheWorstReturnIsTheMostThatFailInTenSeconds(t *testing.T) {
 	set := quiet
 	set.Fault = 40 * time.Second

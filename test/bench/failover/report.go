@@ -38,6 +38,7 @@ type outcome struct {
 	Setting   setting         `json:"setting"`
 	Round     int             `json:"round"`
 	Discarded string          `json:"discarded,omitempty"` // why it does not count
+	Load      number          `json:"load"`                // average of the machine's last minute, at the end
 	Figures   figures         `json:"figures"`
 	Timeline  []int           `json:"failed_by_100ms"` // from the warm-up's second half on
 	Why       json.RawMessage `json:"why,omitempty"`   // what Overhear says at the end of the fault
@@ -56,7 +57,6 @@ type row struct {
 type report struct {
 	Date     string            `json:"date"`
 	Machine  string            `json:"machine"`
-	Load     string            `json:"load"` // of the machine, before the first run
 	Command  string            `json:"command"`
 	Versions map[string]string `json:"versions"`
 	Missing  []string          `json:"missing"` // products, with the reason
@@ -70,13 +70,9 @@ type report struct {
 }
 
 func newReport(o options) *report {
-	load, err := os.ReadFile("/proc/loadavg")
-	if err != nil {
-		load = []byte("unknown")
-	}
 	r := &report{
 		Date: time.Now().UTC().Format(time.DateOnly), Machine: fmt.Sprintf("%d cores, %s/%s, %s", runtime.NumCPU(), runtime.GOOS, runtime.GOARCH, runtime.Version()),
-		Load: strings.TrimSpace(string(load)), Command: typed(os.Args[1:]),
+		Command:  typed(os.Args[1:]),
 		Versions: map[string]string{}, options: o,
 		Missing: []string{"Linkerd: its proxy needs a control plane in Kubernetes"},
 	}
@@ -104,6 +100,30 @@ func abstainers(all []product, s scenario) (lines []string) {
 		lines = append(lines, fmt.Sprintf("in %q: %s: %s", s.name, strings.Join(names[why], ", "), why))
 	}
 	return lines
+}
+
+// load is how many processes of the whole machine ran or wanted to, on average of the last
+// minute (man 5 proc).
+func load() number {
+	n := math.NaN()
+	if text, err := os.ReadFile("/proc/loadavg"); err == nil {
+		_, _ = fmt.Sscan(string(text), &n) // else it stays unknown
+	}
+	return number(n)
+}
+
+// loads are the least and the most of the runs that took place.
+func (r *report) loads() string {
+	low, high := math.Inf(1), math.Inf(-1)
+	for _, o := range r.Outcomes {
+		if !o.broken {
+			low, high = min(low, float64(o.Load)), max(high, float64(o.Load))
+		}
+	}
+	if low > high {
+		return "no run took place"
+	}
+	return fmt.Sprintf("load %.1f to %.1f over the runs", low, high)
 }
 
 // typed is the command line as it may be typed again.
@@ -154,6 +174,7 @@ func (r *report) do(ctx context.Context, j job, bin, dir string) {
 		r.Outcomes = append(r.Outcomes, out)
 		return
 	}
+	out.Load = load()
 	out.Figures, out.Timeline, out.Why = measure(tr, j.scenario, j.setting), timeline(tr, j.scenario, j.setting), tr.why
 	out.Discarded = r.objection(tr, out.Figures)
 	r.Outcomes = append(r.Outcomes, out)
@@ -236,6 +257,17 @@ func median(sorted []number) number {
 	return sorted[len(sorted)/2]
 }
 
+const recovery = "back after s"
+
+// later is when an endpoint came back that was not seen to while it was watched for so long:
+// in the last second of this it might have begun to.
+func later(watched time.Duration) string {
+	if watched < time.Second {
+		return format("", number(math.NaN()))
+	}
+	return fmt.Sprintf("> %.1f", (watched - time.Second).Seconds())
+}
+
 // columns of the table, in its order.
 var columns = []struct {
 	title string
@@ -255,7 +287,7 @@ var columns = []struct {
 	{"capacity lost", func(f figures) number { return f.Capacity }, "%.3f"},
 	{"said out", func(f figures) number { return f.Said }, "%.0f"},
 	{"by the fleet", func(f figures) number { return f.SaidFleet }, "%.0f"},
-	{"back after s", func(f figures) number { return f.Recovery }, "%.1f"},
+	{recovery, func(f figures) number { return f.Recovery }, "%.1f"},
 	{"overshoot", func(f figures) number { return f.Overshoot }, "%.2f"},
 	{"pings/s", func(f figures) number { return f.Pings }, "%.2f"},
 	{"failed probes", func(f figures) number { return f.Probes }, "%.0f"},
@@ -274,7 +306,7 @@ func format(form string, n number) string {
 
 func (r *report) markdown(w io.Writer) error {
 	var b strings.Builder
-	fmt.Fprintf(&b, "`%s`, %s, %s; load before: %s.\n\n", r.Command, r.Date, r.Machine, r.Load)
+	fmt.Fprintf(&b, "`%s`, %s, %s; %s.\n\n", r.Command, r.Date, r.Machine, r.loads())
 	if r.Interrupted != "" {
 		fmt.Fprintf(&b, "**Not complete: %s.**\n\n", r.Interrupted)
 	}
@@ -296,6 +328,9 @@ func (r *report) markdown(w io.Writer) error {
 		for i, c := range columns {
 			all := w.of(c.of)
 			text := format(c.form, median(all))
+			if c.title == recovery && text == "never" {
+				text = later(w.Setting.After)
+			}
 			if i == 0 && len(all) > 1 {
 				text += fmt.Sprintf(" (%s–%s)", format(c.form, all[0]), format(c.form, all[len(all)-1]))
 			}

@@ -26,13 +26,13 @@ func told(overhear number) *report {
 		for _, n := range o.proxies {
 			t := o.setting
 			t.Proxies = n
-			f := figures{Excess: lost, T95: number(math.Inf(1)), Said: 4, SaidFleet: 1}
+			f := figures{Excess: lost, T95: number(math.Inf(1)), Recovery: number(math.Inf(1)), Said: 4, SaidFleet: 1}
 			r.Outcomes = append(r.Outcomes,
-				outcome{Scenario: "crash", Product: product, Setting: t, Figures: f, Timeline: []int{0, int(lost), 0}},
-				outcome{Scenario: "health", Product: product, Setting: t, Figures: figures{Alone: 2}})
+				outcome{Scenario: "crash", Product: product, Setting: t, Load: number(n) / 2, Figures: f, Timeline: []int{0, int(lost), 0}},
+				outcome{Scenario: "health", Product: product, Setting: t, Load: 2, Figures: figures{Alone: 2}})
 		}
 	}
-	r.Outcomes = append(r.Outcomes, outcome{Scenario: "crash", Product: "envoy", Setting: o.setting, Discarded: "the generator was late by 90 ms at p99"})
+	r.Outcomes = append(r.Outcomes, outcome{Scenario: "crash", Product: "envoy", Setting: o.setting, Load: 3, Discarded: "the generator was late by 90 ms at p99"})
 	r.summarise()
 	return r
 }
@@ -43,7 +43,7 @@ func TestTheTablesTellOfEverything(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, want := range []string{
-		"not measured: Linkerd", "## crash: it dies", "16 proxies, 10 endpoints, 400 requests/s", "| envoy | 1 | 25 |", " never |",
+		"not measured: Linkerd", "## crash: it dies", "16 proxies, 10 endpoints, 400 requests/s", "| envoy | 1 | 25 |", " never |", " > 1.0 |", "; load 2.0 to 8.0 over the runs.",
 		"crash, envoy, round 1: the generator was late by 90 ms at p99", "## False alarms", "at most",
 	} {
 		if !strings.Contains(b.String(), want) {
