@@ -45,18 +45,19 @@ func TestWhatIsSetAsideOfALoadReportIsCountedForItsEnvoyAndExplainedOnce(t *test
 		for range 3 {
 			time.Sleep(ms(100))
 			w.send(good, request(load("api", ms(100), row(1, sample{ok: 1, issued: 1}))))
-			w.send(bad, request(load("api", ms(100), row(1, sample{ok: 1, issued: 1}), row(9, sample{ok: 1, issued: 1}))))
+			w.send(bad, request(load("api", ms(100), row(1, sample{ok: 1, issued: 1}), row(9, sample{ok: 1, issued: 1}), row(8, sample{ok: 1, issued: 1}))))
 			synctest.Wait()
+			time.Sleep(time.Minute) // once on the stream, and not once in a while
 		}
 		if got := w.Refusals("envoy-1"); got.Counts != nil || got.Newest != "" {
 			t.Errorf("of who says nothing wrong %+v was refused", got)
 		}
 		got := w.Refusals("envoy-2")
-		if diff := cmp.Diff(map[Refusal]uint64{UnknownEndpoint: 3}, got.Counts); diff != "" {
+		if diff := cmp.Diff(map[Refusal]uint64{UnknownEndpoint: 6}, got.Counts); diff != "" {
 			t.Errorf("refused (-want +got):\n%s", diff)
 		}
-		if want := `unknown_endpoint: 10.0.0.10:80 is no endpoint of service "api"`; got.Newest != want || !got.At.Equal(time.Now()) {
-			t.Errorf("newest %q of %v, want %q of now", got.Newest, got.At, want)
+		if want := `unknown_endpoint: 10.0.0.10:80 is no endpoint of service "api"`; got.Newest != want || !got.At.Equal(time.Now().Add(-time.Minute)) {
+			t.Errorf("newest %q of %v, want %q of a minute ago", got.Newest, got.At, want)
 		}
 		wantLine(t, w.log.String(), "reporter=envoy-2", "reason=unknown_endpoint", `10.0.0.10:80 is no endpoint of service \"api\"`)
 		w.log.Reset()
@@ -72,7 +73,7 @@ func TestClustersThatAreNoServicesAreNamedAndNoFault(t *testing.T) {
 		w := newWorld(t, 64)
 		s := w.envoy("10.2.0.1", "envoy-1")
 		for range 3 {
-			time.Sleep(ms(100))
+			time.Sleep(time.Minute) // once on the stream, and not once in a while
 			w.send(s, request(load("overhear", ms(100)), load("aip", ms(100), row(1, sample{ok: 1, issued: 1})), load("aip", ms(100))))
 			synctest.Wait()
 		}

@@ -252,8 +252,8 @@ func TestAStreamThatTheTableRefusesEnds(t *testing.T) {
 			t.Errorf("it ended with %s, want FailedPrecondition", code)
 		}
 		synctest.Wait()
-		if len(w.sink.left) != 0 || w.Stats().Streams != 0 {
-			t.Errorf("left %v, %d streams, want neither", w.sink.left, w.Stats().Streams)
+		if st := w.Stats(); len(w.sink.left) != 0 || st.Streams != 0 || st.Refused[ForeignReporter] != 1 {
+			t.Errorf("left %v, %d streams, refused %v, want neither, and one of a foreign reporter", w.sink.left, st.Streams, st.Refused)
 		}
 	})
 }
