@@ -157,10 +157,10 @@ func reportersCommand(r *remote) *cobra.Command {
 		Short: "Show who reports, and what of it is believed",
 		Long: `Show who reports, and what of it is believed.
 
-REFUSED counts what was set aside, of an Envoy since its stream began; NOTE has the
-newest reason. Clusters of an Envoy that are no services of the mesh do not count: it
-has at least the one that leads to the control plane. They are named while nothing of
-the Envoy was accepted.`,
+REFUSED counts what was set aside: by the evidence table, and of the stream since it
+began; NOTE has the newest reason of the stream. Clusters of an Envoy that are no
+services of the mesh do not count: it has at least the one that leads to the control
+plane. They are named while nothing of the Envoy was accepted.`,
 		Args: noArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
 			if err := r.check(); err != nil {

@@ -87,7 +87,7 @@ var mayImport = map[string][]string{
 	"xds/reportpb":         {},
 	"xds/server":           {"internal/refrain", "xds/resource"},
 	"xds/client":           {"xds/resource"},
-	"xds/report":           {"outlier", "outlier/merge", "xds/reportpb"},
+	"xds/report":           {"internal/refrain", "outlier", "outlier/merge", "xds/reportpb"},
 	"xds/report/cadence":   {"outlier", "outlier/merge"},
 	"xds/report/grpcstats": {"outlier", "outlier/merge", "xds/report", "xds/report/cadence"},
 	"xds/ingest":           {"internal/refrain", "internal/strictyaml", "outlier", "outlier/merge", "xds/report", "xds/resource"},

@@ -123,8 +123,10 @@ func (cp *ControlPlane) getReporters(w http.ResponseWriter, r *http.Request) {
 	}
 	for _, of := range known {
 		one := ReporterStatus{ReporterStatus: of}
+		one.hear(cp.collector.Refusals(of.ID))
 		one.hear(cp.loads.Refusals(of.ID))
 		one.hear(cp.probing.Refusals(of.ID))
+		one.UnknownClusters = cp.loads.UnknownClusters(of.ID)
 		all.Reporters = append(all.Reporters, one)
 	}
 	answer(w, http.StatusOK, all)

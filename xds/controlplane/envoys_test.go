@@ -24,6 +24,7 @@ import (
 	"github.com/overhear-mesh/overhear/xds/client"
 	"github.com/overhear-mesh/overhear/xds/controlplane"
 	"github.com/overhear-mesh/overhear/xds/registry"
+	"github.com/overhear-mesh/overhear/xds/reportpb"
 	"github.com/overhear-mesh/overhear/xds/resource"
 )
 
@@ -258,6 +259,37 @@ func TestWhatIsSetAsideOfAnEnvoyIsShownWithItsReason(t *testing.T) {
 		if r.Refused["unknown_endpoint"] != 1 || len(r.Refused) != 1 || r.LastRefusal != `unknown_endpoint: 10.9.9.9:80 is no endpoint of service "api"` ||
 			r.LastRefusedAt.IsZero() || !slices.Equal(r.UnknownClusters, []string{"overhear"}) {
 			t.Errorf("reporter %+v, want one unknown endpoint refused, and an unknown cluster", r)
+		}
+	})
+}
+
+func TestWhatIsSetAsideOfASidecarIsShownWithItsReason(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, nil)
+		w.opened()
+		cc, err := client.Dial([]string{xdsAddr}, client.DialOptions{Dialer: w.net.Host("10.2.0.1").Dial})
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer cc.Close()
+		stream, err := reportpb.NewEvidenceServiceClient(cc).Stream(t.Context(), grpc.WaitForReady(true))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := stream.Send(&reportpb.Up{MonoMs: 1, Hello: &reportpb.Hello{
+			Version: &reportpb.Version{Major: 1}, NodeId: "sidecar-1", Own: []*reportpb.OwnInstance{{Key: &reportpb.EndpointKey{Service: "api", Instance: "api-2"}}},
+		}}); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(5 * time.Second)
+		var all controlplane.Reporters
+		w.get("/api/v1/reporters", &all)
+		if len(all.Reporters) != 1 {
+			t.Fatalf("%d reporters, want 1", len(all.Reporters))
+		}
+		r := all.Reporters[0]
+		if r.Refused["not_owner"] != 1 || len(r.Refused) != 1 || !strings.HasPrefix(r.LastRefusal, "not_owner: ") || r.LastRefusedAt.IsZero() {
+			t.Errorf("reporter %+v, want an instance refused that is not its own", r)
 		}
 	})
 }

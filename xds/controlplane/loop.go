@@ -2,13 +2,15 @@ package controlplane
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"log/slog"
 	"maps"
 	"math"
 	"slices"
 	"time"
+
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
 
 	"github.com/overhear-mesh/overhear/outlier"
 	"github.com/overhear-mesh/overhear/outlier/merge"
@@ -37,7 +39,14 @@ const (
 )
 
 // errClosed is the answer to whoever asks a loop that has ended.
-var errClosed = errors.New("the control plane is closing")
+var errClosed error = closed{}
+
+type closed struct{}
+
+func (closed) Error() string { return "the control plane is closing" }
+
+// GRPCStatus ends a stream as the loss of its connection does.
+func (c closed) GRPCStatus() *status.Status { return status.New(codes.Unavailable, c.Error()) }
 
 // loop owns the evidence table and all that follows from it. Its goroutine, run,
 // alone touches the fields below the line; others hand it tasks.

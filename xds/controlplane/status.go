@@ -12,8 +12,8 @@ import (
 	"github.com/overhear-mesh/overhear/internal/strictyaml"
 	"github.com/overhear-mesh/overhear/outlier"
 	"github.com/overhear-mesh/overhear/outlier/merge"
-	"github.com/overhear-mesh/overhear/xds/ingest"
 	"github.com/overhear-mesh/overhear/xds/registry"
+	"github.com/overhear-mesh/overhear/xds/report"
 	"github.com/overhear-mesh/overhear/xds/server"
 )
 
@@ -81,19 +81,19 @@ type Reporters struct {
 	Reporters []ReporterStatus `json:"reporters"`
 }
 
-// ReporterStatus is one who reports. Of an Envoy that is heard, Refused counts also what
-// the streams that it has now said and nobody believed.
+// ReporterStatus is one who reports. Refused counts also what the streams that it has now
+// said and nobody believed.
 type ReporterStatus struct {
 	merge.ReporterStatus
-	LastRefusal   string    `json:"last_refusal,omitempty"` // of an Envoy: the reason, and what was wrong
+	LastRefusal   string    `json:"last_refusal,omitempty"` // of a stream: the reason, and what was wrong
 	LastRefusedAt time.Time `json:"last_refused_at,omitzero"`
 	// UnknownClusters are the first clusters, sorted, of which an Envoy reports and that are
 	// no services of the mesh. Most Envoys have such: the one that leads here is one.
 	UnknownClusters []string `json:"unknown_clusters,omitempty"`
 }
 
-// hear adds what was set aside of the words of an Envoy.
-func (r *ReporterStatus) hear(aside ingest.Refusals) {
+// hear adds what was set aside of the words of a stream.
+func (r *ReporterStatus) hear(aside report.Refusals) {
 	if r.Refused == nil {
 		r.Refused = map[merge.Refusal]uint64{}
 	}
@@ -103,7 +103,6 @@ func (r *ReporterStatus) hear(aside ingest.Refusals) {
 	if aside.At.After(r.LastRefusedAt) {
 		r.LastRefusal, r.LastRefusedAt = aside.Newest, aside.At
 	}
-	r.UnknownClusters = append(r.UnknownClusters, aside.UnknownClusters...)
 }
 
 // Clients are those who are told.

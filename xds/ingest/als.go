@@ -165,12 +165,12 @@ func (o *observer) heard() map[merge.Key]kinds {
 		name, known := o.clusters[at.cluster]
 		s, exists := o.directory.Service(name)
 		if !known || !exists {
-			o.refused.add(UnknownCluster, int(k.all()), "")
+			o.refused.Usual(UnknownCluster, int(k.all()))
 			continue
 		}
 		instance, known := s.Instances[at.at]
 		if !known {
-			o.refused.add(UnknownEndpoint, int(k.all()), "a log names %s, which is no endpoint of service %q", at.at, name)
+			o.refused.Add(UnknownEndpoint, int(k.all()), "a log names %s, which is no endpoint of service %q", at.at, name)
 			continue
 		}
 		key := merge.Key{Service: name, Instance: instance}
@@ -191,7 +191,7 @@ func (g *Logs) receive(ctx context.Context, end context.CancelCauseFunc, srv als
 		return err
 	}
 	if resource.KindOf(node) != resource.Envoy {
-		return c.refuse(codes.PermissionDenied, NotEnvoy, "%q is no Envoy", node.GetId())
+		return c.faults.Refuse(codes.PermissionDenied, NotEnvoy, "%q is no Envoy", node.GetId())
 	}
 	principal, _ := report.Identify(ctx)
 	bucket := report.NewBucket(logEvery, logBurst)
@@ -208,26 +208,26 @@ func (g *Logs) receive(ctx context.Context, end context.CancelCauseFunc, srv als
 			leave()
 			if in = now; in != nil && !in.logs.enter() {
 				in = nil
-				return c.refuse(codes.ResourceExhausted, TooManyStreams, "%q has %d logs already", node.GetId(), logsPerReporter)
+				return c.faults.Refuse(codes.ResourceExhausted, TooManyStreams, "%q has %d logs already", node.GetId(), logsPerReporter)
 			}
 		}
 		switch records := m.GetHttpLogs().GetLogEntry(); {
 		case in == nil:
-			c.metrics.refuse(map[Refusal]int{NoLoadReports: len(records)})
+			c.faults.Count(NoLoadReports, len(records))
 			if !lone && c.now()-began > nodeWithin { // else the load reports may be about to begin
 				lone = true
-				c.faults.Write(ctx, slog.LevelWarn, node.GetId()+" "+string(NoLoadReports), "an envoy sends logs and no load reports, without which they say nothing",
-					slog.String("reporter", node.GetId()), slog.String("principal", principal))
+				c.faults.Tell(ctx, slog.LevelWarn, node.GetId(), NoLoadReports, "an envoy sends logs and no load reports, without which they say nothing",
+					slog.String("principal", principal))
 			}
 		case in.reporter.Principal != principal:
-			return c.refuse(codes.PermissionDenied, ForeignReporter, "%q reports from elsewhere", node.GetId())
+			return c.faults.Refuse(codes.PermissionDenied, ForeignReporter, "%q reports from elsewhere", node.GetId())
 		default:
 			silent, dropped := in.logs.add(records)
 			c.metrics.add(func(s *Stats) { s.Records += uint64(len(records)) })
-			var aside asides
-			aside.add(SaysNothing, silent, "")
-			aside.add(TooManyEndpoints, dropped, "a log speaks of more than %d endpoints between two load reports", mostKinds)
-			c.setAside(ctx, node.GetId(), &in.refused, &aside)
+			var aside report.Aside
+			aside.Usual(SaysNothing, silent)
+			aside.Add(TooManyEndpoints, dropped, "a log speaks of more than %d endpoints between two load reports", mostKinds)
+			c.faults.SetAside(ctx, in.seat, &aside)
 		}
 		if err := c.pace(ctx, bucket, c.now()); err != nil {
 			return err

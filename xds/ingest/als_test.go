@@ -119,11 +119,11 @@ func TestARecordOfNoFailureIsSetAside(t *testing.T) {
 	k, tell := logging(t)
 	tell(attempt(1, cut, 0), attempt(1, cut, 0))
 	k.api(row(1, sample{ok: 1, issued: 1}))
-	if n := k.refused.n[NotCounted]; n != 0 {
+	if n := k.refused.Counts[NotCounted]; n != 0 {
 		t.Fatalf("%d records are set aside at once, want them to wait for one load report", n)
 	}
 	got := cell(k.api(row(1, sample{ok: 1, failed: 1, issued: 2})), api1)
-	if n := k.refused.n[NotCounted]; n != 1 || got.Counts.Conn != 1 {
+	if n := k.refused.Counts[NotCounted]; n != 1 || got.Counts.Conn != 1 {
 		t.Errorf("%d set aside, counts %+v, want one of each: the other found its failure", n, got.Counts)
 	}
 	got = cell(k.api(row(1, sample{failed: 1, issued: 1})), api1)
@@ -138,8 +138,8 @@ func TestRecordsAboutStrangersAreCountedAndLeftOut(t *testing.T) {
 	stranger.CommonProperties.UpstreamCluster = "shop"
 	tell(stranger, elsewhere)
 	k.api(row(1, sample{failed: 1, issued: 1}))
-	if k.refused.n[UnknownCluster] != 1 || k.refused.n[UnknownEndpoint] != 1 {
-		t.Errorf("refused %v, want one of an unknown cluster and one of an unknown endpoint", k.refused.n)
+	if k.refused.Counts[UnknownCluster] != 1 || k.refused.Counts[UnknownEndpoint] != 1 {
+		t.Errorf("refused %v, want one of an unknown cluster and one of an unknown endpoint", k.refused.Counts)
 	}
 	nowhere := attempt(1, cut, 0)
 	nowhere.CommonProperties.UpstreamRemoteAddress = &corev3.Address{}

@@ -97,7 +97,7 @@ func (c *Collector) pollOne(ctx context.Context, at string) {
 		if ctx.Err() != nil {
 			return
 		}
-		c.metrics.refuse(map[Refusal]int{why: 1})
+		c.faults.Count(why, 1)
 		if err.Error() != said { // else each second
 			said = err.Error()
 			c.log.LogAttrs(ctx, slog.LevelWarn, "envoy cannot be polled", slog.String("admin", at), slog.String("reason", string(why)), slog.Any("error", err))
@@ -130,12 +130,12 @@ func (c *Collector) polled(ctx context.Context, a *admin, tick <-chan time.Time)
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	host, _, _ := net.SplitHostPort(a.at) // checked with the configuration
-	leave, taken, err := c.seats.Take(ctx, report.Sitter{ID: id, Principal: host, End: cancel})
+	seat, taken, err := c.seats.Take(ctx, report.Sitter{ID: id, Principal: host, End: cancel})
 	if err != nil {
-		return Refusal(cmp.Or(taken, report.ForeignReporter)), err
+		return cmp.Or(taken, ForeignReporter), err
 	}
-	defer leave()
-	s := &Stream{reporter: reporterOf(info.GetNode(), host, c.now())}
+	defer seat.Leave()
+	s := &Stream{reporter: reporterOf(info.GetNode(), host, c.now()), seat: seat}
 	if err := c.sink.Join(s); err != nil {
 		return ForeignReporter, err
 	}
@@ -164,9 +164,9 @@ func (c *Collector) read(ctx context.Context, s *Stream, a *admin, life time.Dur
 			if failures++; failures == mostFailures {
 				return unanswered(err), err
 			}
-			var aside asides
-			aside.add(unanswered(err), 1, "%v", err)
-			c.setAside(ctx, s.reporter.ID, &s.refused, &aside)
+			var aside report.Aside
+			aside.Add(unanswered(err), 1, "%v", err)
+			c.faults.SetAside(ctx, s.seat, &aside)
 		case info.GetNode().GetId() != s.reporter.ID || (began(info, now)-life).Abs() > lifeSlack+c.cfg.PollInterval:
 			return Restarted, fmt.Errorf("%q is not the process that it was", s.reporter.ID)
 		default:

@@ -293,8 +293,8 @@ func TestCountersThatFallAreNoNews(t *testing.T) {
 	p := newPages(t)
 	p.show(map[int]counters{1: {sample: sample{ok: 100, issued: 104, active: 4}}})
 	p.show(map[int]counters{1: {sample: sample{ok: 110, issued: 114, active: 4}}})
-	if c := p.show(map[int]counters{1: {sample: sample{ok: 3, failed: 9, issued: 12}}}); c.Counts.N > 10 || p.refused.n[BadCounts] != 1 {
-		t.Errorf("counts %+v, refused %v, want no more than the 10 of before", c.Counts, p.refused.n)
+	if c := p.show(map[int]counters{1: {sample: sample{ok: 3, failed: 9, issued: 12}}}); c.Counts.N > 10 || p.refused.Counts[BadCounts] != 1 {
+		t.Errorf("counts %+v, refused %v, want no more than the 10 of before", c.Counts, p.refused.Counts)
 	}
 	if c := p.show(map[int]counters{1: {sample: sample{ok: 3, failed: 10, issued: 13}}}); c.Counts != (outlier.Counts{N: 11, Server: 1}) || c.LastHard != never {
 		t.Errorf("cell %+v, want one more failure, of no known kind", c)
@@ -318,8 +318,8 @@ func TestAbsurdCountersAreCountedAndLeftOut(t *testing.T) {
 	for _, huge := range []counters{
 		{sample: sample{ok: math.MaxUint64}}, {sample: sample{issued: 1 << 40}}, {sample: sample{active: 1 << 50}},
 	} {
-		if c := p.show(map[int]counters{1: huge}); c.Counts.N != 0 || p.refused.n[BadCounts] != 1 {
-			t.Errorf("%+v makes %+v, refused %v", huge, c.Counts, p.refused.n)
+		if c := p.show(map[int]counters{1: huge}); c.Counts.N != 0 || p.refused.Counts[BadCounts] != 1 {
+			t.Errorf("%+v makes %+v, refused %v", huge, c.Counts, p.refused.Counts)
 		}
 		p.show(map[int]counters{1: {}})
 	}

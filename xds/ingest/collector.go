@@ -4,13 +4,14 @@ import (
 	"context"
 	"log/slog"
 	"net"
+	"slices"
+	"sync/atomic"
 	"time"
 
 	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
 	alsv3 "github.com/envoyproxy/go-control-plane/envoy/service/accesslog/v3"
 	lrsv3 "github.com/envoyproxy/go-control-plane/envoy/service/load_stats/v3"
 	"google.golang.org/grpc"
-	"google.golang.org/grpc/codes"
 	"google.golang.org/protobuf/types/known/durationpb"
 
 	"github.com/overhear-mesh/overhear/outlier/merge"
@@ -23,7 +24,8 @@ import (
 // blocks holds back the streams that call it, and no others.
 type Sink interface {
 	// Join is called when an Envoy has said who it is and no other stream of the same
-	// id is left. An error ends the stream; Leave is then not called.
+	// id is left. An error ends the stream, and is counted as a fault of the Envoy unless
+	// it has a gRPC status; Leave is then not called.
 	Join(s *Stream) error
 	Evidence(s *Stream, r merge.Report)
 	Leave(s *Stream)
@@ -74,21 +76,36 @@ func (c *Collector) Register(r grpc.ServiceRegistrar) {
 // Stream is one Envoy that reports.
 type Stream struct {
 	reporter merge.Reporter
+	seat     *report.Seat
 	logs     logged
-	refused  refusals
+	unknown  atomic.Pointer[[]string] // of the newest load report; nil: there never were any
 }
 
 // Reporter is who reports.
 func (s *Stream) Reporter() merge.Reporter { return s.reporter }
 
-// Refusals are what was set aside of the words of an Envoy that is heard.
-func (c *Collector) Refusals(id string) Refusals {
+// UnknownClusters are the first clusters, sorted, of which an Envoy's newest load report or
+// admin page spoke and that are no services of the mesh.
+func (c *Collector) UnknownClusters(id string) []string {
 	for _, l := range []*live[Stream]{&c.live, &c.polls} {
 		if s := l.get(id); s != nil {
-			return s.refused.get()
+			if all := s.unknown.Load(); all != nil {
+				return *all
+			}
 		}
 	}
-	return Refusals{}
+	return nil
+}
+
+// meet takes in which clusters are no services; first says that it is the first time that
+// there are any. It keeps a copy.
+func (s *Stream) meet(clusters []string) (first bool) {
+	had := s.unknown.Load()
+	first = had == nil && len(clusters) > 0
+	if first || had != nil && !slices.Equal(*had, clusters) {
+		s.unknown.Store(new(slices.Clone(clusters)))
+	}
+	return first
 }
 
 // StreamLoadStats serves one stream; gRPC calls it.
@@ -105,14 +122,14 @@ func (c *Collector) receive(ctx context.Context, end context.CancelCauseFunc, sr
 	if resource.KindOf(node) != resource.Envoy {
 		return c.rest(srv)
 	}
-	principal, leave, err := c.seat(ctx, node.GetId(), end)
+	seat, err := c.seat(ctx, node.GetId(), end)
 	if err != nil {
 		return err
 	}
-	defer leave()
-	s := &Stream{reporter: reporterOf(node, principal, c.now())}
+	defer seat.Leave()
+	s := &Stream{reporter: reporterOf(node, seat.Principal, c.now()), seat: seat}
 	if err := c.sink.Join(s); err != nil {
-		return c.refuse(codes.FailedPrecondition, ForeignReporter, "%v", err)
+		return c.faults.NotJoined(err)
 	}
 	defer c.sink.Leave(s)
 	defer c.live.set(s.reporter.ID, s)()
@@ -150,10 +167,9 @@ func (c *Collector) listen(ctx context.Context, s *Stream, srv lrsv3.LoadReporti
 // tell hands on what there is to tell of a load report.
 func (c *Collector) tell(ctx context.Context, s *Stream, o *observer, req *lrsv3.LoadStatsRequest, now time.Duration) {
 	r, ok := o.observe(req, now)
-	c.setAside(ctx, s.reporter.ID, &s.refused, &o.refused)
-	if s.refused.meet(o.unknown) {
-		c.faults.Write(ctx, slog.LevelInfo, s.reporter.ID+" "+string(UnknownCluster), "an envoy has clusters that are no services of the mesh",
-			slog.String("reporter", s.reporter.ID), slog.Any("clusters", o.unknown))
+	c.faults.SetAside(ctx, s.seat, &o.refused)
+	if s.meet(o.unknown) {
+		c.faults.Tell(ctx, slog.LevelInfo, s.reporter.ID, UnknownCluster, "an envoy has clusters that are no services of the mesh", slog.Any("clusters", o.unknown))
 	}
 	if ok {
 		r.Reporter, r.Incarnation = s.reporter.ID, s.reporter.Incarnation
@@ -164,7 +180,7 @@ func (c *Collector) tell(ctx context.Context, s *Stream, o *observer, req *lrsv3
 // rest serves a client that is no Envoy: a proxyless gRPC client that is told where to
 // report has nothing to say of single endpoints.
 func (c *Collector) rest(srv lrsv3.LoadReportingService_StreamLoadStatsServer) error {
-	c.metrics.refuse(map[Refusal]int{NotEnvoy: 1})
+	c.faults.Count(NotEnvoy, 1)
 	if err := srv.Send(&lrsv3.LoadStatsResponse{LoadReportingInterval: durationpb.New(restInterval)}); err != nil {
 		return err
 	}

@@ -251,10 +251,18 @@ func TestAStreamThatTheTableRefusesEnds(t *testing.T) {
 		if code := ends(w.envoy("10.2.0.1", "envoy-1")); code != codes.FailedPrecondition {
 			t.Errorf("it ended with %s, want FailedPrecondition", code)
 		}
+		w.sink.refuse = status.Error(codes.Unavailable, "closing")
+		if code := ends(w.envoy("10.2.0.1", "envoy-1")); code != codes.Unavailable {
+			t.Errorf("it ended with %s, want Unavailable", code)
+		}
 		synctest.Wait()
 		if st := w.Stats(); len(w.sink.left) != 0 || st.Streams != 0 || st.Refused[ForeignReporter] != 1 {
 			t.Errorf("left %v, %d streams, refused %v, want neither, and one of a foreign reporter", w.sink.left, st.Streams, st.Refused)
 		}
+		if n := w.Stats().Refused[ForeignReporter]; n != 1 {
+			t.Errorf("%d refused, want 1: one that joins while we close is no fault", n)
+		}
+		wantLine(t, w.log.String(), "an envoy's stream was ended", "the id is that of a sidecar")
 	})
 }
 

@@ -98,7 +98,7 @@
 //
 // else its address. Rows about clusters and endpoints that are unknown, and numbers that
 // cannot be, are counted by reason ([Refusal]), logged once on a stream, shown with their
-// Envoy ([Refusals]) and left out; they are no evidence of health either. An Envoy's
+// Envoy ([report.Refusals]) and left out; they are no evidence of health either. An Envoy's
 // counters are deltas, and begin when its stream does: each stream is an incarnation of its
 // own.
 //

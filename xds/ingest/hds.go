@@ -39,7 +39,6 @@ type Probing struct {
 	streams
 	cfg  Config
 	sink ProbeSink
-	live live[Prober]
 }
 
 // NewProbing starts nothing. now is the table's clock; perPrincipal bounds the streams of
@@ -57,20 +56,19 @@ func (g *Probing) Register(r grpc.ServiceRegistrar) {
 
 // Prober is one Envoy that probes what it is asked to.
 type Prober struct {
-	id, principal string
-	now           func() time.Duration
-	kick          chan struct{} // holds one: the docket has changed
-	refused       refusals
+	now  func() time.Duration
+	kick chan struct{} // holds one: the docket has changed
+	seat *report.Seat
 
 	mu     sync.Mutex // guards what follows
 	docket *docket
 }
 
 // ID is the id of the Envoy's node, and Principal who it is by its connection.
-func (p *Prober) ID() string { return p.id }
+func (p *Prober) ID() string { return p.seat.ID }
 
 // Principal is who the Envoy is by its connection.
-func (p *Prober) Principal() string { return p.principal }
+func (p *Prober) Principal() string { return p.seat.Principal }
 
 // Order has the Envoy make a probe now; false: it has too many.
 func (p *Prober) Order(one Probe) (taken bool) {
@@ -102,14 +100,6 @@ func (p *Prober) wake() {
 	}
 }
 
-// Refusals are what was set aside of the words of an Envoy that probes.
-func (g *Probing) Refusals(id string) Refusals {
-	if p := g.live.get(id); p != nil {
-		return p.refused.get()
-	}
-	return Refusals{}
-}
-
 // StreamHealthCheck serves one stream; gRPC calls it.
 func (g *Probing) StreamHealthCheck(srv healthv3.HealthDiscoveryService_StreamHealthCheckServer) error {
 	return g.run(srv.Context(), func(ctx context.Context, end context.CancelCauseFunc) error { return g.receive(ctx, end, srv) })
@@ -124,21 +114,20 @@ func (g *Probing) receive(ctx context.Context, end context.CancelCauseFunc, srv 
 		return err
 	}
 	if resource.KindOf(node) != resource.Envoy {
-		return g.refuse(codes.PermissionDenied, NotEnvoy, "node %q is no Envoy", node.GetId())
+		return g.faults.Refuse(codes.PermissionDenied, NotEnvoy, "node %q is no Envoy", node.GetId())
 	}
-	principal, leave, err := g.seat(ctx, node.GetId(), end)
+	seat, err := g.seat(ctx, node.GetId(), end)
 	if err != nil {
 		return err
 	}
-	defer leave()
+	defer seat.Leave()
 	p := &Prober{
-		id: node.GetId(), principal: principal, now: g.now, kick: make(chan struct{}, 1),
+		seat: seat, now: g.now, kick: make(chan struct{}, 1),
 		docket: newDocket(fmt.Sprintf("overhear-%016x", rand.Uint64())),
 	}
 	g.sink.Arrive(p)
 	defer g.sink.Depart(p)
-	defer g.live.set(p.id, p)()
-	g.log.LogAttrs(ctx, slog.LevelInfo, "envoy probes", slog.String("reporter", p.id), slog.String("principal", p.principal))
+	g.log.LogAttrs(ctx, slog.LevelInfo, "envoy probes", slog.String("reporter", p.ID()), slog.String("principal", p.Principal()))
 	var telling sync.WaitGroup
 	defer telling.Wait()
 	telling.Go(func() { end(g.tell(ctx, p, srv)) })
@@ -185,12 +174,12 @@ func (g *Probing) listen(ctx context.Context, p *Prober, srv healthv3.HealthDisc
 			return err
 		}
 		now := g.now()
-		var refused asides
+		var refused report.Aside
 		p.mu.Lock()
 		answers := p.docket.hear(m.GetEndpointHealthResponse(), now, &refused)
 		p.mu.Unlock()
 		g.metrics.add(func(s *Stats) { s.Messages++ })
-		g.setAside(ctx, p.id, &p.refused, &refused)
+		g.faults.SetAside(ctx, p.seat, &refused)
 		for _, a := range answers {
 			g.sink.Probed(p, a)
 		}

@@ -23,6 +23,7 @@ import (
 	"github.com/overhear-mesh/overhear/outlier/merge"
 	"github.com/overhear-mesh/overhear/test/hdsmodel"
 	"github.com/overhear-mesh/overhear/test/pipenet"
+	"github.com/overhear-mesh/overhear/xds/report"
 	"github.com/overhear-mesh/overhear/xds/resource"
 )
 
@@ -360,16 +361,16 @@ func TestWhatNobodyHasAskedForIsCountedAndNoAnswer(t *testing.T) {
 			d.busy = true // so that one report is not enough
 			d.order(Probe{ID: 1, Address: closedAt, Timeout: second}, time.Hour)
 			d.specifier()
-			var refused asides
+			var refused report.Aside
 			if all := d.hear(tc.m, time.Hour+ms(1), &refused); len(all) != 0 {
 				t.Errorf("it answers %+v", all)
 			}
-			if len(refused.n) != len(tc.want) {
-				t.Errorf("refused %v, want %v", refused.n, tc.want)
+			if len(refused.Counts) != len(tc.want) {
+				t.Errorf("refused %v, want %v", refused.Counts, tc.want)
 			}
 			for why, n := range tc.want {
-				if refused.n[why] != n {
-					t.Errorf("refused %v, want %v", refused.n, tc.want)
+				if refused.Counts[why] != n {
+					t.Errorf("refused %v, want %v", refused.Counts, tc.want)
 				}
 			}
 			if len(d.asked) != 1 {
@@ -382,9 +383,9 @@ func TestWhatNobodyHasAskedForIsCountedAndNoAnswer(t *testing.T) {
 func TestAnAnswerBeforeTheOrderHasLeftIsNone(t *testing.T) {
 	d := newDocket("d")
 	d.order(Probe{ID: 1, Address: wellAt, Timeout: second}, time.Hour)
-	var refused asides
-	if all := d.hear(whoever("d/1/deep", wellAt, corev3.HealthStatus_HEALTHY), time.Hour, &refused); len(all) != 0 || refused.n[NeverOrdered] != 1 {
-		t.Errorf("answers %+v, refused %v, want none and one", all, refused.n)
+	var refused report.Aside
+	if all := d.hear(whoever("d/1/deep", wellAt, corev3.HealthStatus_HEALTHY), time.Hour, &refused); len(all) != 0 || refused.Counts[NeverOrdered] != 1 {
+		t.Errorf("answers %+v, refused %v, want none and one", all, refused.Counts)
 	}
 }
 
@@ -392,7 +393,7 @@ func TestAnAnswerThatAsksForLessTrafficIsOne(t *testing.T) {
 	d := newDocket("d")
 	d.order(Probe{ID: 1, Address: netip.MustParseAddrPort("[::ffff:10.1.0.1]:80"), Timeout: second}, time.Hour) // of wellAt
 	d.specifier()
-	all := d.hear(whoever("d/1/deep", wellAt, corev3.HealthStatus_DEGRADED), time.Hour+ms(50), new(asides))
+	all := d.hear(whoever("d/1/deep", wellAt, corev3.HealthStatus_DEGRADED), time.Hour+ms(50), new(report.Aside))
 	if len(all) != 1 || all[0].Result != outlier.ProbeOK {
 		t.Errorf("answers %+v, want one that is ok", all)
 	}
@@ -509,7 +510,7 @@ func FuzzWhatAnEnvoySaysOfItsChecks(f *testing.F) {
 		d.specifier()
 		answered := map[merge.OrderID]int{}
 		for i := range 3 {
-			for _, a := range d.hear(m, time.Hour+ms(i), new(asides)) {
+			for _, a := range d.hear(m, time.Hour+ms(i), new(report.Aside)) {
 				if answered[a.ID]++; answered[a.ID] > 1 || a.ID < 1 || a.ID > 2 || a.Result == outlier.NotRun {
 					t.Errorf("answer %+v", a)
 				}

@@ -19,6 +19,7 @@ import (
 
 	"github.com/overhear-mesh/overhear/outlier"
 	"github.com/overhear-mesh/overhear/outlier/merge"
+	"github.com/overhear-mesh/overhear/xds/report"
 	"github.com/overhear-mesh/overhear/xds/resource"
 )
 
@@ -282,13 +283,13 @@ func (c Check) healthCheck(at netip.AddrPort, timeout time.Duration) *corev3.Hea
 
 // hear takes in how the checks stand, and gives what that answers. What speaks of nothing
 // that was ever asked is counted in refused; what comes late is usual, and is not.
-func (d *docket) hear(m *healthv3.EndpointHealthResponse, now time.Duration, refused *asides) []Answer {
+func (d *docket) hear(m *healthv3.EndpointHealthResponse, now time.Duration, refused *report.Aside) []Answer {
 	touched := map[uint64]struct{}{}
 	spoken := map[*check]struct{}{}
 	for _, cluster := range m.GetClusterEndpointsHealth() {
 		n, which, known := d.parse(cluster.GetClusterName())
 		if !known {
-			refused.add(NeverOrdered, 1, "a check %.100q that nobody asked for", cluster.GetClusterName())
+			refused.Add(NeverOrdered, 1, "a check %.100q that nobody asked for", cluster.GetClusterName())
 			continue
 		}
 		a := d.asked[n]
@@ -302,11 +303,11 @@ func (d *docket) hear(m *healthv3.EndpointHealthResponse, now time.Duration, ref
 		for _, l := range cluster.GetLocalityEndpointsHealth() {
 			for _, e := range l.GetEndpointsHealth() {
 				if address(e.GetEndpoint().GetAddress()) != a.Address {
-					refused.add(UnknownEndpoint, 1, "a check of %s speaks of %s", a.Address, address(e.GetEndpoint().GetAddress()))
+					refused.Add(UnknownEndpoint, 1, "a check of %s speaks of %s", a.Address, address(e.GetEndpoint().GetAddress()))
 					continue
 				}
 				if _, doubled := spoken[c]; doubled || !a.told {
-					refused.add(NeverOrdered, 1, "a check of %s that it was not told of, or twice", a.Address) // once in a report, and only what it was told
+					refused.Add(NeverOrdered, 1, "a check of %s that it was not told of, or twice", a.Address) // once in a report, and only what it was told
 					continue
 				}
 				spoken[c] = struct{}{}

@@ -7,26 +7,26 @@ import (
 )
 
 // Refusal is a reason for which something that an Envoy said was set aside.
-type Refusal string
+type Refusal = report.Refusal
 
 // Reasons of refusal. Where a whole stream is refused it ends with a gRPC status.
 const (
-	BadNode          Refusal = "bad_node"                      // the first message has no node id, or a long one
-	ForeignReporter          = Refusal(report.ForeignReporter) // the id is in use by another principal
-	TooManyStreams           = Refusal(report.TooManyStreams)  // of one principal
-	NotEnvoy         Refusal = "not_envoy"                     // a client that tells nothing of single endpoints
-	BadInterval      Refusal = "bad_interval"                  // a report of no, or of an absurd length of time
-	UnknownCluster   Refusal = "unknown_cluster"               // no service of the mesh has that name
-	UnknownEndpoint  Refusal = "unknown_endpoint"              // the service has no such address
-	BadCounts        Refusal = "bad_counts"                    // more requests than there can have been
-	NoLoadReports    Refusal = "no_load_reports"               // a log of an Envoy that sends none
-	SaysNothing      Refusal = "says_nothing"                  // a record of no failure of an endpoint
-	NotCounted       Refusal = "not_counted"                   // a record of a failure that load reports do not have
-	NoAnswer         Refusal = "no_answer"                     // an admin page that is polled
-	BadPage          Refusal = "bad_page"                      // an admin page that is none
-	Restarted        Refusal = "restarted"                     // a polled Envoy; its counters begin again
-	ReportsItself    Refusal = "reports_itself"                // a polled Envoy that sends load reports
-	TooManyEndpoints Refusal = "too_many_endpoints"            // in a log, between two load reports
+	BadNode          Refusal = "bad_node"             // the first message has no node id, or a long one
+	ForeignReporter          = report.ForeignReporter // the id is in use by another principal
+	TooManyStreams           = report.TooManyStreams  // of one principal
+	NotEnvoy         Refusal = "not_envoy"            // a client that tells nothing of single endpoints
+	BadInterval      Refusal = "bad_interval"         // a report of no, or of an absurd length of time
+	UnknownCluster   Refusal = "unknown_cluster"      // no service of the mesh has that name
+	UnknownEndpoint  Refusal = "unknown_endpoint"     // the service has no such address
+	BadCounts        Refusal = "bad_counts"           // more requests than there can have been
+	NoLoadReports    Refusal = "no_load_reports"      // a log of an Envoy that sends none
+	SaysNothing      Refusal = "says_nothing"         // a record of no failure of an endpoint
+	NotCounted       Refusal = "not_counted"          // a record of a failure that load reports do not have
+	NoAnswer         Refusal = "no_answer"            // an admin page that is polled
+	BadPage          Refusal = "bad_page"             // an admin page that is none
+	Restarted        Refusal = "restarted"            // a polled Envoy; its counters begin again
+	ReportsItself    Refusal = "reports_itself"       // a polled Envoy that sends load reports
+	TooManyEndpoints Refusal = "too_many_endpoints"   // in a log, between two load reports
 )
 
 // Stats counts since the start.
@@ -48,18 +48,4 @@ func (m *metrics) add(change func(*Stats)) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	change(&m.Stats)
-}
-
-func (m *metrics) refuse(all map[Refusal]int) {
-	m.add(func(s *Stats) {
-		for why, n := range all {
-			if n == 0 {
-				continue
-			}
-			if s.Refused == nil {
-				s.Refused = map[Refusal]uint64{}
-			}
-			s.Refused[why] += uint64(n)
-		}
-	})
 }

@@ -56,7 +56,7 @@ type observer struct {
 	elapsed   time.Duration // by the Envoy's intervals
 	seq       uint64
 	told      time.Duration // when the last report was made
-	refused   asides
+	refused   report.Aside
 	unknown   []string          // clusters of the newest load report that are no services, the first, sorted
 	logs      *logged           // nil: none
 	clusters  map[string]string // services by the names that the Envoy has for them
@@ -90,7 +90,7 @@ func newObserver(d Directory) *observer {
 // what there is to tell. Nothing of what is left out is evidence of anything; it is
 // counted in refused, which the next call clears.
 func (o *observer) observe(req *lrsv3.LoadStatsRequest, received time.Duration) (r merge.Report, ok bool) {
-	o.refused.clear()
+	o.refused = report.Aside{}
 	o.unknown = o.unknown[:0]
 	covered, good := o.covered(req.GetClusterStats())
 	if !good {
@@ -147,14 +147,14 @@ func (o *observer) covered(stats []*endpointv3.ClusterStats) (time.Duration, boo
 	for _, c := range stats {
 		d := c.GetLoadReportInterval()
 		if d.CheckValid() != nil || d.AsDuration() < 0 || d.AsDuration() > time.Hour {
-			o.refused.add(BadInterval, 1, "load_report_interval of cluster %.100q is %v: want 0 to 1h", c.GetClusterName(), d.AsDuration())
+			o.refused.Add(BadInterval, 1, "load_report_interval of cluster %.100q is %v: want 0 to 1h", c.GetClusterName(), d.AsDuration())
 			return 0, false
 		}
 		longest = max(longest, d.AsDuration())
 	}
 	if longest == 0 {
 		if len(stats) > 0 {
-			o.refused.add(BadInterval, 1, "load_report_interval is 0 for all of %d clusters", len(stats))
+			o.refused.Add(BadInterval, 1, "load_report_interval is 0 for all of %d clusters", len(stats))
 		}
 		return 0, false
 	}
@@ -194,7 +194,7 @@ func (o *observer) read(stats []*endpointv3.ClusterStats, covered time.Duration)
 			for _, e := range l.GetUpstreamEndpointStats() {
 				instance, known := t.Instances[address(e.GetAddress())]
 				if !known {
-					o.refused.add(UnknownEndpoint, 1, "%s is no endpoint of service %q", address(e.GetAddress()), name)
+					o.refused.Add(UnknownEndpoint, 1, "%s is no endpoint of service %q", address(e.GetAddress()), name)
 					continue
 				}
 				k := merge.Key{Service: name, Instance: instance}
@@ -203,7 +203,7 @@ func (o *observer) read(stats []*endpointv3.ClusterStats, covered time.Duration)
 					t.samples[k] = sum
 				} else {
 					t.absurd[k] = struct{}{}
-					o.refused.add(BadCounts, 1, "%s of service %q has counts that cannot be: want at most %d requests in %v", address(e.GetAddress()), name, limit, covered)
+					o.refused.Add(BadCounts, 1, "%s of service %q has counts that cannot be: want at most %d requests in %v", address(e.GetAddress()), name, limit, covered)
 				}
 			}
 		}
@@ -213,7 +213,7 @@ func (o *observer) read(stats []*endpointv3.ClusterStats, covered time.Duration)
 
 // stranger notes a cluster that is no service.
 func (o *observer) stranger(cluster string) {
-	o.refused.add(UnknownCluster, 1, "")
+	o.refused.Usual(UnknownCluster, 1)
 	// A copy: a part would keep the whole alive.
 	cluster = strings.ToValidUTF8(strings.Clone(cluster[:min(len(cluster), mostName)]), "")
 	if at, known := slices.BinarySearch(o.unknown, cluster); !known && at < mostUnknown {
@@ -263,7 +263,7 @@ func (o *observer) take(name string, t *told, records map[merge.Key]kinds, iv in
 		had := f.age(iv.from)
 		// An endpoint of which there is no row has had no requests, and has none.
 		if aside := f.take(t.samples[k], iv, t.turnedAway, records[k]); aside > 0 {
-			o.refused.add(NotCounted, int(aside), "a log has failures of %s that no load report counts", k)
+			o.refused.Add(NotCounted, int(aside), "a log has failures of %s that no load report counts", k)
 		}
 		d := f.counts.Sub(before[i])
 		s.n, s.k = s.n+uint64(d.N), s.k+uint64(d.K())

@@ -163,7 +163,7 @@ func TestWhatMakesNoSenseIsCountedAndLeftOut(t *testing.T) {
 	} {
 		k := newTalk(t, services(3))
 		r := k.say(tc.stats...)
-		if diff := cmp.Diff(tc.want, k.refused.n); diff != "" {
+		if diff := cmp.Diff(tc.want, k.refused.Counts); diff != "" {
 			t.Errorf("%s: refused (-want +got):\n%s", tc.name, diff)
 		}
 		if c := cell(r, api1); c.Counts.N != tc.n || c.Counts.K() != 0 {
@@ -179,8 +179,8 @@ func TestManyBoundedRowsDoNotAddUpToAnAbsurdOne(t *testing.T) {
 		rows = append(rows, row(1, sample{ok: mostRequests, issued: mostRequests}))
 	}
 	k.api(rows...)
-	if k.refused.n[BadCounts] != 9 {
-		t.Errorf("%d rows refused, want all but the first", k.refused.n[BadCounts])
+	if k.refused.Counts[BadCounts] != 9 {
+		t.Errorf("%d rows refused, want all but the first", k.refused.Counts[BadCounts])
 	}
 }
 
@@ -208,8 +208,8 @@ func TestAServiceThatHasGoneIsForgotten(t *testing.T) {
 	k.api(row(1, sample{ok: 5, issued: 5}))
 	delete(d, "api")
 	k.say(load("calls", ms(100)), load("api", ms(100), row(1, sample{failed: 5})))
-	if len(k.services) != 1 || k.refused.n[UnknownCluster] != 1 {
-		t.Errorf("%d services are remembered, %v refused, want that of calls alone", len(k.services), k.refused.n)
+	if len(k.services) != 1 || k.refused.Counts[UnknownCluster] != 1 {
+		t.Errorf("%d services are remembered, %v refused, want that of calls alone", len(k.services), k.refused.Counts)
 	}
 }
 

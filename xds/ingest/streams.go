@@ -2,18 +2,13 @@ package ingest
 
 import (
 	"context"
-	"errors"
-	"io"
 	"log/slog"
-	"maps"
 	"sync"
 	"time"
 
 	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
 	"google.golang.org/grpc/codes"
-	"google.golang.org/grpc/status"
 
-	"github.com/overhear-mesh/overhear/internal/refrain"
 	"github.com/overhear-mesh/overhear/xds/report"
 )
 
@@ -29,25 +24,28 @@ const (
 type streams struct {
 	now     func() time.Duration
 	log     *slog.Logger
-	faults  *refrain.Log
+	faults  *report.Faults
 	metrics metrics
 	running sync.WaitGroup
 	seats   *report.Seats
 }
 
 func newStreams(perPrincipal int, now func() time.Duration, log *slog.Logger) streams {
-	return streams{now: now, log: log, faults: refrain.New(log), seats: report.NewSeats(perPrincipal)}
+	return streams{now: now, log: log, faults: report.NewFaults("an envoy", log), seats: report.NewSeats(perPrincipal)}
 }
 
 // Wait returns when every stream has told the sink that it has left. Stop the gRPC
 // server first.
 func (g *streams) Wait() { g.running.Wait() }
 
+// Refusals are what was set aside of the words of an Envoy that is heard.
+func (g *streams) Refusals(id string) report.Refusals { return g.seats.Refusals(id) }
+
 // Stats counts since the start.
 func (g *streams) Stats() Stats {
 	var all Stats
-	g.metrics.add(func(s *Stats) { all = *s; all.Refused = maps.Clone(s.Refused) })
-	all.Streams = g.seats.Len()
+	g.metrics.add(func(s *Stats) { all = *s })
+	all.Streams, all.Refused = g.seats.Len(), g.faults.Counts()
 	return all
 }
 
@@ -58,25 +56,13 @@ func (g *streams) run(stream context.Context, receive func(ctx context.Context, 
 	ctx, end := context.WithCancelCause(stream)
 	g.running.Go(func() { end(receive(ctx, end)) })
 	<-ctx.Done()
-	err := context.Cause(ctx)
-	if errors.Is(err, context.Canceled) || errors.Is(err, io.EOF) {
-		return nil // the peer is done
-	}
-	switch code := status.Code(err); code {
-	case codes.Canceled, codes.Unavailable: // its connection is gone
-	case codes.Aborted: // another stream has its place
-	default:
-		who, _ := report.Identify(stream)
-		g.faults.Write(stream, slog.LevelWarn, who+" "+code.String(), "an envoy's stream was ended",
-			slog.String("principal", who), slog.String("code", code.String()), slog.String("error", status.Convert(err).Message()))
-	}
-	return err
+	return g.faults.Ended(stream, context.Cause(ctx))
 }
 
 // firstOf reads the first message of a stream, which must name a node, and in time.
 func firstOf[M any](ctx context.Context, g *streams, end context.CancelCauseFunc, recv func() (M, error), nodeOf func(M) *corev3.Node) (M, *corev3.Node, error) {
 	late := time.AfterFunc(nodeWithin, func() {
-		end(g.refuse(codes.DeadlineExceeded, BadNode, "no node within %s", nodeWithin))
+		end(g.faults.Refuse(codes.DeadlineExceeded, BadNode, "no node within %s", nodeWithin))
 	})
 	defer late.Stop()
 	m, err := recv()
@@ -86,22 +72,22 @@ func firstOf[M any](ctx context.Context, g *streams, end context.CancelCauseFunc
 	case !late.Stop():
 		return m, nil, context.Cause(ctx)
 	case nodeOf(m).GetId() == "":
-		return m, nil, g.refuse(codes.InvalidArgument, BadNode, "the first message must name a node")
+		return m, nil, g.faults.Refuse(codes.InvalidArgument, BadNode, "the first message must name a node")
 	}
 	if said := reporterOf(nodeOf(m), "", 0); max(len(said.ID), len(said.Zone), len(said.Region), len(said.Node)) > mostNode {
-		return m, nil, g.refuse(codes.InvalidArgument, BadNode, "the node's id, zone, region or metadata.overhear.node is longer than %d bytes", mostNode)
+		return m, nil, g.faults.Refuse(codes.InvalidArgument, BadNode, "the node's id, zone, region or metadata.overhear.node is longer than %d bytes", mostNode)
 	}
 	return m, nodeOf(m), nil
 }
 
-// seat gives a stream the place of its id, until it has called leave.
-func (g *streams) seat(ctx context.Context, id string, end context.CancelCauseFunc) (principal string, leave func(), err error) {
-	principal, _ = report.Identify(ctx)
-	leave, why, err := g.seats.Take(ctx, report.Sitter{ID: id, Principal: principal, End: end})
+// seat gives a stream the place of its id, until it leaves.
+func (g *streams) seat(ctx context.Context, id string, end context.CancelCauseFunc) (*report.Seat, error) {
+	principal, _ := report.Identify(ctx)
+	seat, why, err := g.seats.Take(ctx, report.Sitter{ID: id, Principal: principal, End: end})
 	if why != "" {
-		g.metrics.refuse(map[Refusal]int{Refusal(why): 1})
+		g.faults.Count(why, 1)
 	}
-	return principal, leave, err
+	return seat, err
 }
 
 // pace takes a token for a message that was read, and waits until the next may be.
@@ -112,10 +98,4 @@ func (g *streams) pace(ctx context.Context, bucket *report.Bucket, now time.Dura
 	}
 	g.metrics.add(func(s *Stats) { s.Throttled++ })
 	return report.Pause(ctx, wait)
-}
-
-// refuse counts a stream that is not taken, and is the error that ends it.
-func (g *streams) refuse(code codes.Code, why Refusal, format string, args ...any) error {
-	g.metrics.refuse(map[Refusal]int{why: 1})
-	return status.Errorf(code, format, args...)
 }

@@ -112,8 +112,8 @@ func TestAMessageArrivesAsItLeft(t *testing.T) {
 		t.Fatalf("got %d messages, want 1", len(got))
 	}
 	out := got[0]
-	if len(out.refused) != 0 {
-		t.Errorf("refused: got %v, want nothing", out.refused)
+	if len(out.aside.Counts) != 0 {
+		t.Errorf("refused: got %v, want nothing", out.aside.Counts)
 	}
 	want := m
 	want.Report.Reporter, want.Report.Seq, want.Report.At, want.Report.Received = "sidecar-1", 2, ms(1000), ms(1000)
@@ -140,8 +140,8 @@ func TestANameIsDeclaredOnce(t *testing.T) {
 	e, d := newEncoder(), newDecoder(openRegistry())
 	carry(t, e, d, everything(), ms(1000), ms(1000))
 	for _, out := range carry(t, e, d, everything(), ms(2000), ms(2000)) {
-		if len(out.declared) != 0 || len(out.refused) != 0 {
-			t.Errorf("the second time: declared %d names, refused %v, want neither", len(out.declared), out.refused)
+		if len(out.declared) != 0 || len(out.aside.Counts) != 0 {
+			t.Errorf("the second time: declared %d names, refused %v, want neither", len(out.declared), out.aside.Counts)
 		}
 	}
 }
@@ -175,8 +175,8 @@ func TestALargeMessageIsSplitAndNothingIsLost(t *testing.T) {
 	}
 	cells, seqs := 0, map[uint64]bool{}
 	for _, o := range out {
-		if len(o.refused) != 0 {
-			t.Fatalf("refused: %v", o.refused)
+		if len(o.aside.Counts) != 0 {
+			t.Fatalf("refused: %v", o.aside.Counts)
 		}
 		cells += len(o.report.Cells)
 		seqs[o.report.Seq] = true
@@ -320,14 +320,14 @@ func TestWhatAReporterMayNotSayHasNoEffect(t *testing.T) {
 		t.Run(tc.name, func(t *testing.T) {
 			d := newDecoder(openRegistry())
 			first := d.decode(&reportpb.Up{MonoMs: 1, Declare: []*reportpb.Declare{declare(1, api1)}}, ms(1))
-			if len(first.refused) != 0 {
-				t.Fatalf("the declaration was refused: %v", first.refused)
+			if len(first.aside.Counts) != 0 {
+				t.Fatalf("the declaration was refused: %v", first.aside.Counts)
 			}
 			if tc.up.MonoMs == 0 {
 				tc.up.MonoMs = 1000
 			}
 			out := d.decode(tc.up, ms(1000))
-			if diff := cmp.Diff(tc.want, out.refused); diff != "" {
+			if diff := cmp.Diff(tc.want, out.aside.Counts); diff != "" {
 				t.Errorf("refused (-want +got):\n%s", diff)
 			}
 			if len(out.probes)+len(out.polls)+len(out.probations) != 0 {
@@ -362,7 +362,7 @@ func TestAnInstanceBelongsToItsNodeElseToItsAddress(t *testing.T) {
 			}
 			out := newDecoder(r).decode(own, ms(1))
 			if got := len(out.report.Own) == 1; got != tc.want {
-				t.Errorf("accepted: got %v, want %v (refused %v)", got, tc.want, out.refused)
+				t.Errorf("accepted: got %v, want %v (refused %v)", got, tc.want, out.aside.Counts)
 			}
 		})
 	}
@@ -390,7 +390,7 @@ func TestTimesAreMappedToTheTablesClock(t *testing.T) {
 	if diff := cmp.Diff([]merge.Cell{want}, r.Cells, cmpopts.EquateEmpty()); diff != "" {
 		t.Errorf("cells (-want +got):\n%s", diff)
 	}
-	if got := out.refused[BadTime]; got != 1 {
+	if got := out.aside.Counts[BadTime]; got != 1 {
 		t.Errorf("refused for their time: got %d, want 1", got)
 	}
 }

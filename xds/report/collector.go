@@ -4,10 +4,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"log/slog"
 	"net"
 	"net/netip"
+	"slices"
 	"sync"
 	"time"
 
@@ -27,8 +27,8 @@ import (
 // blocks holds back the streams that call it, and no others.
 type Sink interface {
 	// Join is called after a valid Hello and when no other stream of the same
-	// reporter is left. An error ends the stream with that reason; Leave is then not
-	// called.
+	// reporter is left. An error ends the stream with that reason, and is counted as a
+	// fault of the reporter unless it has a gRPC status; Leave is then not called.
 	Join(s *Stream) error
 	Evidence(s *Stream, r merge.Report)
 	Probed(s *Stream, p Probed)
@@ -92,6 +92,7 @@ type Collector struct {
 	authority Authority
 	now       func() time.Duration
 	log       *slog.Logger
+	faults    *Faults
 	metrics   metrics
 	running   sync.WaitGroup // goroutines of streams
 	seats     *Seats
@@ -106,7 +107,7 @@ func NewCollector(cfg CollectorConfig, sink Sink, authority Authority, now func(
 	}
 	return &Collector{
 		cfg: cfg, sink: sink, authority: authority, now: now, log: log,
-		seats: NewSeats(cfg.ReportersPerPrincipal),
+		faults: NewFaults("a reporter", log), seats: NewSeats(cfg.ReportersPerPrincipal),
 	}
 }
 
@@ -133,21 +134,14 @@ func (c *Collector) Stream(srv reportpb.EvidenceService_StreamServer) error {
 	c.running.Go(func() { s.end(s.receive(ctx, srv)) })
 	c.running.Go(func() { s.end(s.send(ctx, srv)) })
 	<-ctx.Done()
-	err := context.Cause(ctx)
-	if errors.Is(err, context.Canceled) || errors.Is(err, io.EOF) {
-		return nil // the peer is done
-	}
-	return err
+	return c.faults.Ended(srv.Context(), context.Cause(ctx))
 }
 
 // Stats counts since the start.
-func (c *Collector) Stats() Stats { return c.metrics.stats(c.seats.Len()) }
+func (c *Collector) Stats() Stats { return c.metrics.stats(c.seats.Len(), c.faults.Counts()) }
 
-// refuse counts a stream that is not taken, and is the error that ends it.
-func (c *Collector) refuse(code codes.Code, why Refusal, format string, args ...any) error {
-	c.metrics.refuse(why, 1)
-	return status.Errorf(code, format, args...)
-}
+// Refusals are what was set aside of the words of a reporter that is connected.
+func (c *Collector) Refusals(id string) Refusals { return c.seats.Refusals(id) }
 
 // Identify says who the peer is: by TLS, else by address.
 func Identify(ctx context.Context) (principal string, addr netip.Addr) {
@@ -208,7 +202,7 @@ func (s *Stream) end(err error) { s.cancel(err) }
 func (s *Stream) receive(ctx context.Context, srv reportpb.EvidenceService_StreamServer) error {
 	c := s.c
 	late := time.AfterFunc(helloWithin, func() {
-		s.end(c.refuse(codes.DeadlineExceeded, BadHello, "no hello within %s", helloWithin))
+		s.end(c.faults.Refuse(codes.DeadlineExceeded, BadHello, "no hello within %s", helloWithin))
 	})
 	defer late.Stop()
 	up, err := srv.Recv()
@@ -222,16 +216,17 @@ func (s *Stream) receive(ctx context.Context, srv reportpb.EvidenceService_Strea
 	if err != nil {
 		return err
 	}
-	leave, why, err := c.seats.Take(ctx, Sitter{ID: s.reporter.ID, Principal: s.principal, Incarnation: s.reporter.Incarnation, End: s.end})
+	seat, why, err := c.seats.Take(ctx, Sitter{ID: s.reporter.ID, Principal: s.principal, Incarnation: s.reporter.Incarnation, End: s.end})
 	if err != nil {
 		if why != "" {
-			c.metrics.refuse(why, 1)
+			c.faults.Count(why, 1)
 		}
 		return err
 	}
-	defer leave()
+	defer seat.Leave()
+	s.disown(ctx, d, seat)
 	if err := c.sink.Join(s); err != nil {
-		return status.Error(codes.FailedPrecondition, err.Error())
+		return c.faults.NotJoined(err)
 	}
 	defer c.sink.Leave(s)
 	c.log.LogAttrs(ctx, slog.LevelInfo, "reporter joined", slog.String("reporter", s.reporter.ID),
@@ -244,7 +239,7 @@ func (s *Stream) receive(ctx context.Context, srv reportpb.EvidenceService_Strea
 	up.Hello = nil
 	bucket := NewBucket(time.Second/time.Duration(c.cfg.Rate), c.cfg.Burst)
 	for {
-		if err := s.take(d, up); err != nil {
+		if err := s.take(ctx, d, seat, up); err != nil {
 			return err
 		}
 		if wait := bucket.Take(c.now()); wait > 0 {
@@ -266,24 +261,15 @@ func (s *Stream) greet(up *reportpb.Up) (*decoder, error) {
 	switch why {
 	case "":
 	case BadVersion:
-		return nil, c.refuse(codes.Unimplemented, why, "want version %d.x, have %d", versionMajor, up.GetHello().GetVersion().GetMajor())
+		return nil, c.faults.Refuse(codes.Unimplemented, why, "want version %d.x, have %d", versionMajor, up.GetHello().GetVersion().GetMajor())
 	case TooLarge:
-		return nil, c.refuse(codes.InvalidArgument, why, "hello exceeds its bounds")
+		return nil, c.faults.Refuse(codes.InvalidArgument, why, "hello exceeds its bounds")
 	default:
-		return nil, c.refuse(codes.InvalidArgument, why, "the first message must say hello with a node id")
+		return nil, c.faults.Refuse(codes.InvalidArgument, why, "the first message must say hello with a node id")
 	}
 	d := &decoder{authority: c.authority, node: hello.Node, addr: s.addr}
 	if hello.Observes {
 		d.seen = map[uint32]*sighting{}
-	}
-	claimed := hello.Own
-	hello.Own = nil
-	for _, o := range claimed {
-		if d.owns(o.Key) {
-			hello.Own = append(hello.Own, o)
-		} else {
-			c.metrics.refuse(NotOwner, 1)
-		}
 	}
 	s.hello = hello
 	s.reporter = merge.Reporter{
@@ -293,17 +279,28 @@ func (s *Stream) greet(up *reportpb.Up) (*decoder, error) {
 	return d, nil
 }
 
+// disown sets aside the instances that the sidecar claims and that are not its own.
+func (s *Stream) disown(ctx context.Context, d *decoder, seat *Seat) {
+	var aside Aside
+	s.hello.Own = slices.DeleteFunc(s.hello.Own, func(o Own) bool {
+		if d.owns(o.Key) {
+			return false
+		}
+		aside.Add(NotOwner, 1, "it says that it stands beside %s, and the registry does not", o.Key)
+		return true
+	})
+	s.c.faults.SetAside(ctx, seat, &aside)
+}
+
 // take reads one message and hands on what is to be believed.
-func (s *Stream) take(d *decoder, up *reportpb.Up) error {
+func (s *Stream) take(ctx context.Context, d *decoder, seat *Seat, up *reportpb.Up) error {
 	c := s.c
 	c.metrics.messages.Add(1)
 	if proto.Size(up) > maxMessage {
-		return c.refuse(codes.ResourceExhausted, TooLarge, "a message exceeds %d bytes", maxMessage)
+		return c.faults.Refuse(codes.ResourceExhausted, TooLarge, "a message exceeds %d bytes", maxMessage)
 	}
 	out := d.decode(up, c.now())
-	for why, n := range out.refused {
-		c.metrics.refuse(why, n)
-	}
+	c.faults.SetAside(ctx, seat, &out.aside)
 	s.outbox.learn(out.declared, out.offset)
 	for _, p := range out.probes {
 		c.sink.Probed(s, p)
@@ -335,7 +332,7 @@ func (s *Stream) send(ctx context.Context, srv reportpb.EvidenceService_StreamSe
 				break
 			}
 			slow := time.AfterFunc(sendWithin, func() {
-				s.end(s.c.refuse(codes.ResourceExhausted, SlowReader, "orders were not read for %s", sendWithin))
+				s.end(s.c.faults.Refuse(codes.ResourceExhausted, SlowReader, "orders were not read for %s", sendWithin))
 			})
 			err := srv.Send(down)
 			slow.Stop()

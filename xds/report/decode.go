@@ -36,6 +36,7 @@ type decoder struct {
 	clock ClockMap
 	names []unique.Handle[merge.Key] // by ref - 1; the zero Handle: not declared
 	seen  map[uint32]*sighting       // by ref; nil: the reporter's names are ours
+	heard map[string]struct{}        // services of which it was believed
 	began map[merge.Key]start        // own instances
 }
 
@@ -52,14 +53,7 @@ type decoded struct {
 	polls      []merge.PollAnswer
 	probations []Probation
 
-	refused map[Refusal]int
-}
-
-func (d *decoded) refuse(why Refusal) {
-	if d.refused == nil {
-		d.refused = map[Refusal]int{}
-	}
-	d.refused[why]++
+	aside Aside
 }
 
 // moment is the time of one message.
@@ -79,7 +73,7 @@ func (m moment) instant(ms int64) time.Duration {
 		return never
 	}
 	if t > m.stamp {
-		m.out.refuse(BadTime)
+		m.out.aside.Add(BadTime, 1, "an instant is %v later than the message that tells of it", t-m.stamp)
 		t = m.stamp
 	}
 	return max(never, t+m.offset)
@@ -89,11 +83,11 @@ func (m moment) instant(ms int64) time.Duration {
 func (d *decoder) decode(up *reportpb.Up, received time.Duration) decoded {
 	out := decoded{received: received}
 	if up.GetHello() != nil {
-		out.refuse(BadHello) // the first one was taken before
+		out.aside.Add(BadHello, 1, "a second hello") // the first one was taken before
 	}
 	stamp := instant(up.GetMonoMs())
 	if stamp < 0 {
-		out.refuse(BadTime)
+		out.aside.Add(BadTime, 1, "a message of no time")
 		out.offset, _ = d.clock.At(received)
 		return out
 	}
@@ -121,7 +115,7 @@ func (d *decoder) decode(up *reportpb.Up, received time.Duration) decoded {
 		}
 		counts := decodeCounts(p.GetCounts())
 		if !whole(counts) {
-			out.refuse(BadCounts)
+			out.aside.Add(BadCounts, 1, "more failures than attempts on a share of %s", k)
 			continue
 		}
 		out.probations = append(out.probations, Probation{Key: k, Epoch: p.GetEpoch(), Counts: counts})
@@ -139,9 +133,9 @@ func (d *decoder) declare(list []*reportpb.Declare, out *decoded) {
 		i := int(p.GetRef()) - 1
 		switch {
 		case !ok:
-			out.refuse(TooLarge)
+			out.aside.Add(TooLarge, 1, "an endpoint is declared without a service or an instance, or with one longer than %d bytes", maxName)
 		case i < 0, i >= maxRefs, i < len(d.names) && d.names[i] != unique.Handle[merge.Key]{}:
-			out.refuse(BadRef)
+			out.aside.Add(BadRef, 1, "name %d is declared twice, or is not one of 1 to %d", p.GetRef(), maxRefs)
 		default:
 			for len(d.names) <= i {
 				d.names = append(d.names, unique.Handle[merge.Key]{})
@@ -161,22 +155,35 @@ func (d *decoder) declare(list []*reportpb.Declare, out *decoded) {
 func (d *decoder) target(ref uint32, out *decoded) (merge.Key, bool) {
 	i := int(ref) - 1
 	if i < 0 || i >= len(d.names) || d.names[i] == (unique.Handle[merge.Key]{}) {
-		out.refuse(UnknownRef)
+		out.aside.Add(UnknownRef, 1, "name %d is not declared", ref)
 		return merge.Key{}, false
 	}
 	k := d.names[i].Value()
 	if s := d.sight(ref, out); s != nil {
 		if s.key == (merge.Key{}) {
-			out.refuse(NotSent)
+			out.aside.Add(NotSent, 1, "the mesh has no endpoint %s", k)
 			return merge.Key{}, false
 		}
 		k = s.key
 	}
-	if !d.authority.Sent(d.node, k.Service) {
-		out.refuse(NotSent)
-		return merge.Key{}, false
+	return k, d.sent(k.Service, k.Service, out)
+}
+
+// sent says whether the reporter may speak of a service, which it may know by another name.
+func (d *decoder) sent(service, known string, out *decoded) bool {
+	if !d.authority.Sent(d.node, service) {
+		if _, gone := d.heard[service]; gone { // its last counts come after that
+			out.aside.Usual(NotSent, 1)
+		} else {
+			out.aside.Add(NotSent, 1, "xDS has sent it no service %.100q", known)
+		}
+		return false
 	}
-	return k, true
+	if d.heard == nil {
+		d.heard = map[string]struct{}{}
+	}
+	d.heard[service] = struct{}{}
+	return true
 }
 
 func (d *decoder) poll(a *reportpb.PollAnswer, m moment) {
@@ -207,10 +214,9 @@ func (d *decoder) report(p *reportpb.Report, m moment) {
 	for _, c := range p.GetClusters() {
 		service := d.service(c.GetService())
 		switch {
-		case !d.authority.Sent(d.node, service):
-			m.out.refuse(NotSent)
+		case !d.sent(service, c.GetService(), m.out):
 		case c.GetK() > c.GetN():
-			m.out.refuse(BadCounts)
+			m.out.aside.Add(BadCounts, 1, "more failures than attempts to service %q", service)
 		default:
 			r.Clusters = append(r.Clusters, merge.ClusterTotals{
 				Service: service, N: c.GetN(), K: c.GetK(), Overdue: unspan(c.GetOverdueMs()),
@@ -220,7 +226,7 @@ func (d *decoder) report(p *reportpb.Report, m moment) {
 	}
 	for _, o := range p.GetOwn() {
 		if c, why := d.own(o, m); why != "" {
-			m.out.refuse(why)
+			m.out.aside.Add(why, 1, "of the instance beside it, which it says is %.100q of service %.100q", o.GetKey().GetInstance(), o.GetKey().GetService())
 		} else {
 			r.Own = append(r.Own, c)
 		}
@@ -234,7 +240,7 @@ func (m moment) latency(list []*reportpb.LatencyCount) []outlier.LatencyCount {
 	for _, c := range list {
 		bucket := int(c.GetBucket())
 		if bucket >= outlier.LatencyBuckets || len(counts) > 0 && bucket <= counts[len(counts)-1].Bucket {
-			m.out.refuse(BadCounts)
+			m.out.aside.Add(BadCounts, 1, "latencies in buckets that are out of order")
 			return nil
 		}
 		counts = append(counts, outlier.LatencyCount{Bucket: bucket, Count: c.GetCount()})

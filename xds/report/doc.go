@@ -18,10 +18,10 @@
 // cannot take it over, the same one can, with the same or a newer incarnation. A
 // reporter may speak of endpoints of services that xDS has sent to its node, and at
 // first hand of instances that the registry binds to it ([Authority]). What else it
-// says is counted by reason ([Refusal]) and has no effect. Counters that run backwards
-// or grow faster than any host can send are found by the table, which has those of
-// before; [Stream.Reincarnate] then tells the reporter to come again with a new
-// incarnation.
+// says has no effect: it is counted by reason ([Refusal]), logged once on a stream, and
+// shown with the reporter ([Refusals]). Counters that run backwards or grow faster than
+// any host can send are found by the table, which has those of before;
+// [Stream.Reincarnate] then tells the reporter to come again with a new incarnation.
 //
 // A client of xDS that is no sidecar may report as well ([Hello].Observes). It knows a
 // service by the target that it dials and an endpoint by its address; who is behind them

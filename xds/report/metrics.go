@@ -21,17 +21,7 @@ type metrics struct {
 	opened, messages, throttled, sent atomic.Uint64
 
 	mu      sync.Mutex // guards what follows
-	refused map[Refusal]uint64
 	dropped map[Dropped]uint64
-}
-
-func (m *metrics) refuse(why Refusal, n int) {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	if m.refused == nil {
-		m.refused = map[Refusal]uint64{}
-	}
-	m.refused[why] += uint64(n)
 }
 
 func (m *metrics) drop(why Dropped) {
@@ -43,11 +33,11 @@ func (m *metrics) drop(why Dropped) {
 	m.dropped[why]++
 }
 
-func (m *metrics) stats(streams int) Stats {
+func (m *metrics) stats(streams int, refused map[Refusal]uint64) Stats {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	return Stats{
 		Streams: streams, Opened: m.opened.Load(), Messages: m.messages.Load(), Throttled: m.throttled.Load(),
-		Refused: maps.Clone(m.refused), Sent: m.sent.Load(), Dropped: maps.Clone(m.dropped),
+		Refused: refused, Sent: m.sent.Load(), Dropped: maps.Clone(m.dropped),
 	}
 }

@@ -186,7 +186,7 @@ func (r *Recording) align(stamp time.Duration) time.Duration {
 
 func (r *Recording) decode(f *Frame, up *reportpb.Up) {
 	out := r.decoder.decode(up, r.align(max(0, instant(up.GetMonoMs()))))
-	f.Refused = out.refused
+	f.Refused = out.aside.Counts
 	f.Message = Message{Report: out.report, Probes: out.probes, Polls: out.polls, Probations: out.probations}
 	if out.report != nil {
 		out.report.Incarnation = r.header.Reporter.Incarnation

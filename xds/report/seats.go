@@ -14,7 +14,7 @@ type Seats struct {
 	most int // of one principal
 
 	mu         sync.Mutex // guards what follows
-	taken      map[string]*seat
+	taken      map[string]*Seat
 	principals map[string]int // seats taken
 }
 
@@ -27,14 +27,17 @@ type Sitter struct {
 	End func(error)
 }
 
-type seat struct {
+// Seat is the place of a live stream.
+type Seat struct {
 	Sitter
-	left chan struct{} // closed when nothing more comes from the stream
+	seats   *Seats
+	left    chan struct{} // closed when nothing more comes from the stream
+	refused refusals
 }
 
 // NewSeats has so many seats for each principal.
 func NewSeats(perPrincipal int) *Seats {
-	return &Seats{most: perPrincipal, taken: map[string]*seat{}, principals: map[string]int{}}
+	return &Seats{most: perPrincipal, taken: map[string]*Seat{}, principals: map[string]int{}}
 }
 
 // Len is how many seats are taken.
@@ -44,16 +47,27 @@ func (s *Seats) Len() int {
 	return len(s.taken)
 }
 
+// Refusals are what was set aside of the words of who has the seat of an id.
+func (s *Seats) Refusals(id string) Refusals {
+	s.mu.Lock()
+	seat := s.taken[id]
+	s.mu.Unlock()
+	if seat == nil {
+		return Refusals{}
+	}
+	return seat.refused.get()
+}
+
 // Take gives a stream the seat of its id. An older stream of the same reporter is ended,
-// and waited for until it has called its leave. The error is the one that ends a stream
-// that gets no seat; why is empty if its context has ended it already.
-func (s *Seats) Take(ctx context.Context, who Sitter) (leave func(), why Refusal, err error) {
-	mine := &seat{who, make(chan struct{})}
+// and waited for until it has left. The error is the one that ends a stream that gets no
+// seat; why is empty if its context has ended it already.
+func (s *Seats) Take(ctx context.Context, who Sitter) (seat *Seat, why Refusal, err error) {
+	mine := &Seat{Sitter: who, seats: s, left: make(chan struct{})}
 	for {
 		old, ok := s.sit(mine)
 		switch {
 		case ok:
-			return func() { s.leave(mine) }, "", nil
+			return mine, "", nil
 		case old == nil:
 			return nil, TooManyStreams, status.Errorf(codes.ResourceExhausted, "%s has %d reporters already", who.Principal, s.most)
 		case old.Principal != who.Principal:
@@ -72,7 +86,7 @@ func (s *Seats) Take(ctx context.Context, who Sitter) (leave func(), why Refusal
 
 // sit takes a seat if it is free, else gives who has it; nil if the principal may have no
 // more.
-func (s *Seats) sit(mine *seat) (old *seat, ok bool) {
+func (s *Seats) sit(mine *Seat) (old *Seat, ok bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if old = s.taken[mine.ID]; old != nil || s.principals[mine.Principal] >= s.most {
@@ -83,12 +97,14 @@ func (s *Seats) sit(mine *seat) (old *seat, ok bool) {
 	return nil, true
 }
 
-func (s *Seats) leave(mine *seat) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	delete(s.taken, mine.ID)
-	if s.principals[mine.Principal]--; s.principals[mine.Principal] == 0 {
-		delete(s.principals, mine.Principal)
+// Leave gives the seat up: nothing more comes from its stream.
+func (s *Seat) Leave() {
+	all := s.seats
+	all.mu.Lock()
+	defer all.mu.Unlock()
+	delete(all.taken, s.ID)
+	if all.principals[s.Principal]--; all.principals[s.Principal] == 0 {
+		delete(all.principals, s.Principal)
 	}
-	close(mine.left)
+	close(s.left)
 }

@@ -43,8 +43,8 @@ func addressed() registry {
 
 func TestAReporterThatKnowsAddressesSpeaksOfTheInstancesBehindThem(t *testing.T) {
 	out := observed(t, observer(addressed()), time.Second, true, outlier.Counts{N: 5, Server: 1}, nil)
-	if len(out.report.Cells) != 1 || out.report.Cells[0].Key != api1 || out.report.Cells[0].Counts.N != 5 || len(out.refused) > 0 {
-		t.Errorf("cells %+v, refused %v", out.report.Cells, out.refused)
+	if len(out.report.Cells) != 1 || out.report.Cells[0].Key != api1 || out.report.Cells[0].Counts.N != 5 || len(out.aside.Counts) > 0 {
+		t.Errorf("cells %+v, refused %v", out.report.Cells, out.aside.Counts)
 	}
 	if len(out.report.Clusters) != 1 || out.report.Clusters[0].Service != "api" {
 		t.Errorf("totals %+v, want those of api", out.report.Clusters)
@@ -63,8 +63,8 @@ func TestAnAddressThatNobodyKnowsIsRefusedUntilItIsKnown(t *testing.T) {
 	delete(reg.named, byAddress)
 	d := observer(reg)
 	out := observed(t, d, time.Second, true, outlier.Counts{N: 5}, nil)
-	if len(out.report.Cells) != 0 || out.refused[NotSent] != 1 {
-		t.Errorf("cells %+v, refused %v, want one of not_sent", out.report.Cells, out.refused)
+	if len(out.report.Cells) != 0 || out.aside.Counts[NotSent] != 1 {
+		t.Errorf("cells %+v, refused %v, want one of not_sent", out.report.Cells, out.aside.Counts)
 	}
 	reg.named[byAddress] = api1
 	out = observed(t, d, 2*time.Second, false, outlier.Counts{N: 6}, nil)

@@ -37,7 +37,8 @@ type world struct {
 	sink      *recorder
 	collector *Collector
 	server    *grpc.Server
-	log       *slog.Logger // of clients; nil: none
+	log       *slog.Logger    // of clients; nil: none
+	lines     strings.Builder // of the collector; to be read when all is quiet
 }
 
 // headStart is what the table's clock shows when the world begins.
@@ -54,7 +55,7 @@ func newWorld(t *testing.T, edit func(*CollectorConfig)) *world {
 	}
 	reg := openRegistry()
 	reg.addrs = map[merge.Key]netip.Addr{api2: netip.MustParseAddr("10.0.0.2")}
-	w.collector = NewCollector(cfg, w.sink, reg, func() time.Duration { return time.Since(w.epoch) }, nil)
+	w.collector = NewCollector(cfg, w.sink, reg, func() time.Duration { return time.Since(w.epoch) }, slog.New(slog.NewTextHandler(&w.lines, nil)))
 	w.start()
 	t.Cleanup(func() {
 		w.server.Stop()
