@@ -123,7 +123,7 @@ func (g *Probing) receive(ctx context.Context, end context.CancelCauseFunc, srv 
 	defer seat.Leave()
 	p := &Prober{
 		seat: seat, now: g.now, kick: make(chan struct{}, 1),
-		docket: newDocket(fmt.Sprintf("overhear-%016x", rand.Uint64())),
+		docket: newDocket(fmt.Sprintf("%s%016x", docketPrefix, rand.Uint64())),
 	}
 	g.sink.Arrive(p)
 	defer g.sink.Depart(p)

@@ -349,6 +349,7 @@ func TestWhatNobodyHasAskedForIsCountedAndNoAnswer(t *testing.T) {
 		{"no message", nil, nil},
 		{"a cluster of its own", whoever("api", closedAt, well), map[Refusal]int{NeverOrdered: 1}},
 		{"a stream of another", whoever("e/1/deep", closedAt, well), map[Refusal]int{NeverOrdered: 1}},
+		{"a stream of before", whoever(docketPrefix+"0123456789abcdef/1/deep", closedAt, well), nil},
 		{"an order to come", whoever("d/2/deep", closedAt, well), map[Refusal]int{NeverOrdered: 1}},
 		{"no number", whoever("d/one/deep", closedAt, well), map[Refusal]int{NeverOrdered: 1}},
 		{"no such check", whoever("d/1/roof", closedAt, well), map[Refusal]int{NeverOrdered: 1}},
@@ -378,6 +379,40 @@ func TestWhatNobodyHasAskedForIsCountedAndNoAnswer(t *testing.T) {
 			}
 		})
 	}
+}
+
+func TestAnEnvoyThatComesBackWithTheChecksOfItsLastStreamIsAtNoFault(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newProbeWorld(t, 8)
+		stream := w.stream("10.2.0.1", node("envoy-1"))
+		synctest.Wait()
+		w.prober("envoy-1").Order(Probe{ID: 3, Address: wellAt, Timeout: second})
+		var name string
+		for name == "" {
+			m, err := stream.Recv()
+			if err != nil {
+				t.Fatal(err)
+			}
+			for _, c := range m.GetClusterHealthChecks() {
+				name = c.GetClusterName()
+			}
+		}
+		again := w.stream("10.2.0.1", node("envoy-1")) // takes the place of the first
+		if err := again.Send(&healthv3.HealthCheckRequestOrEndpointHealthResponse{
+			RequestType: &healthv3.HealthCheckRequestOrEndpointHealthResponse_EndpointHealthResponse{
+				EndpointHealthResponse: whoever(name, wellAt, corev3.HealthStatus_HEALTHY),
+			},
+		}); err != nil {
+			t.Fatal(err)
+		}
+		synctest.Wait()
+		if st := w.Stats(); st.Messages != 1 || len(st.Refused) > 0 || len(w.take()) > 0 {
+			t.Errorf("%d messages, refused %v, want one that is passed over", st.Messages, st.Refused)
+		}
+		if all := lines(w.log.String(), "WARN", ""); len(all) > 0 {
+			t.Errorf("the log warns: %q", all)
+		}
+	})
 }
 
 func TestAnAnswerBeforeTheOrderHasLeftIsNone(t *testing.T) {

@@ -34,6 +34,9 @@ const (
 	// answerSlack is what an answer may take beyond the timeout of its order: less than
 	// the table waits.
 	answerSlack = 20 * time.Millisecond
+	// docketPrefix begins the names of dockets, also of those that streams of before had,
+	// perhaps with another control plane.
+	docketPrefix = "overhear-"
 	// once is when Envoy would check again what it has checked: an order asks once.
 	once = time.Hour
 	// mostProbes are under way at one Envoy at a time, mostLeases kept for it.
@@ -287,9 +290,14 @@ func (d *docket) hear(m *healthv3.EndpointHealthResponse, now time.Duration, ref
 	touched := map[uint64]struct{}{}
 	spoken := map[*check]struct{}{}
 	for _, cluster := range m.GetClusterEndpointsHealth() {
-		n, which, known := d.parse(cluster.GetClusterName())
-		if !known {
-			refused.Add(NeverOrdered, 1, "a check %.100q that nobody asked for", cluster.GetClusterName())
+		name := cluster.GetClusterName()
+		n, which, known := d.parse(name)
+		switch {
+		case known:
+		case strings.HasPrefix(name, docketPrefix) && !strings.HasPrefix(name, d.name):
+			continue // of its last stream: it has those checks until it is told of others
+		default:
+			refused.Add(NeverOrdered, 1, "a check %.100q that nobody asked for", name)
 			continue
 		}
 		a := d.asked[n]
