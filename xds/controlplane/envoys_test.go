@@ -2,6 +2,7 @@ package controlplane_test
 
 import (
 	"context"
+	"maps"
 	"net/http"
 	"net/netip"
 	"slices"
@@ -15,12 +16,14 @@ import (
 	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
 	endpointv3 "github.com/envoyproxy/go-control-plane/envoy/config/endpoint/v3"
 	discoveryv3 "github.com/envoyproxy/go-control-plane/envoy/service/discovery/v3"
+	healthv3 "github.com/envoyproxy/go-control-plane/envoy/service/health/v3"
 	lrsv3 "github.com/envoyproxy/go-control-plane/envoy/service/load_stats/v3"
 	"google.golang.org/grpc"
 	"google.golang.org/protobuf/types/known/durationpb"
 	"google.golang.org/protobuf/types/known/structpb"
 
 	"github.com/overhear-mesh/overhear/outlier"
+	"github.com/overhear-mesh/overhear/outlier/merge"
 	"github.com/overhear-mesh/overhear/xds/client"
 	"github.com/overhear-mesh/overhear/xds/controlplane"
 	"github.com/overhear-mesh/overhear/xds/registry"
@@ -249,6 +252,23 @@ func TestWhatIsSetAsideOfAnEnvoyIsShownWithItsReason(t *testing.T) {
 				t.Fatal(err)
 			}
 		}
+		probes, err := healthv3.NewHealthDiscoveryServiceClient(cc).StreamHealthCheck(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(5 * time.Second) // the load reports first
+		for _, m := range []*healthv3.HealthCheckRequestOrEndpointHealthResponse{
+			{RequestType: &healthv3.HealthCheckRequestOrEndpointHealthResponse_HealthCheckRequest{
+				HealthCheckRequest: &healthv3.HealthCheckRequest{Node: &corev3.Node{Id: "envoy-1", UserAgentName: "envoy"}},
+			}},
+			{RequestType: &healthv3.HealthCheckRequestOrEndpointHealthResponse_EndpointHealthResponse{
+				EndpointHealthResponse: &healthv3.EndpointHealthResponse{ClusterEndpointsHealth: []*healthv3.ClusterEndpointsHealth{{ClusterName: "mine"}}},
+			}},
+		} {
+			if err := probes.Send(m); err != nil {
+				t.Fatal(err)
+			}
+		}
 		time.Sleep(5 * time.Second)
 		var all controlplane.Reporters
 		w.get("/api/v1/reporters", &all)
@@ -256,9 +276,11 @@ func TestWhatIsSetAsideOfAnEnvoyIsShownWithItsReason(t *testing.T) {
 			t.Fatalf("%d reporters, want 1", len(all.Reporters))
 		}
 		r := all.Reporters[0]
-		if r.Refused["unknown_endpoint"] != 1 || len(r.Refused) != 1 || r.LastRefusal != `unknown_endpoint: 10.9.9.9:80 is no endpoint of service "api"` ||
-			r.LastRefusedAt.IsZero() || !slices.Equal(r.UnknownClusters, []string{"overhear"}) {
-			t.Errorf("reporter %+v, want one unknown endpoint refused, and an unknown cluster", r)
+		if want := map[merge.Refusal]uint64{"unknown_endpoint": 1, "never_ordered": 1}; !maps.Equal(r.Refused, want) {
+			t.Errorf("refused %v, want %v: of its load reports, and of its probes", r.Refused, want)
+		}
+		if r.LastRefusal != `never_ordered: a check "mine" that nobody asked for` || r.LastRefusedAt.IsZero() || !slices.Equal(r.UnknownClusters, []string{"overhear"}) {
+			t.Errorf("reporter %+v, want the newest of what was refused, and an unknown cluster", r)
 		}
 	})
 }

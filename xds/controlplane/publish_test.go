@@ -7,6 +7,7 @@ import (
 	"testing"
 	"time"
 
+	clusterv3 "github.com/envoyproxy/go-control-plane/envoy/config/cluster/v3"
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/overhear-mesh/overhear/outlier"
@@ -101,6 +102,32 @@ func TestEachKindOfClientGetsWhatItNeeds(t *testing.T) {
 	} {
 		if diff := cmp.Diff(tc.want, places(clusters(&tc.service))); diff != "" {
 			t.Errorf("%s: resources differ (-want +got):\n%s", tc.service.Name, diff)
+		}
+	}
+}
+
+func TestASidecarIsToldWhatTheMeshFileSaysOfAService(t *testing.T) {
+	for _, balancer := range []registry.Balancer{
+		{Policy: registry.P2C}, {Policy: registry.LeastRequest}, {Policy: registry.RoundRobin}, {Policy: registry.Random},
+		{Policy: registry.RingHash}, {Policy: registry.Maglev, BoundedLoad: 1.25},
+	} {
+		s := registry.NewService("api")
+		s.Protocol, s.Balancer = registry.HTTP2, balancer
+		s.Ping = registry.Ping{Kind: merge.PingGRPC, Path: "/up", Host: "api.internal", Service: "greeter"}
+		s.Detection.Outlier.MaxOut = 0.3
+		want := resource.DefaultPolicy()
+		want.Protocol = resource.HTTP2
+		want.Ping = resource.Ping{Kind: resource.PingGRPC, Path: "/up", Host: "api.internal", Service: "greeter"}
+		want.Balancer = resource.Balancer{Policy: resource.Balancing(balancer.Policy), BoundedLoad: balancer.BoundedLoad}
+		want.Outlier.MaxOut = 0.3
+		for _, c := range clusters(&s) {
+			if c.View.Kind != resource.Overhear {
+				continue
+			}
+			got, err := resource.DecodeCluster(c.Message.(*clusterv3.Cluster))
+			if diff := cmp.Diff(want, got.Policy); err != nil || diff != "" {
+				t.Errorf("%+v: %v (-want +got):\n%s", balancer, err, diff)
+			}
 		}
 	}
 }
