@@ -21,6 +21,7 @@ type figures struct {
 	Share     number `json:"share_after_1s"`
 	Flips     number `json:"flips"`      // times that it came back during the fault
 	Alone     number `json:"left_alone"` // times that a caller left an endpoint which was well to it
+	Alarms    number `json:"alarms"`     // the same, silences that overlap at one endpoint being one
 	Capacity  number `json:"capacity_lost"`
 	Said      number `json:"said_out"`       // times that a proxy took an endpoint out, by its own word
 	SaidFleet number `json:"said_out_fleet"` // the same of the control plane
@@ -81,8 +82,12 @@ func measure(tr *trace, s scenario, t setting) figures {
 	during, before := latencies(tr, s, 0, t.Fault), latencies(tr, s, -t.Warm/2, 0)
 	f.P99 = number(1e3 * (quantile(during, .99) - quantile(before, .99)).Seconds())
 	f.P999 = number(1e3 * (quantile(during, .999) - quantile(before, .999)).Seconds())
-	events, idle := leftAlone(tr, s, t, end)
-	f.Alone = number(events)
+	alone := leftAlone(tr, s, t, end)
+	var idle time.Duration
+	for _, s := range alone {
+		idle += s.to - s.from
+	}
+	f.Alone, f.Alarms = number(len(alone)), number(alarms(alone))
 	f.Capacity = number(idle.Seconds() / (end.Seconds() * float64(t.Proxies*t.Endpoints)))
 	f.Said, f.SaidFleet, f.Probes = tr.said.Proxies, tr.said.Fleet, tr.said.FailedProbes
 	f.Pings = number(float64(tr.pings) / float64(t.Endpoints) / t.Fault.Seconds())
@@ -245,15 +250,19 @@ func recovered(at []time.Duration, fair float64, fault, end time.Duration) (afte
 	return after, most
 }
 
-// leftAlone counts the silences of callers towards endpoints that were well to them, and
-// how long these were.
-func leftAlone(tr *trace, s scenario, t setting, end time.Duration) (events int, idle time.Duration) {
-	silence := time.Duration(gone / t.fair() * float64(time.Second))
+// silence is that a caller sends nothing to an endpoint.
+type silence struct {
+	backend  int
+	from, to time.Duration
+}
+
+// leftAlone are the silences of callers towards endpoints that were well to them.
+func leftAlone(tr *trace, s scenario, t setting, end time.Duration) (all []silence) {
+	least := time.Duration(gone / t.fair() * float64(time.Second))
 	last := make([]time.Duration, t.Proxies*t.Endpoints)
 	look := func(pair int, now time.Duration) {
-		if gap := now - last[pair]; gap >= silence {
-			events++
-			idle += gap
+		if now-last[pair] >= least {
+			all = append(all, silence{pair % t.Endpoints, last[pair], now})
 		}
 		last[pair] = now
 	}
@@ -270,7 +279,25 @@ func leftAlone(tr *trace, s scenario, t setting, end time.Duration) (events int,
 			}
 		}
 	}
-	return events, idle
+	return all
+}
+
+// alarms are how often an endpoint was left, by however many callers: a verdict that all of a
+// fleet obey is one event, and bounds of Poisson's are about events that come by themselves.
+func alarms(all []silence) (n int) {
+	slices.SortFunc(all, func(a, b silence) int {
+		return cmp.Or(cmp.Compare(a.backend, b.backend), cmp.Compare(a.from, b.from))
+	})
+	var last silence // what has been joined to the one before
+	for i, s := range all {
+		if i > 0 && s.backend == last.backend && s.from <= last.to {
+			last.to = max(last.to, s.to)
+			continue
+		}
+		n++
+		last = s
+	}
+	return n
 }
 
 // latencies are those of requests that were to begin between two instants, sorted. One that

@@ -91,6 +91,18 @@ func TestWhoLeavesWhatIsWellIsCounted(t *testing.T) {
 	}
 }
 
+func TestAVerdictThatAFleetObeysIsOneAlarm(t *testing.T) {
+	f := measure(even(quiet, func(p, b int, at time.Duration) bool {
+		after := at - time.Duration(p)*100*time.Millisecond
+		return b == 3 && after >= 2*time.Second && after < 6*time.Second || // all leave it, one after the other
+			b == 3 && p == 2 && at >= 9*time.Second && at < 12*time.Second || // one leaves it again,
+			b == 4 && p == 1 && at >= 3*time.Second && at < 6*time.Second // and another one
+	}), scenario{caller: everyone}, quiet)
+	if f.Alone != 6 || f.Alarms != 3 {
+		t.Errorf("%g left, in %g alarms; want 6 in 3", float64(f.Alone), float64(f.Alarms))
+	}
+}
+
 func TestABrokenLinkIsForItsCallerAloneToLeave(t *testing.T) {
 	s := scenario{bad: 1, blame: true, caller: 0}
 	f := measure(even(quiet, func(_, b int, at time.Duration) bool { return b == 0 && at >= time.Second }), s, quiet)

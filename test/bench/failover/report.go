@@ -377,18 +377,22 @@ func (r *report) heading(b *strings.Builder, w *row) {
 
 // alarms says how often endpoints were left in health, with exact bounds.
 func (r *report) alarms(b *strings.Builder) {
-	title := "\n## False alarms\n\nCallers that left a healthy endpoint while nothing was wrong, per endpoint-hour; bounds are exact upper 95 % Poisson bounds. What proxies and a control plane say of themselves stands beside it.\n\n| | base errors | proxies | endpoint-hours | seen | rate | at most | said out | by the fleet |\n|---|---:|---:|---:|---:|---:|---:|---:|---:|\n"
+	title := "\n## False alarms\n\nAn alarm is that a healthy endpoint is left, by one caller or by many at a time, or a verdict of a control plane if there are more of these. Rates are per endpoint-hour, bounds exact upper 95 % Poisson bounds.\n\n| | base errors | proxies | endpoint-hours | alarms | rate | at most | left alone | said out | by the fleet |\n|---|---:|---:|---:|---:|---:|---:|---:|---:|---:|\n"
 	for _, w := range r.rows {
 		if w.Scenario != "health" {
 			continue
 		}
 		var s said
-		seen, hours := 0, float64(len(w.Runs)*w.Setting.Endpoints)*(w.Setting.Fault+w.Setting.After).Hours()
+		seen, alone, hours := 0, 0, float64(len(w.Runs)*w.Setting.Endpoints)*(w.Setting.Fault+w.Setting.After).Hours()
 		for _, f := range w.Runs {
-			seen += int(f.Alone)
+			alone += int(f.Alone)
+			seen += int(f.Alarms)
+			if f.SaidFleet > f.Alarms { // never if it is no number
+				seen += int(f.SaidFleet - f.Alarms)
+			}
 			s.Proxies, s.Fleet = s.Proxies+f.Said, s.Fleet+f.SaidFleet
 		}
-		fmt.Fprintf(b, "%s| %s | %g %% | %d | %.2f | %d | %.3g | %.3g | %s | %s |\n", title, w.Product, 100*w.Setting.Base, w.Setting.Proxies, hours, seen, float64(seen)/hours, poisson.Upper(seen)/hours, format("%.0f", s.Proxies), format("%.0f", s.Fleet))
+		fmt.Fprintf(b, "%s| %s | %g %% | %d | %.2f | %d | %.3g | %.3g | %d | %s | %s |\n", title, w.Product, 100*w.Setting.Base, w.Setting.Proxies, hours, seen, float64(seen)/hours, poisson.Upper(seen)/hours, alone, format("%.0f", s.Proxies), format("%.0f", s.Fleet))
 		title = ""
 	}
 }

@@ -26,10 +26,14 @@ func told(overhear number) *report {
 		for _, n := range o.proxies {
 			t := o.setting
 			t.Proxies = n
+			fleet := number(math.NaN())
+			if product == "overhear" {
+				fleet = 3
+			}
 			f := figures{Excess: lost, T95: number(math.Inf(1)), Recovery: number(math.Inf(1)), Said: 4, SaidFleet: 1}
 			r.Outcomes = append(r.Outcomes,
 				outcome{Scenario: "crash", Product: product, Setting: t, Load: number(n) / 2, Figures: f, Timeline: []int{0, int(lost), 0}},
-				outcome{Scenario: "health", Product: product, Setting: t, Load: 2, Figures: figures{Alone: 2}})
+				outcome{Scenario: "health", Product: product, Setting: t, Load: 2, Figures: figures{Alone: 8, Alarms: 2, SaidFleet: fleet}})
 		}
 	}
 	r.Outcomes = append(r.Outcomes, outcome{Scenario: "crash", Product: "envoy", Setting: o.setting, Load: 3, Discarded: "the generator was late by 90 ms at p99"})
@@ -45,6 +49,7 @@ func TestTheTablesTellOfEverything(t *testing.T) {
 	for _, want := range []string{
 		"not measured: Linkerd", "## crash: it dies", "16 proxies, 10 endpoints, 400 requests/s", "| envoy | 1 | 25 |", " never |", " > 1.0 |", "; load 2.0 to 8.0 over the runs.",
 		"crash, envoy, round 1: the generator was late by 90 ms at p99", "## False alarms", "at most",
+		"| envoy | 0 % | 4 | 0.02 | 2 | 90 | 283 | 8 | 0 | – |", "| overhear | 0 % | 4 | 0.02 | 3 | 135 | 349 | 8 | 0 | 3 |",
 	} {
 		if !strings.Contains(b.String(), want) {
 			t.Errorf("no %q in\n%s", want, b.String())
