@@ -60,8 +60,12 @@ func TestAStreamThatIsEndedForItsClientsFaultIsCountedAndExplained(t *testing.T)
 		{server.TooLong, "n", zone, ask(eds, "a"), codes.InvalidArgument, "zone is longer"},
 		{server.TooLong, "n", envoyView, ask(long, "a"), codes.InvalidArgument, "type_url is longer"},
 		{server.TooLong, "n", envoyView, ask(eds, long), codes.InvalidArgument, "a resource name is longer"},
-		{server.TooManyNames, "n", envoyView, ask(eds, "a", "b", "c", "d"), codes.ResourceExhausted, "4 names of one type: at most 3"},
-		{server.TooManyUnknown, "n", envoyView, ask(eds, long[:1000], "a"), codes.ResourceExhausted, "at most 1000"},
+		{server.TooManyNames, "n", envoyView, ask(eds, "a", "b", "c", "d"), codes.ResourceExhausted, "4 names of " + eds + ": at most 3"},
+		{server.TooManyNames, "n", envoyView, func(c *stream) {
+			c.subscribe(eds, "a", "b", "c")
+			c.subscribe(eds, "d")
+		}, codes.ResourceExhausted, "4 names of " + eds + ": at most 3"},
+		{server.TooManyUnknown, "n", envoyView, ask(eds, long[:2000], "a"), codes.ResourceExhausted, "at most 2000"},
 		{server.Unreadable, "n", envoyView, func(c *stream) {
 			c.free = true
 			c.subscribe(eds, strings.Repeat(long, 2000))
@@ -70,7 +74,7 @@ func TestAStreamThatIsEndedForItsClientsFaultIsCountedAndExplained(t *testing.T)
 		for _, delta := range []bool{false, true} {
 			t.Run(fmt.Sprintf("%s %s delta=%v", tc.fault, tc.says, delta), func(t *testing.T) {
 				synctest.Test(t, func(t *testing.T) {
-					h := newHarness(t, server.Config{MaxNames: 3, MaxUnknown: 1000})
+					h := newHarness(t, server.Config{MaxNames: 3, MaxUnknown: 2000})
 					h.Ready()
 					c := h.open(node(tc.node, tc.view), delta)
 					tc.ask(c)

@@ -42,7 +42,7 @@ func (s *Server) worldAskedLocked(st *stream, said request, asked uint64, r *dis
 		return refused, nil // overtaken: the client has more to say when it has the last response
 	}
 	if first || asked != sub.asked {
-		if err := s.check(r.GetResourceNames()); err != nil {
+		if err := s.check(said.url, r.GetResourceNames()); err != nil {
 			return refused, err
 		}
 		if err := s.unknown.within(st.address, s.cfg.MaxUnknown, func() { sub.subscribe(r.GetResourceNames()) }); err != nil {
@@ -155,14 +155,14 @@ func (s *Server) changeAskedLocked(st *stream, said request, r *discoveryv3.Delt
 		return refused, err
 	}
 	more, fewer := r.GetResourceNamesSubscribe(), r.GetResourceNamesUnsubscribe()
-	if err := s.check(more); err != nil {
+	if err := s.check(said.url, more); err != nil {
 		return refused, err
 	}
 	if err := s.unknown.within(st.address, s.cfg.MaxUnknown, func() { sub.change(more, fewer) }); err != nil {
 		return refused, err
 	}
 	if n := sub.byName.len(); n > s.cfg.MaxNames {
-		return refused, s.tooMany(n)
+		return refused, s.tooMany(said.url, n)
 	}
 	if first {
 		sub.claims.versions = r.GetInitialResourceVersions()
@@ -202,9 +202,9 @@ func (s *subscription) change(more, fewer []string) {
 }
 
 // check bounds the names of one request.
-func (s *Server) check(names []string) error {
+func (s *Server) check(url string, names []string) error {
 	if n := len(names); n > s.cfg.MaxNames {
-		return s.tooMany(n)
+		return s.tooMany(url, n)
 	}
 	for _, name := range names {
 		if len(name) > maxName {
@@ -214,8 +214,8 @@ func (s *Server) check(names []string) error {
 	return nil
 }
 
-func (s *Server) tooMany(names int) error {
-	return endFor(TooManyNames, codes.ResourceExhausted, "%d names of one type: at most %d", names, s.cfg.MaxNames)
+func (s *Server) tooMany(url string, names int) error {
+	return endFor(TooManyNames, codes.ResourceExhausted, "%d names of %s: at most %d", names, url, s.cfg.MaxNames)
 }
 
 func tooLong(what string) error {
