@@ -123,8 +123,9 @@ func (s *subscription) wants(all []string) bool {
 }
 
 // sendAgain marks all that the client names to be sent again, but what is on its way: the client
-// asked before it had read that.
+// asked before it had read that. Until it has answered another response it can ask for no more.
 func (s *subscription) sendAgain() {
+	s.heard = ""
 	coming := map[*topic]bool{}
 	for _, b := range s.inFlight {
 		for _, i := range b.items {

@@ -431,6 +431,9 @@ func TestAnEnvoyThatAsksAgainIsSentEndpointsAgain(t *testing.T) {
 			c.ack(held)
 		}
 		c.quiet("what it asks for is on its way")
+		if n := h.Stats().Ignored[server.StaleNonce]; n != 1000 {
+			t.Errorf("%d requests ignored, want 1000: names without end were looked at in each", n)
+		}
 		c.ack(again)
 		c.quiet("the ACK of what was sent again asks for nothing")
 		slices.Reverse(c.names[eds]) // Envoy names first what it wanted last

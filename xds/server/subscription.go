@@ -41,7 +41,7 @@ type subscription struct {
 	sum      uint64   // of what was sent; see encoded.sum
 
 	nonce    string // of the last response
-	heard    string // nonce of the last response that the client answered; it matters in state of the world
+	heard    string // nonce of the last response that the client answered, and has not asked again after; for state of the world
 	acked    string // version of the last response that the client accepted
 	version  string // of the last response
 	nacks    uint64
