@@ -66,6 +66,6 @@
 // names: in sidecars' files and Envoys' own configuration, and by hash of the service in
 // the routes that this control plane gives. Without a key an endpoint is chosen by chance;
 // gRPC, which knows no keys but header fields, goes round then. On a ring it multiplies the
-// weight of an endpoint by that of its locality, so that all are told to be in one. A
-// sidecar from before there was a choice goes on with p2c.
+// weight of an endpoint by that of its locality, so that all are told to be in one, and it
+// has no bounded_load. A sidecar from before there was a choice goes on with p2c.
 package xds

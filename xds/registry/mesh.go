@@ -80,7 +80,8 @@ type Balancer struct {
 	// ones go by is said by routes; see Hash. A gRPC client has ring_hash for maglev.
 	Policy BalancerPolicy `yaml:"policy"`
 	// BoundedLoad goes with ring_hash and maglev: no endpoint has more requests in flight
-	// than so many times its fair part. 1 to 10, such as 1.25; default 0, no bound.
+	// than so many times its fair part, of those of one sidecar or Envoy. 1 to 10, such as
+	// 1.25; default 0, no bound, as it is at gRPC clients always.
 	BoundedLoad float64 `yaml:"bounded_load"`
 }
 
