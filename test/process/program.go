@@ -17,8 +17,7 @@ func Build(dir, command string) (path string, err error) {
 	}
 	// With net/trace, gRPC would bring text/template, whose calls by name keep the linker
 	// from dropping any exported method.
-	// The version names the commit, whatever GOFLAGS say.
-	build := exec.Command("go", "build", "-buildvcs=auto", "-tags", "grpcnotrace", "-o", path, "github.com/overhear-mesh/overhear/cmd/"+command)
+	build := exec.Command("go", "build", "-tags", "grpcnotrace", "-o", path, "github.com/overhear-mesh/overhear/cmd/"+command)
 	build.Env = append(os.Environ(), "CGO_ENABLED=0")
 	if out, err := build.CombinedOutput(); err != nil {
 		return "", fmt.Errorf("go build ./cmd/%s: %w\n%s", command, err, out)

@@ -8,6 +8,7 @@ import (
 	"io"
 	"math"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"runtime"
 	"slices"
@@ -152,6 +153,9 @@ func (r *report) find(all []product, dir string) (here []product) {
 		if err == nil {
 			r.Versions[p.name], err = program.Version(path, p.says...)
 		}
+		if p.config == "overhear.yaml" {
+			r.Versions[p.name] += ", " + commit()
+		}
 		if err != nil {
 			r.Missing = append(r.Missing, fmt.Sprintf("%s: %v", p.name, err))
 			r.absent = append(r.absent, fmt.Errorf("%s: %w", p.name, err))
@@ -160,6 +164,16 @@ func (r *report) find(all []product, dir string) (here []product) {
 		here = append(here, p)
 	}
 	return here
+}
+
+// commit is what our binaries are built from, as git tells: a build is not told it
+// everywhere.
+func commit() string {
+	name, err := exec.Command("git", "describe", "--always", "--dirty").Output()
+	if err != nil {
+		return "of no known commit"
+	}
+	return "commit " + strings.TrimSpace(string(name))
 }
 
 // do plays one run and notes what it came to.
