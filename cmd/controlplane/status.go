@@ -160,7 +160,8 @@ func reportersCommand(r *remote) *cobra.Command {
 REFUSED counts what was set aside: by the evidence table, and of the stream since it
 began; NOTE has the newest reason of the stream. Clusters of an Envoy that are no
 services of the mesh do not count: it has at least the one that leads to the control
-plane. They are named while nothing of the Envoy was accepted.`,
+plane. They are named while nothing of the Envoy was accepted. An Envoy that only
+probes or logs is no reporter; the log and the metrics have what it gets wrong.`,
 		Args: noArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
 			if err := r.check(); err != nil {
