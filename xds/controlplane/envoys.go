@@ -2,6 +2,7 @@ package controlplane
 
 import (
 	"fmt"
+	"maps"
 	"net/netip"
 	"sync/atomic"
 	"time"
@@ -86,7 +87,8 @@ type spoken struct {
 	targets  map[string]string // of gRPC clients, to services
 }
 
-func (a *addresses) learn(m *registry.Mesh) {
+func (a *addresses) learn(m *registry.Mesh, now time.Duration) {
+	before := a.known.Load()
 	all := make(map[string]ingest.Service, len(m.Services))
 	names := make(map[string]string, len(m.Services))
 	for i := range m.Services {
@@ -101,6 +103,7 @@ func (a *addresses) learn(m *registry.Mesh) {
 				one.Instances[at] = e.ID()
 			}
 		}
+		one.Former = former(before, s.Name, one.Instances, now)
 		all[s.Name] = one
 		for _, target := range targets(s) {
 			names[target] = s.Name
@@ -110,6 +113,26 @@ func (a *addresses) learn(m *registry.Mesh) {
 		names[name] = name // whatever host another service has
 	}
 	a.known.Store(&spoken{all, names})
+}
+
+// former are the addresses of a service that left it a while ago at most.
+func former(before *spoken, service string, now map[netip.AddrPort]string, at time.Duration) map[netip.AddrPort]time.Duration {
+	if before == nil {
+		return nil
+	}
+	last := before.services[service]
+	all := maps.Clone(last.Former)
+	for address := range last.Instances {
+		if all == nil {
+			all = map[netip.AddrPort]time.Duration{}
+		}
+		all[address] = at
+	}
+	maps.DeleteFunc(all, func(address netip.AddrPort, left time.Duration) bool {
+		_, here := now[address]
+		return here || at-left >= ingest.FormerFor
+	})
+	return all
 }
 
 // Service is what load reports on a service are understood by.

@@ -1,10 +1,13 @@
 package controlplane
 
 import (
+	"maps"
 	"net/netip"
 	"testing"
+	"time"
 
 	"github.com/overhear-mesh/overhear/outlier/merge"
+	"github.com/overhear-mesh/overhear/xds/ingest"
 	"github.com/overhear-mesh/overhear/xds/registry"
 )
 
@@ -17,7 +20,7 @@ func TestAGRPCClientIsUnderstoodByItsTargetAndAddresses(t *testing.T) {
 	if _, ok := a.named(merge.Key{Service: "api"}); ok {
 		t.Error("something is known before there is a mesh")
 	}
-	a.learn(&registry.Mesh{Services: []registry.Service{api, db}})
+	a.learn(&registry.Mesh{Services: []registry.Service{api, db}}, 0)
 	for known, want := range map[merge.Key]merge.Key{
 		{Service: "api", Instance: "10.0.0.1:80"}:         {Service: "api", Instance: "api-1"},
 		{Service: "api.mesh:80", Instance: "10.0.0.1:80"}: {Service: "api", Instance: "api-1"},
@@ -31,6 +34,40 @@ func TestAGRPCClientIsUnderstoodByItsTargetAndAddresses(t *testing.T) {
 		got, ok := a.named(known)
 		if ok != (want != merge.Key{}) || ok && got != want {
 			t.Errorf("%+v is %+v (%t), want %+v", known, got, ok, want)
+		}
+	}
+}
+
+func TestWhereAnEndpointWasIsRememberedForAWhile(t *testing.T) {
+	at := func(ports ...uint16) (all []registry.Endpoint) {
+		for _, p := range ports {
+			all = append(all, registry.Endpoint{Address: netip.AddrPortFrom(netip.MustParseAddr("10.0.0.1"), p)})
+		}
+		return all
+	}
+	var a addresses
+	for _, step := range []struct {
+		now       time.Duration
+		endpoints []registry.Endpoint
+		former    map[uint16]time.Duration
+	}{
+		{0, at(1, 2, 3), nil},
+		{time.Second, at(1, 2, 3), nil},
+		{2 * time.Second, at(1), map[uint16]time.Duration{2: 2 * time.Second, 3: 2 * time.Second}},
+		{3 * time.Second, at(3), map[uint16]time.Duration{1: 3 * time.Second, 2: 2 * time.Second}},
+		{2*time.Second + ingest.FormerFor, at(3), map[uint16]time.Duration{1: 3 * time.Second}},
+		{time.Hour, at(3), nil},
+	} {
+		api := registry.NewService("api")
+		api.Endpoints = step.endpoints
+		a.learn(&registry.Mesh{Services: []registry.Service{api}}, step.now)
+		s, _ := a.Service("api")
+		got := map[uint16]time.Duration{}
+		for address, left := range s.Former {
+			got[address.Port()] = left
+		}
+		if !maps.Equal(got, step.former) {
+			t.Errorf("after %v: %v, want %v", step.now, got, step.former)
 		}
 	}
 }

@@ -156,7 +156,7 @@ func (l *live[S]) get(id string) *S {
 }
 
 // heard is what the logs said since the last load report, by endpoint.
-func (o *observer) heard() map[merge.Key]kinds {
+func (o *observer) heard(now time.Duration) map[merge.Key]kinds {
 	if o.logs == nil {
 		return nil
 	}
@@ -170,7 +170,7 @@ func (o *observer) heard() map[merge.Key]kinds {
 		}
 		instance, known := s.Instances[at.at]
 		if !known {
-			o.refused.Add(UnknownEndpoint, int(k.all()), "a log names %s, which is no endpoint of service %q", at.at, name)
+			s.absent(&o.refused, at.at, now, int(k.all()), "a log names %s, which is no endpoint of service %q", at.at, name)
 			continue
 		}
 		key := merge.Key{Service: name, Instance: instance}

@@ -2,6 +2,7 @@ package ingest
 
 import (
 	"fmt"
+	"net/netip"
 	"slices"
 	"strings"
 	"testing"
@@ -64,6 +65,47 @@ func TestWhatIsSetAsideOfALoadReportIsCountedForItsEnvoyAndExplainedOnce(t *test
 		w.send(bad, request(load("api", 0, row(1, sample{ok: 1}))))
 		synctest.Wait()
 		wantLine(t, w.log.String(), "reporter=envoy-2", "reason=bad_interval", "load_report_interval is 0")
+	})
+}
+
+// The report that follows the end of an endpoint speaks of it once more.
+func TestAnEndpointThatHasJustLeftIsNoStranger(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, 64)
+		began := w.now()
+		known := services(5)
+		api := known["api"]
+		api.Former = map[netip.AddrPort]time.Duration{netip.AddrPortFrom(netip.MustParseAddr(host(9)), 80): began}
+		known["api"], w.directory = api, known
+		s := w.envoy("10.2.0.1", "envoy-1")
+		logs := w.logs("10.2.0.1", node("envoy-1"))
+		say := func() {
+			t.Helper()
+			if err := logs.Send(log(attempt(9, cut, 0))); err != nil {
+				t.Fatal(err)
+			}
+			synctest.Wait()
+			w.send(s, request(load("api", ms(100), row(9, sample{failed: 1, issued: 1}))))
+			synctest.Wait()
+		}
+		time.Sleep(ms(100))
+		w.send(s, request(load("api", ms(100), row(1, sample{ok: 1, issued: 1})))) // by which a log knows the cluster
+		synctest.Wait()
+		say()
+		wrong := func() uint64 { return w.Refusals("envoy-1").Counts[UnknownEndpoint] }
+		if n := wrong(); n != 0 || w.Stats().Refused[UnknownEndpoint] != 2 {
+			t.Errorf("%d held against the Envoy, in all %v, want none of two", n, w.Stats().Refused)
+		}
+		time.Sleep(FormerFor - ms(101))
+		say()
+		if n := wrong(); n != 0 {
+			t.Errorf("%d held against the Envoy before the endpoint has been away for %v", n, FormerFor)
+		}
+		time.Sleep(ms(1))
+		say()
+		if n := wrong(); n != 2 {
+			t.Errorf("%d held against the Envoy long after the endpoint left, want 2", n)
+		}
 	})
 }
 

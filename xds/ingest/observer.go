@@ -21,10 +21,26 @@ import (
 type Service struct {
 	// Instances are the endpoints by address. It must not change.
 	Instances map[netip.AddrPort]string
+	// Former are the addresses that left, and when, by the table's clock: for a while an
+	// Envoy may still speak of them. It must not change.
+	Former map[netip.AddrPort]time.Duration
 	// Answers says that Envoy counts an answer when its headers come.
 	// Where it counts it when it has ended, nobody can tell a long one from one that
 	// does not come.
 	Answers bool
+}
+
+// FormerFor is for how long an Envoy may speak of an endpoint that has left: its requests
+// under way may take so long, and it is told and tells in turn.
+const FormerFor = 30 * time.Second
+
+// absent notes n words at an instant about an address that is no endpoint of a service.
+func (s Service) absent(refused *report.Aside, at netip.AddrPort, now time.Duration, n int, format string, args ...any) {
+	if left, was := s.Former[at]; was && now-left < FormerFor {
+		refused.Usual(UnknownEndpoint, n)
+		return
+	}
+	refused.Add(UnknownEndpoint, n, format, args...)
 }
 
 // Directory knows the services; ok is false for one that does not exist.
@@ -106,8 +122,8 @@ func (o *observer) observe(req *lrsv3.LoadStatsRequest, received time.Duration) 
 	iv.from = max(iv.to-covered, 0)
 
 	r = merge.Report{At: iv.to, Received: received, Jitter: jitter}
-	rows := o.read(req.GetClusterStats(), covered)
-	records := o.heard()
+	rows := o.read(req.GetClusterStats(), covered, received)
+	records := o.heard(received)
 	for _, name := range slices.Sorted(maps.Keys(rows)) {
 		o.take(name, rows[name], records, iv, &r)
 	}
@@ -170,7 +186,7 @@ type told struct {
 }
 
 // read adds up the rows by service: two clusters may be fed by one.
-func (o *observer) read(stats []*endpointv3.ClusterStats, covered time.Duration) map[string]*told {
+func (o *observer) read(stats []*endpointv3.ClusterStats, covered, received time.Duration) map[string]*told {
 	all := map[string]*told{}
 	limit := uint64(mostRequests * (1 + covered.Seconds()))
 	for _, c := range stats {
@@ -192,9 +208,10 @@ func (o *observer) read(stats []*endpointv3.ClusterStats, covered time.Duration)
 		t.turnedAway += min(c.GetTotalDroppedRequests(), limit)
 		for _, l := range c.GetUpstreamLocalityStats() {
 			for _, e := range l.GetUpstreamEndpointStats() {
-				instance, known := t.Instances[address(e.GetAddress())]
+				at := address(e.GetAddress())
+				instance, known := t.Instances[at]
 				if !known {
-					o.refused.Add(UnknownEndpoint, 1, "%s is no endpoint of service %q", address(e.GetAddress()), name)
+					t.absent(&o.refused, at, received, 1, "%s is no endpoint of service %q", at, name)
 					continue
 				}
 				k := merge.Key{Service: name, Instance: instance}
@@ -203,7 +220,7 @@ func (o *observer) read(stats []*endpointv3.ClusterStats, covered time.Duration)
 					t.samples[k] = sum
 				} else {
 					t.absurd[k] = struct{}{}
-					o.refused.Add(BadCounts, 1, "%s of service %q has counts that cannot be: want at most %d requests in %v", address(e.GetAddress()), name, limit, covered)
+					o.refused.Add(BadCounts, 1, "%s of service %q has counts that cannot be: want at most %d requests in %v", at, name, limit, covered)
 				}
 			}
 		}
