@@ -3,6 +3,7 @@ package main
 import (
 	"fmt"
 	"math/rand/v2"
+	"net/http"
 	"time"
 
 	"github.com/overhear-mesh/overhear/test/fakeupstream"
@@ -158,6 +159,10 @@ func scenarios() []scenario {
 	}
 	crash := one("crash", "listener closed, connections reset", fakeupstream.Crash())
 	crash.unseen = true
+	zone := crash
+	zone.name, zone.about, zone.bad = "three crash", "three endpoints at once, as when a zone is lost", 3
+	limited := fakeupstream.Errors(.3)
+	limited.Status, limited.Header = http.StatusTooManyRequests, http.Header{"Retry-After": {"1"}}
 	dark := one("blackhole", "the machine is gone: SYNs are not answered, open connections are silent", fakeupstream.Fault{})
 	dark.cut, dark.unseen = cut{answers: true, requests: true, dark: true}, true
 	trailers := one("trailers 50 %", "half of the calls of gRPC fail: 200, an empty message, and a status in the trailers; checks succeed", fakeupstream.Errors(.5))
@@ -167,7 +172,7 @@ func scenarios() []scenario {
 	headless := crash
 	headless.name, headless.about, headless.headless = "crash, no control plane", "a crash at the moment in which Overhear's control plane is killed", true
 	return []scenario{
-		crash, headless, dark,
+		crash, headless, zone, dark,
 		one("hang", "accepts and never answers, checks neither", fakeupstream.Hang()),
 		one("hang, checks answered", "requests are never answered, checks are", sparing(fakeupstream.Hang())),
 		one("errors 50 %", "half of the requests fail, checks succeed", fakeupstream.Errors(.5)),
@@ -183,6 +188,7 @@ func scenarios() []scenario {
 		{name: "streams reset", about: "one endpoint resets its connections once, with 50 streams of HTTP/2 on each, and serves on", fault: fakeupstream.Reset(), bad: 1, caller: everyone, streams: 50},
 		{name: "pauses", about: "one endpoint stands still for 200 ms each 3 s, as while garbage is collected", fault: fakeupstream.Pauses(3*time.Second, 200*time.Millisecond), bad: 1, caller: everyone},
 		{name: "all at 30 %", about: "every endpoint fails 30 %: there is nowhere to go", fault: fakeupstream.Errors(.3), bad: everyone, caller: everyone},
+		{name: "429 at 30 %", about: "every endpoint answers 429 to 30 %, as a limit of rates does: nobody is sick", fault: limited, bad: everyone, caller: everyone},
 		{name: "broken caller", about: "all that one caller sends is answered by a reset; the others are well", fault: of(fakeupstream.Fault{Body: fakeupstream.Cut}, 0), bad: everyone, caller: 0},
 		{name: "broken link", about: "one caller's requests to one endpoint hang; nobody else's", fault: of(fakeupstream.Hang(), 0), bad: 1, blame: true, caller: 0},
 		{name: "partition", about: "one caller's requests reach one endpoint, and the answers are held back; nobody else's", cut: cut{answers: true}, bad: 1, blame: true, caller: 0},
