@@ -2,7 +2,6 @@ package controlplane
 
 import (
 	"fmt"
-	"maps"
 	"net/netip"
 	"sync/atomic"
 	"time"
@@ -120,18 +119,19 @@ func former(before *spoken, service string, now map[netip.AddrPort]string, at ti
 	if before == nil {
 		return nil
 	}
-	last := before.services[service]
-	all := maps.Clone(last.Former)
-	for address := range last.Instances {
-		if all == nil {
-			all = map[netip.AddrPort]time.Duration{}
+	all := map[netip.AddrPort]time.Duration{}
+	add := func(address netip.AddrPort, left time.Duration) {
+		if _, here := now[address]; !here && at-left < ingest.FormerFor {
+			all[address] = left
 		}
-		all[address] = at
 	}
-	maps.DeleteFunc(all, func(address netip.AddrPort, left time.Duration) bool {
-		_, here := now[address]
-		return here || at-left >= ingest.FormerFor
-	})
+	last := before.services[service]
+	for address, left := range last.Former {
+		add(address, left)
+	}
+	for address := range last.Instances {
+		add(address, at)
+	}
 	return all
 }
 

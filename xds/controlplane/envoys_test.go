@@ -201,18 +201,24 @@ func TestEnvoysWithoutASidecarLoseACrashedEndpointAndGetItBack(t *testing.T) {
 	})
 }
 
+// onlyReporter is the one that there is.
+func (w *world) onlyReporter() controlplane.ReporterStatus {
+	w.t.Helper()
+	var all controlplane.Reporters
+	w.get("/api/v1/reporters", &all)
+	if len(all.Reporters) != 1 {
+		w.t.Fatalf("reporters %+v, want one", all.Reporters)
+	}
+	return all.Reporters[0]
+}
+
 func TestWhoReportsByLoadReportsIsSeenAsAnEnvoy(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t, nil)
 		w.opened()
 		w.envoy("10.3.0.1", "envoy-1", func() bool { return false })
 		time.Sleep(5 * time.Second)
-		var all controlplane.Reporters
-		w.get("/api/v1/reporters", &all)
-		if len(all.Reporters) != 1 {
-			t.Fatalf("%d reporters, want 1", len(all.Reporters))
-		}
-		r := all.Reporters[0]
+		r := w.onlyReporter()
 		if r.ID != "envoy-1" || r.Labels["client"] != "envoy" || r.Domain != "node:host-envoy-1" || !r.Live || r.Accepted == 0 || len(r.Refused) > 0 {
 			t.Errorf("reporter %+v", r)
 		}
@@ -270,12 +276,7 @@ func TestWhatIsSetAsideOfAnEnvoyIsShownWithItsReason(t *testing.T) {
 			}
 		}
 		time.Sleep(5 * time.Second)
-		var all controlplane.Reporters
-		w.get("/api/v1/reporters", &all)
-		if len(all.Reporters) != 1 {
-			t.Fatalf("%d reporters, want 1", len(all.Reporters))
-		}
-		r := all.Reporters[0]
+		r := w.onlyReporter()
 		if want := map[merge.Refusal]uint64{"unknown_endpoint": 1, "never_ordered": 1}; !maps.Equal(r.Refused, want) {
 			t.Errorf("refused %v, want %v: of its load reports, and of its probes", r.Refused, want)
 		}
@@ -304,12 +305,7 @@ func TestWhatIsSetAsideOfASidecarIsShownWithItsReason(t *testing.T) {
 			t.Fatal(err)
 		}
 		time.Sleep(5 * time.Second)
-		var all controlplane.Reporters
-		w.get("/api/v1/reporters", &all)
-		if len(all.Reporters) != 1 {
-			t.Fatalf("%d reporters, want 1", len(all.Reporters))
-		}
-		r := all.Reporters[0]
+		r := w.onlyReporter()
 		if r.Refused["not_owner"] != 1 || len(r.Refused) != 1 || !strings.HasPrefix(r.LastRefusal, "not_owner: ") || r.LastRefusedAt.IsZero() {
 			t.Errorf("reporter %+v, want an instance refused that is not its own", r)
 		}
@@ -324,10 +320,8 @@ func TestAnEnvoyCannotTakeThePlaceOfASidecar(t *testing.T) {
 		time.Sleep(time.Second)
 		w.envoy("10.2.0.1", "caller-1", func() bool { return true }) // of the same address
 		time.Sleep(time.Second)
-		var all controlplane.Reporters
-		w.get("/api/v1/reporters", &all)
-		if len(all.Reporters) != 1 || all.Reporters[0].Labels["client"] != "" || !all.Reporters[0].Live {
-			t.Errorf("reporters %+v, want the sidecar", all.Reporters)
+		if r := w.onlyReporter(); r.Labels["client"] != "" || !r.Live {
+			t.Errorf("reporter %+v, want the sidecar", r)
 		}
 	})
 }

@@ -447,7 +447,7 @@ func (l *loop) reload() {
 	}
 	l.services = services
 	l.owners.byKey.Store(&known)
-	l.addresses.learn(l.mesh, l.now())
+	l.addresses.learn(l.mesh, now)
 	gone := func(k merge.Key) bool { _, ok := known[k]; return !ok }
 	maps.DeleteFunc(l.beliefs, func(k merge.Key, _ map[merge.Scope]held) bool { return gone(k) })
 	maps.DeleteFunc(l.loans, func(k merge.Key, _ *lent) bool { return gone(k) })
