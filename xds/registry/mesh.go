@@ -1,6 +1,7 @@
 package registry
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"maps"
@@ -305,11 +306,8 @@ func (s *Service) Validate() error {
 func (b Balancer) Validate() error {
 	var p problems
 	if policy := string(b.Policy); !slices.Contains(balancerPolicies, policy) {
-		if near := strictyaml.Nearest(policy, balancerPolicies); near != "" {
-			p.add("policy", "%q is no policy: did you mean %q?", policy, near)
-		} else {
-			p.add("policy", "%q is no policy: want one of %s", policy, strings.Join(balancerPolicies, ", "))
-		}
+		p.add("policy", "%q is no policy%s", policy,
+			cmp.Or(strictyaml.DidYouMean(policy, balancerPolicies), ": want one of "+strings.Join(balancerPolicies, ", ")))
 		return errors.Join(p...)
 	}
 	switch bound := b.BoundedLoad; {
