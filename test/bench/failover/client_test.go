@@ -7,12 +7,19 @@ import (
 	"github.com/overhear-mesh/overhear/test/fakeupstream"
 )
 
-func TestAnAnswerSaysWhoseItIs(t *testing.T) {
-	v, err := startService(t.Context(), product{}, scenario{bad: 1}, setting{Endpoints: 2})
+// serving is the endpoints of a run, until the test ends.
+func serving(t *testing.T, p product, s scenario, set setting) *service {
+	t.Helper()
+	v, err := startService(t.Context(), p, s, set)
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(v.close)
+	return v
+}
+
+func TestAnAnswerSaysWhoseItIs(t *testing.T) {
+	v := serving(t, product{}, scenario{bad: 1}, setting{Endpoints: 2})
 	var c client
 	t.Cleanup(c.close)
 	address := v.endpoints[1].Address
@@ -34,11 +41,7 @@ func TestAnAnswerSaysWhoseItIs(t *testing.T) {
 }
 
 func TestAConnectionThatWasIdleForLongIsNotUsed(t *testing.T) {
-	v, err := startService(t.Context(), product{}, scenario{}, setting{Endpoints: 1})
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(v.close)
+	v := serving(t, product{}, scenario{}, setting{Endpoints: 1})
 	var c client
 	t.Cleanup(c.close)
 	address := v.endpoints[0].Address

@@ -13,11 +13,7 @@ func TestGRPCIsAnsweredAndItsErrorsAreInTheTrailers(t *testing.T) {
 			continue
 		}
 		t.Run(p.name, func(t *testing.T) {
-			v, err := startService(t.Context(), p, scenario{bad: 1}, setting{Endpoints: 1})
-			if err != nil {
-				t.Fatal(err)
-			}
-			t.Cleanup(v.close)
+			v := serving(t, p, scenario{bad: 1}, setting{Endpoints: 1})
 			c, err := dialRPC(p, callerIP(2), []string{v.endpoints[0].Address})
 			if err != nil {
 				t.Fatal(err)
@@ -53,11 +49,7 @@ func TestUsersOfAProxyLearnOfErrorsInTrailers(t *testing.T) {
 		}
 		t.Run(s.name, func(t *testing.T) {
 			set := s.in(setting{Proxies: 1, Endpoints: 1})
-			v, err := startService(t.Context(), product{}, s, set)
-			if err != nil {
-				t.Fatal(err)
-			}
-			t.Cleanup(v.close)
+			v := serving(t, product{}, s, set)
 			g := &generator{setting: set, entries: []string{v.endpoints[0].Address}} // nothing is changed on the way
 			c, err := g.caller(0)
 			if err != nil {

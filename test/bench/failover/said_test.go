@@ -10,7 +10,7 @@ import (
 	"testing"
 )
 
-// site of a process whose metrics are these.
+// telling is the address of a process whose metrics are these.
 func telling(t *testing.T, path, text string) string {
 	s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if r.URL.Path != path {
