@@ -119,6 +119,8 @@ func (b *Backend) Addr() string { return b.addr }
 // Set puts a fault in force, in the place of the one before. The error is that of
 // listening again.
 func (b *Backend) Set(f Fault) error {
+	// Before the fault is in force, and without the lock, as idle connections are closed.
+	b.http.SetKeepAlivesEnabled(!f.Drains)
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	if b.closed {

@@ -76,6 +76,14 @@ func wantOK(t *testing.T, c *http.Client, url string) {
 	}
 }
 
+// wantServed is wantOK for other goroutines.
+func wantServed(t *testing.T, c *http.Client, url string) {
+	t.Helper()
+	if status, _, err := get(t, c, url); err != nil || status != http.StatusOK {
+		t.Errorf("got %d, %v; want 200", status, err)
+	}
+}
+
 func TestInHealthItAnswersAndCounts(t *testing.T) {
 	everywhere(t, func(t *testing.T, cfg fakeupstream.Config, d dial) {
 		cfg.Name = "b1"
@@ -171,6 +179,67 @@ func waitFor(t *testing.T, ok func() bool) {
 	}
 }
 
+func TestADrainEndsConnectionsInPeaceAndServesOn(t *testing.T) {
+	everywhere(t, func(t *testing.T, cfg fakeupstream.Config, d dial) {
+		cfg.Latency = 10 * time.Millisecond
+		b := start(t, cfg)
+		idle, busy := client(t, d), client(t, d)
+		wantOK(t, idle, "http://"+b.Addr())
+		var wg sync.WaitGroup
+		wg.Go(func() { wantServed(t, busy, "http://"+b.Addr()) })
+		waitFor(t, func() bool { return b.Counts().Inflight == 1 })
+		set(t, b, fakeupstream.Drain())
+		wg.Wait()
+		wantOK(t, idle, "http://"+b.Addr())
+		wantOK(t, busy, "http://"+b.Addr())
+		if status, _, err := get(t, busy, "http://"+b.Addr()+"/healthz"); err != nil || status != http.StatusServiceUnavailable {
+			t.Errorf("a check: got %d, %v; want 503", status, err)
+		}
+		if got := b.Counts(); got.Connections != 5 {
+			t.Errorf("5 requests on %d connections, want one each", got.Connections)
+		}
+		wg.Go(func() { wantServed(t, busy, "http://"+b.Addr()) })
+		waitFor(t, func() bool { return b.Counts().Inflight == 1 })
+		f := fakeupstream.Drain()
+		f.Deaf = true
+		set(t, b, f)
+		wg.Wait()
+		if _, _, err := get(t, busy, "http://"+b.Addr()); !errors.Is(err, syscall.ECONNREFUSED) {
+			t.Errorf("when the listener is closed: got %v, want refused", err)
+		}
+		set(t, b, fakeupstream.Fault{})
+		for range 2 {
+			wantOK(t, busy, "http://"+b.Addr())
+		}
+		wantOK(t, busy, "http://"+b.Addr()+"/healthz")
+		if got := b.Counts(); got.Connections != 7 {
+			t.Errorf("%d connections in the end, want one more than the 6 before", got.Connections)
+		}
+	})
+}
+
+func TestADrainSaysGoAwayOverHTTP2(t *testing.T) {
+	everywhere(t, func(t *testing.T, cfg fakeupstream.Config, d dial) {
+		cfg.HTTP2, cfg.Latency = true, 10*time.Millisecond
+		b := start(t, cfg)
+		tr := &http.Transport{DialContext: d, Protocols: new(http.Protocols)}
+		tr.Protocols.SetUnencryptedHTTP2(true)
+		t.Cleanup(tr.CloseIdleConnections)
+		c := &http.Client{Transport: tr}
+		var wg sync.WaitGroup
+		wg.Go(func() { wantServed(t, c, "http://"+b.Addr()) })
+		waitFor(t, func() bool { return b.Counts().Inflight == 1 })
+		set(t, b, fakeupstream.Drain())
+		wg.Wait()
+		for range 3 {
+			wantOK(t, c, "http://"+b.Addr())
+		}
+		if got := b.Counts(); got.Connections != 4 || got.Requests != 4 {
+			t.Errorf("got %d requests on %d connections, want 4 on one each", got.Requests, got.Connections)
+		}
+	})
+}
+
 func TestAResetEndsTheStreamsOfAConnectionAndNoMore(t *testing.T) {
 	const streams = 50
 	everywhere(t, func(t *testing.T, cfg fakeupstream.Config, d dial) {
@@ -222,7 +291,7 @@ func TestWhatHungIsAnsweredWhenTheFaultEnds(t *testing.T) {
 		set(t, b, fakeupstream.Hang())
 		c := client(t, d)
 		var wg sync.WaitGroup
-		wg.Go(func() { wantOK(t, c, "http://"+b.Addr()) })
+		wg.Go(func() { wantServed(t, c, "http://"+b.Addr()) })
 		waitFor(t, func() bool { return b.Counts().Inflight == 1 })
 		set(t, b, fakeupstream.Fault{})
 		wg.Wait()

@@ -15,6 +15,10 @@ type Fault struct {
 	// Reset: all connections are reset as the fault comes, and with them the requests
 	// under way. New ones are served: the listener stays.
 	Reset bool
+	// Drains: pings are answered 503, and connections end in the orderly way, idle ones at
+	// once, the others with their answer (Connection: close; GOAWAY). Requests and new
+	// connections are served.
+	Drains bool
 	// Hung: connections and requests are accepted and not answered.
 	Hung bool
 
@@ -73,6 +77,9 @@ func Deaf() Fault { return Fault{Deaf: true} }
 
 // Reset resets all connections once.
 func Reset() Fault { return Fault{Reset: true} }
+
+// Drain serves on and says that it is about to go.
+func Drain() Fault { return Fault{Drains: true} }
 
 // Hang accepts and never answers.
 func Hang() Fault { return Fault{Hung: true} }

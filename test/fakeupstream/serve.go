@@ -19,6 +19,10 @@ func (b *Backend) serveHTTP(w http.ResponseWriter, r *http.Request) {
 		panic(http.ErrAbortHandler)
 	}
 	switch {
+	case ping && f.Drains:
+		b.record.failed(a)
+		f.Status = http.StatusServiceUnavailable
+		b.fail(w, &f)
 	case !ping && b.roll(f.ErrorRate):
 		b.record.failed(a)
 		if b.cfg.Failure != nil {

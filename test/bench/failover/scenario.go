@@ -56,6 +56,9 @@ type scenario struct {
 	blame bool
 	// caller is whose requests the fault takes; everyone's: -1.
 	caller int
+	// rolling is that every endpoint is down once, in turn; see restarts. drains is that each
+	// says so before.
+	rolling, drains bool
 	// poison is the share of requests that go by a route which fails everywhere.
 	poison float64
 	// streams is how many requests are to be under way on the connection of each caller to
@@ -76,6 +79,32 @@ const everyone = -1
 
 // takes says whether the fault is one of this endpoint.
 func (s scenario) takes(backend int) bool { return s.bad == everyone || backend < s.bad }
+
+// restart is what becomes of one endpoint in the course of a rolling one.
+type restart struct {
+	after   time.Duration // since the first began
+	backend int
+	fault   fakeupstream.Fault
+}
+
+// restarts are spread over the time of the fault, in order. Each endpoint is down for a second,
+// or for half its turn; who drains does so in the other half.
+func (s scenario) restarts(t setting) (all []restart) {
+	turn := t.Fault / time.Duration(t.Endpoints)
+	down := fakeupstream.Crash()
+	if s.drains {
+		down = fakeupstream.Drain() // what is under way is answered
+		down.Deaf = true
+	}
+	for i := range t.Endpoints {
+		from := time.Duration(i) * turn
+		if s.drains {
+			all = append(all, restart{from, i, fakeupstream.Drain()})
+		}
+		all = append(all, restart{from + turn/2, i, down}, restart{from + turn/2 + min(time.Second, turn/2), i, fakeupstream.Fault{}})
+	}
+	return all
+}
 
 // in is the setting in which a scenario takes place.
 func (s scenario) in(t setting) setting {
@@ -187,6 +216,8 @@ func scenarios() []scenario {
 		{name: "listener only", about: "listener closed, open connections serve on", fault: fakeupstream.Deaf(), bad: 1, caller: everyone},
 		{name: "streams reset", about: "one endpoint resets its connections once, with 50 streams of HTTP/2 on each, and serves on", fault: fakeupstream.Reset(), bad: 1, caller: everyone, streams: 50},
 		{name: "pauses", about: "one endpoint stands still for 200 ms each 3 s, as while garbage is collected", fault: fakeupstream.Pauses(3*time.Second, 200*time.Millisecond), bad: 1, caller: everyone},
+		{name: "rolling restart", about: "each endpoint in turn is killed, and back after a second", rolling: true, bad: everyone, caller: everyone},
+		{name: "rolling restart, drained", about: "each endpoint in turn fails its checks and closes its connections in peace, is down for a second, and back", rolling: true, drains: true, bad: everyone, caller: everyone},
 		{name: "all at 30 %", about: "every endpoint fails 30 %: there is nowhere to go", fault: fakeupstream.Errors(.3), bad: everyone, caller: everyone},
 		{name: "429 at 30 %", about: "every endpoint answers 429 to 30 %, as a limit of rates does: nobody is sick", fault: limited, bad: everyone, caller: everyone},
 		{name: "broken caller", about: "all that one caller sends is answered by a reset; the others are well", fault: of(fakeupstream.Fault{Body: fakeupstream.Cut}, 0), bad: everyone, caller: 0},

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"net"
+	"time"
 
 	"google.golang.org/grpc/codes"
 
@@ -19,6 +20,8 @@ type service struct {
 	backends  []*fakeupstream.Backend
 	relays    []*relay
 	endpoints []endpoint // as callers are told them
+	// stop ends a rolling restart, and tells what went wrong in it; nil: there is none.
+	stop func() error
 }
 
 func startService(ctx context.Context, p product, s scenario, t setting) (*service, error) {
@@ -72,6 +75,13 @@ func (v *service) harm(ctx context.Context, f *fleet) error {
 			return fmt.Errorf("a relay brings no fault: %w", err)
 		}
 	}
+	if v.rolling {
+		ctx, cancel := context.WithCancel(ctx)
+		ended := make(chan error, 1)
+		go func() { ended <- v.roll(ctx) }()
+		v.stop = func() error { cancel(); return <-ended }
+		return nil
+	}
 	fault := v.usual(v.faultAt(v.setting))
 	for i, b := range v.backends {
 		if v.takes(i) {
@@ -83,8 +93,38 @@ func (v *service) harm(ctx context.Context, f *fleet) error {
 	return nil
 }
 
+// roll restarts one endpoint after the other, until ctx ends.
+func (v *service) roll(ctx context.Context) error {
+	began := time.Now()
+	for _, r := range v.restarts(v.setting) {
+		if wait := time.Until(began.Add(r.after)); wait > 0 {
+			select {
+			case <-ctx.Done():
+				return nil
+			case <-time.After(wait):
+			}
+		}
+		if err := v.backends[r.backend].Set(v.usual(r.fault)); err != nil {
+			return fmt.Errorf("backend %d is not restarted: %w", r.backend, err)
+		}
+	}
+	return nil
+}
+
+// stopped waits for the end of what harm has begun.
+func (v *service) stopped() error {
+	if v.stop == nil {
+		return nil
+	}
+	defer func() { v.stop = nil }()
+	return v.stop()
+}
+
 // heal ends it.
 func (v *service) heal() error {
+	if err := v.stopped(); err != nil {
+		return err
+	}
 	for _, r := range v.relays {
 		if err := r.heal(); err != nil {
 			return fmt.Errorf("a relay does not come back: %w", err)
@@ -108,6 +148,7 @@ func (v *service) pings() (n int) {
 }
 
 func (v *service) close() {
+	_ = v.stopped() // heal has told what it says, or the run has ended for another reason
 	for _, r := range v.relays {
 		r.close()
 	}
