@@ -114,10 +114,12 @@
 // a small share from chosen sidecars until a sequential probability ratio test (Wald 1945)
 // accepts or rejects it, then rises to its full share. The test looks for the fault that
 // was found: for errors of 5 % it takes more requests than for errors of 50 %. Until its
-// first success the endpoint gets two
-// attempts a second from the whole fleet. A sidecar that alone speaks against it is
-// replaced. An answer ends the wait after a hard verdict, because what refused
-// connections is back when it takes them.
+// first success, and after a failure until the next, the endpoint gets two attempts a second
+// from the whole fleet, and nobody whose requests have failed is asked again before others
+// are: a test of what is still bad costs one request each of two machines. A machine that
+// alone speaks against it is replaced. An answer ends the wait after a hard verdict, because
+// what refused connections is back when it takes them. What was suspended before it was
+// ejected has been tried all the while, and waits for as long again.
 //
 // An instance that is started again is tested at once, with nothing on its record,
 // unless it has been three times in five minutes. A new instance begins with the rise

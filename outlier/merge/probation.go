@@ -19,7 +19,9 @@ type trial struct {
 	shut    []*domain                    // replaced: alone against all others
 	results map[*reporter]outlier.Counts // what the reporters tell of the test
 	bases   map[*reporter]outlier.Counts // what they had counted before they took part
-	good    bool                         // a success was seen
+	doubted bool                         // nothing has succeeded since the newest failure, or at all
+	seen    int64                        // successes before that failure
+	against []*domain                    // whose test requests have failed, by more than chance
 	lost    bool                         // it was another table's, and with it what came of it
 	score   int64
 	n, k    int64
@@ -27,7 +29,7 @@ type trial struct {
 
 func newTest(now time.Duration) *trial {
 	return &trial{
-		begun: now, renewed: never, score: outlier.ProbationStart,
+		begun: now, renewed: never, score: outlier.ProbationStart, doubted: true,
 		results: make(map[*reporter]outlier.Counts), bases: make(map[*reporter]outlier.Counts),
 	}
 }
@@ -59,15 +61,18 @@ func (t *Table) users(e *endpoint, s Scope, now time.Duration) []*reporter {
 }
 
 // firstRate is the attempts per second that an endpoint gets before its first success,
-// from f+1 fault domains at least: one or two may be under way when the first is known
-// to have failed, however many sidecars it takes to make so many.
+// and while failures outweigh what succeeded, from f+1 fault domains at least: one or two
+// may be under way when the first is known to have failed, however many sidecars it takes
+// to make so many.
 const firstRate = 2
 
 // shares gives the test traffic to as many sidecars, at such weights, that the
 // endpoint gets the trial rate from all of them together, and firstRate until its
-// first success, so that a recovery costs few requests. It goes by the rate and not
-// by the number of sidecars: of five hundred, two would make one attempt in ten
-// seconds, and the endpoint would wait for its test.
+// first success, so that a recovery costs few requests. Whose requests have failed is
+// not asked again before somebody else: he can only say the same again, and of one fault
+// domain nobody believes it. It goes by the rate and not by the number of sidecars: of
+// five hundred, two would make one attempt in ten seconds, and the endpoint would wait for
+// its test.
 func (t *Table) shares(e *endpoint, r *record, now time.Duration) {
 	tr := r.trial
 	if tr.renewed != never && now < tr.renewed+shareRenew {
@@ -82,6 +87,9 @@ func (t *Table) shares(e *endpoint, r *record, now time.Duration) {
 	}
 	boost := float64(int(1) << min(tr.doubled, 6))
 	target := min(p.Outlier.ProbationRate, 0.1*all) * boost
+	if others := slices.DeleteFunc(slices.Clone(users), func(c *reporter) bool { return slices.Contains(tr.against, c.domain) }); len(others) > 0 {
+		users = others
+	}
 	slices.SortFunc(users, func(a, b *reporter) int {
 		h := func(c *reporter) uint64 {
 			return hash64(t.seed, "probation", e.Key.Service, e.Key.Instance, fmt.Sprint(r.epoch), c.ID)
@@ -89,8 +97,8 @@ func (t *Table) shares(e *endpoint, r *record, now time.Duration) {
 		return cmp.Or(cmp.Compare(h(a), h(b)), compareReporters(a, b))
 	})
 	most, least := 0.5, p.LeaveOut+2 // a sidecar must not lean on the test
-	if !tr.good {
-		target, most, least = min(target, firstRate), 1, p.LeaveOut+1
+	if tr.doubted {
+		target, most, least = min(target, firstRate), 1, max(1, p.LeaveOut+1-len(tr.against))
 	}
 	var chosen []*reporter
 	var domains []*domain
@@ -202,6 +210,7 @@ func (t *Table) probation(e *endpoint, r *record, now time.Duration) {
 	}
 	steps := e.group.trialOdds(r).Steps()
 	byDomain := make(map[*domain]int64)
+	before := tr.k
 	tr.score, tr.n, tr.k = outlier.ProbationStart, 0, 0
 	var oks int64
 	for rep := range tr.bases {
@@ -217,10 +226,19 @@ func (t *Table) probation(e *endpoint, r *record, now time.Duration) {
 		tr.k += k
 		oks += n - k
 	}
-	if oks > 0 && !tr.good {
-		tr.good = true
-		tr.renewed = never
+	var against []*domain
+	for d, c := range byDomain {
+		if c > 0 {
+			against = append(against, d)
+		}
 	}
+	if tr.k > before {
+		tr.seen = oks
+	}
+	if doubted := oks <= tr.seen; doubted != tr.doubted || len(against) != len(tr.against) {
+		tr.doubted, tr.renewed = doubted, never
+	}
+	tr.against = against
 	switch {
 	case tr.score >= outlier.ProbationOut:
 		// As many may be broken as a verdict leaves out: one more, and it is the endpoint.

@@ -125,6 +125,9 @@ func (t *Table) eject(e *endpoint, s Scope, rule outlier.Rule, x Explanation, no
 		r.n++
 	}
 	hold := holdOff(p, r.n)
+	if r.state == outlier.Suspended {
+		hold = min(max(hold, now-r.away), p.HoldMax) // it has been tried all the time
+	}
 	r.explain = x
 	r.probed = nil
 	t.set(e, r, outlier.Ejected, rule, x.Reason, now)
