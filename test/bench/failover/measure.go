@@ -79,7 +79,7 @@ func measure(tr *trace, s scenario, t setting) figures {
 	}
 	f.Excess, f.Later = number(float64(failed)-t.Base*float64(judged)), number(len(later))
 	f.Return = worstReturn(later, f.T95)
-	during, before := latencies(tr, s, 0, t.Fault), latencies(tr, s, -t.Warm/2, 0)
+	during, before := latencies(tr, s, 0, t.Fault), latencies(tr, s, -s.silence-t.Warm/2, -s.silence)
 	f.P99 = number(1e3 * (quantile(during, .99) - quantile(before, .99)).Seconds())
 	f.P999 = number(1e3 * (quantile(during, .999) - quantile(before, .999)).Seconds())
 	alone := leftAlone(tr, s, t, end)
@@ -90,7 +90,7 @@ func measure(tr *trace, s scenario, t setting) figures {
 	f.Alone, f.Alarms = number(len(alone)), number(alarms(alone))
 	f.Capacity = number(idle.Seconds() / (end.Seconds() * float64(t.Proxies*t.Endpoints)))
 	f.Said, f.SaidFleet, f.Probes = tr.said.Proxies, tr.said.Fleet, tr.said.FailedProbes
-	f.Pings = number(float64(tr.pings) / float64(t.Endpoints) / t.Fault.Seconds())
+	f.Pings = number(float64(tr.pings) / float64(t.Endpoints) / (s.lead + t.Fault).Seconds())
 	f.Requests = number(judged)
 	var late []time.Duration
 	carried := 0 // while CPU was counted

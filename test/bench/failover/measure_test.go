@@ -179,6 +179,20 @@ func TestWhatIsUnderWayWhenTheFaultComesIsPartOfTheHarm(t *testing.T) {
 	}
 }
 
+func TestLatenciesAreComparedWithThoseBeforeASilence(t *testing.T) {
+	tr := &trace{}
+	for _, at := range []time.Duration{-10 * time.Second, -9 * time.Second, time.Second, 2 * time.Second} {
+		took := 5 * time.Millisecond
+		if at > 0 {
+			took = 7 * time.Millisecond
+		}
+		tr.requests = append(tr.requests, request{at: at, took: took})
+	}
+	if f := measure(tr, scenario{silence: 8 * time.Second, caller: everyone}, quiet); f.P99 != 2 {
+		t.Errorf("p99 is %g ms longer, want 2", float64(f.P99))
+	}
+}
+
 func TestCPUIsThatOfAllRequestsWhileItWasCounted(t *testing.T) {
 	tr := &trace{cpu: time.Second, requests: []request{
 		{at: -2 * time.Second}, // before the fault

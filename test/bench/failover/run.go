@@ -24,6 +24,7 @@ type request struct {
 	why      string        // it failed; "": it did not
 	backend  int           // whose answer it was; nobody: none came
 	poisoned bool
+	aborted  bool // its user gave up early, as planned
 }
 
 // nobody is whose answer it is that a proxy or the network gives.
@@ -68,7 +69,7 @@ func play(ctx context.Context, p product, s scenario, t setting, bin, dir string
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	began := time.Now()
-	g.fault = began.Add(t.healthy())
+	g.fault = began.Add(t.healthy() + s.silence)
 	err = g.start(ctx)
 	var out *trace
 	if err == nil {
@@ -98,7 +99,7 @@ type generator struct {
 	setting
 	scenario
 	product product
-	fault   time.Time // when it comes
+	fault   time.Time // when it comes, or the silence ends
 	entries []string  // of the proxies
 	direct  []string  // of the backends, for callers without a proxy
 	running sync.WaitGroup
@@ -160,15 +161,15 @@ func (g *generator) caller(i int) (caller, error) {
 // use is the users of one proxy.
 func (g *generator) use(ctx context.Context, i int, c caller) {
 	defer c.close()
-	timeout := g.Timeout
-	if len(g.direct) == 0 {
-		timeout += time.Second // a proxy answers in the setting's time; this bound is for one that does not
-	}
 	skipped := openload.At(ctx, g.Rate/float64(g.Proxies), func(intended time.Time) {
 		r := request{proxy: i, at: intended.Sub(g.fault), late: time.Since(intended)}
-		r.poisoned = g.poison > 0 && rand.Float64() < g.poison
+		if g.silent(r.at) {
+			return
+		}
+		r.poisoned = rand.Float64() < g.poison
+		r.aborted = r.at >= 0 && r.at < g.Fault && rand.Float64() < g.aborts
 		var from string
-		from, r.why = c.get(path(i, r.poisoned), timeout)
+		from, r.why = c.get(path(i, r.poisoned), g.patience(r))
 		r.took, r.backend = time.Since(intended), backendOf(from)
 		g.mu.Lock()
 		defer g.mu.Unlock()
@@ -177,10 +178,26 @@ func (g *generator) use(ctx context.Context, i int, c caller) {
 	g.skipped.Add(skipped)
 }
 
+// silent says whether nobody asks anything at an instant.
+func (s scenario) silent(at time.Duration) bool { return at >= -s.silence && at < 0 }
+
+// patience is how long the user of a request waits.
+func (g *generator) patience(r request) time.Duration {
+	switch {
+	case r.aborted:
+		return max(g.Latency, time.Millisecond) / 2
+	case g.impatient:
+		return g.Timeout / 3
+	case len(g.direct) == 0:
+		return g.Timeout + time.Second // a proxy answers in the setting's time; this bound is for one that does not
+	}
+	return g.Timeout
+}
+
 // through lets the time of the run pass, and the fault come and go.
 func (g *generator) through(ctx context.Context, f *fleet, v *service) (*trace, error) {
 	out := &trace{}
-	if err := f.until(ctx, g.fault); err != nil {
+	if err := f.until(ctx, g.fault.Add(-g.lead)); err != nil {
 		return nil, err
 	}
 	began, err := f.cpu()

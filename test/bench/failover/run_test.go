@@ -8,6 +8,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/overhear-mesh/overhear/test/fakeupstream"
 	program "github.com/overhear-mesh/overhear/test/process"
 )
 
@@ -91,5 +92,74 @@ func TestWhatBackendsHaveForgottenIsNoSilence(t *testing.T) {
 	}
 	if why := r.objection(&trace{forgotten: 1 << 19}, figures{}); !strings.Contains(why, "524288 requests are forgotten") {
 		t.Errorf("got %q, want what is forgotten", why)
+	}
+}
+
+func TestSomeUsersGiveUpDuringTheFault(t *testing.T) {
+	s := scenario{aborts: .5, caller: everyone}
+	set := setting{Proxies: 1, Endpoints: 2, Rate: 1000, Timeout: time.Minute, Latency: 20 * time.Millisecond, Warm: 100 * time.Millisecond, Fault: 100 * time.Millisecond}
+	tr, err := play(t.Context(), product{}, s, set, "", "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	aborted := 0
+	for _, r := range tr.requests {
+		switch {
+		case r.aborted:
+			aborted++
+			if r.at < 0 || r.at >= set.Fault || !s.doomed(r) {
+				t.Errorf("a user gives up %v after the fault came, judged %v", r.at, !s.doomed(r))
+			}
+		case r.why != "":
+			t.Errorf("a user who waits learns of %q", r.why)
+		}
+	}
+	if aborted == 0 {
+		t.Errorf("nobody of %d gave up", len(tr.requests))
+	}
+}
+
+func TestImpatientUsersDoNotWaitForTheProxy(t *testing.T) {
+	set := setting{Timeout: time.Second, Latency: 10 * time.Millisecond}
+	impatient := scenario{impatient: true}
+	for _, c := range []struct {
+		g       *generator
+		aborted bool
+		want    time.Duration
+	}{
+		{&generator{}, false, 2 * time.Second}, {&generator{direct: []string{"a"}}, false, time.Second},
+		{&generator{scenario: impatient}, false, time.Second / 3}, {&generator{scenario: impatient, direct: []string{"a"}}, false, time.Second / 3},
+		{&generator{}, true, 5 * time.Millisecond},
+	} {
+		c.g.setting = set
+		if got := c.g.patience(request{aborted: c.aborted}); got != c.want {
+			t.Errorf("impatient %v, directly %v, aborted %v: waits for %v, want %v", c.g.impatient, c.g.direct != nil, c.aborted, got, c.want)
+		}
+	}
+}
+
+func TestAnIdleFaultComesWhileNobodyAsks(t *testing.T) {
+	s := scenario{silence: 80 * time.Millisecond, lead: 40 * time.Millisecond, fault: fakeupstream.Errors(1), bad: everyone, caller: everyone}
+	set := setting{Proxies: 1, Endpoints: 2, Rate: 1000, Timeout: time.Minute, Warm: 50 * time.Millisecond, Fault: 50 * time.Millisecond}
+	tr, err := play(t.Context(), product{}, s, set, "", "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	before, after := 0, 0
+	for _, r := range tr.requests {
+		switch {
+		case r.at < -s.silence:
+			before++
+		case r.at < 0:
+			t.Errorf("a user asks %v before the end of the silence", -r.at)
+		case r.at < set.Fault/2:
+			after++
+			if r.why == "" {
+				t.Errorf("%v after the silence all is well", r.at)
+			}
+		}
+	}
+	if before == 0 || after == 0 {
+		t.Errorf("%d requests before the silence and %d after it, want some", before, after)
 	}
 }

@@ -61,6 +61,14 @@ type scenario struct {
 	rolling, drains bool
 	// poison is the share of requests that go by a route which fails everywhere.
 	poison float64
+	// aborts is the share of the users who give up after half of the usual latency, during the
+	// fault.
+	aborts float64
+	// impatient users give up after a third of the time-out.
+	impatient bool
+	// silence is for how long nobody asks anything, and lead how long before its end the fault
+	// comes. Times count from this end.
+	silence, lead time.Duration
 	// streams is how many requests are to be under way on the connection of each caller to
 	// each endpoint, over HTTP/2; 0: as many as come about, over HTTP/1.1.
 	streams int
@@ -198,12 +206,21 @@ func scenarios() []scenario {
 	trailers.rpc = true
 	mute := trailers
 	mute.name, mute.about, mute.mute = "trailers only 50 %", "half of the calls of gRPC fail: 200, and a status in the only block of headers; checks succeed", true
+	impatient := one("hang, impatient users", "requests are never answered, checks are, and users give up after a third of the time-out", sparing(fakeupstream.Hang()))
+	impatient.impatient = true
+	idle := func(s scenario, about string) scenario {
+		s.name, s.about, s.silence, s.lead = "idle "+s.name, about, 8*time.Second, 5*time.Second
+		return s
+	}
 	headless := crash
 	headless.name, headless.about, headless.headless = "crash, no control plane", "a crash at the moment in which Overhear's control plane is killed", true
 	return []scenario{
 		crash, headless, zone, dark,
+		idle(crash, "a crash, and nobody asks anything from 3 s before it to 5 s after it"),
+		idle(dark, "a blackhole, and nobody asks anything from 3 s before it to 5 s after it"),
 		one("hang", "accepts and never answers, checks neither", fakeupstream.Hang()),
 		one("hang, checks answered", "requests are never answered, checks are", sparing(fakeupstream.Hang())),
+		impatient,
 		one("errors 50 %", "half of the requests fail, checks succeed", fakeupstream.Errors(.5)),
 		one("errors 20 %", "a fifth of the requests fail, checks succeed", fakeupstream.Errors(.2)),
 		one("errors 5 %", "a twentieth of the requests fail, checks succeed", fakeupstream.Errors(.05)),
@@ -225,6 +242,7 @@ func scenarios() []scenario {
 		{name: "partition", about: "one caller's requests reach one endpoint, and the answers are held back; nobody else's", cut: cut{answers: true}, bad: 1, blame: true, caller: 0},
 		{name: "overload", about: "every endpoint gets 1.2 times what it can serve, and answers 503 to what cannot wait: there is nowhere to go", overload: 1.2, bad: everyone, caller: everyone},
 		{name: "poison route", about: "one request in twenty goes by a route that fails everywhere", fault: poisoned, bad: everyone, caller: everyone, poison: .05},
+		{name: "client aborts", about: "a third of the users give up after half of the usual latency: nobody is sick", caller: everyone, aborts: 1. / 3},
 		{name: "health", about: "nothing goes wrong", caller: everyone},
 	}
 }
@@ -242,5 +260,5 @@ func (s scenario) elsewhere(r request) bool {
 
 // doomed requests fail whatever their proxy does.
 func (s scenario) doomed(r request) bool {
-	return r.poisoned || s.caller == r.proxy && s.bad == everyone
+	return r.poisoned || r.aborted || s.caller == r.proxy && s.bad == everyone
 }
