@@ -239,9 +239,14 @@ func TestTheSmokeRunsWhatItJudgesAlone(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	// Three products crash, two hang, three fail half of the requests: eight seconds each.
-	if n := len(o.jobs()); n != 8 {
-		t.Errorf("%d runs, want 8", n)
+	// Three products crash; two hang, two fail half of the requests, two a fifth.
+	var length time.Duration
+	jobs := o.jobs()
+	for _, j := range jobs {
+		length += j.setting.healthy() + j.setting.Fault + j.setting.After
+	}
+	if len(jobs) != 9 || length > 80*time.Second {
+		t.Errorf("%d runs of %v all in all, want 9, and 80 s at most", len(jobs), length)
 	}
 }
 

@@ -79,6 +79,8 @@ type scenario struct {
 	// unseen is that what is sent to a bad endpoint does not reach it: failed requests tell
 	// instead.
 	unseen bool
+	// lasts takes the place of the setting's length of the fault, if it is above 0.
+	lasts time.Duration
 	// headless is that Overhear's control plane is killed as the fault comes.
 	headless bool
 }
@@ -118,6 +120,9 @@ func (s scenario) restarts(t setting) (all []restart) {
 func (s scenario) in(t setting) setting {
 	if s.rpc {
 		t.HTTP2, t.RPC = true, true
+	}
+	if s.lasts > 0 {
+		t.Fault = s.lasts
 	}
 	if s.streams == 0 {
 		return t
