@@ -216,7 +216,7 @@ func (o options) jobs() (all []job) {
 						}
 						t := o.setting
 						t.Proxies, t.Retries = n, retries
-						some = append(some, job{p, s, s.in(t), round})
+						some = append(some, job{p, s.among(n), s.in(t), round})
 					}
 				}
 			}

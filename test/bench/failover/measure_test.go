@@ -29,7 +29,7 @@ func even(t setting, left func(proxy, backend int, at time.Duration) bool) *trac
 
 var (
 	quiet  = setting{Proxies: 4, Endpoints: 5, Rate: 400, Timeout: time.Second, Warm: 4 * time.Second, Fault: 10 * time.Second, After: 5 * time.Second}
-	broken = scenario{bad: 1, blame: true, caller: everyone}
+	broken = scenario{bad: 1, blame: true, callers: everyone}
 )
 
 func TestAnEndpointThatIsLeftAtOnceByAll(t *testing.T) {
@@ -97,14 +97,14 @@ func TestAVerdictThatAFleetObeysIsOneAlarm(t *testing.T) {
 		return b == 3 && after >= 2*time.Second && after < 6*time.Second || // all leave it, one after the other
 			b == 3 && p == 2 && at >= 9*time.Second && at < 12*time.Second || // one leaves it again,
 			b == 4 && p == 1 && at >= 3*time.Second && at < 6*time.Second // and another one
-	}), scenario{caller: everyone}, quiet)
+	}), scenario{callers: everyone}, quiet)
 	if f.Alone != 6 || f.Alarms != 3 {
 		t.Errorf("%g left, in %g alarms; want 6 in 3", float64(f.Alone), float64(f.Alarms))
 	}
 }
 
 func TestABrokenLinkIsForItsCallerAloneToLeave(t *testing.T) {
-	s := scenario{bad: 1, blame: true, caller: 0}
+	s := scenario{bad: 1, blame: true, callers: 1}
 	f := measure(even(quiet, func(_, b int, at time.Duration) bool { return b == 0 && at >= time.Second }), s, quiet)
 	if f.T95 < .9 || f.T95 > 1.1 {
 		t.Errorf("T95 is %g, want 1", float64(f.T95))
@@ -117,8 +117,27 @@ func TestABrokenLinkIsForItsCallerAloneToLeave(t *testing.T) {
 	}
 }
 
+func TestAPartitionOfAZoneIsForItsCallersToLeave(t *testing.T) {
+	for _, c := range []struct{ callers, ofZone int }{{1, 1}, {4, 1}, {5, 2}, {16, 6}} {
+		s := scenario{bad: 3, blame: true, callers: oneZone}.among(c.callers)
+		for p := range c.callers {
+			for b := range 5 {
+				if got, want := s.blames(p, b), p < c.ofZone && b < 3; got != want {
+					t.Errorf("%d callers: caller %d ought to leave endpoint %d: %v", c.callers, p, b, got)
+				}
+			}
+			if s.doomed(request{proxy: p}) {
+				t.Errorf("%d callers: caller %d cannot be helped", c.callers, p)
+			}
+		}
+	}
+	if s := (scenario{callers: everyone}).among(5); s.callers != everyone {
+		t.Errorf("everyone is the first %d", s.callers)
+	}
+}
+
 func TestWhereNobodyIsToLeaveThereIsNoTimeOfLeaving(t *testing.T) {
-	f := measure(even(quiet, func(int, int, time.Duration) bool { return false }), scenario{caller: everyone}, quiet)
+	f := measure(even(quiet, func(int, int, time.Duration) bool { return false }), scenario{callers: everyone}, quiet)
 	for name, got := range map[string]number{"T95": f.T95, "T first": f.TFirst, "recovery": f.Recovery} {
 		if text := format("%.2f", got); text != "–" {
 			t.Errorf("%s is %s, want none", name, text)
@@ -174,7 +193,7 @@ func TestWhatIsUnderWayWhenTheFaultComesIsPartOfTheHarm(t *testing.T) {
 		{at: -time.Second, took: 2 * time.Second},
 		{at: time.Millisecond, took: time.Millisecond, why: "502"},
 	}}
-	if f := measure(tr, scenario{caller: everyone}, quiet); f.Excess != 2 || f.Requests != 3 {
+	if f := measure(tr, scenario{callers: everyone}, quiet); f.Excess != 2 || f.Requests != 3 {
 		t.Errorf("%g of %g failed, want 2 of 3", float64(f.Excess), float64(f.Requests))
 	}
 }
@@ -188,7 +207,7 @@ func TestLatenciesAreComparedWithThoseBeforeASilence(t *testing.T) {
 		}
 		tr.requests = append(tr.requests, request{at: at, took: took})
 	}
-	if f := measure(tr, scenario{silence: 8 * time.Second, caller: everyone}, quiet); f.P99 != 2 {
+	if f := measure(tr, scenario{silence: 8 * time.Second, callers: everyone}, quiet); f.P99 != 2 {
 		t.Errorf("p99 is %g ms longer, want 2", float64(f.P99))
 	}
 }
@@ -288,7 +307,7 @@ func TestEveryConfigurationCanBeWritten(t *testing.T) {
 			continue
 		}
 		for _, other := range []bool{false, true} {
-			s := site{Dir: t.TempDir(), Retries: other, HTTP2: other, RPC: other, Detects: true, TimeoutMS: 1000, TimeoutSeconds: 1, TryMS: 333, TrySeconds: .333, Endpoints: []endpoint{{"api-0", "127.0.0.1:1", "127.0.0.1", "1"}}}
+			s := site{Dir: t.TempDir(), Retries: other, HTTP2: other, RPC: other, Detects: true, TimeoutMS: 1000, TimeoutSeconds: 1, TryMS: 333, TrySeconds: .333, Endpoints: []endpoint{{"api-0", "127.0.0.1:1", "127.0.0.1", "1", "z1"}}}
 			if p.tune != nil {
 				p.tune(&s)
 			}

@@ -15,10 +15,20 @@ import (
 // connection is.
 func callerIP(caller int) net.IP { return net.IPv4(127, 0, 1, byte(caller+1)) }
 
-// isFrom says whether the other end of an accepted connection is a caller's: by its
-// address, or because it is a socket of its proxy's process. Products need no setting for
-// that, and pings and checks are known for what they are.
-func (f *fleet) isFrom(caller int, c net.Conn) bool {
+// isFrom says whether the other end of an accepted connection is one of the first callers'.
+func (f *fleet) isFrom(callers int, c net.Conn) bool {
+	for i := range callers {
+		if f.isOf(i, c) {
+			return true
+		}
+	}
+	return false
+}
+
+// isOf says whether it is a caller's: by its address, or because it is a socket of its
+// proxy's process. Products need no setting for that, and pings and checks are known for
+// what they are.
+func (f *fleet) isOf(caller int, c net.Conn) bool {
 	peer, err := netip.ParseAddrPort(c.RemoteAddr().String())
 	if err != nil {
 		return false

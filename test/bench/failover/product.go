@@ -40,6 +40,7 @@ type product struct {
 // site fills the configuration of one proxy.
 type site struct {
 	Index                          int
+	Zone                           string // of the caller
 	Dir, Config                    string
 	Listen, ListenHost, ListenPort string
 	Admin, AdminHost, AdminPort    string
@@ -52,7 +53,7 @@ type site struct {
 	Checks, HTTP2, RPC             bool
 }
 
-type endpoint struct{ Name, Address, Host, Port string }
+type endpoint struct{ Name, Address, Host, Port, Zone string }
 
 // none is the way without a proxy: callers go round by themselves.
 const none = "none"
@@ -190,7 +191,7 @@ func startFleet(ctx context.Context, p product, bin, dir string, t setting, endp
 	}
 	for i := range t.Proxies {
 		s := base
-		s.Index, s.Dir = i, filepath.Join(dir, fmt.Sprint(i))
+		s.Index, s.Zone, s.Dir = i, fmt.Sprint("z", i/callersOfZone(t.Proxies)), filepath.Join(dir, fmt.Sprint(i))
 		if err := f.startProxy(p, path, s); err != nil {
 			f.stop()
 			return nil, fmt.Errorf("proxy %d: %w", i, err)

@@ -203,8 +203,11 @@ func TestTheKernelSaysWhoseAConnectionIs(t *testing.T) {
 		{"another process", ours, 0, false}, {"the process", ours, 1, true}, {"no such caller", ours, 2, false},
 		{"the caller of the address", third, 2, true}, {"a caller of another address", third, 3, false},
 	} {
-		if got := f.isFrom(c.caller, c.conn); got != c.want {
+		if got := f.isOf(c.caller, c.conn); got != c.want {
 			t.Errorf("%s: %v, want %v", c.name, got, c.want)
 		}
+	}
+	if f.isFrom(1, ours) || !f.isFrom(2, ours) || !f.isFrom(3, third) {
+		t.Error("want a connection among those of the first two callers, and not of the first")
 	}
 }

@@ -96,7 +96,7 @@ func TestWhatBackendsHaveForgottenIsNoSilence(t *testing.T) {
 }
 
 func TestSomeUsersGiveUpDuringTheFault(t *testing.T) {
-	s := scenario{aborts: .5, caller: everyone}
+	s := scenario{aborts: .5, callers: everyone}
 	set := setting{Proxies: 1, Endpoints: 2, Rate: 1000, Timeout: time.Minute, Latency: 20 * time.Millisecond, Warm: 100 * time.Millisecond, Fault: 100 * time.Millisecond}
 	tr, err := play(t.Context(), product{}, s, set, "", "")
 	if err != nil {
@@ -139,7 +139,7 @@ func TestImpatientUsersDoNotWaitForTheProxy(t *testing.T) {
 }
 
 func TestAnIdleFaultComesWhileNobodyAsks(t *testing.T) {
-	s := scenario{silence: 80 * time.Millisecond, lead: 40 * time.Millisecond, fault: fakeupstream.Errors(1), bad: everyone, caller: everyone}
+	s := scenario{silence: 80 * time.Millisecond, lead: 40 * time.Millisecond, fault: fakeupstream.Errors(1), bad: everyone, callers: everyone}
 	set := setting{Proxies: 1, Endpoints: 2, Rate: 1000, Timeout: time.Minute, Warm: 50 * time.Millisecond, Fault: 50 * time.Millisecond}
 	tr, err := play(t.Context(), product{}, s, set, "", "")
 	if err != nil {

@@ -54,8 +54,9 @@ type scenario struct {
 	// blame is whether the endpoints that have the fault are to be left; false: whoever
 	// leaves one does harm.
 	blame bool
-	// caller is whose requests the fault takes; everyone's: -1.
-	caller int
+	// callers is how many callers' requests the fault takes, the first ones; everyone's: -1;
+	// those of one zone: -2.
+	callers int
 	// rolling is that every endpoint is down once, in turn; see restarts. drains is that each
 	// says so before.
 	rolling, drains bool
@@ -85,7 +86,16 @@ type scenario struct {
 	headless bool
 }
 
-const everyone = -1
+const (
+	everyone = -1
+	oneZone  = -2
+)
+
+// callersOfZone is how many callers are in a zone: two of five.
+func callersOfZone(callers int) int { return max(1, callers*2/5) }
+
+// endpointsOfZone is how many endpoints are, so that "three crash" takes a zone.
+const endpointsOfZone = 3
 
 // takes says whether the fault is one of this endpoint.
 func (s scenario) takes(backend int) bool { return s.bad == everyone || backend < s.bad }
@@ -115,6 +125,17 @@ func (s scenario) restarts(t setting) (all []restart) {
 	}
 	return all
 }
+
+// among is the scenario with so many callers.
+func (s scenario) among(callers int) scenario {
+	if s.callers == oneZone {
+		s.callers = callersOfZone(callers)
+	}
+	return s
+}
+
+// hits says whether the fault takes requests of this caller.
+func (s scenario) hits(proxy int) bool { return s.callers == everyone || proxy < s.callers }
 
 // in is the setting in which a scenario takes place.
 func (s scenario) in(t setting) setting {
@@ -189,15 +210,15 @@ func backendOf(name string) int {
 }
 
 func scenarios() []scenario {
-	of := func(f fakeupstream.Fault, caller int) fakeupstream.Fault {
-		f.Path = path(caller, false)
+	ofFirst := func(f fakeupstream.Fault) fakeupstream.Fault {
+		f.Path = path(0, false)
 		return f
 	}
 	sparing := func(f fakeupstream.Fault) fakeupstream.Fault { f.SparePings = true; return f }
 	poisoned := fakeupstream.Errors(1)
 	poisoned.Path = "/poison/"
 	one := func(name, about string, f fakeupstream.Fault) scenario {
-		return scenario{name: name, about: about, fault: f, bad: 1, blame: true, caller: everyone}
+		return scenario{name: name, about: about, fault: f, bad: 1, blame: true, callers: everyone}
 	}
 	crash := one("crash", "listener closed, connections reset", fakeupstream.Crash())
 	crash.unseen = true
@@ -235,26 +256,27 @@ func scenarios() []scenario {
 		one("body stalls", "200, half of the body, then nothing", sparing(fakeupstream.Fault{Body: fakeupstream.Stalled})),
 		one("body cut", "200, half of the body, then a reset", sparing(fakeupstream.Fault{Body: fakeupstream.Cut})),
 		one("flap", "half of the requests fail for 2 s, then none for 2 s", fakeupstream.Flap(fakeupstream.Errors(.5), 2*time.Second, 2*time.Second)),
-		{name: "listener only", about: "listener closed, open connections serve on", fault: fakeupstream.Deaf(), bad: 1, caller: everyone},
-		{name: "streams reset", about: "one endpoint resets its connections once, with 50 streams of HTTP/2 on each, and serves on", fault: fakeupstream.Reset(), bad: 1, caller: everyone, streams: 50},
-		{name: "pauses", about: "one endpoint stands still for 200 ms each 3 s, as while garbage is collected", fault: fakeupstream.Pauses(3*time.Second, 200*time.Millisecond), bad: 1, caller: everyone},
-		{name: "rolling restart", about: "each endpoint in turn is killed, and back after a second", rolling: true, bad: everyone, caller: everyone},
-		{name: "rolling restart, drained", about: "each endpoint in turn fails its checks and closes its connections in peace, is down for a second, and back", rolling: true, drains: true, bad: everyone, caller: everyone},
-		{name: "all at 30 %", about: "every endpoint fails 30 %: there is nowhere to go", fault: fakeupstream.Errors(.3), bad: everyone, caller: everyone},
-		{name: "429 at 30 %", about: "every endpoint answers 429 to 30 %, as a limit of rates does: nobody is sick", fault: limited, bad: everyone, caller: everyone},
-		{name: "broken caller", about: "all that one caller sends is answered by a reset; the others are well", fault: of(fakeupstream.Fault{Body: fakeupstream.Cut}, 0), bad: everyone, caller: 0},
-		{name: "broken link", about: "one caller's requests to one endpoint hang; nobody else's", fault: of(fakeupstream.Hang(), 0), bad: 1, blame: true, caller: 0},
-		{name: "partition", about: "one caller's requests reach one endpoint, and the answers are held back; nobody else's", cut: cut{answers: true}, bad: 1, blame: true, caller: 0},
-		{name: "overload", about: "every endpoint gets 1.2 times what it can serve, and answers 503 to what cannot wait: there is nowhere to go", overload: 1.2, bad: everyone, caller: everyone},
-		{name: "poison route", about: "one request in twenty goes by a route that fails everywhere", fault: poisoned, bad: everyone, caller: everyone, poison: .05},
-		{name: "client aborts", about: "a third of the users give up after half of the usual latency: nobody is sick", caller: everyone, aborts: 1. / 3},
-		{name: "health", about: "nothing goes wrong", caller: everyone},
+		{name: "listener only", about: "listener closed, open connections serve on", fault: fakeupstream.Deaf(), bad: 1, callers: everyone},
+		{name: "streams reset", about: "one endpoint resets its connections once, with 50 streams of HTTP/2 on each, and serves on", fault: fakeupstream.Reset(), bad: 1, callers: everyone, streams: 50},
+		{name: "pauses", about: "one endpoint stands still for 200 ms each 3 s, as while garbage is collected", fault: fakeupstream.Pauses(3*time.Second, 200*time.Millisecond), bad: 1, callers: everyone},
+		{name: "rolling restart", about: "each endpoint in turn is killed, and back after a second", rolling: true, bad: everyone, callers: everyone},
+		{name: "rolling restart, drained", about: "each endpoint in turn fails its checks and closes its connections in peace, is down for a second, and back", rolling: true, drains: true, bad: everyone, callers: everyone},
+		{name: "all at 30 %", about: "every endpoint fails 30 %: there is nowhere to go", fault: fakeupstream.Errors(.3), bad: everyone, callers: everyone},
+		{name: "429 at 30 %", about: "every endpoint answers 429 to 30 %, as a limit of rates does: nobody is sick", fault: limited, bad: everyone, callers: everyone},
+		{name: "broken caller", about: "all that one caller sends is answered by a reset; the others are well", fault: ofFirst(fakeupstream.Fault{Body: fakeupstream.Cut}), bad: everyone, callers: 1},
+		{name: "broken link", about: "one caller's requests to one endpoint hang; nobody else's", fault: ofFirst(fakeupstream.Hang()), bad: 1, blame: true, callers: 1},
+		{name: "partition", about: "one caller's requests reach one endpoint, and the answers are held back; nobody else's", cut: cut{answers: true}, bad: 1, blame: true, callers: 1},
+		{name: "zone partition", about: "the requests of one zone's callers, two of five, reach three endpoints, and the answers are held back; nobody else's", cut: cut{answers: true}, bad: 3, blame: true, callers: oneZone},
+		{name: "overload", about: "every endpoint gets 1.2 times what it can serve, and answers 503 to what cannot wait: there is nowhere to go", overload: 1.2, bad: everyone, callers: everyone},
+		{name: "poison route", about: "one request in twenty goes by a route that fails everywhere", fault: poisoned, bad: everyone, callers: everyone, poison: .05},
+		{name: "client aborts", about: "a third of the users give up after half of the usual latency: nobody is sick", callers: everyone, aborts: 1. / 3},
+		{name: "health", about: "nothing goes wrong", callers: everyone},
 	}
 }
 
 // blames says whether a caller ought to leave an endpoint.
 func (s scenario) blames(proxy, backend int) bool {
-	return s.blame && backend < s.bad && (s.caller == everyone || s.caller == proxy)
+	return s.blame && backend < s.bad && s.hits(proxy)
 }
 
 // elsewhere says whether an answer came from an endpoint that its caller does right to use: a
@@ -265,5 +287,5 @@ func (s scenario) elsewhere(r request) bool {
 
 // doomed requests fail whatever their proxy does.
 func (s scenario) doomed(r request) bool {
-	return r.poisoned || r.aborted || s.caller == r.proxy && s.bad == everyone
+	return r.poisoned || r.aborted || s.bad == everyone && s.callers != everyone && s.hits(r.proxy)
 }

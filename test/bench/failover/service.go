@@ -60,7 +60,7 @@ func (v *service) add(ctx context.Context, i int) error {
 	if err != nil {
 		return err
 	}
-	v.endpoints = append(v.endpoints, endpoint{name, address, host, port})
+	v.endpoints = append(v.endpoints, endpoint{Name: name, Address: address, Host: host, Port: port, Zone: fmt.Sprint("z", 1+i/endpointsOfZone)})
 	return b.Set(v.usual(fakeupstream.Fault{}))
 }
 
@@ -68,8 +68,8 @@ func (v *service) add(ctx context.Context, i int) error {
 func (v *service) harm(ctx context.Context, f *fleet) error {
 	for _, r := range v.relays {
 		hit := func(net.Conn) bool { return true }
-		if v.caller != everyone {
-			hit = func(c net.Conn) bool { return f.isFrom(v.caller, c) }
+		if v.callers != everyone {
+			hit = func(c net.Conn) bool { return f.isFrom(v.callers, c) }
 		}
 		if err := r.set(ctx, v.cut, hit); err != nil {
 			return fmt.Errorf("a relay brings no fault: %w", err)

@@ -47,7 +47,7 @@ func TestARollingRestartTakesOneEndpointAtATime(t *testing.T) {
 }
 
 func TestARollingRestartEndsWithTheFault(t *testing.T) {
-	s := scenario{rolling: true, drains: true, caller: everyone}
+	s := scenario{rolling: true, drains: true, callers: everyone}
 	v := serving(t, product{}, s, setting{Endpoints: 2, Fault: 10 * time.Hour})
 	if err := v.harm(t.Context(), nil); err != nil {
 		t.Fatal(err)
