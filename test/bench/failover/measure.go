@@ -26,8 +26,8 @@ type figures struct {
 	Said      number `json:"said_out"`       // times that a proxy took an endpoint out, by its own word
 	SaidFleet number `json:"said_out_fleet"` // the same of the control plane
 	Probes    number `json:"failed_probes"`  // of all proxies, by their own word
-	Recovery  number `json:"recovery_s"`
-	Overshoot number `json:"overshoot"` // most of its fair share in a second, after the fault
+	Recovery  number `json:"recovery_s"`     // of several endpoints, that of the last
+	Overshoot number `json:"overshoot"`      // most of its fair share in a second, after the fault; likewise
 	Pings     number `json:"pings_per_endpoint_s"`
 	CPU       number `json:"cpu_us_per_request"`
 	Requests  number `json:"requests"`
@@ -44,23 +44,31 @@ func measure(tr *trace, s scenario, t setting) figures {
 	slices.SortFunc(tr.arrivals, func(a, b arrival) int { return cmp.Compare(a.at, b.at) })
 	end := t.Fault + t.After
 	touched := touches(tr, s)
+	none := number(math.NaN())
+	f.TFirst, f.T95, f.Share, f.Flips, f.Recovery, f.Overshoot = none, none, none, none, none, none
 	fair := 0.0 // of the blamed pairs, requests a second
-	for p := range t.Proxies {
-		for b := range t.Endpoints {
+	for b := range t.Endpoints {
+		own := 0.0
+		for p := range t.Proxies {
 			if s.blames(p, b) {
-				fair += t.fair()
+				own += t.fair()
 			}
 		}
+		if own == 0 {
+			continue
+		}
+		if after, most := recovered(arrivalsOfBlamed(tr, s, b), own, t.Fault, end); fair == 0 {
+			f.Recovery, f.Overshoot = after, most
+		} else {
+			f.Recovery, f.Overshoot = max(f.Recovery, after), max(f.Overshoot, most)
+		}
+		fair += own
 	}
-	if none := number(math.NaN()); fair == 0 {
-		f.TFirst, f.T95, f.Share, f.Flips, f.Recovery, f.Overshoot = none, none, none, none, none, none
-	} else {
+	if fair > 0 && !s.hopeless {
 		f.T95 = number(left(times(touched, everyone), fair, t.Fault))
 		f.TFirst = number(firstLeft(touched, s, t))
 		f.Share = number(float64(between(times(touched, everyone), time.Second, 2*time.Second)) / fair)
 		f.Flips = number(returns(times(touched, everyone), fair, t.Fault))
-		seen := arrivalsOfBlamed(tr, s)
-		f.Recovery, f.Overshoot = recovered(seen, fair, t.Fault, end)
 	}
 	judged, failed := 0, 0
 	var later []time.Duration
@@ -80,8 +88,11 @@ func measure(tr *trace, s scenario, t setting) figures {
 	f.Excess, f.Later = number(float64(failed)-t.Base*float64(judged)), number(len(later))
 	f.Return = worstReturn(later, f.T95)
 	during, before := latencies(tr, s, 0, t.Fault), latencies(tr, s, -s.silence-t.Warm/2, -s.silence)
-	f.P99 = number(1e3 * (quantile(during, .99) - quantile(before, .99)).Seconds())
-	f.P999 = number(1e3 * (quantile(during, .999) - quantile(before, .999)).Seconds())
+	f.P99, f.P999 = none, none
+	if len(during) > 0 {
+		f.P99 = number(1e3 * (quantile(during, .99) - quantile(before, .99)).Seconds())
+		f.P999 = number(1e3 * (quantile(during, .999) - quantile(before, .999)).Seconds())
+	}
 	alone := leftAlone(tr, s, t, end)
 	var idle time.Duration
 	for _, s := range alone {
@@ -100,7 +111,7 @@ func measure(tr *trace, s scenario, t setting) figures {
 			carried++
 		}
 	}
-	f.CPU = number(math.NaN()) // callers without a proxy are within this process
+	f.CPU = none // callers without a proxy are within this process
 	if carried > 0 && tr.cpu > 0 {
 		f.CPU = number(float64(tr.cpu.Microseconds()) / float64(carried))
 	}
@@ -134,9 +145,9 @@ func touches(tr *trace, s scenario) (all []touch) {
 	return all
 }
 
-func arrivalsOfBlamed(tr *trace, s scenario) (all []time.Duration) {
+func arrivalsOfBlamed(tr *trace, s scenario, backend int) (all []time.Duration) {
 	for _, a := range tr.arrivals {
-		if s.blames(a.proxy, a.backend) {
+		if a.backend == backend && s.blames(a.proxy, a.backend) {
 			all = append(all, a.at)
 		}
 	}

@@ -136,6 +136,43 @@ func TestAPartitionOfAZoneIsForItsCallersToLeave(t *testing.T) {
 	}
 }
 
+func TestWhereAllAreGoneWhatCountsIsHowSoonTheyAreUsedAgain(t *testing.T) {
+	s := scenario{bad: everyone, blame: true, callers: everyone, unseen: true, hopeless: true}
+	tr := even(quiet, func(_, _ int, at time.Duration) bool { return at >= 0 && at < quiet.Fault+2*time.Second })
+	for at := time.Duration(0); at < quiet.Fault+2*time.Second; at += 10 * time.Millisecond {
+		tr.requests = append(tr.requests, request{at: at, backend: nobody, why: "503", doomed: at < quiet.Fault})
+	}
+	f := measure(tr, s, quiet)
+	if f.Excess != 200 || f.Recovery < 1.7 || f.Recovery > 2.1 || f.Alone != 0 {
+		t.Errorf("%g failed, back after %g s, %g left alone; want the 200 of the 2 s after it, and no harm", float64(f.Excess), float64(f.Recovery), float64(f.Alone))
+	}
+	for name, got := range map[string]number{"T95": f.T95, "T first": f.TFirst, "share": f.Share, "p99": f.P99, "worst return": f.Return} {
+		if !math.IsNaN(float64(got)) {
+			t.Errorf("%s is %g, and nothing could be done", name, float64(got))
+		}
+	}
+}
+
+func TestOfSeveralEndpointsTheLastIsBackAndTheFullestOvershoots(t *testing.T) {
+	s := scenario{bad: 2, blame: true, callers: everyone}
+	tr := even(quiet, func(_, b int, at time.Duration) bool {
+		return b < 2 && at >= 0 && at < quiet.Fault || b == 1 && at >= 0 && at < quiet.Fault+3*time.Second
+	})
+	for at := quiet.Fault; at < quiet.Fault+2*time.Second; at += 5 * time.Millisecond { // has what the second one lacks, and more
+		tr.arrivals = append(tr.arrivals, arrival{0, 0, at})
+	}
+	if f := measure(tr, s, quiet); f.Recovery < 2.7 || f.Recovery > 3.1 || f.Overshoot < 3.4 || f.Overshoot > 3.6 {
+		t.Errorf("back after %g s, overshoot %g; want 3 s and 3.5", float64(f.Recovery), float64(f.Overshoot))
+	}
+}
+
+func TestAnAddressIsReusedAfterThreeSeconds(t *testing.T) {
+	got := scenario{reused: true}.in(quiet)
+	if got.Fault != 3*time.Second || got.Fault+got.After != quiet.Fault+quiet.After {
+		t.Errorf("gone for %v and watched for %v", got.Fault, got.After)
+	}
+}
+
 func TestWhereNobodyIsToLeaveThereIsNoTimeOfLeaving(t *testing.T) {
 	f := measure(even(quiet, func(int, int, time.Duration) bool { return false }), scenario{callers: everyone}, quiet)
 	for name, got := range map[string]number{"T95": f.T95, "T first": f.TFirst, "recovery": f.Recovery} {
@@ -217,7 +254,7 @@ func TestCPUIsThatOfAllRequestsWhileItWasCounted(t *testing.T) {
 		{at: -2 * time.Second}, // before the fault
 		{at: -time.Millisecond, took: time.Second},
 		{at: 0},
-		{at: time.Second, poisoned: true}, // nobody is judged by it, and it costs
+		{at: time.Second, doomed: true}, // nobody is judged by it, and it costs
 		{at: 2 * time.Second, why: "500"},
 		{at: quiet.Fault + quiet.After - 1},
 		{at: quiet.Fault + quiet.After},
@@ -307,7 +344,7 @@ func TestEveryConfigurationCanBeWritten(t *testing.T) {
 			continue
 		}
 		for _, other := range []bool{false, true} {
-			s := site{Dir: t.TempDir(), Retries: other, HTTP2: other, RPC: other, Detects: true, TimeoutMS: 1000, TimeoutSeconds: 1, TryMS: 333, TrySeconds: .333, Endpoints: []endpoint{{"api-0", "127.0.0.1:1", "127.0.0.1", "1", "z1"}}}
+			s := site{Dir: t.TempDir(), Retries: other, HTTP2: other, RPC: other, Detects: true, TimeoutMS: 1000, TimeoutSeconds: 1, TryMS: 333, TrySeconds: .333, Endpoints: []endpoint{{"api-0", "127.0.0.1:1", "127.0.0.1", "1", "z1", "v1"}}}
 			if p.tune != nil {
 				p.tune(&s)
 			}

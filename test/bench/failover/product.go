@@ -53,7 +53,7 @@ type site struct {
 	Checks, HTTP2, RPC             bool
 }
 
-type endpoint struct{ Name, Address, Host, Port, Zone string }
+type endpoint struct{ Name, Address, Host, Port, Zone, Version string }
 
 // none is the way without a proxy: callers go round by themselves.
 const none = "none"
@@ -140,6 +140,11 @@ func (s *site) write(name string) (err error) {
 			return err
 		}
 	}
+	return s.fill(name)
+}
+
+// fill is write with the addresses that there are, at once for who watches the file.
+func (s *site) fill(name string) error {
 	text, err := template.ParseFS(configurations, "products/"+name)
 	if err != nil {
 		return err
@@ -152,7 +157,10 @@ func (s *site) write(name string) (err error) {
 	if err := os.MkdirAll(s.Dir, 0o700); err != nil {
 		return err
 	}
-	return os.WriteFile(s.Config, filled.Bytes(), 0o600)
+	if err := os.WriteFile(s.Config+".new", filled.Bytes(), 0o600); err != nil {
+		return err
+	}
+	return os.Rename(s.Config+".new", s.Config)
 }
 
 // fleet is the proxies of one product that run.
@@ -160,7 +168,8 @@ type fleet struct {
 	proxies []*program.Process
 	entries []string // where they listen
 	control *program.Process
-	api     string // the control plane's; "": there is none
+	mesh    *site  // the control plane's
+	api     string // where it is asked; "": there is none
 	admins  []string
 	counts  saying
 }
@@ -252,7 +261,7 @@ func (f *fleet) startControl(ctx context.Context, bin, dir string, base *site) e
 	if err != nil {
 		return err
 	}
-	f.api, base.Control = s.Admin, s.Control
+	f.mesh, f.api, base.Control = &s, s.Admin, s.Control
 	return f.control.Wait(ctx, 20*time.Millisecond, func(context.Context) error {
 		var c client
 		defer c.close()
@@ -261,6 +270,17 @@ func (f *fleet) startControl(ctx context.Context, bin, dir string, base *site) e
 		}
 		return nil
 	})
+}
+
+// replace tells the control plane, if there is one, that another process serves at the
+// address of an endpoint.
+func (f *fleet) replace(endpoint int) error {
+	if f.mesh == nil {
+		return nil
+	}
+	f.mesh.Endpoints = slices.Clone(f.mesh.Endpoints)
+	f.mesh.Endpoints[endpoint].Name += "-new"
+	return f.mesh.fill("controlplane.yaml")
 }
 
 // behead kills the control plane, if there is one.

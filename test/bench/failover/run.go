@@ -17,14 +17,13 @@ import (
 
 // request is what a user saw of one.
 type request struct {
-	proxy    int
-	at       time.Duration // when it was to begin, since the fault
-	late     time.Duration // how much later it did
-	took     time.Duration // since it was to begin
-	why      string        // it failed; "": it did not
-	backend  int           // whose answer it was; nobody: none came
-	poisoned bool
-	aborted  bool // its user gave up early, as planned
+	proxy   int
+	at      time.Duration // when it was to begin, since the fault
+	late    time.Duration // how much later it did
+	took    time.Duration // since it was to begin
+	why     string        // it failed; "": it did not
+	backend int           // whose answer it was; nobody: none came
+	doomed  bool          // it fails whatever its proxy does
 }
 
 // nobody is whose answer it is that a proxy or the network gives.
@@ -166,10 +165,11 @@ func (g *generator) use(ctx context.Context, i int, c caller) {
 		if g.silent(r.at) {
 			return
 		}
-		r.poisoned = rand.Float64() < g.poison
-		r.aborted = r.at >= 0 && r.at < g.Fault && rand.Float64() < g.aborts
+		during := r.at >= 0 && r.at < g.Fault
+		poisoned, aborted := rand.Float64() < g.poison, during && rand.Float64() < g.aborts
+		r.doomed = poisoned || aborted || during && g.hopeless
 		var from string
-		from, r.why = c.get(path(i, r.poisoned), g.patience(r))
+		from, r.why = c.get(path(i, poisoned), g.patience(aborted))
 		r.took, r.backend = time.Since(intended), backendOf(from)
 		g.mu.Lock()
 		defer g.mu.Unlock()
@@ -181,10 +181,10 @@ func (g *generator) use(ctx context.Context, i int, c caller) {
 // silent says whether nobody asks anything at an instant.
 func (s scenario) silent(at time.Duration) bool { return at >= -s.silence && at < 0 }
 
-// patience is how long the user of a request waits.
-func (g *generator) patience(r request) time.Duration {
+// patience is how long a user waits.
+func (g *generator) patience(aborts bool) time.Duration {
 	switch {
-	case r.aborted:
+	case aborts:
 		return max(g.Latency, time.Millisecond) / 2
 	case g.impatient:
 		return g.Timeout / 3
@@ -220,7 +220,7 @@ func (g *generator) through(ctx context.Context, f *fleet, v *service) (*trace, 
 	}
 	out.pings = v.pings() - before
 	out.why = f.explain(ctx)
-	if err := v.heal(); err != nil {
+	if err := v.heal(f); err != nil {
 		return nil, err
 	}
 	if err := f.until(ctx, g.fault.Add(g.Fault+g.After)); err != nil {

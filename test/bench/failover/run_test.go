@@ -105,10 +105,10 @@ func TestSomeUsersGiveUpDuringTheFault(t *testing.T) {
 	aborted := 0
 	for _, r := range tr.requests {
 		switch {
-		case r.aborted:
+		case r.doomed:
 			aborted++
-			if r.at < 0 || r.at >= set.Fault || !s.doomed(r) {
-				t.Errorf("a user gives up %v after the fault came, judged %v", r.at, !s.doomed(r))
+			if r.at < 0 || r.at >= set.Fault || r.why == "" {
+				t.Errorf("a user gives up %v after the fault came: %q", r.at, r.why)
 			}
 		case r.why != "":
 			t.Errorf("a user who waits learns of %q", r.why)
@@ -132,7 +132,7 @@ func TestImpatientUsersDoNotWaitForTheProxy(t *testing.T) {
 		{&generator{}, true, 5 * time.Millisecond},
 	} {
 		c.g.setting = set
-		if got := c.g.patience(request{aborted: c.aborted}); got != c.want {
+		if got := c.g.patience(c.aborted); got != c.want {
 			t.Errorf("impatient %v, directly %v, aborted %v: waits for %v, want %v", c.g.impatient, c.g.direct != nil, c.aborted, got, c.want)
 		}
 	}

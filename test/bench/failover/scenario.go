@@ -54,6 +54,14 @@ type scenario struct {
 	// blame is whether the endpoints that have the fault are to be left; false: whoever
 	// leaves one does harm.
 	blame bool
+	// canary is that the bad endpoints are of another version than the rest.
+	canary bool
+	// hopeless is that nobody can be served while the fault lasts: what begins then is not
+	// judged, but how soon all are served again.
+	hopeless bool
+	// reused is that the bad endpoint is gone for three seconds, and another process serves at
+	// its address then, which Overhear's control plane is told.
+	reused bool
 	// callers is how many callers' requests the fault takes, the first ones; everyone's: -1;
 	// those of one zone: -2.
 	callers int
@@ -139,6 +147,11 @@ func (s scenario) hits(proxy int) bool { return s.callers == everyone || proxy <
 
 // in is the setting in which a scenario takes place.
 func (s scenario) in(t setting) setting {
+	if s.reused {
+		whole := t.Fault
+		t.Fault = min(whole, 3*time.Second)
+		t.After += whole - t.Fault
+	}
 	if s.rpc {
 		t.HTTP2, t.RPC = true, true
 	}
@@ -224,6 +237,12 @@ func scenarios() []scenario {
 	crash.unseen = true
 	zone := crash
 	zone.name, zone.about, zone.bad = "three crash", "three endpoints at once, as when a zone is lost", 3
+	all := crash
+	all.name, all.about, all.bad, all.hopeless = "all crash", "every endpoint at once: there is nowhere to go, until they are back", everyone, true
+	reused := crash
+	reused.name, reused.about, reused.reused = "address reused", "a crash, and after 3 s another process serves at the address", true
+	canary := one("canary", "half of the requests to three endpoints of a new version fail, checks succeed", fakeupstream.Errors(.5))
+	canary.bad, canary.canary = 3, true
 	limited := fakeupstream.Errors(.3)
 	limited.Status, limited.Header = http.StatusTooManyRequests, http.Header{"Retry-After": {"1"}}
 	dark := one("blackhole", "the machine is gone: SYNs are not answered, open connections are silent", fakeupstream.Fault{})
@@ -241,7 +260,7 @@ func scenarios() []scenario {
 	headless := crash
 	headless.name, headless.about, headless.headless = "crash, no control plane", "a crash at the moment in which Overhear's control plane is killed", true
 	return []scenario{
-		crash, headless, zone, dark,
+		crash, headless, zone, all, reused, dark,
 		idle(crash, "a crash, and nobody asks anything from 3 s before it to 5 s after it"),
 		idle(dark, "a blackhole, and nobody asks anything from 3 s before it to 5 s after it"),
 		one("hang", "accepts and never answers, checks neither", fakeupstream.Hang()),
@@ -250,6 +269,7 @@ func scenarios() []scenario {
 		one("errors 50 %", "half of the requests fail, checks succeed", fakeupstream.Errors(.5)),
 		one("errors 20 %", "a fifth of the requests fail, checks succeed", fakeupstream.Errors(.2)),
 		one("errors 5 %", "a twentieth of the requests fail, checks succeed", fakeupstream.Errors(.05)),
+		canary,
 		trailers, mute,
 		one("slow x10", "ten times the latency", fakeupstream.Slow(10)),
 		one("slow tail", "a tenth of the requests takes thirty times as long", fakeupstream.SlowTail(.1, 30)),
@@ -259,6 +279,7 @@ func scenarios() []scenario {
 		{name: "listener only", about: "listener closed, open connections serve on", fault: fakeupstream.Deaf(), bad: 1, callers: everyone},
 		{name: "streams reset", about: "one endpoint resets its connections once, with 50 streams of HTTP/2 on each, and serves on", fault: fakeupstream.Reset(), bad: 1, callers: everyone, streams: 50},
 		{name: "pauses", about: "one endpoint stands still for 200 ms each 3 s, as while garbage is collected", fault: fakeupstream.Pauses(3*time.Second, 200*time.Millisecond), bad: 1, callers: everyone},
+		{name: "long pauses", about: "one endpoint stands still for 800 ms each 4 s", fault: fakeupstream.Pauses(4*time.Second, 800*time.Millisecond), bad: 1, callers: everyone},
 		{name: "rolling restart", about: "each endpoint in turn is killed, and back after a second", rolling: true, bad: everyone, callers: everyone},
 		{name: "rolling restart, drained", about: "each endpoint in turn fails its checks and closes its connections in peace, is down for a second, and back", rolling: true, drains: true, bad: everyone, callers: everyone},
 		{name: "all at 30 %", about: "every endpoint fails 30 %: there is nowhere to go", fault: fakeupstream.Errors(.3), bad: everyone, callers: everyone},
@@ -276,7 +297,7 @@ func scenarios() []scenario {
 
 // blames says whether a caller ought to leave an endpoint.
 func (s scenario) blames(proxy, backend int) bool {
-	return s.blame && backend < s.bad && s.hits(proxy)
+	return s.blame && s.takes(backend) && s.hits(proxy)
 }
 
 // elsewhere says whether an answer came from an endpoint that its caller does right to use: a
@@ -287,5 +308,5 @@ func (s scenario) elsewhere(r request) bool {
 
 // doomed requests fail whatever their proxy does.
 func (s scenario) doomed(r request) bool {
-	return r.poisoned || r.aborted || s.bad == everyone && s.callers != everyone && s.hits(r.proxy)
+	return r.doomed || s.bad == everyone && s.callers != everyone && s.hits(r.proxy)
 }

@@ -60,7 +60,11 @@ func (v *service) add(ctx context.Context, i int) error {
 	if err != nil {
 		return err
 	}
-	v.endpoints = append(v.endpoints, endpoint{Name: name, Address: address, Host: host, Port: port, Zone: fmt.Sprint("z", 1+i/endpointsOfZone)})
+	e := endpoint{Name: name, Address: address, Host: host, Port: port, Zone: fmt.Sprint("z", 1+i/endpointsOfZone), Version: "v1"}
+	if v.canary && v.takes(i) {
+		e.Version = "v2"
+	}
+	v.endpoints = append(v.endpoints, e)
 	return b.Set(v.usual(fakeupstream.Fault{}))
 }
 
@@ -121,7 +125,7 @@ func (v *service) stopped() error {
 }
 
 // heal ends it.
-func (v *service) heal() error {
+func (v *service) heal(f *fleet) error {
 	if err := v.stopped(); err != nil {
 		return err
 	}
@@ -134,6 +138,9 @@ func (v *service) heal() error {
 		if err := b.Set(v.usual(fakeupstream.Fault{})); err != nil {
 			return fmt.Errorf("a backend does not come back: %w", err)
 		}
+	}
+	if v.reused {
+		return f.replace(0)
 	}
 	return nil
 }

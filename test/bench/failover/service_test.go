@@ -3,6 +3,9 @@ package main
 import (
 	"errors"
 	"net"
+	"os"
+	"slices"
+	"strings"
 	"testing"
 	"time"
 )
@@ -52,7 +55,7 @@ func TestARollingRestartEndsWithTheFault(t *testing.T) {
 	if err := v.harm(t.Context(), nil); err != nil {
 		t.Fatal(err)
 	}
-	if err := v.heal(); err != nil {
+	if err := v.heal(nil); err != nil {
 		t.Fatal(err)
 	}
 	for i, b := range v.backends {
@@ -64,7 +67,46 @@ func TestARollingRestartEndsWithTheFault(t *testing.T) {
 	if err := v.harm(t.Context(), nil); err != nil {
 		t.Fatal(err)
 	}
-	if err := v.heal(); !errors.Is(err, net.ErrClosed) {
+	if err := v.heal(nil); !errors.Is(err, net.ErrClosed) {
 		t.Errorf("got %v, want that an endpoint could not be restarted", err)
+	}
+}
+
+// listed are the lines of the endpoints in what the control plane reads.
+func listed(t *testing.T, m *site) (lines []string) {
+	t.Helper()
+	text, err := os.ReadFile(m.Config)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for line := range strings.Lines(string(text)) {
+		if strings.Contains(line, "instance: ") {
+			lines = append(lines, line)
+		}
+	}
+	return lines
+}
+
+func TestTheControlPlaneIsToldOfVersionsAndOfWhoTakesAnAddressOver(t *testing.T) {
+	v := serving(t, product{}, scenario{canary: true, bad: 3}, setting{Endpoints: 4})
+	m := &site{Dir: t.TempDir(), Endpoints: v.endpoints}
+	if err := m.write("controlplane.yaml"); err != nil {
+		t.Fatal(err)
+	}
+	before := listed(t, m)
+	for i, want := range []string{"version: v2", "version: v2", "version: v2", "version: v1"} {
+		if !strings.Contains(before[i], want) {
+			t.Errorf("endpoint %d: got %s, want %s", i, before[i], want)
+		}
+	}
+	if err := (&fleet{mesh: m}).replace(0); err != nil {
+		t.Fatal(err)
+	}
+	after := listed(t, m)
+	if got, want := after[0], strings.ReplaceAll(before[0], "api-0", "api-0-new"); got != want || !slices.Equal(after[1:], before[1:]) {
+		t.Errorf("got %s, want %s and the rest as before", got, want)
+	}
+	if err := (&fleet{}).replace(0); err != nil {
+		t.Errorf("without a control plane: %v", err)
 	}
 }
