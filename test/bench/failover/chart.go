@@ -14,7 +14,7 @@ func colour(product string) color.NRGBA {
 		rgb    uint32
 	}{
 		{"overhear off", 0x8b949e}, {"overhear alone", 0xe8a07a}, {"overhear", 0xd55e00}, {"envoy tuned", 0x56b4e9}, {"envoy eager", 0xe69f00}, {"envoy", 0x0072b2},
-		{"haproxy", 0xcc79a7}, {"nginx", 0x8a5a00}, {"grpc", 0x009e73}, {"", 0x222222},
+		{"haproxy tuned", 0xe6bcd3}, {"haproxy", 0xcc79a7}, {"nginx", 0x8a5a00}, {"grpc", 0x009e73}, {"", 0x222222},
 	} {
 		if strings.HasPrefix(product, c.prefix) {
 			return color.NRGBA{uint8(c.rgb >> 16), uint8(c.rgb >> 8), uint8(c.rgb), 255}

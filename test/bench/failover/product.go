@@ -73,7 +73,7 @@ func products() []product {
 	}
 	fleet := sidecar
 	fleet.plane = true
-	haproxy := product{config: "haproxy.cfg", http2: true, find: onPath("haproxy"), says: []string{"-v"}, args: func(s site) []string { return []string{"-db", "-f", s.Config} }}
+	haproxy := product{config: "haproxy.cfg", http2: true, find: onPath("haproxy"), says: []string{"-v"}, counts: haproxySays, args: func(s site) []string { return []string{"-db", "-f", s.Config} }}
 	rr := func(more func(*site)) func(*site) {
 		return func(s *site) {
 			s.RoundRobin = true
@@ -98,6 +98,8 @@ func products() []product {
 		as(envoyed, "envoy tuned+checks", func(s *site) { s.Tuned, s.Checks = true, true }),
 		as(haproxy, "haproxy", nil),
 		as(haproxy, "haproxy rr", rr(nil)),
+		as(haproxy, "haproxy tuned", tuned),
+		as(haproxy, "haproxy tuned rr", rr(tuned)),
 		as(nginx, "nginx", nil),
 		as(nginx, "nginx rr", rr(nil)),
 		as(nginx, "nginx 5xx", tuned),

@@ -2,10 +2,14 @@ package main
 
 import (
 	"context"
+	"encoding/csv"
+	"errors"
 	"fmt"
+	"io"
 	"math"
 	"net/http"
 	"slices"
+	"strconv"
 	"time"
 
 	dto "github.com/prometheus/client_model/go"
@@ -27,8 +31,8 @@ func (s said) since(before said) said {
 // saying is where a product tells how often it takes an endpoint out, and how many of its
 // probes fail.
 type saying struct {
-	path        string // of the admin address
-	out, probes []counter
+	path string // of the admin address; "": nowhere
+	sums func(page io.Reader) (out, probes number, err error)
 }
 
 // counter is a metric, and labels of which each has one of the values.
@@ -43,16 +47,17 @@ var failed = map[string][]string{"result": {"refused", "reset", "unreachable", "
 
 var (
 	sidecarSays = saying{
-		"/metrics",
-		[]counter{{"overhear_belief_changes_total", map[string][]string{"to": {"ejected", "suspended"}}}},
-		[]counter{{"overhear_suspicion_probes_total", failed}, {"overhear_idle_pings_total", failed}, {"overhear_idle_close_probes_total", failed}},
+		"/metrics", metrics(
+			[]counter{{"overhear_belief_changes_total", map[string][]string{"to": {"ejected", "suspended"}}}},
+			[]counter{{"overhear_suspicion_probes_total", failed}, {"overhear_idle_pings_total", failed}, {"overhear_idle_close_probes_total", failed}}),
 	}
-	controlSays = saying{"/metrics", []counter{{"overhear_verdicts_total", map[string][]string{"state": {"ejected", "suspended"}, "scope": {"fleet"}}}}, nil}
+	controlSays = saying{"/metrics", metrics([]counter{{"overhear_verdicts_total", map[string][]string{"state": {"ejected", "suspended"}, "scope": {"fleet"}}}}, nil)}
 	envoySays   = saying{
-		"/stats/prometheus?filter=ejections_enforced_total|health_check.failure",
-		[]counter{{"envoy_cluster_outlier_detection_ejections_enforced_total", nil}},
-		[]counter{{"envoy_cluster_health_check_failure", nil}},
+		"/stats/prometheus?filter=ejections_enforced_total|health_check.failure", metrics(
+			[]counter{{"envoy_cluster_outlier_detection_ejections_enforced_total", nil}},
+			[]counter{{"envoy_cluster_health_check_failure", nil}}),
 	}
+	haproxySays = saying{"/stats;csv", statistics} // its exporter for Prometheus has no hanafail
 )
 
 // say asks all processes of the fleet.
@@ -78,7 +83,7 @@ func (f *fleet) say(ctx context.Context) (said, error) {
 	return s, nil
 }
 
-// read are the sums; a metric that is not there is one that has counted nothing yet.
+// read asks one process.
 func (s saying) read(ctx context.Context, address string) (out, probes number, err error) {
 	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
 	defer cancel()
@@ -94,12 +99,57 @@ func (s saying) read(ctx context.Context, address string) (out, probes number, e
 	if res.StatusCode != http.StatusOK {
 		return 0, 0, fmt.Errorf("%s of %s: %s", s.path, address, res.Status)
 	}
-	parser := expfmt.NewTextParser(model.UTF8Validation)
-	families, err := parser.TextToMetricFamilies(res.Body)
-	if err != nil {
+	if out, probes, err = s.sums(res.Body); err != nil {
 		return 0, 0, fmt.Errorf("%s of %s: %w", s.path, address, err)
 	}
-	return sum(families, s.out), sum(families, s.probes), nil
+	return out, probes, nil
+}
+
+// metrics sums what stands in Prometheus's text; a metric that is not there is one that has
+// counted nothing yet.
+func metrics(out, probes []counter) func(io.Reader) (number, number, error) {
+	return func(page io.Reader) (number, number, error) {
+		parser := expfmt.NewTextParser(model.UTF8Validation)
+		families, err := parser.TextToMetricFamilies(page)
+		if err != nil {
+			return 0, 0, err
+		}
+		return sum(families, out), sum(families, probes), nil
+	}
+}
+
+// statistics sums HAProxy's over all servers
+// (https://docs.haproxy.org/2.6/management.html#9.1): chkdown are the times that one went
+// down. chkfail are failed checks, of servers that are not down already, and what
+// "observe" makes of errors, which is no check and is hanafail as well.
+func statistics(page io.Reader) (out, probes number, err error) {
+	const server = "2" // type; others are frontends and backends
+	rows, err := csv.NewReader(page).ReadAll()
+	if err != nil {
+		return 0, 0, err
+	}
+	if len(rows) == 0 {
+		return 0, 0, errors.New("an empty page")
+	}
+	sums := map[string]number{"chkdown": 0, "chkfail": 0, "hanafail": 0}
+	kind := slices.Index(rows[0], "type")
+	for name := range sums {
+		at := slices.Index(rows[0], name)
+		if kind < 0 || at < 0 {
+			return 0, 0, fmt.Errorf("no column %s, or no type", name)
+		}
+		for _, row := range rows[1:] {
+			if row[kind] != server || row[at] == "" { // or it is not checked
+				continue
+			}
+			n, err := strconv.ParseUint(row[at], 10, 64)
+			if err != nil {
+				return 0, 0, fmt.Errorf("%s: %w", name, err)
+			}
+			sums[name] += number(n)
+		}
+	}
+	return sums["chkdown"], sums["chkfail"] - sums["hanafail"], nil
 }
 
 func sum(families map[string]*dto.MetricFamily, all []counter) (total number) {

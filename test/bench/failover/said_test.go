@@ -48,6 +48,13 @@ envoy_cluster_outlier_detection_ejections_enforced_total{envoy_cluster_name="api
 envoy_cluster_health_check_failure{envoy_cluster_name="api"} 2
 
 `)
+	haproxy := telling(t, "/stats;csv", `# pxname,svname,chkfail,chkdown,type,hanafail,last_chk,
+admin,FRONTEND,,,0,,,
+api,api-0,9,3,2,2,"Detected 5 consecutive errors, last one was: Wrong http response",
+api,api-1,1,1,2,1,HTTP status check returned code <3C>200<3E>,
+api,BACKEND,,100,1,,,
+all,api-0,,,2,,,
+`)
 	none := number(math.NaN())
 	for _, c := range []struct {
 		name  string
@@ -56,6 +63,7 @@ envoy_cluster_health_check_failure{envoy_cluster_name="api"} 2
 	}{
 		{"sidecars and a control plane", fleet{counts: sidecarSays, admins: []string{sidecar, sidecar}, api: control}, said{10, 1, 36}},
 		{"Envoys", fleet{counts: envoySays, admins: []string{envoy, envoy, envoy}}, said{12, none, 6}},
+		{"HAProxys", fleet{counts: haproxySays, admins: []string{haproxy, haproxy}}, said{8, none, 14}},
 		{"a product without such a count", fleet{admins: []string{"127.0.0.1:1"}}, said{none, none, none}},
 	} {
 		got, err := c.fleet.say(t.Context())
@@ -68,6 +76,13 @@ envoy_cluster_health_check_failure{envoy_cluster_name="api"} 2
 	}
 	if _, err := (&fleet{counts: envoySays, admins: []string{sidecar}}).say(t.Context()); err == nil || !strings.Contains(err.Error(), "404") {
 		t.Errorf("a page that is not there: %v, want an error with its status", err)
+	}
+	for text, want := range map[string]string{
+		"": "an empty page", "<html>\n": "no column", "chkfail,chkdown,hanafail\n": "no type", "type,chkfail,chkdown,hanafail\n2,many,0,0\n": "chkfail",
+	} {
+		if _, err := (&fleet{counts: haproxySays, admins: []string{telling(t, "/stats;csv", text)}}).say(t.Context()); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("statistics of %q: %v, want an error with %q", text, err, want)
+		}
 	}
 	if got := (said{7, 3, 9}).since(said{5, 3, 8}); got != (said{2, 0, 1}) {
 		t.Errorf("since: %v, want 2, 0 and 1", got)
