@@ -16,7 +16,8 @@
 // A crash closes the listener and resets all connections. A listener that is closed
 // alone leaves open connections answering: a different fault, that must not be taken
 // for a crash. Connections that are reset alone, with a listener that stays, are none either:
-// whoever calls again is served. A hang accepts, reads and never answers; what hung is
+// whoever calls again is served. A drain ends connections in peace, and says no to pings, while
+// it serves on. A hang accepts, reads and never answers; what hung is
 // answered when the fault ends. Errors and broken bodies spare pings: the gray failure
 // that active checks do not see. A bounded capacity has requests wait for one another.
 package fakeupstream
