@@ -235,6 +235,9 @@ func run(ctx context.Context, o options) error {
 	defer os.RemoveAll(dir)
 	r := newReport(o)
 	o.products = r.find(o.products, dir)
+	for _, err := range r.absent {
+		fmt.Fprintln(os.Stderr, "not measured:", err) // now: the report may be a day away
+	}
 	jobs := o.jobs()
 	for i, j := range jobs {
 		fmt.Fprintf(os.Stderr, "%d of %d: %s, %s, %d proxies\n", i+1, len(jobs), j.scenario.name, j.product.name, j.setting.Proxies)

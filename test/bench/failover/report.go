@@ -150,17 +150,19 @@ func (r *report) find(all []product, dir string) (here []product) {
 			continue
 		}
 		path, err := p.find(dir)
+		version := ""
 		if err == nil {
-			r.Versions[p.name], err = program.Version(path, p.says...)
-		}
-		if p.config == "overhear.yaml" {
-			r.Versions[p.name] += ", " + commit()
+			version, err = program.Version(path, p.says...)
 		}
 		if err != nil {
 			r.Missing = append(r.Missing, fmt.Sprintf("%s: %v", p.name, err))
 			r.absent = append(r.absent, fmt.Errorf("%s: %w", p.name, err))
 			continue
 		}
+		if p.config == "overhear.yaml" {
+			version += ", " + commit()
+		}
+		r.Versions[p.name] = version
 		here = append(here, p)
 	}
 	return here

@@ -145,6 +145,28 @@ func TestWhoHasNoPartInAScenarioIsNamed(t *testing.T) {
 	}
 }
 
+func TestWhatIsMissingIsNamedAndHasNoVersion(t *testing.T) {
+	r := newReport(options{})
+	here := r.find([]product{
+		{name: "lost", config: "haproxy.cfg", find: onPath("no-such-proxy")},
+		{name: "ours, not built", config: "overhear.yaml", find: onPath("no-such-proxy")},
+		{name: "broken", config: "nginx.conf", find: onPath("false")},
+		{name: none},
+	}, t.TempDir())
+	if len(here) != 1 || len(r.absent) != 3 || len(r.Versions) != 0 {
+		t.Errorf("%d here, %d absent, versions of %v; want none here, 3 absent, and no versions", len(here), len(r.absent), r.Versions)
+	}
+	var b bytes.Buffer
+	if err := r.markdown(&b); err != nil {
+		t.Fatal(err)
+	}
+	for _, want := range []string{"\n- not measured: lost: ", "\n- not measured: ours, not built: ", "\n- not measured: broken: "} {
+		if !strings.Contains(b.String(), want) {
+			t.Errorf("no %q in\n%s", want, b.String())
+		}
+	}
+}
+
 func TestTheCommandCanBeTypedAgain(t *testing.T) {
 	got, want := typed([]string{"-scenario", "crash;errors 50 %", "-rounds", "1"}), "go run ./test/bench/failover -scenario 'crash;errors 50 %' -rounds 1"
 	if got != want {
