@@ -203,12 +203,12 @@ func (d *Detector) scored(m *member) (high, others int) {
 // At most max_out of a priority may be out, by local and central belief
 // together, and one must stay usable. What refuses connections serves nobody,
 // so hard failures may go further, as long as those that remain carry no more
-// than they have been seen to bear.
+// than they have been seen to bear, and do not refuse as well.
 func (d *Detector) allow(m *member, rule Rule, now time.Duration, r *Result) string {
 	if m.out() {
 		return "" // no more is out than before
 	}
-	n, out := 0, 0
+	n, out, refusing := 0, 0, 0
 	var partner *member
 	for _, o := range m.group.members {
 		if !o.counted() {
@@ -218,8 +218,11 @@ func (d *Detector) allow(m *member, rule Rule, now time.Duration, r *Result) str
 		if o != m {
 			partner = o
 		}
-		if o.out() {
+		switch {
+		case o.out():
 			out++
+		case o != m && o.refuses():
+			refusing++
 		}
 	}
 	usable := n - out - 1
@@ -230,10 +233,16 @@ func (d *Detector) allow(m *member, rule Rule, now time.Duration, r *Result) str
 		return refusedSmall
 	case out+1 <= d.cfg.Cap(n):
 		return ""
-	case rule == RuleHard && d.bearable(m.group, usable, now):
+	case rule == RuleHard && usable > refusing && d.bearable(m.group, usable-refusing, now):
 		return ""
 	}
 	return refusedCap
+}
+
+// refuses says that the newest that is known of m is a hard failure.
+func (m *member) refuses() bool {
+	_, failed := unspan(m.ep.hard.Load())
+	return failed != Never && failed > m.answerEnd()
 }
 
 // bearable says whether so few endpoints can carry the group's load.

@@ -263,6 +263,34 @@ func TestOfThreeOneMayGoForItsErrorsAndTwoForBeingDown(t *testing.T) {
 	t.Errorf("want the second crash refused by the cap, as it would treble the load\n%s", w.story())
 }
 
+// Who hears nothing but refusals sends less, by a breaker or as users give up: that the few
+// who are left in could carry so little is no reason to leave all but one of them.
+func TestWhereAllRefuseHalfAreKept(t *testing.T) {
+	w := newWorld(t, 6, 1)
+	w.load(60, 20500*time.Millisecond)
+	w.run(20 * second)
+	for _, h := range w.hosts {
+		h.refuse = true
+	}
+	w.after = func() {
+		out := 0
+		for _, m := range w.d.members {
+			if m.out() {
+				out++
+			}
+		}
+		if out > 3 {
+			t.Fatalf("at %v %d of 6 are out, want at most 3\n%s", w.now, out, w.story())
+		}
+	}
+	w.run(20500 * time.Millisecond)
+	w.load(2, 60*second)
+	w.run(60 * second)
+	if w.count(Ejected) == 0 {
+		t.Errorf("nobody was ejected\n%s", w.story())
+	}
+}
+
 func TestRecoveryGoesByProbeProbationAndRamp(t *testing.T) {
 	for _, app := range []bool{true, false} {
 		w := newWorld(t, 6, 2)

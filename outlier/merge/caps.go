@@ -13,7 +13,9 @@ import (
 // mayLeave is the one place that limits how much of a group may be out at once:
 // a share of it, never the last, in the eyes of the fleet and of each zone. Hard
 // failures may exceed the share while those who stay can carry the load: an
-// endpoint that refuses connections carries nothing anyhow.
+// endpoint that refuses connections carries nothing anyhow. Where those who stay refuse
+// as well, there is nothing to be gained: all are gone, and the few that were left in
+// would get everything at once when they are back.
 func (c *census) mayLeave(e *endpoint, s Scope, hard bool, now time.Duration) (bool, string) {
 	n := c.judged
 	for _, view := range c.concerned(s) {
@@ -29,9 +31,12 @@ func (c *census) mayLeave(e *endpoint, s Scope, hard bool, now time.Duration) (b
 		case !hard:
 			return false, fmt.Sprintf("with it %d of %d endpoints would be out%s, and at most %d may be", out, n, view.eyes(), limit)
 		default:
-			load, room := c.load(e, view, now)
-			if load > room {
-				return false, fmt.Sprintf("without it each of the %d that are left%s would get %.0f requests/s, and %.0f/s is the most that they should", n-out, view.eyes(), load, room)
+			left, load, room := c.load(e, view, now)
+			switch {
+			case left == 0:
+				return false, fmt.Sprintf("with it %d of %d endpoints would be out%s, and those that are left refuse as well", out, n, view.eyes())
+			case load > room:
+				return false, fmt.Sprintf("without it each of the %d that are left%s would get %.0f requests/s, and %.0f/s is the most that they should", left, view.eyes(), load, room)
 			}
 		}
 	}

@@ -21,7 +21,7 @@ type census struct {
 // load is what the endpoints of a group carry in one view.
 type load struct {
 	total float64 // attempts per second on all
-	left  int     // endpoints that are not out
+	left  int     // endpoints that are not out, and do not refuse
 	peak  float64 // the most that these have carried together
 }
 
@@ -74,9 +74,9 @@ func (c *census) concerned(s Scope) []Scope {
 	return c.views
 }
 
-// load is what each remaining endpoint would carry if e left, which is not out, and
-// the most that it should.
-func (c *census) load(e *endpoint, view Scope, now time.Duration) (each, room float64) {
+// load is how many would remain that take connections if e left, which is not out, what
+// each of them would carry, and the most that it should.
+func (c *census) load(e *endpoint, view Scope, now time.Duration) (left int, each, room float64) {
 	all, known := c.loads[view]
 	if !known {
 		all = c.g.load(view, now)
@@ -85,15 +85,15 @@ func (c *census) load(e *endpoint, view Scope, now time.Duration) (each, room fl
 		}
 		c.loads[view] = all
 	}
-	if !e.leaving() {
+	if !e.leaving() && !e.refuses() {
 		all.left--
 		all.peak -= e.peak()
 	}
 	if all.left == 0 || all.peak == 0 {
-		return 0, math.Inf(1) // nothing is known of what they can carry
+		return all.left, 0, math.Inf(1) // nothing is known of what they can carry
 	}
-	left := float64(all.left)
-	return all.total / left, c.g.service.policy.Outlier.Headroom * all.peak / left
+	n := float64(all.left)
+	return all.left, all.total / n, c.g.service.policy.Outlier.Headroom * all.peak / n
 }
 
 func (g *group) load(view Scope, now time.Duration) (all load) {
@@ -103,12 +103,18 @@ func (g *group) load(view Scope, now time.Duration) (all load) {
 		}
 		o.series.advance(now)
 		all.total += o.settledRate(now)
-		if !o.out(view) {
+		if !o.out(view) && !o.refuses() {
 			all.left++
 			all.peak += o.peak()
 		}
 	}
 	return all
+}
+
+// refuses says that the newest that is known of e is a hard failure.
+func (e *endpoint) refuses() bool {
+	good := max(e.lastOK, e.idle.goodAt)
+	return slices.ContainsFunc(e.hot, func(i int32) bool { return e.cells[i].x.lastHard > good })
 }
 
 // peak is the largest healthy rate that e is known to have carried.

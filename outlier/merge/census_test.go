@@ -25,7 +25,7 @@ func plainMayLeave(g *group, e *endpoint, s Scope, hard bool, now time.Duration)
 		case out >= n, !hard:
 			return false
 		default:
-			if load, room := plainLoad(g, e, view, now); load > room {
+			if left, load, room := plainLoad(g, e, view, now); left == 0 || load > room {
 				return false
 			}
 		}
@@ -33,23 +33,23 @@ func plainMayLeave(g *group, e *endpoint, s Scope, hard bool, now time.Duration)
 	return true
 }
 
-func plainLoad(g *group, e *endpoint, view Scope, now time.Duration) (load, room float64) {
-	total, peak, left := 0.0, 0.0, 0.0
+func plainLoad(g *group, e *endpoint, view Scope, now time.Duration) (left, load, room float64) {
+	total, peak := 0.0, 0.0
 	for _, o := range g.endpoints {
 		if o.leaving() {
 			continue
 		}
 		o.series.advance(now)
 		total += o.settledRate(now)
-		if o != e && !o.out(view) {
+		if o != e && !o.out(view) && !o.refuses() {
 			left++
 			peak += slices.Max(o.peaks[:])
 		}
 	}
 	if left == 0 || peak == 0 {
-		return 0, math.Inf(1)
+		return left, 0, math.Inf(1)
 	}
-	return total / left, g.service.policy.Outlier.Headroom * peak / left
+	return left, total / left, g.service.policy.Outlier.Headroom * peak / left
 }
 
 func plainBesides(e *endpoint) (others, scored int) {
@@ -85,6 +85,10 @@ func TestACensusTellsWhatALookAtTheWholeGroupWould(t *testing.T) {
 			e.series.add(now-25*time.Second, now, 100*rng.Float64(), 0)
 			if rng.IntN(3) > 0 {
 				e.peaks[0] = 5 * rng.Float64()
+			}
+			if rng.IntN(3) == 0 {
+				e.cell(0).extra().lastHard = now
+				e.hot = []int32{0}
 			}
 		}
 		any := func() *endpoint { return g.endpoints[rng.IntN(len(g.endpoints))] }
@@ -131,5 +135,33 @@ func TestACensusTellsWhatALookAtTheWholeGroupWould(t *testing.T) {
 	}
 	if allowed < 1000 || refused < 1000 {
 		t.Errorf("%d allowed and %d refused, want many of both", allowed, refused)
+	}
+}
+
+// Who hears nothing but refusals sends less: that the few who are left in could carry so
+// little is no reason to leave all but one.
+func TestWhereAllRefuseHalfAreKept(t *testing.T) {
+	f := newFleet(t, mesh{callers: 5, endpoints: 20, rate: 50, base: 0.001, seed: 1})
+	f.run(30 * time.Second)
+	for _, e := range f.targets {
+		e.fault = always(crashed)
+	}
+	f.run(500 * ms)
+	for _, e := range f.targets {
+		e.rate = 1
+	}
+	worst := 0
+	f.until(f.now+40*time.Second, func() bool {
+		out := 0
+		for i := range f.targets {
+			if f.state(i).Out() {
+				out++
+			}
+		}
+		worst = max(worst, out)
+		return false
+	})
+	if worst < 5 || worst > 10 {
+		t.Errorf("at most %d of 20 were out at once, want 5 to 10", worst)
 	}
 }

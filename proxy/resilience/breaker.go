@@ -21,7 +21,8 @@ type BreakerConfig struct {
 	// restart takes or the detector needs to find those that still answer.
 	For time.Duration `yaml:"for"`
 	// Open is how long requests fail at once before some are let through to see
-	// whether anybody is back; default 1s.
+	// whether anybody is back, and so how much longer than the outage it lasts for
+	// users; default 100ms.
 	Open time.Duration `yaml:"open"`
 	// HalfOpen is how many those are; all of them must get through. Default 3.
 	HalfOpen int `yaml:"half_open"`
@@ -29,7 +30,7 @@ type BreakerConfig struct {
 
 // DefaultBreakerConfig opens after a second of nothing but refusals.
 func DefaultBreakerConfig() BreakerConfig {
-	return BreakerConfig{Refusals: 5, For: time.Second, Open: time.Second, HalfOpen: 3}
+	return BreakerConfig{Refusals: 5, For: time.Second, Open: 100 * time.Millisecond, HalfOpen: 3}
 }
 
 // Validate names everything that is wrong.

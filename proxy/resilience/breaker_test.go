@@ -53,6 +53,9 @@ func (c *circuit) request(r resilience.Result) {
 	p.Done(r, c.now())
 }
 
+// opened is how long a breaker stays open by default.
+var opened = resilience.DefaultBreakerConfig().Open
+
 // open makes the breaker open by as little as possible.
 func (c *circuit) open() {
 	c.t.Helper()
@@ -133,7 +136,7 @@ func TestAnOpenBreakerTriesAgainAndCloses(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		c := newCircuit(t, resilience.DefaultBreakerConfig())
 		c.open()
-		time.Sleep(time.Second)
+		time.Sleep(opened)
 		c.refuses() // not before the time is over
 		time.Sleep(time.Millisecond)
 		permits := []resilience.Permit{c.allow(), c.allow(), c.allow()}
@@ -159,10 +162,10 @@ func TestAHalfOpenBreakerOpensAgainAtTheFirstRefusal(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		c := newCircuit(t, resilience.DefaultBreakerConfig())
 		c.open()
-		time.Sleep(time.Second + time.Millisecond)
+		time.Sleep(opened + time.Millisecond)
 		c.request(resilience.Refused)
 		c.state(resilience.Open)
-		time.Sleep(time.Second)
+		time.Sleep(opened)
 		c.refuses()
 	})
 }
@@ -171,7 +174,7 @@ func TestAPermitThatTeachesNothingMakesRoomForAnother(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		c := newCircuit(t, resilience.DefaultBreakerConfig())
 		c.open()
-		time.Sleep(time.Second + time.Millisecond)
+		time.Sleep(opened + time.Millisecond)
 		for range 100 { // clients that leave at the wrong moment must not wedge it
 			c.request(resilience.Unknown)
 		}
@@ -186,7 +189,7 @@ func TestOnlyTheFirstDoneCounts(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		c := newCircuit(t, resilience.DefaultBreakerConfig())
 		c.open()
-		time.Sleep(time.Second + time.Millisecond)
+		time.Sleep(opened + time.Millisecond)
 		for range 3 {
 			p := c.allow()
 			p.Done(resilience.Reached, c.now())
@@ -201,7 +204,7 @@ func TestNewsFromBeforeTheBreakerOpenedIsOld(t *testing.T) {
 		c := newCircuit(t, resilience.DefaultBreakerConfig())
 		before := []resilience.Permit{c.allow(), c.allow()}
 		c.open()
-		time.Sleep(time.Second + time.Millisecond)
+		time.Sleep(opened + time.Millisecond)
 		p := c.allow()
 		before[0].Done(resilience.Refused, c.now())
 		before[1].Done(resilience.Reached, c.now())
@@ -220,7 +223,7 @@ func TestABreakerWithoutRefusalsIsOff(t *testing.T) {
 		c := newCircuit(t, cfg)
 		for range 100 {
 			c.request(resilience.Refused)
-			time.Sleep(time.Second)
+			time.Sleep(opened)
 		}
 		c.state(resilience.Closed)
 	})
@@ -269,7 +272,7 @@ func TestTheBreakerIsNeverWedged(t *testing.T) {
 			t.Error("it never opened: the test did not see the interesting part")
 		}
 		for range 20 {
-			time.Sleep(time.Second + time.Millisecond)
+			time.Sleep(opened + time.Millisecond)
 			if p, ok := c.breaker.Allow(c.now()); ok {
 				p.Done(resilience.Reached, c.now())
 			}
