@@ -116,8 +116,8 @@
 // was found: for errors of 5 % it takes more requests than for errors of 50 %. Until its
 // first success, and after a failure until the next, the endpoint gets two attempts a second
 // from the whole fleet, and nobody whose requests have failed is asked again before others
-// are: a test of what is still bad costs one request each of two machines. A machine that
-// alone speaks against it is replaced. An answer ends the wait after a hard verdict, because
+// are, or a minute has passed: a test of what is still bad costs one request each of two
+// machines. A machine that alone speaks against it is replaced. An answer ends the wait after a hard verdict, because
 // what refused connections is back when it takes them. What was suspended before it was
 // ejected has been tried all the while, and waits for as long again.
 //

@@ -70,9 +70,10 @@ const firstRate = 2
 // endpoint gets the trial rate from all of them together, and firstRate until its
 // first success, so that a recovery costs few requests. Whose requests have failed is
 // not asked again before somebody else: he can only say the same again, and of one fault
-// domain nobody believes it. It goes by the rate and not by the number of sidecars: of
-// five hundred, two would make one attempt in ten seconds, and the endpoint would wait for
-// its test.
+// domain nobody believes it. After a minute he is, as those others may have few requests,
+// or a way to the endpoint that is broken. It goes by the rate and not by the number of
+// sidecars: of five hundred, two would make one attempt in ten seconds, and the endpoint
+// would wait for its test.
 func (t *Table) shares(e *endpoint, r *record, now time.Duration) {
 	tr := r.trial
 	if tr.renewed != never && now < tr.renewed+shareRenew {
@@ -87,7 +88,8 @@ func (t *Table) shares(e *endpoint, r *record, now time.Duration) {
 	}
 	boost := float64(int(1) << min(tr.doubled, 6))
 	target := min(p.Outlier.ProbationRate, 0.1*all) * boost
-	if others := slices.DeleteFunc(slices.Clone(users), func(c *reporter) bool { return slices.Contains(tr.against, c.domain) }); len(others) > 0 {
+	others := slices.DeleteFunc(slices.Clone(users), func(c *reporter) bool { return slices.Contains(tr.against, c.domain) })
+	if len(others) > 0 && tr.doubled == 0 {
 		users = others
 	}
 	slices.SortFunc(users, func(a, b *reporter) int {

@@ -57,6 +57,39 @@ func TestAProbationWhoseOtherTestersLeaveEnds(t *testing.T) {
 	}
 }
 
+// Whoever is asked in the place of those whose requests failed may send nothing for as long
+// as he is asked: he has few requests, or has left the endpoint by himself.
+func TestAProbationWhoseOtherTestersSendNothingEnds(t *testing.T) {
+	f := newFleet(t, mesh{callers: 2, endpoints: 4, rate: 50, seed: 13})
+	f.run(12 * time.Second)
+	k := f.targets[0].Key
+	if err := f.table.Override(k, Override{Kind: OverrideEject, Reason: "kernel upgrade", By: "ann"}, f.now); err != nil {
+		t.Fatal(err)
+	}
+	f.run(12 * time.Second) // all have told of what was before
+	if err := f.table.Release(k, f.now); err != nil {
+		t.Fatal(err)
+	}
+	if !f.until(f.now+10*time.Second, func() bool { return f.state(0) == outlier.Probation }) {
+		t.Fatalf("no probation, but %s", f.state(0))
+	}
+	silent := f.callers[1].cells[k]
+	reaches := func(state outlier.State) func() bool {
+		return func() bool { silent.shareTill = 0; return f.state(0) == state }
+	}
+	failed := false
+	f.targets[0].fault = func(*caller, time.Duration) effect {
+		if failed {
+			return works
+		}
+		failed = true
+		return errs
+	}
+	if !f.until(f.now+2*time.Minute, reaches(outlier.In)) {
+		t.Errorf("well but for the first request, and %s after two minutes, want it in", f.state(0))
+	}
+}
+
 // The odds for errors of 20 % and more let one failure in twenty pass.
 func TestATrialAfterASmallFaultTellsThatFault(t *testing.T) {
 	readmitted := 0
