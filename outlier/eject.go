@@ -31,6 +31,7 @@ const (
 	gatherLow   = 8
 	partnerLife = 5 * time.Second // how fresh the other's sign of life must be
 	refusalGap  = 10 * time.Second
+	goneFor     = 500 * time.Millisecond // nothing but refusals, until all are gone
 )
 
 // ejectSuspects takes out what the tests have found bad: what is down first,
@@ -43,6 +44,9 @@ func (d *Detector) ejectSuspects(now time.Duration, r *Result) {
 	}
 	if d.self.Muted(now) {
 		d.amnesty(now)
+	}
+	for _, g := range d.groups {
+		d.relent(g, now)
 	}
 	var suspects []suspect
 	least := max(1, milli(min(d.cfg.HLocalMin, d.cfg.HLocalMax))) // of all thresholds, which take a logarithm each
@@ -237,6 +241,38 @@ func (d *Detector) allow(m *member, rule Rule, now time.Duration, r *Result) str
 		return ""
 	}
 	return refusedCap
+}
+
+// relent takes back what only this observer has left, as far as it is more than max_out
+// together with what the fleet has left, where nothing else is well: all are gone. The fleet
+// has its own half; with ours beside it one or two would be in, and get everything at once
+// when all are back.
+func (d *Detector) relent(g *group, now time.Duration) {
+	n, out := 0, 0
+	var own []*member
+	for _, m := range g.members {
+		switch {
+		case !m.counted():
+			continue
+		case m.fleet.state().Out():
+			out++
+		case m.record.state.Out():
+			out++
+			own = append(own, m)
+		case !m.refuses() || m.answerEnd() > now-goneFor:
+			return
+		}
+		n++
+	}
+	for _, m := range own {
+		if out <= d.cfg.Cap(n) {
+			return
+		}
+		if m.record.state != Suspended {
+			d.reinstate(m, now)
+			out--
+		}
+	}
 }
 
 // refuses says that the newest that is known of m is a hard failure.

@@ -452,3 +452,38 @@ func TestPanicTakesBackTheLeastBad(t *testing.T) {
 		t.Errorf("in panic %s are used, want %s", got, want)
 	}
 }
+
+// The fleet and a sidecar each leave half of what refuses, and not the same half.
+func TestWhereAllRefuseTheFleetsHalfIsEnough(t *testing.T) {
+	w := newWorld(t, 6, 1)
+	w.load(60, 60*second)
+	w.run(20 * second)
+	for _, h := range w.hosts {
+		h.refuse = true
+	}
+	w.run(21 * second)
+	epoch := uint64(0)
+	for _, m := range w.d.members {
+		if m.record.state == In {
+			epoch++
+			w.d.Fleet(m.ID, Verdict{State: Ejected, Rule: RuleHard, Epoch: epoch}, w.now)
+		}
+	}
+	if epoch != 3 {
+		t.Fatalf("%d are in, want 3\n%s", epoch, w.story())
+	}
+	w.run(22 * second)
+	for _, h := range w.hosts {
+		h.refuse = false
+	}
+	w.run(23 * second)
+	in := 0
+	for _, m := range w.d.members {
+		if !m.out() {
+			in++
+		}
+	}
+	if in != 3 {
+		t.Errorf("%d of 6 are in when all are back, want the 3 that the fleet has not left\n%s", in, w.story())
+	}
+}
