@@ -102,21 +102,24 @@ func (t *Table) shares(e *endpoint, r *record, now time.Duration) {
 	if tr.doubted {
 		target, most, least = min(target, firstRate), 1, max(1, p.LeaveOut+1-len(tr.against))
 	}
+	least <<= min(tr.doubled, 6)
 	var chosen []*reporter
 	var domains []*domain
 	rate := 0.0
+	for _, c := range users { // first as many fault domains as a verdict needs
+		if len(domains) < least && !slices.Contains(domains, c.domain) {
+			chosen, domains = append(chosen, c), append(domains, c.domain)
+			rate += t.fairRate(e, c)
+		}
+	}
 	for _, c := range users {
-		if len(domains) >= least && rate*most*boost >= target {
+		if rate*min(most*boost, 1) >= target {
 			break
 		}
-		if slices.Contains(domains, c.domain) && len(domains) < least {
-			continue // first as many fault domains as a verdict needs
+		if !slices.Contains(chosen[:len(domains)], c) {
+			chosen = append(chosen, c)
+			rate += t.fairRate(e, c)
 		}
-		chosen = append(chosen, c)
-		if !slices.Contains(domains, c.domain) {
-			domains = append(domains, c.domain)
-		}
-		rate += t.fairRate(e, c)
 	}
 	weight := 0.1 * boost
 	if rate > 0 {

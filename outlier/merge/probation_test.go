@@ -1,6 +1,7 @@
 package merge
 
 import (
+	"slices"
 	"testing"
 	"time"
 
@@ -60,33 +61,39 @@ func TestAProbationWhoseOtherTestersLeaveEnds(t *testing.T) {
 // Whoever is asked in the place of those whose requests failed may send nothing for as long
 // as he is asked: he has few requests, or has left the endpoint by himself.
 func TestAProbationWhoseOtherTestersSendNothingEnds(t *testing.T) {
-	f := newFleet(t, mesh{callers: 2, endpoints: 4, rate: 50, seed: 13})
-	f.run(12 * time.Second)
-	k := f.targets[0].Key
-	if err := f.table.Override(k, Override{Kind: OverrideEject, Reason: "kernel upgrade", By: "ann"}, f.now); err != nil {
-		t.Fatal(err)
-	}
-	f.run(12 * time.Second) // all have told of what was before
-	if err := f.table.Release(k, f.now); err != nil {
-		t.Fatal(err)
-	}
-	if !f.until(f.now+10*time.Second, func() bool { return f.state(0) == outlier.Probation }) {
-		t.Fatalf("no probation, but %s", f.state(0))
-	}
-	silent := f.callers[1].cells[k]
-	reaches := func(state outlier.State) func() bool {
-		return func() bool { silent.shareTill = 0; return f.state(0) == state }
-	}
-	failed := false
-	f.targets[0].fault = func(*caller, time.Duration) effect {
-		if failed {
-			return works
+	for seed := range uint64(10) {
+		f := newFleet(t, mesh{callers: 2 + int(seed%4), endpoints: 4, rate: 50, seed: seed})
+		f.run(12 * time.Second)
+		k := f.targets[0].Key
+		if err := f.table.Override(k, Override{Kind: OverrideEject, Reason: "kernel upgrade", By: "ann"}, f.now); err != nil {
+			t.Fatal(err)
 		}
-		failed = true
-		return errs
-	}
-	if !f.until(f.now+2*time.Minute, reaches(outlier.In)) {
-		t.Errorf("well but for the first request, and %s after two minutes, want it in", f.state(0))
+		f.run(12 * time.Second) // all have told of what was before
+		if err := f.table.Release(k, f.now); err != nil {
+			t.Fatal(err)
+		}
+		if !f.until(f.now+10*time.Second, func() bool { return f.state(0) == outlier.Probation }) {
+			t.Fatalf("seed %d: no probation, but %s", seed, f.state(0))
+		}
+		var tester *caller
+		f.targets[0].fault = func(c *caller, _ time.Duration) effect {
+			if tester != nil {
+				return works
+			}
+			tester = c
+			return errs
+		}
+		in := func() bool {
+			for _, c := range f.callers {
+				if tester != nil && c != tester {
+					c.cells[k].shareTill = 0
+				}
+			}
+			return f.state(0) == outlier.In
+		}
+		if !f.until(f.now+4*time.Minute, in) {
+			t.Errorf("seed %d: well but for the first request, and %s after four minutes, want it in", seed, f.state(0))
+		}
 	}
 }
 
@@ -138,6 +145,41 @@ func TestTheFirstSuccessOfATrialComesSoonHoweverManySidecarsThereAre(t *testing.
 		if !f.until(begun+20*time.Second, func() bool { return f.state(2) == outlier.Ramp }) {
 			t.Errorf("%d callers: %v after its trial began it is %s, want ramp", callers, f.now-begun, f.state(2))
 		}
+	}
+}
+
+// A share is 1 at most: what is undecided for long is not tested by fewer for that.
+func TestWhatIsUndecidedIsTestedByMoreSidecars(t *testing.T) {
+	f := newFleet(t, mesh{callers: 500, endpoints: 10, zones: twoZones, rate: 50, base: 0.001, seed: 3})
+	f.run(30 * time.Second)
+	e := f.table.endpoints[f.targets[2].Key]
+	f.table.eject(e, Fleet, outlier.RuleFast, Explanation{}, f.now)
+	if !f.until(f.now+10*time.Second, func() bool { return f.state(2) == outlier.Probation }) {
+		t.Fatalf("no probation, but %s", f.state(2))
+	}
+	tr := e.fleet.trial
+	for _, tr.doubted = range []bool{true, false} {
+		var sidecars []int
+		for tr.doubled = range 7 {
+			tr.renewed = never
+			f.table.shares(e, &e.fleet, f.now)
+			sidecars = append(sidecars, len(tr.chosen))
+		}
+		if !slices.IsSorted(sidecars) || sidecars[0] == sidecars[6] {
+			t.Errorf("doubted %v: minute by minute %v sidecars test it, want ever more", tr.doubted, sidecars)
+		}
+	}
+}
+
+// Where machines are few each has many sidecars, of which none makes the rate.
+func TestManySidecarsOfTwoMachinesTestTogether(t *testing.T) {
+	f := newFleet(t, mesh{callers: 100, endpoints: 10, rate: 50, seed: 3, node: func(i int) string { return []string{"a", "b"}[i%2] }})
+	f.run(30 * time.Second)
+	e := f.table.endpoints[f.targets[2].Key]
+	f.table.eject(e, Fleet, outlier.RuleFast, Explanation{}, f.now)
+	f.run(15 * time.Second)
+	if got := f.state(2); got != outlier.In && got != outlier.Ramp {
+		t.Errorf("well for 15 s, and %s, want it on its way in", got)
 	}
 }
 
