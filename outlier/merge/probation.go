@@ -23,6 +23,8 @@ type trial struct {
 	seen    int64                        // successes before that failure
 	against []*domain                    // whose test requests have failed, by more than chance
 	lost    bool                         // it was another table's, and with it what came of it
+	told    int64                        // n a minute ago
+	unaided bool                         // nobody took over from who was replaced, whose word decides
 	score   int64
 	n, k    int64
 }
@@ -247,7 +249,7 @@ func (t *Table) probation(e *endpoint, r *record, now time.Duration) {
 	switch {
 	case tr.score >= outlier.ProbationOut:
 		// As many may be broken as a verdict leaves out: one more, and it is the endpoint.
-		may := len(tr.shut) < e.group.service.policy.LeaveOut
+		may := len(tr.shut) < e.group.service.policy.LeaveOut && !tr.unaided
 		if d := t.alone(byDomain, tr.score); may && d != nil && t.othersTest(e, r, d, now) {
 			tr.shut = append(tr.shut, d)
 			tr.renewed = never
@@ -269,12 +271,13 @@ func (t *Table) probation(e *endpoint, r *record, now time.Duration) {
 		t.ramp(e, r, hardRampFrom, fmt.Sprintf("probes and then %d test requests succeeded", oks), now)
 		return
 	}
-	if now-tr.begun >= undecided*time.Duration(tr.doubled+1) && tr.doubled < 6 {
+	if now-tr.begun >= undecided*time.Duration(tr.doubled+1) {
 		tr.doubled++
 		tr.renewed = never
-		if tr.n == 0 {
-			tr.shut = nil // those who should have taken over have sent nothing
+		if len(tr.shut) > 0 && tr.n == tr.told { // those who should have taken over have sent nothing
+			tr.shut, tr.unaided = nil, true
 		}
+		tr.told = tr.n
 	}
 	t.shares(e, r, now)
 }

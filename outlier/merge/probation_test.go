@@ -97,6 +97,24 @@ func TestAProbationWhoseOtherTestersSendNothingEnds(t *testing.T) {
 	}
 }
 
+func TestWhoIsReplacedDecidesWhenNobodyTakesOver(t *testing.T) {
+	f := newFleet(t, mesh{callers: 2, endpoints: 4, rate: 50, seed: 13})
+	f.run(12 * time.Second)
+	f.targets[0].fault = always(errs)
+	if _, ok := f.ejected(0, 10*time.Second); !ok {
+		t.Fatal("not ejected")
+	}
+	in := func() bool {
+		f.callers[1].cells[f.targets[0].Key].shareTill = 0 // it never tests
+		return f.state(0) == outlier.In
+	}
+	f.until(f.now+15*time.Minute, in)
+	f.targets[0].fault = always(works)
+	if !f.until(f.now+6*time.Minute, in) {
+		t.Errorf("well for six minutes, and %s, want it in", f.state(0))
+	}
+}
+
 // The odds for errors of 20 % and more let one failure in twenty pass.
 func TestATrialAfterASmallFaultTellsThatFault(t *testing.T) {
 	readmitted := 0
