@@ -125,7 +125,7 @@ func (t *Table) eject(e *endpoint, s Scope, rule outlier.Rule, x Explanation, no
 		r.n++
 	}
 	hold := holdOff(p, r.n)
-	if r.state == outlier.Suspended {
+	if r.state == outlier.Suspended && rule != outlier.RuleHard {
 		hold = min(max(hold, now-r.away), p.HoldMax) // it has been tried all the time
 	}
 	r.explain = x

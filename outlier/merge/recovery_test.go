@@ -47,6 +47,26 @@ func TestAnAnswerEndsTheHoldOffAfterAHardVerdict(t *testing.T) {
 	}
 }
 
+// Its process was killed, and may be back in a second: probes tell, and no request is lost.
+func TestWhatHungAndThenRefusesIsProbedAtOnce(t *testing.T) {
+	f := newFleet(t, mesh{callers: 5, endpoints: 10, zones: twoZones, rate: 20, seed: 5})
+	f.patience = time.Second
+	f.run(30 * time.Second)
+	f.targets[2].fault = always(hangs)
+	f.run(30 * time.Second)
+	if f.state(2) != outlier.Suspended {
+		t.Fatalf("it hangs, and users leave; %s, want suspended", f.state(2))
+	}
+	f.targets[2].fault = always(crashed)
+	if _, ok := f.ejected(2, 10*time.Second); !ok {
+		t.Fatalf("it refuses, and is %s", f.state(2))
+	}
+	f.targets[2].fault = always(works)
+	if begun := f.now; !f.until(begun+hardRetry, func() bool { return f.state(2) == outlier.Probation }) {
+		t.Errorf("back for %v, and %s, want its test begun", f.now-begun, f.state(2))
+	}
+}
+
 func TestProbesOfWhatStaysDownBecomeRareAndCostNothingOnRecord(t *testing.T) {
 	for rule, most := range map[outlier.Rule]time.Duration{outlier.RuleHard: 5 * time.Second, outlier.RuleFast: time.Minute} {
 		f := quickstart(t, 50)
