@@ -146,7 +146,10 @@ func New(cfg Config, deps Deps) *Cluster {
 	}
 	c.config.Store(&cfg)
 	c.breaker = resilience.NewBreaker(cfg.Breaker, func(from, to resilience.BreakerState) {
-		c.deps.Log.Warn("breaker "+to.String(), "cluster", c.name, "from", from.String())
+		// That it looks whether anybody is back, ten times a second, is no news.
+		if from == resilience.Closed || to == resilience.Closed {
+			c.deps.Log.Warn("breaker "+to.String(), "cluster", c.name)
+		}
 	})
 	return c
 }

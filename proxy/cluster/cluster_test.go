@@ -22,6 +22,7 @@ import (
 	"github.com/overhear-mesh/overhear/proxy/clock"
 	"github.com/overhear-mesh/overhear/proxy/cluster"
 	"github.com/overhear-mesh/overhear/proxy/ping"
+	"github.com/overhear-mesh/overhear/proxy/resilience"
 	"github.com/overhear-mesh/overhear/proxy/upstream"
 )
 
@@ -452,6 +453,31 @@ func TestOneLinePerChangeOfBelief(t *testing.T) {
 		}
 		if counted != uint64(said) {
 			t.Errorf("%d changes counted, want %d", counted, said)
+		}
+	})
+}
+
+func TestABreakerSaysThatItGivesUpAndThatSomebodyIsBack(t *testing.T) {
+	inMesh(t, 2, nil, func(m *mesh) {
+		requests := func(n int, r resilience.Result) {
+			for range n {
+				if permit, ok := m.cluster.Breaker().Allow(m.clock.Now()); ok {
+					permit.Done(r, m.clock.Now())
+				}
+				time.Sleep(50 * time.Millisecond)
+			}
+		}
+		requests(200, resilience.Refused)
+		requests(20, resilience.Reached)
+		var said []string
+		for line := range strings.Lines(m.log.String()) {
+			if _, what, found := strings.Cut(line, "msg="); found {
+				said = append(said, strings.TrimSpace(what))
+			}
+		}
+		want := []string{`"breaker open" cluster=api`, `"breaker closed" cluster=api`}
+		if diff := cmp.Diff(want, said); diff != "" {
+			t.Errorf("an outage of ten seconds (-want +got):\n%s", diff)
 		}
 	})
 }
