@@ -12,7 +12,7 @@ import (
 )
 
 // plainMayLeave is mayLeave by somebody who looks at the whole group each time.
-func plainMayLeave(g *group, e *endpoint, s Scope, hard bool, now time.Duration) bool {
+func plainMayLeave(t *Table, g *group, e *endpoint, s Scope, hard bool, now time.Duration) bool {
 	n := g.judged()
 	views := []Scope{s}
 	if s == Fleet {
@@ -25,7 +25,7 @@ func plainMayLeave(g *group, e *endpoint, s Scope, hard bool, now time.Duration)
 		case out >= n, !hard:
 			return false
 		default:
-			if left, load, room := plainLoad(g, e, view, now); left == 0 || load > room {
+			if left, load, room := plainLoad(t, g, e, view, now); left == 0 || load > room {
 				return false
 			}
 		}
@@ -33,7 +33,7 @@ func plainMayLeave(g *group, e *endpoint, s Scope, hard bool, now time.Duration)
 	return true
 }
 
-func plainLoad(g *group, e *endpoint, view Scope, now time.Duration) (left, load, room float64) {
+func plainLoad(t *Table, g *group, e *endpoint, view Scope, now time.Duration) (left, load, room float64) {
 	total, peak := 0.0, 0.0
 	for _, o := range g.endpoints {
 		if o.leaving() {
@@ -41,7 +41,7 @@ func plainLoad(g *group, e *endpoint, view Scope, now time.Duration) (left, load
 		}
 		o.series.advance(now)
 		total += o.settledRate(now)
-		if o != e && !o.out(view) && !o.refuses() {
+		if o != e && !o.out(view) && !plainRefuses(t, o, now) {
 			left++
 			peak += slices.Max(o.peaks[:])
 		}
@@ -50,6 +50,16 @@ func plainLoad(g *group, e *endpoint, view Scope, now time.Duration) (left, load
 		return left, 0, math.Inf(1)
 	}
 	return left, total / left, g.service.policy.Outlier.Headroom * peak / left
+}
+
+func plainRefuses(t *Table, e *endpoint, now time.Duration) bool {
+	newest := never
+	for _, i := range e.hot {
+		if c := e.cells[i]; t.slots[c.reporter].domain.mutedUntil <= now {
+			newest = max(newest, c.x.lastHard)
+		}
+	}
+	return newest > e.lastOK && newest > e.idle.goodAt
 }
 
 func plainBesides(e *endpoint) (others, scored int) {
@@ -81,14 +91,20 @@ func TestACensusTellsWhatALookAtTheWholeGroupWould(t *testing.T) {
 		policy.Outlier.MaxOut, policy.Outlier.Headroom = rng.Float64(), 1+rng.Float64()
 		table.SetService("api", policy, specs, now)
 		g := table.services["api"].groups[0]
+		for i, node := range []string{"a", "b"} {
+			if err := table.Join(Reporter{ID: node, Incarnation: 1, Node: node}, []string{"api"}, now); err != nil {
+				t.Fatal(err)
+			}
+			table.slots[i].domain.mutedUntil = now * time.Duration(2*i) // the second is muted
+		}
 		for _, e := range g.endpoints {
 			e.series.add(now-25*time.Second, now, 100*rng.Float64(), 0)
 			if rng.IntN(3) > 0 {
 				e.peaks[0] = 5 * rng.Float64()
 			}
 			if rng.IntN(3) == 0 {
-				e.cell(0).extra().lastHard = now
-				e.hot = []int32{0}
+				e.cell(rng.Int32N(2)).extra().lastHard = now
+				e.heat(0)
 			}
 		}
 		any := func() *endpoint { return g.endpoints[rng.IntN(len(g.endpoints))] }
@@ -112,7 +128,7 @@ func TestACensusTellsWhatALookAtTheWholeGroupWould(t *testing.T) {
 					t.Fatalf("world %d: %d are out for the %v, want %d", world, got, s, want)
 				}
 				got, detail := table.census(g).mayLeave(e, s, hard, now)
-				if want := plainMayLeave(g, e, s, hard, now); got != want {
+				if want := plainMayLeave(table, g, e, s, hard, now); got != want {
 					t.Fatalf("world %d: %s may leave for the %v: %v (%s), want %v", world, e.Key, s, got, detail, want)
 				}
 				if got {
