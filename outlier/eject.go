@@ -32,6 +32,10 @@ const (
 	partnerLife = 5 * time.Second // how fresh the other's sign of life must be
 	refusalGap  = 10 * time.Second
 	goneFor     = 500 * time.Millisecond // nothing but refusals, until all are gone
+	// heldFor: what the group or a cap has held back for so long must be seen anew once
+	// they let it. Who was in while all were gone would be left when all are back, for
+	// what he could not answer then.
+	heldFor = time.Second
 )
 
 // ejectSuspects takes out what the tests have found bad: what is down first,
@@ -116,7 +120,16 @@ func (d *Detector) judge(m *member, rule Rule, now time.Duration, r *Result) {
 		refusal = d.allow(m, rule, now, r)
 	}
 	if refusal != "" {
+		if m.exc.held == 0 && (refusal == refusedGroup || refusal == refusedCap) {
+			m.exc.held = now
+		}
 		d.refuse(m, Ejected, rule, refusal, now, r)
+		return
+	}
+	if rule.asksGroup() && m.exc.held != 0 && now-m.exc.held >= heldFor {
+		m.ep.score.Store(0)
+		m.ep.runs.Store(0)
+		m.closeExcursion()
 		return
 	}
 	explain := d.explain(m, rule, now)

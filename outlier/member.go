@@ -99,7 +99,8 @@ type excursion struct {
 	conn    uint32 // the first failure's connection
 	sources int    // distinct connections among the failures, counted to 2
 	routes  []RouteCount
-	told    bool // nothing is held back any more
+	told    bool          // nothing is held back any more
+	held    time.Duration // since when it is refused for the sake of the others; 0: it is not
 }
 
 // maxRoutes is how many failing routes of an excursion are told apart.
