@@ -80,8 +80,9 @@ type Config struct {
 	// Panic is the share of usable endpoints below which those that were taken
 	// out are used again, least bad first: default 0.5.
 	Panic float64 `yaml:"panic"`
-	// Headroom lets hard failures exceed MaxOut while the load on each
-	// remaining endpoint stays below this many times its healthy peak: default 2.
+	// Headroom lets hard failures exceed MaxOut while the load on each remaining
+	// endpoint that does not fail so itself stays below this many times its healthy
+	// peak: default 2.
 	Headroom float64 `yaml:"headroom"`
 
 	// RunAny, RunGateway and RunLocal are an extra rule for those who come from a

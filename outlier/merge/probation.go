@@ -63,9 +63,9 @@ func (t *Table) users(e *endpoint, s Scope, now time.Duration) []*reporter {
 }
 
 // firstRate is the attempts per second that an endpoint gets before its first success,
-// and while failures outweigh what succeeded, from f+1 fault domains at least: one or two
-// may be under way when the first is known to have failed, however many sidecars it takes
-// to make so many.
+// and after a failure until the next, from f+1 fault domains at least: one or two may be
+// under way when the first is known to have failed, however many sidecars it takes to
+// make so many.
 const firstRate = 2
 
 // shares gives the test traffic to as many sidecars, at such weights, that the
