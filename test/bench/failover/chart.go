@@ -1,9 +1,11 @@
 package main
 
 import (
+	"cmp"
 	"fmt"
 	"image/color"
 	"math"
+	"slices"
 	"strings"
 )
 
@@ -113,6 +115,7 @@ func (r *report) fleets() *drawing {
 	for i, n := range r.options.proxies {
 		d.text(at(i), 60+height+16, "middle", fmt.Sprint(n, " proxies"))
 	}
+	captions := make([][]caption, len(r.options.proxies))
 	for _, p := range r.options.products {
 		var last *point
 		for i, n := range r.options.proxies {
@@ -121,9 +124,9 @@ func (r *report) fleets() *drawing {
 					m := median(row.of(func(f figures) number { return f.Excess }))
 					here := &point{at(i), high(m)}
 					if last == nil {
-						d.text(at(i)-6, high(m)+4, "end", fmt.Sprintf("%s %.0f", p.name, float64(m)))
+						captions[i] = append(captions[i], caption{high(m) + 4, -6, "end", fmt.Sprintf("%s %.0f", p.name, float64(m))})
 					} else {
-						d.text(at(i)+5, high(m)-3, "start", fmt.Sprintf("%.0f", float64(m)))
+						captions[i] = append(captions[i], caption{high(m) - 3, 5, "start", fmt.Sprintf("%.0f", float64(m))})
 						d.line(last.x, last.y, here.x, here.y, 2, colour(p.name))
 					}
 					last = here
@@ -131,7 +134,28 @@ func (r *report) fleets() *drawing {
 			}
 		}
 	}
+	for i, column := range captions {
+		for _, l := range apart(column) {
+			d.text(at(i)+l.dx, l.y, l.anchor, l.text)
+		}
+	}
 	return d.done(scenario+": excess failed requests over the number of proxies that share the same load, logarithmic", r.small())
+}
+
+// caption is a text beside a point.
+type caption struct {
+	y, dx  float64
+	anchor string
+	text   string
+}
+
+// apart moves captions of one column up, so that none covers another.
+func apart(column []caption) []caption {
+	slices.SortStableFunc(column, func(a, b caption) int { return cmp.Compare(b.y, a.y) })
+	for i := 1; i < len(column); i++ {
+		column[i].y = min(column[i].y, column[i-1].y-14)
+	}
+	return column
 }
 
 // shared are the rows of what every product took part in: a sum over the others would be

@@ -87,3 +87,12 @@ func TestAShapeIsPaintedWhereItIs(t *testing.T) {
 		}
 	}
 }
+
+func TestLabelsOfOneColumnDoNotCoverEachOther(t *testing.T) {
+	column := apart([]caption{{y: 100, text: "a"}, {y: 300, text: "b"}, {y: 101, text: "c"}, {y: 100, text: "d"}})
+	for i, want := range []caption{{y: 300, text: "b"}, {y: 101, text: "c"}, {y: 87, text: "a"}, {y: 73, text: "d"}} {
+		if column[i] != want {
+			t.Errorf("label %d is %+v, want %+v", i, column[i], want)
+		}
+	}
+}
