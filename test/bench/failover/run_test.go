@@ -106,9 +106,11 @@ func TestSomeUsersGiveUpDuringTheFault(t *testing.T) {
 	for _, r := range tr.requests {
 		switch {
 		case r.doomed:
-			aborted++
-			if r.at < 0 || r.at >= set.Fault || r.why == "" {
-				t.Errorf("a user gives up %v after the fault came: %q", r.at, r.why)
+			if r.at < 0 || r.at >= set.Fault {
+				t.Errorf("a user gives up %v after the fault came", r.at)
+			}
+			if r.why != "" { // else this machine stood still, and the answer was there first
+				aborted++
 			}
 		case r.why != "":
 			t.Errorf("a user who waits learns of %q", r.why)
