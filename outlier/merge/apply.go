@@ -477,6 +477,9 @@ func (t *Table) foldCell(e *endpoint, s *staged, now time.Duration) {
 	if s.lastHard > never || s.overdue > 0 || s.state.Out() || d.Timeout > 0 || c.x != nil {
 		x := c.extra()
 		x.lastHard, x.hardStart = max(x.lastHard, s.lastHard), max(x.hardStart, s.hardFrom)
+		if !muted {
+			e.lastHard = max(e.lastHard, x.lastHard)
+		}
 		x.overdue, x.state, x.level = s.overdue, s.state, s.level
 		if s.level == outlier.LevelApp && s.lastHard > never {
 			x.diedAt = max(x.diedAt, s.lastHard)

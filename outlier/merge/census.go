@@ -10,7 +10,6 @@ import (
 // kept true by set: a group in which a thousand endpoints ask to leave and may not
 // would be looked at a thousand times.
 type census struct {
-	t      *Table
 	g      *group
 	step   uint64
 	judged int     // endpoints that do not drain
@@ -29,15 +28,15 @@ type load struct {
 // census gives that of this Step.
 func (t *Table) census(g *group) *census {
 	if g.census == nil || g.census.step != t.steps {
-		g.census = t.count(g)
+		g.census = g.count()
 		g.census.step = t.steps
 	}
 	return g.census
 }
 
 // count takes a census.
-func (t *Table) count(g *group) *census {
-	c := &census{t: t, g: g, judged: g.judged(), views: g.views()}
+func (g *group) count() *census {
+	c := &census{g: g, judged: g.judged(), views: g.views()}
 	for _, view := range c.views {
 		c.out = append(c.out, g.countOut(view))
 	}
@@ -80,13 +79,13 @@ func (c *census) concerned(s Scope) []Scope {
 func (c *census) load(e *endpoint, view Scope, now time.Duration) (left int, each, room float64) {
 	all, known := c.loads[view]
 	if !known {
-		all = c.carried(view, now)
+		all = c.g.load(view, now)
 		if c.loads == nil {
 			c.loads = make(map[Scope]load)
 		}
 		c.loads[view] = all
 	}
-	if !e.leaving() && !c.t.refuses(e, now) {
+	if !e.leaving() && !e.refuses() {
 		all.left--
 		all.peak -= e.peak()
 	}
@@ -97,14 +96,14 @@ func (c *census) load(e *endpoint, view Scope, now time.Duration) (left int, eac
 	return all.left, all.total / n, c.g.service.policy.Outlier.Headroom * all.peak / n
 }
 
-func (c *census) carried(view Scope, now time.Duration) (all load) {
-	for _, o := range c.g.endpoints {
+func (g *group) load(view Scope, now time.Duration) (all load) {
+	for _, o := range g.endpoints {
 		if o.leaving() {
 			continue
 		}
 		o.series.advance(now)
 		all.total += o.settledRate(now)
-		if !o.out(view) && !c.t.refuses(o, now) {
+		if !o.out(view) && !o.refuses() {
 			all.left++
 			all.peak += o.peak()
 		}
@@ -112,15 +111,8 @@ func (c *census) carried(view Scope, now time.Duration) (all load) {
 	return all
 }
 
-// refuses says that the newest that is known of e, but by those who are muted, is a hard
-// failure.
-func (t *Table) refuses(e *endpoint, now time.Duration) bool {
-	good := max(e.lastOK, e.idle.goodAt)
-	return slices.ContainsFunc(e.hot, func(i int32) bool {
-		c := &e.cells[i]
-		return c.x.lastHard > good && !t.slots[c.reporter].domain.muted(now)
-	})
-}
+// refuses says that the newest that is known of e is a hard failure.
+func (e *endpoint) refuses() bool { return e.lastHard > max(e.lastOK, e.idle.goodAt) }
 
 // peak is the largest healthy rate that e is known to have carried.
 func (e *endpoint) peak() float64 { return slices.Max(e.peaks[:]) }

@@ -12,7 +12,7 @@ import (
 )
 
 // plainMayLeave is mayLeave by somebody who looks at the whole group each time.
-func plainMayLeave(t *Table, g *group, e *endpoint, s Scope, hard bool, now time.Duration) bool {
+func plainMayLeave(g *group, e *endpoint, s Scope, hard bool, now time.Duration) bool {
 	n := g.judged()
 	views := []Scope{s}
 	if s == Fleet {
@@ -25,7 +25,7 @@ func plainMayLeave(t *Table, g *group, e *endpoint, s Scope, hard bool, now time
 		case out >= n, !hard:
 			return false
 		default:
-			if left, load, room := plainLoad(t, g, e, view, now); left == 0 || load > room {
+			if left, load, room := plainLoad(g, e, view, now); left == 0 || load > room {
 				return false
 			}
 		}
@@ -33,7 +33,7 @@ func plainMayLeave(t *Table, g *group, e *endpoint, s Scope, hard bool, now time
 	return true
 }
 
-func plainLoad(t *Table, g *group, e *endpoint, view Scope, now time.Duration) (left, load, room float64) {
+func plainLoad(g *group, e *endpoint, view Scope, now time.Duration) (left, load, room float64) {
 	total, peak := 0.0, 0.0
 	for _, o := range g.endpoints {
 		if o.leaving() {
@@ -41,7 +41,7 @@ func plainLoad(t *Table, g *group, e *endpoint, view Scope, now time.Duration) (
 		}
 		o.series.advance(now)
 		total += o.settledRate(now)
-		if o != e && !o.out(view) && !plainRefuses(t, o, now) {
+		if o != e && !o.out(view) && !o.refuses() {
 			left++
 			peak += slices.Max(o.peaks[:])
 		}
@@ -50,16 +50,6 @@ func plainLoad(t *Table, g *group, e *endpoint, view Scope, now time.Duration) (
 		return left, 0, math.Inf(1)
 	}
 	return left, total / left, g.service.policy.Outlier.Headroom * peak / left
-}
-
-func plainRefuses(t *Table, e *endpoint, now time.Duration) bool {
-	newest := never
-	for _, i := range e.hot {
-		if c := e.cells[i]; t.slots[c.reporter].domain.mutedUntil <= now {
-			newest = max(newest, c.x.lastHard)
-		}
-	}
-	return newest > e.lastOK && newest > e.idle.goodAt
 }
 
 func plainBesides(e *endpoint) (others, scored int) {
@@ -91,20 +81,13 @@ func TestACensusTellsWhatALookAtTheWholeGroupWould(t *testing.T) {
 		policy.Outlier.MaxOut, policy.Outlier.Headroom = rng.Float64(), 1+rng.Float64()
 		table.SetService("api", policy, specs, now)
 		g := table.services["api"].groups[0]
-		for i, node := range []string{"a", "b"} {
-			if err := table.Join(Reporter{ID: node, Incarnation: 1, Node: node}, []string{"api"}, now); err != nil {
-				t.Fatal(err)
-			}
-			table.slots[i].domain.mutedUntil = now * time.Duration(2*i) // the second is muted
-		}
 		for _, e := range g.endpoints {
 			e.series.add(now-25*time.Second, now, 100*rng.Float64(), 0)
 			if rng.IntN(3) > 0 {
 				e.peaks[0] = 5 * rng.Float64()
 			}
 			if rng.IntN(3) == 0 {
-				e.cell(rng.Int32N(2)).extra().lastHard = now
-				e.heat(0)
+				e.lastHard = now
 			}
 		}
 		any := func() *endpoint { return g.endpoints[rng.IntN(len(g.endpoints))] }
@@ -128,7 +111,7 @@ func TestACensusTellsWhatALookAtTheWholeGroupWould(t *testing.T) {
 					t.Fatalf("world %d: %d are out for the %v, want %d", world, got, s, want)
 				}
 				got, detail := table.census(g).mayLeave(e, s, hard, now)
-				if want := plainMayLeave(table, g, e, s, hard, now); got != want {
+				if want := plainMayLeave(g, e, s, hard, now); got != want {
 					t.Fatalf("world %d: %s may leave for the %v: %v (%s), want %v", world, e.Key, s, got, detail, want)
 				}
 				if got {
@@ -157,27 +140,49 @@ func TestACensusTellsWhatALookAtTheWholeGroupWould(t *testing.T) {
 // Who hears nothing but refusals sends less: that the few who are left in could carry so
 // little is no reason to leave all but one.
 func TestWhereAllRefuseHalfAreKept(t *testing.T) {
-	f := newFleet(t, mesh{callers: 5, endpoints: 20, rate: 50, base: 0.001, seed: 1})
-	f.run(30 * time.Second)
-	for _, e := range f.targets {
-		e.fault = always(crashed)
+	for _, rate := range []float64{1, 0.2} {
+		f := newFleet(t, mesh{callers: 5, endpoints: 20, rate: 50, base: 0.001, seed: 1})
+		f.run(30 * time.Second)
+		for _, e := range f.targets {
+			e.fault = always(crashed)
+		}
+		f.run(500 * ms)
+		for _, e := range f.targets {
+			e.rate = rate
+		}
+		worst := 0
+		f.until(f.now+40*time.Second, func() bool {
+			out := 0
+			for i := range f.targets {
+				if f.state(i).Out() {
+					out++
+				}
+			}
+			worst = max(worst, out)
+			return false
+		})
+		if worst < 5 || worst > 10 {
+			t.Errorf("%g/s: at most %d of 20 were out at once, want 5 to 10", rate, worst)
+		}
 	}
-	f.run(500 * ms)
-	for _, e := range f.targets {
-		e.rate = 1
+}
+
+func TestWhomNobodyBelievesMakesNoEndpointRefuse(t *testing.T) {
+	f := quickstart(t, 50)
+	f.run(12 * time.Second)
+	f.callers[1].broken = true
+	d := f.table.reporters[f.callers[1].ID].domain
+	if !f.until(f.now+20*time.Second, func() bool { return d.muted(f.now) }) {
+		t.Fatal("not muted")
 	}
-	worst := 0
-	f.until(f.now+40*time.Second, func() bool {
-		out := 0
-		for i := range f.targets {
-			if f.state(i).Out() {
-				out++
+	f.run(12 * time.Second) // the others have told of their successes
+	f.until(f.now+20*time.Second, func() bool {
+		for i, e := range f.targets {
+			if f.table.endpoints[e.Key].refuses() {
+				t.Errorf("endpoint %d refuses, by the word of one who is muted", i)
+				return true
 			}
 		}
-		worst = max(worst, out)
 		return false
 	})
-	if worst < 5 || worst > 10 {
-		t.Errorf("at most %d of 20 were out at once, want 5 to 10", worst)
-	}
 }

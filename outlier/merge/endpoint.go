@@ -34,6 +34,7 @@ type endpoint struct {
 	peaks      [10]float64 // largest healthy rate of each of ten minutes
 	peakMinute int64
 	lastOK     time.Duration // newest success that an unmuted reporter or the own sidecar tells
+	lastHard   time.Duration // newest hard failure that an unmuted reporter tells
 	overAt     time.Duration // newest sign of an OVERLOAD answer
 	wasOut     time.Duration // when measure last found it out; never: it has not
 
@@ -151,7 +152,7 @@ func newEndpoint(spec Endpoint, now time.Duration) *endpoint {
 	e := &endpoint{
 		Endpoint: spec, added: now, index: make(map[int32]int32), errors: outlier.FirstErrorRate,
 		series: newSeries(seriesWidth, seriesLen), latest: newSeries(latestWidth, latestLen),
-		lastOK: never, overAt: never, gatherAt: never, scopeAt: never, restartedAt: never, newAt: never, watched: never, wasOut: never,
+		lastOK: never, lastHard: never, overAt: never, gatherAt: never, scopeAt: never, restartedAt: never, newAt: never, watched: never, wasOut: never,
 	}
 	e.own = own{refused: never, lastOK: never, at: never}
 	e.silence.at = never

@@ -85,7 +85,7 @@ func (t *Table) Held(reporter string, vs []Verdict, now time.Duration) {
 			e.held[h] = append(e.held[h], rep.domain)
 		}
 		if len(e.held[h]) > e.group.service.policy.LeaveOut {
-			if ok, _ := t.count(e.group).mayLeave(e, v.Scope, true, now); ok {
+			if ok, _ := e.group.count().mayLeave(e, v.Scope, true, now); ok {
 				t.restore(e, v, now)
 				t.touch(e)
 			}
