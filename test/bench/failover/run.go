@@ -219,10 +219,10 @@ func (g *generator) through(ctx context.Context, f *fleet, v *service) (*trace, 
 		return nil, err
 	}
 	out.pings = v.pings() - before
-	out.why = f.explain(ctx)
 	if err := v.heal(f); err != nil {
 		return nil, err
 	}
+	out.why = f.explain(ctx) // takes a moment, in which what begins would count as one after the fault
 	if err := f.until(ctx, g.fault.Add(g.Fault+g.After)); err != nil {
 		return nil, err
 	}

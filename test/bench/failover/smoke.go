@@ -11,7 +11,7 @@ import (
 func (o *options) smokeSetting() {
 	o.proxies, o.retries, o.rounds = []int{4}, []bool{false}, 1
 	o.Endpoints, o.Rate, o.Warm, o.Fault, o.After = 10, 1000, 3*time.Second, 4500*time.Millisecond, 0
-	o.Phase = 0                     // no ordering is about what a sweep finds
+	o.Phase = 0                     // no ordering is about when a sweep comes
 	o.late = 500 * time.Millisecond // only failures are counted, and the margins are wide
 	for _, s := range scenarios() {
 		switch s.name {
