@@ -32,11 +32,14 @@ const (
 	partnerLife = 5 * time.Second // how fresh the other's sign of life must be
 	refusalGap  = 10 * time.Second
 	goneFor     = 500 * time.Millisecond // nothing but refusals, until all are gone
-	// heldFor: what the group or a cap has held back for so long must be seen anew once
-	// they let it. Who was in while all were gone would be left when all are back, for
-	// what he could not answer then.
-	heldFor = time.Second
 )
+
+// HeldFor is how long an ejection may have been refused because of how the others do, or for
+// want of room, and still rest on what was seen from the beginning. Beyond, the endpoint may
+// have become well long ago, with so much against it that it takes minutes of successes to
+// make up for, and who was in while all were gone would be left when all are back: it must
+// be seen to fail again.
+const HeldFor = time.Second
 
 // ejectSuspects takes out what the tests have found bad: what is down first,
 // then the highest score first.
@@ -126,10 +129,8 @@ func (d *Detector) judge(m *member, rule Rule, now time.Duration, r *Result) {
 		d.refuse(m, Ejected, rule, refusal, now, r)
 		return
 	}
-	if rule.asksGroup() && m.exc.held != 0 && now-m.exc.held >= heldFor {
-		m.ep.score.Store(0)
-		m.ep.runs.Store(0)
-		m.closeExcursion()
+	if rule.asksGroup() && m.exc.held != 0 && now-m.exc.held >= HeldFor {
+		m.acquit()
 		return
 	}
 	explain := d.explain(m, rule, now)

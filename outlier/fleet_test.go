@@ -477,13 +477,7 @@ func TestWhereAllRefuseTheFleetsHalfIsEnough(t *testing.T) {
 		h.refuse = false
 	}
 	w.run(23 * second)
-	in := 0
-	for _, m := range w.d.members {
-		if !m.out() {
-			in++
-		}
-	}
-	if in != 3 {
+	if in := 6 - w.out(); in != 3 {
 		t.Errorf("%d of 6 are in when all are back, want the 3 that the fleet has not left\n%s", in, w.story())
 	}
 }

@@ -218,10 +218,16 @@ func (m *member) score() int64 { return m.ep.score.Load() }
 // forget begins a new life of the score.
 func (m *member) forget(now time.Duration) {
 	m.ep.settle(now)
+	m.acquit()
+	clear(m.refused)
+}
+
+// acquit drops the evidence. The endpoint lives on: what it costs stays, and attempts that
+// are under way count.
+func (m *member) acquit() {
 	m.ep.score.Store(0)
 	m.ep.runs.Store(0)
 	m.closeExcursion()
-	clear(m.refused)
 }
 
 // closeExcursion ends it. What was held back stays so: it is over.

@@ -231,17 +231,7 @@ func TestOfThreeOneMayGoForItsErrorsAndTwoForBeingDown(t *testing.T) {
 	w.run(20 * second)
 	w.hosts["e00"].errors = 0.6
 	w.hosts["e01"].errors = 0.6
-	w.after = func() {
-		out := 0
-		for _, m := range w.d.members {
-			if m.out() {
-				out++
-			}
-		}
-		if out > 1 {
-			t.Fatalf("at %v %d of 3 are out, want at most 1\n%s", w.now, out, w.story())
-		}
-	}
+	w.atMostOut(1)
 	w.run(40 * second)
 	if w.count(Ejected) == 0 {
 		t.Errorf("two of three at 60 %%: nobody was ejected\n%s", w.story())
@@ -272,17 +262,7 @@ func TestWhereAllRefuseHalfAreKept(t *testing.T) {
 	for _, h := range w.hosts {
 		h.refuse = true
 	}
-	w.after = func() {
-		out := 0
-		for _, m := range w.d.members {
-			if m.out() {
-				out++
-			}
-		}
-		if out > 3 {
-			t.Fatalf("at %v %d of 6 are out, want at most 3\n%s", w.now, out, w.story())
-		}
-	}
+	w.atMostOut(3)
 	w.run(20500 * time.Millisecond)
 	w.load(2, 60*second)
 	w.run(60 * second)

@@ -388,6 +388,25 @@ func (w *world) count(to State) (n int) {
 	return n
 }
 
+// out counts who is out, by local or central belief.
+func (w *world) out() (n int) {
+	for _, m := range w.d.members {
+		if m.out() {
+			n++
+		}
+	}
+	return n
+}
+
+// atMostOut ends the test as soon as more are out.
+func (w *world) atMostOut(most int) {
+	w.after = func() {
+		if n := w.out(); n > most {
+			w.t.Fatalf("at %v %d of %d are out, want at most %d\n%s", w.now, n, len(w.d.members), most, w.story())
+		}
+	}
+}
+
 func (w *world) story() string {
 	var b strings.Builder
 	for _, c := range w.changes {

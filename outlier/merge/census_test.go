@@ -168,13 +168,7 @@ func TestWhereAllRefuseHalfAreKept(t *testing.T) {
 }
 
 func TestWhomNobodyBelievesMakesNoEndpointRefuse(t *testing.T) {
-	f := quickstart(t, 50)
-	f.run(12 * time.Second)
-	f.callers[1].broken = true
-	d := f.table.reporters[f.callers[1].ID].domain
-	if !f.until(f.now+20*time.Second, func() bool { return d.muted(f.now) }) {
-		t.Fatal("not muted")
-	}
+	f, _ := withOneMuted(t)
 	f.run(12 * time.Second) // the others have told of their successes
 	f.until(f.now+20*time.Second, func() bool {
 		for i, e := range f.targets {

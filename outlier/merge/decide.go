@@ -30,11 +30,6 @@ const (
 	// guardedFor one that a guard has stopped.
 	fullFor    = time.Second
 	guardedFor = 100 * time.Millisecond
-	// heldFor is how long a verdict may have been refused because of how the others
-	// do, and still rest on what was seen from the beginning. Beyond, the endpoint may
-	// have become well long ago, with so much against it that it takes minutes of
-	// successes to make up for: it must be seen to fail again.
-	heldFor = time.Second
 	// pollGuarded is how long after a poll a guard may stop a verdict without another
 	// one: it would bring more successes, if anything.
 	pollGuarded = 5 * time.Second
@@ -101,7 +96,7 @@ func (t *Table) decide(g *group, look []*endpoint, now time.Duration) {
 			t.refuse(c, "cap", now)
 			continue
 		}
-		if c.row != nil && c.row.held != never && now-c.row.held >= heldFor {
+		if c.row != nil && c.row.held != never && now-c.row.held >= outlier.HeldFor {
 			c.e.closeRows(Fleet, now)
 			continue
 		}

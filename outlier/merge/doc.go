@@ -117,9 +117,10 @@
 // first success, and after a failure until the next, the endpoint gets two attempts a second
 // from the whole fleet, and nobody whose requests have failed is asked again before others
 // are, or a minute has passed: a test of what is still bad costs one request each of two
-// machines. A machine that alone speaks against it is replaced. An answer ends the wait after a hard verdict, because
-// what refused connections is back when it takes them. What was suspended before it was
-// ejected for anything else has been tried all the while, and waits for as long again.
+// machines. A machine that alone speaks against it is replaced. An answer ends the wait
+// after a hard verdict, because what refused connections is back when it takes them. What
+// was suspended before it was ejected for anything else has been tried all the while, and
+// waits for as long again.
 //
 // An instance that is started again is tested at once, with nothing on its record,
 // unless it has been three times in five minutes. A new instance begins with the rise

@@ -117,7 +117,9 @@ func TestAnEndpointThatMostZonesCannotReachIsOutForAll(t *testing.T) {
 	}
 }
 
-func TestAMuteEndsWhenItsTimeIsOver(t *testing.T) {
+// withOneMuted is a fleet whose second caller is broken, and that domain, which is muted.
+func withOneMuted(t *testing.T) (*fleet, *domain) {
+	t.Helper()
 	f := quickstart(t, 50)
 	f.run(12 * time.Second)
 	f.callers[1].broken = true
@@ -125,6 +127,11 @@ func TestAMuteEndsWhenItsTimeIsOver(t *testing.T) {
 	if !f.until(f.now+20*time.Second, func() bool { return d.muted(f.now) }) {
 		t.Fatal("not muted")
 	}
+	return f, d
+}
+
+func TestAMuteEndsWhenItsTimeIsOver(t *testing.T) {
+	f, d := withOneMuted(t)
 	f.run(30 * time.Second)
 	f.callers[1].broken = false
 	if !f.until(f.now+2*time.Minute, func() bool { return !d.muted(f.now) && d.reason == "" }) {
