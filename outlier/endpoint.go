@@ -451,7 +451,8 @@ func (e *Endpoint) Counts() Counts {
 // Cost is what one more attempt on the endpoint may be expected to cost, in
 // seconds: peak EWMA of the time to headers, times one more than are in
 // flight (Finagle's P2C load metric). It drifts to the group's median while
-// there is no news. Failures are booked so that they do not look fast, and so
+// there is no news; but an answer that has been waited for already takes no less
+// than that. Failures are booked so that they do not look fast, and so
 // that a half-broken endpoint keeps the traffic that shows it up: only a hard
 // failure is booked as a long latency.
 func (e *Endpoint) Cost(now time.Duration) float64 {
@@ -462,7 +463,16 @@ func (e *Endpoint) Cost(now time.Duration) float64 {
 		known, stamp := unpackCost(word)
 		value += (abs32(known) - rest) * decay(costAge(millis(now), stamp))
 	}
-	return float64(value) * float64(1+e.Inflight())
+	n := e.Inflight()
+	if n == 0 {
+		return float64(value)
+	}
+	// Where answers come, those that wait are no news: look only where they do not.
+	_, answered := unspan(e.answer.Load())
+	if answered = max(0, answered); now-answered > time.Duration(value*1e9) {
+		value = max(value, float32(e.ring.waited(answered, now).Seconds()))
+	}
+	return float64(value) * float64(1+n)
 }
 
 // observe adds a latency to the peak EWMA: a peak at once, anything less at

@@ -322,6 +322,25 @@ func TestTheCostOfAnEndpoint(t *testing.T) {
 		{"or else the group's p99", at(func(_ *Endpoint, end func(Class, time.Duration, time.Duration)) {
 			end(Overload, time.Second, ms)
 		}), time.Second, 0.01},
+		{"what is awaited takes no less than it has", at(func(e *Endpoint, end func(Class, time.Duration, time.Duration)) {
+			end(OK, time.Second, ms)
+			e.Start(1100*ms, true)
+			e.Start(1190*ms, true)
+		}), 1200 * ms, 3 * 0.1},
+		{"which is told until it is overdue by far", at(func(e *Endpoint, end func(Class, time.Duration, time.Duration)) {
+			end(OK, time.Second, ms)
+			e.Start(1100*ms, true)
+			e.ring.slot(epoch(1100 * ms)).Store(0)
+			e.ring.old.Store(1)
+		}), 4 * time.Second, 2 * 1.8},
+		{"but says nothing where answers came since", at(func(e *Endpoint, end func(Class, time.Duration, time.Duration)) {
+			e.Start(900*ms, true)
+			end(OK, time.Second, ms)
+		}), 1200 * ms, 2 * 0.001},
+		{"nor does a stream", at(func(e *Endpoint, end func(Class, time.Duration, time.Duration)) {
+			end(OK, time.Second, ms)
+			e.Start(1100*ms, false)
+		}), 1200 * ms, 2 * 0.001},
 	} {
 		if got := tt.e.Cost(tt.now); math.Abs(got-tt.want) > 0.03*tt.want {
 			t.Errorf("%s: %v, want %v", tt.name, got, tt.want)

@@ -82,6 +82,23 @@ func (s *slot) waiting() (n int, part uint32) {
 	return max(0, int(n32)), part
 }
 
+// waited is for how long, at least, an attempt has waited that began after since; 0
+// if none did.
+func (r *ring) waited(since, now time.Duration) time.Duration {
+	cur := epoch(now)
+	first := cur - min(cur, ringOld-1)
+	if r.old.Load() > 0 && since < time.Duration(first)*ringWidth {
+		return now - time.Duration(first)*ringWidth
+	}
+	for at := max(first, epoch(since)); at <= cur; at++ {
+		n, part := r.slot(at).waiting()
+		if latest := time.Duration(at)*ringWidth + time.Duration(part)*ringPart; n > 0 && latest >= since {
+			return max(0, now-latest-ringPart)
+		}
+	}
+	return 0
+}
+
 // moveOld makes room for the next epoch. Only early in an epoch: a hot path whose clock
 // was read a little later may begin the next one while this runs, and its attempts must
 // not be taken for old ones.

@@ -46,6 +46,43 @@ func TestTheAgeOfALoneAttemptIsKnown(t *testing.T) {
 	}
 }
 
+// The ring against a list: the oldest attempt that began after an instant has waited for
+// as long as is told or longer, and no longer where it is alone in its slot.
+func TestHowLongTheOldestHasWaitedAtLeast(t *testing.T) {
+	rng := rand.New(rand.NewPCG(6, 6))
+	exact := 0
+	for range 2000 {
+		var r ring
+		now := 3*time.Second + time.Duration(rng.Int64N(int64(time.Second)))
+		since := now - time.Duration(rng.Int64N(int64(1500*time.Millisecond)))
+		oldest, alone := Never, make(map[uint64]int)
+		for range rng.IntN(4) {
+			began := now - time.Duration(rng.Int64N(int64(1500*time.Millisecond)))
+			r.slot(epoch(began)).enter(uint32(began / ringPart % ringParts))
+			alone[epoch(began)]++
+			if began >= since && (oldest == Never || began < oldest) {
+				oldest = began
+			}
+		}
+		got := r.waited(since, now)
+		switch {
+		case oldest == Never:
+			if got > 0 {
+				t.Fatalf("%v, though none began since", got)
+			}
+		case got > now-oldest:
+			t.Fatalf("%v, want at most %v", got, now-oldest)
+		case alone[epoch(oldest)] == 1 && oldest-since > ringPart:
+			if exact++; now-oldest > ringPart && got < now-oldest-2*ringPart {
+				t.Fatalf("%v, want %v, as it is alone in its slot", got, now-oldest)
+			}
+		}
+	}
+	if exact < 500 {
+		t.Errorf("only %d were alone", exact)
+	}
+}
+
 // The ring against a list: a slot counts who waits in it, and none of them began later
 // than it says.
 func TestNobodyBeganLaterThanItsSlotSays(t *testing.T) {
