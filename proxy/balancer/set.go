@@ -55,6 +55,10 @@ const (
 	// noise is added to each latency, in seconds: what is faster than that
 	// differs by this machine's own doing.
 	noise = 100e-6
+	// least is the chance that the dearer of two has at least, lest nothing be overheard
+	// of it any more: a tenth of a fair part, or one in proportion to its cost if that is
+	// less. While something of it is under way, that will tell.
+	least = 0.05
 )
 
 // NewSet builds a set over the entries, which it copies. Indices returned by
@@ -256,10 +260,10 @@ func (s *Set) compare(i, j int32, d *dice, now time.Duration) int32 {
 	}
 	a, b := s.load(i, now), s.load(j, now)
 	if s.cfg.Policy == P2C && (a.latency > alike*b.latency || b.latency > alike*a.latency) {
-		if ca, cb := a.cost(), b.cost(); d.unit()*(ca+cb) < ca {
-			return j
+		if d.unit() < a.chance(b) {
+			return i
 		}
-		return i
+		return j
 	}
 	if b.inflight < a.inflight {
 		return j
@@ -274,6 +278,23 @@ type load struct {
 }
 
 func (l load) cost() float64 { return l.latency * (l.inflight + 1) }
+
+// chance is that of l to be taken, and not the other.
+func (l load) chance(other load) float64 {
+	if r := other.cost() / l.cost(); r >= 1 {
+		return 1 - other.dearer(r)
+	}
+	return l.dearer(l.cost() / other.cost())
+}
+
+// dearer is the chance of what costs r times as much as the other, r >= 1.
+func (l load) dearer(r float64) float64 {
+	p := 1 / (1 + r*r)
+	if l.inflight == 0 {
+		p = max(p, min(least, 1/(1+r)))
+	}
+	return p
+}
 
 func (s *Set) load(i int32, now time.Duration) load {
 	e := s.entries[i].Stats

@@ -133,8 +133,8 @@ func TestASlowEndpointGetsLessButIsNotStarved(t *testing.T) {
 		{time.Millisecond, 1050 * time.Microsecond, 0.5},
 		{time.Millisecond, 2 * time.Millisecond, 0.5},
 		{10 * time.Microsecond, 90 * time.Microsecond, 0.5},
-		{900 * time.Microsecond, 2900 * time.Microsecond, 0.25},
-		{900 * time.Microsecond, 9900 * time.Microsecond, 1. / 11},
+		{900 * time.Microsecond, 2900 * time.Microsecond, 1. / 10},
+		{900 * time.Microsecond, 9900 * time.Microsecond, 1. / 20},
 	} {
 		es := entries(t, 1, 1)
 		now := time.Minute
@@ -146,6 +146,26 @@ func TestASlowEndpointGetsLessButIsNotStarved(t *testing.T) {
 		t.Run(fmt.Sprint(tt.fast, " ", tt.slow), func(t *testing.T) {
 			wantShares(t, shares(balancer.NewSet(es, balancer.DefaultConfig()), now), []float64{1 - tt.want, tt.want})
 		})
+	}
+}
+
+// TestAnEndpointThatHangsIsLeft: others remember a slow answer or two and look no
+// better by what they cost, but they answer.
+func TestAnEndpointThatHangsIsLeft(t *testing.T) {
+	es := entries(t, 1, 1, 1, 1)
+	now := time.Minute
+	for i, latency := range []time.Duration{time.Millisecond, 20 * time.Millisecond, 10 * time.Millisecond, 20 * time.Millisecond} {
+		a := es[i].Stats.Start(now-latency, true)
+		es[i].Stats.Headers(&a, now)
+		es[i].Stats.End(&a, outlier.Outcome{Class: outlier.OK, Now: now})
+	}
+	es[0].Stats.Start(now, true)
+	set := balancer.NewSet(es, balancer.DefaultConfig())
+	if got := shares(set, now+time.Millisecond)[0]; got < 0.4 {
+		t.Errorf("after 1 ms it gets %.3f of the picks, want nearly half, as it is the fastest", got)
+	}
+	if got := shares(set, now+200*time.Millisecond)[0]; got > 0.005 {
+		t.Errorf("after 200 ms it gets %.3f of the picks, want next to none", got)
 	}
 }
 
