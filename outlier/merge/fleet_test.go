@@ -40,6 +40,7 @@ type fleet struct {
 	deaf     bool // polls and watches are lost
 	stopped  bool // the table's owner is down
 	attempts int
+	tried    func(*target)         // an attempt is made
 	tamper   func(Report) []Report // what the network makes of a report
 	reached  outlier.Level         // how deep probes go; LevelNone: as they should
 	patience time.Duration         // after which users leave; 0: they wait for the timeout
@@ -393,6 +394,9 @@ func (c *caller) next(t *target) {
 func (c *caller) attempt(cell *callerCell) {
 	f := c.f
 	f.attempts++
+	if f.tried != nil {
+		f.tried(cell.target)
+	}
 	e := cell.target.fault(c, f.now)
 	if c.broken {
 		e = cut

@@ -16,6 +16,8 @@ type trial struct {
 	renewed time.Duration
 	chosen  []*reporter
 	turn    int                          // of the trickle: whose is the next
+	pings   int                          // of a suspend, in which they go before requests
+	pinged  bool                         // the newest was answered, or could not be made
 	shut    []*domain                    // replaced: alone against all others
 	results map[*reporter]outlier.Counts // what the reporters tell of the test
 	bases   map[*reporter]outlier.Counts // what they had counted before they took part

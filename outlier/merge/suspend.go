@@ -53,7 +53,7 @@ func (t *Table) suspend(e *endpoint, s Scope, now time.Duration) {
 	rec.hung = e.susp.firstAt - e.susp.first.overdue(e)
 	rec.explain = t.explainCandidate(c, now)
 	t.set(e, rec, outlier.Suspended, outlier.RuleStalled, c.reason, now)
-	t.trickle(e, rec, now)
+	t.tryAgain(e, rec, now)
 	rec.ends = now + t.stands(e, rec.trial)
 }
 
@@ -68,7 +68,7 @@ func (t *Table) keepSuspended(e *endpoint, rec *record, now time.Duration) {
 		t.set(e, rec, outlier.In, outlier.RuleStalled, "it answers again", now)
 		return
 	}
-	t.trickle(e, rec, now)
+	t.tryAgain(e, rec, now)
 	stands := t.stands(e, rec.trial)
 	for _, i := range e.hot {
 		x := e.cells[i].x
@@ -102,6 +102,51 @@ func (t *Table) answered(e *endpoint, s Scope, now time.Duration) time.Duration 
 	return at
 }
 
+// tryAgain finds out whether a suspended endpoint answers: by pings where the application
+// is known to answer these, and by users' requests where it does, or nobody can ask.
+func (t *Table) tryAgain(e *endpoint, rec *record, now time.Duration) {
+	if rec.trial == nil {
+		rec.trial = &trial{renewed: never}
+	}
+	if t.answersPings(e, rec, now) {
+		t.trickle(e, rec, now)
+	}
+}
+
+// answersPings says whether a request may have an answer for all that pings tell, one
+// each trickleGap, of the sidecars in turn. A request that hangs is a user's, a ping is
+// nobody's. But an answer to a ping ends no suspend: a process may answer these and
+// nothing else.
+func (t *Table) answersPings(e *endpoint, rec *record, now time.Duration) bool {
+	if t.pingLevel(e) != outlier.LevelApp {
+		return true
+	}
+	tr := rec.trial
+	if len(rec.orders) > 0 {
+		o := rec.orders[0]
+		if !o.done && now < o.deadline {
+			return tr.pinged
+		}
+		t.news(e, rec.orders, now)
+		tr.pinged = !o.done || o.result == outlier.NotRun || o.result == outlier.ProbeOK
+		if next := o.sent + trickleGap; now < next {
+			t.due(next)
+			return tr.pinged
+		}
+		t.cancel(rec.orders)
+		rec.orders = nil
+	}
+	tr.pings++
+	chosen := t.choose(t.probers(e, string(rec.scope), now), 1, func(r *reporter) uint64 {
+		return hash64(t.seed, "stalled", e.Key.Service, e.Key.Instance, fmt.Sprint(tr.pings), r.ID)
+	})
+	if len(chosen) == 0 || !t.probes.has(now, 1) {
+		return true
+	}
+	rec.orders = []*order{t.order(e, chosen[0], outlier.LevelApp, reasonRecovery, rec.scope, now)}
+	return tr.pinged
+}
+
 // trickle lets a few sidecars go on trying, in turn, so that the endpoint gets one
 // attempt per second from all of them together: each that hangs renews the suspend,
 // and the first that is answered ends it. A turn lasts one second where requests are
@@ -109,9 +154,6 @@ func (t *Table) answered(e *endpoint, s Scope, now time.Duration) time.Duration 
 // may make one attempt: turns overlap then, and there are still no more attempts than
 // sidecars in a cycle.
 func (t *Table) trickle(e *endpoint, rec *record, now time.Duration) {
-	if rec.trial == nil {
-		rec.trial = &trial{renewed: never}
-	}
 	tr := rec.trial
 	if tr.renewed == never || now >= tr.renewed+tr.cycle() {
 		tr.renewed, tr.turn = now, 0

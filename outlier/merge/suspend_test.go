@@ -110,6 +110,7 @@ func TestTheTrickleIsOneAttemptASecondWhoeverMakesIt(t *testing.T) {
 			e := f.table.endpoints[f.targets[2].Key]
 			rec := &e.fleet
 			f.table.set(e, rec, outlier.Suspended, outlier.RuleStalled, "a test", f.now)
+			rec.trial = &trial{renewed: never}
 			rec.hung = never
 			// A share allows one attempt per Trickle for as long as it stands. After 15 s
 			// nobody is asked any more, because nobody reports.
@@ -130,5 +131,71 @@ func TestTheTrickleIsOneAttemptASecondWhoeverMakesIt(t *testing.T) {
 				t.Errorf("rate %v, %d callers: %d sidecars trickle, want %d", rate, callers, len(sidecars), trickleSidecars)
 			}
 		}
+	}
+}
+
+// Where the ping of the application works, none of a user's requests is spent on a
+// process that answers neither; one that answers its pings alone is tried by requests.
+func TestPingsFindOutBeforeRequestsDo(t *testing.T) {
+	p := DefaultPolicy()
+	p.Ping = PingHTTP
+	for _, tt := range []struct {
+		name        string
+		fault       effect
+		least, most int // requests in a minute
+	}{
+		{"it answers nothing", hangs, 0, 0},
+		{"it answers pings", effect{class: outlier.Timeout, probe: outlier.ProbeOK}, 40, 61},
+	} {
+		f := newFleet(t, mesh{callers: 10, endpoints: 6, zones: twoZones, rate: 50, base: 0.001, policy: &p, seed: 5})
+		f.run(30 * time.Second)
+		f.patience = 400 * ms // else their time-outs make it an ejection
+		f.targets[2].fault = always(tt.fault)
+		if !f.until(f.now+5*time.Second, func() bool { return f.state(2) == outlier.Suspended }) {
+			t.Fatalf("%s: not suspended", tt.name)
+		}
+		f.run(time.Second) // until all have heard of it
+		tries := 0
+		asked := len(f.orders)
+		f.tried = func(to *target) {
+			if to == f.targets[2] {
+				tries++
+			}
+		}
+		f.run(time.Minute)
+		if tries < tt.least || tries > tt.most {
+			t.Errorf("%s: %d requests tried it in a minute, want %d to %d", tt.name, tries, tt.least, tt.most)
+		}
+		if pings := len(f.orders) - asked; pings < 40 || pings > 61 {
+			t.Errorf("%s: %d pings in a minute, want one a second", tt.name, pings)
+		}
+		if v := f.verdicts(); len(v) != 1 {
+			t.Errorf("%s: got %s\nwant one suspend that stands", tt.name, describe(v))
+		}
+		f.targets[2].fault = always(works)
+		begin := f.now
+		if !f.until(begin+10*time.Second, func() bool { return f.state(2) == outlier.In }) || f.now-begin > 3*time.Second {
+			t.Errorf("%s: in %v after the end of the hang", tt.name, f.now-begin)
+		}
+	}
+}
+
+// The fleet's probes are used up: nobody can ping, so requests try.
+func TestRequestsTryWhereNobodyCanPing(t *testing.T) {
+	p := DefaultPolicy()
+	p.Ping = PingHTTP
+	f := newFleet(t, mesh{callers: 10, endpoints: 6, zones: twoZones, rate: 50, base: 0.001, policy: &p, seed: 5})
+	f.run(30 * time.Second)
+	e := f.table.endpoints[f.targets[2].Key]
+	rec := &e.fleet
+	f.table.set(e, rec, outlier.Suspended, outlier.RuleStalled, "a test", f.now)
+	if f.table.tryAgain(e, rec, f.now); len(rec.orders) != 1 || len(f.table.out.Shares) != 0 {
+		t.Errorf("%d pings and %d shares, want a ping first", len(rec.orders), len(f.table.out.Shares))
+	}
+	f.table.cancel(rec.orders)
+	rec.orders, rec.trial = nil, nil
+	f.table.probes.take(1e9)
+	if f.table.tryAgain(e, rec, f.now); len(rec.orders) != 0 || len(f.table.out.Shares) != 1 {
+		t.Errorf("%d pings and %d shares, want a share", len(rec.orders), len(f.table.out.Shares))
 	}
 }

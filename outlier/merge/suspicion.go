@@ -250,6 +250,10 @@ func (t *Table) question(e *endpoint, mayAsk bool, now time.Duration) {
 	if len(s.hard)+len(s.stalled) == 0 && !s.active {
 		return
 	}
+	if len(s.hard) == 0 && e.fleet.state == outlier.Suspended {
+		t.endRound(e) // it hangs, as is known
+		return
+	}
 	if s.active && now >= s.replaced+roundGap && t.askedLeft(s) {
 		// Others are asked at once: not more often, for who comes and goes could have
 		// probes made without end.
