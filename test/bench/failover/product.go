@@ -32,6 +32,7 @@ type product struct {
 	tune   func(s *site)
 	counts saying // of what it takes out, by its own word
 	plane  bool   // with Overhear's control plane
+	http1  bool   // what it asks endpoints is a request of HTTP/1.1
 	http2  bool   // many requests share a connection to an endpoint, over HTTP/2
 	// library is a file in products/ where callers do without a proxy, by gRPC's client.
 	library string
@@ -73,6 +74,8 @@ func products() []product {
 	}
 	fleet := sidecar
 	fleet.plane = true
+	checking := fleet
+	checking.http1 = true
 	haproxy := product{config: "haproxy.cfg", http2: true, find: onPath("haproxy"), says: []string{"-v"}, counts: haproxySays, args: func(s site) []string { return []string{"-db", "-f", s.Config} }}
 	rr := func(more func(*site)) func(*site) {
 		return func(s *site) {
@@ -86,6 +89,7 @@ func products() []product {
 	return []product{
 		as(fleet, "overhear", nil),
 		as(fleet, "overhear rr", rr(nil)),
+		as(checking, "overhear checks", func(s *site) { s.Checks = true }),
 		as(sidecar, "overhear alone", nil),
 		as(sidecar, "overhear alone rr", rr(nil)),
 		as(sidecar, "overhear off", func(s *site) { s.Detects = false }),
@@ -115,6 +119,8 @@ func (p product) abstains(s scenario) string {
 	switch {
 	case p.library != "" && s.fault.Body != fakeupstream.Whole:
 		return "an answer that is cut in its body is one of HTTP/1.1, which gRPC takes for a wrong server at once"
+	case p.http1 && (s.rpc || s.streams > 0):
+		return "its ping is a request of HTTP/1.1"
 	case s.rpc && !p.http2:
 		return "it speaks HTTP/1.1 to endpoints"
 	case s.streams > 0 && !p.http2:
