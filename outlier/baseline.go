@@ -165,7 +165,7 @@ func (d *Detector) reconfigure(m *member, w float64, n int) {
 	c := d.confFor(m, w, n)
 	old := m.ep.conf.Load()
 	if old != nil {
-		c.since = old.since
+		c.since, c.early = old.since, old.early
 	}
 	if old != nil && *old == c {
 		return

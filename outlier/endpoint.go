@@ -60,9 +60,14 @@ type conf struct {
 	poison      uint64             // routes whose failures count against nobody
 	routeFails  *[routeSlots]int64 // what a failure on each route is worth; nil: steps.Fail
 	since       time.Duration      // attempts that began before tell of an earlier life: counted, but neither scored nor booked
+	early       *early             // counts these; nil: there was no earlier life
 	sampleMask  uint32             // of every sampleMask+1 OKs one enters the histogram
 	shared      *shared
 }
+
+// early is what attempts came to that ended in a later life of their endpoint than they
+// began in.
+type early struct{ ok, conn, timeout, server atomic.Uint32 }
 
 // shared is what all endpoints of a cluster write into. What is behind a pointer is
 // made when first it is written: of the clusters of a large mesh few are called.
@@ -272,8 +277,11 @@ func (e *Endpoint) End(a *Attempt, o Outcome) (wake bool) {
 }
 
 func (e *Endpoint) endOK(a *Attempt, o Outcome, latency time.Duration, deadlined bool) bool {
-	n := e.n.Add(1)
 	c := e.conf.Load()
+	if c.early != nil && a.start < c.since {
+		c.early.ok.Add(1) // before n: see Fresh
+	}
+	n := e.n.Add(1)
 	for {
 		s := e.score.Load()
 		if s <= 0 || e.score.CompareAndSwap(s, max(0, s+c.steps.OK)) {
@@ -344,6 +352,9 @@ func (e *Endpoint) endFailure(a *Attempt, o Outcome, latency time.Duration) bool
 		c.shared.failed(failureWord(e.slot, o) | failureAside)
 		return e.watched.Load() != 0
 	}
+	if c.early != nil && a.start < c.since {
+		c.early.failed(o.Class) // before n: see Fresh
+	}
 	// n first: a reader that takes the kinds first never sees k > n.
 	e.n.Add(1)
 	switch o.Class {
@@ -376,6 +387,17 @@ func (e *Endpoint) endFailure(a *Attempt, o Outcome, latency time.Duration) bool
 	before := e.charge(c, fail)
 	ran := c.runs != (runs{}) && e.run(c.runs, o)
 	return o.Class == Conn || ran || before < c.h || e.watched.Load() != 0
+}
+
+func (e *early) failed(c Class) {
+	switch c {
+	case Conn:
+		e.conn.Add(1)
+	case Timeout:
+		e.timeout.Add(1)
+	default:
+		e.server.Add(1)
+	}
 }
 
 // failed puts a failure into the ring: the newest win.
@@ -446,6 +468,21 @@ func (e *Endpoint) Counts() Counts {
 	}
 	c.N = e.n.Load()
 	return c
+}
+
+// Fresh reads the counters without the attempts that began in an earlier life of the
+// endpoint, before it was last taken out or let back in. While one of these ends it may
+// be less by that one for a moment, and is never more.
+func (e *Endpoint) Fresh() Counts {
+	c := e.Counts()
+	conf := e.conf.Load()
+	if conf == nil || conf.early == nil {
+		return c
+	}
+	b := conf.early
+	old := Counts{Conn: b.conn.Load(), Timeout: b.timeout.Load(), Server: b.server.Load()}
+	old.N = b.ok.Load() + old.K()
+	return c.Sub(old)
 }
 
 // Cost is what one more attempt on the endpoint may be expected to cost, in
@@ -529,6 +566,9 @@ func (e *Endpoint) settle(now time.Duration) {
 	if c := e.conf.Load(); c != nil { // else it has had no life yet
 		c := *c
 		c.since = now
+		if c.early == nil {
+			c.early = new(early)
+		}
 		e.conf.Store(&c)
 	}
 	e.cost.Store(0)

@@ -447,6 +447,42 @@ func TestManyGoroutinesCountTogether(t *testing.T) {
 	}
 }
 
+func TestWhatBeganInAnEarlierLifeIsNotFresh(t *testing.T) {
+	d := New(DefaultConfig(), rand.New(rand.NewPCG(1, 1)))
+	d.SetMembers([]Member{{ID: "a"}, {ID: "b"}}, 0)
+	e := d.Endpoint("a")
+	classes := []Class{OK, OK, Conn, Timeout, Server}
+	begin := func(now time.Duration) (all []Attempt) {
+		for range classes {
+			all = append(all, e.Start(now, true))
+		}
+		return all
+	}
+	end := func(all []Attempt, now time.Duration) {
+		for i := range all {
+			e.End(&all[i], Outcome{Class: classes[i], Now: now, Level: LevelConnect})
+		}
+	}
+	end(begin(time.Second), time.Second)
+	before, old := e.Fresh(), begin(2*time.Second)
+	if before != e.Counts() {
+		t.Errorf("in its first life: %+v, want %+v", before, e.Counts())
+	}
+	d.Fleet("a", Verdict{State: Probation, Epoch: 1}, 3*time.Second)
+	d.Step(3 * time.Second) // which changes what the hot path goes by
+	end(old, 4*time.Second)
+	if got := e.Fresh().Sub(before); got != (Counts{}) {
+		t.Errorf("of attempts of an earlier life: %+v, want nothing", got)
+	}
+	end(begin(5*time.Second), 5*time.Second)
+	if got, want := e.Fresh().Sub(before), (Counts{N: 5, Conn: 1, Timeout: 1, Server: 1}); got != want {
+		t.Errorf("of this life: %+v, want %+v", got, want)
+	}
+	if got := e.Counts(); got.N != 15 {
+		t.Errorf("in all: %d, want 15", got.N)
+	}
+}
+
 // A Step over 1 000 endpoints: at rest, and while every one of them fails and
 // is refused, which asks all guards about each.
 func BenchmarkStep(b *testing.B) {

@@ -371,11 +371,10 @@ func (t *Table) ready(e *endpoint, s *staged) {
 		return // its reporter is gone
 	}
 	c := &e.cells[s.cell]
-	if c.fresh {
-		r := t.slots[c.reporter]
-		if !c.begin(r, s, t.cfg.AttemptCeiling) {
-			e.rebase(r, s.counts)
-		}
+	r := t.slots[c.reporter]
+	first := c.fresh && !c.begin(r, s, t.cfg.AttemptCeiling)
+	if r.Observes {
+		e.rebase(r, s, first)
 	}
 	low := outlier.PointAt(c.at, c.counts)
 	dn, dk := s.counts.N-low.N, s.counts.K()-low.K

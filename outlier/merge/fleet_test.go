@@ -148,6 +148,7 @@ type mesh struct {
 	base               float64
 	policy             *Policy
 	inbound            bool
+	observes           bool // the callers tell no results of tests
 	seed               uint64
 	node               func(i int) string // of a caller; nil: its own
 }
@@ -182,7 +183,7 @@ func newFleet(tb testing.TB, m mesh) *fleet {
 			node = m.node(i)
 		}
 		c := &caller{
-			f: f, Reporter: Reporter{ID: fmt.Sprintf("caller%03d", i), Incarnation: 1, Principal: fmt.Sprintf("10.0.0.%d", i), Node: node, Zone: zone(i)},
+			f: f, Reporter: Reporter{ID: fmt.Sprintf("caller%03d", i), Incarnation: 1, Principal: fmt.Sprintf("10.0.0.%d", i), Node: node, Zone: zone(i), Observes: m.observes},
 			cells: make(map[Key]*callerCell), tokens: 4, last: -time.Hour, urgentAt: -time.Hour, bystander: i >= m.callers,
 		}
 		f.callers = append(f.callers, c)
@@ -397,6 +398,10 @@ func (c *caller) attempt(cell *callerCell) {
 	if f.tried != nil {
 		f.tried(cell.target)
 	}
+	test := uint64(0)
+	if cell.share > 0 && f.now < cell.shareTill {
+		test = cell.epoch
+	}
 	e := cell.target.fault(c, f.now)
 	if c.broken {
 		e = cut
@@ -427,7 +432,7 @@ func (c *caller) attempt(cell *callerCell) {
 			if answers {
 				class = outlier.OK
 			}
-			c.end(cell, class, start)
+			c.end(cell, class, start, test)
 		}
 		f.at(start+50*ms, wait)
 		return
@@ -435,7 +440,7 @@ func (c *caller) attempt(cell *callerCell) {
 	if e.class == outlier.Conn {
 		cell.level = e.level
 	}
-	c.end(cell, e.class, f.now)
+	c.end(cell, e.class, f.now, test)
 }
 
 const overdueAge = 250 * ms
@@ -443,7 +448,8 @@ const overdueAge = 250 * ms
 // localSteps are those of a sidecar at a base of 1 %.
 var localSteps = outlier.Odds{P0: 0.025, P1: 0.2}.Steps()
 
-func (c *caller) end(cell *callerCell, class outlier.Class, start time.Duration) {
+// end counts an attempt; test is the epoch of the share under which it began, 0: none.
+func (c *caller) end(cell *callerCell, class outlier.Class, start time.Duration, test uint64) {
 	f := c.f
 	count := func(n *outlier.Counts) {
 		n.N++
@@ -457,7 +463,7 @@ func (c *caller) end(cell *callerCell, class outlier.Class, start time.Duration)
 		}
 	}
 	count(&cell.counts)
-	testing := cell.share > 0 && f.now < cell.shareTill
+	testing := test > 0 && test == cell.epoch && !c.Observes
 	if testing {
 		count(&cell.trial)
 	}
@@ -635,7 +641,7 @@ func (c *caller) probe(o ProbeOrder) {
 		f.at(start+took, func() {
 			cell := c.cells[o.Key]
 			cell.level = o.Level
-			c.end(cell, outlier.Conn, start)
+			c.end(cell, outlier.Conn, start, 0)
 		})
 	}
 	level := o.Level

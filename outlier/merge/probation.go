@@ -20,7 +20,7 @@ type trial struct {
 	pinged  bool                         // the newest was answered, or could not be made
 	shut    []*domain                    // replaced: alone against all others
 	results map[*reporter]outlier.Counts // what the reporters tell of the test
-	bases   map[*reporter]outlier.Counts // what they had counted before they took part
+	bases   map[*reporter]*base          // of all who have taken part
 	doubted bool                         // nothing has succeeded since the newest failure, or at all
 	seen    int64                        // successes before that failure
 	against []*domain                    // whose test requests have failed, by more than chance
@@ -34,7 +34,7 @@ type trial struct {
 func newTest(now time.Duration) *trial {
 	return &trial{
 		begun: now, renewed: never, score: outlier.ProbationStart, doubted: true,
-		results: make(map[*reporter]outlier.Counts), bases: make(map[*reporter]outlier.Counts),
+		results: make(map[*reporter]outlier.Counts), bases: make(map[*reporter]*base),
 	}
 }
 
@@ -136,14 +136,37 @@ func (t *Table) shares(e *endpoint, r *record, now time.Duration) {
 		}
 	}
 	tr.chosen = chosen
+	var observers []string
 	for _, c := range chosen {
-		if _, known := tr.bases[c]; !known {
-			tr.bases[c] = t.countsOf(e, c)
+		if tr.bases[c] == nil {
+			tr.bases[c] = &base{counts: t.countsOf(e, c), given: now, until: now + max(baseFor, c.overdue(e))}
+		}
+		if c.Observes {
+			observers = append(observers, c.ID)
 		}
 		t.out.Shares = append(t.out.Shares, Share{Reporter: c.ID, Key: e.Key, Epoch: r.epoch, Weight: weight, For: shareFor})
 	}
+	if len(observers) > 0 { // they tell what they have now, and then soon
+		t.out.Watches = append(t.out.Watches, Watch{Key: e.Key, Reporters: observers, For: shareFor})
+	}
 	t.due(now + shareRenew)
 }
+
+// base is where the test begins for a reporter. One that tells no results of its own
+// ([Reporter.Observes]) has them counted from here. What it tells until then may be of
+// before the share was given: it had not been told of yet, or was outstanding.
+type base struct {
+	counts       outlier.Counts
+	given, until time.Duration
+}
+
+const (
+	// baseFor is how long an observer has to tell what it had counted before its share.
+	baseFor = time.Second
+	// hungFor is how long requests are waited for that hung already when the share was
+	// given: until Envoy's usual timeout. What they come to is no result.
+	hungFor = 15 * time.Second
+)
 
 func (t *Table) countsOf(e *endpoint, r *reporter) outlier.Counts {
 	if i, ok := e.index[r.slot]; ok {
@@ -152,25 +175,33 @@ func (t *Table) countsOf(e *endpoint, r *reporter) outlier.Counts {
 	return outlier.Counts{}
 }
 
-// rebase is for a reporter that had not yet told what it had counted when it was given
-// its share, as after a restart of the table's owner: none of that is of the test.
-func (e *endpoint) rebase(rep *reporter, counts outlier.Counts) {
+// rebase takes in that an observer had counted so much before its test. first: it has
+// just told for the first time what it has counted in all its life, as after a restart of
+// the table's owner.
+func (e *endpoint) rebase(rep *reporter, s *staged, first bool) {
 	for _, r := range e.records() {
 		if r.trial == nil {
 			continue
 		}
-		if _, asked := r.trial.bases[rep]; asked {
-			r.trial.bases[rep] = counts
+		b := r.trial.bases[rep]
+		if b == nil || s.at >= b.until && !first {
+			continue
+		}
+		b.counts = s.counts
+		if s.overdue > 0 && s.at < b.given+rep.overdue(e) { // no test request could be
+			b.until = b.given + hungFor
 		}
 	}
 }
 
-// outcomes is what the test requests of one reporter came to, as far as it has told.
+// outcomes is what the test requests of one reporter came to, as far as it has told. Its
+// ordinary counters have more in them: what it had not told when the test began, and what
+// was outstanding. They stand for the results of those only who tell none.
 func (t *Table) outcomes(e *endpoint, tr *trial, rep *reporter) outlier.Counts {
-	if counts, told := tr.results[rep]; told {
-		return counts
+	if !rep.Observes {
+		return tr.results[rep]
 	}
-	return t.countsOf(e, rep).Sub(tr.bases[rep])
+	return t.countsOf(e, rep).Sub(tr.bases[rep].counts)
 }
 
 // endTrial forgets the shares: they lapse, and count no more as soon as the next

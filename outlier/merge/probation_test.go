@@ -322,3 +322,91 @@ func TestWhatHangsWaitsForItsFirstTestAsLongAsItWasTried(t *testing.T) {
 		t.Errorf("tried for %v, and probed %v after it was ejected, want about as long", tried, wait)
 	}
 }
+
+// retried has an operator take the endpoint out and let it in again, sooner than callers
+// tell of what went well before.
+func (f *fleet) retried(i int) {
+	f.tb.Helper()
+	k := f.targets[i].Key
+	if err := f.table.Override(k, Override{Kind: OverrideEject, Reason: "kernel upgrade", By: "ann"}, f.now); err != nil {
+		f.tb.Fatal(err)
+	}
+	f.stepAt = f.now
+	f.run(500 * ms)
+	if err := f.table.Release(k, f.now); err != nil {
+		f.tb.Fatal(err)
+	}
+	if !f.until(f.now+10*time.Second, func() bool { return f.state(i) == outlier.Probation }) {
+		f.tb.Fatalf("no probation, but %s", f.state(i))
+	}
+}
+
+// What callers tell late, or what ends late, says how the endpoint was before it was out.
+func TestWhatIsToldLateIsNoResultOfAProbation(t *testing.T) {
+	for _, tt := range []struct {
+		name     string
+		class    outlier.Class // of what was outstanding
+		observes bool
+	}{
+		{"successes", outlier.OK, false},
+		{"timeouts", outlier.Timeout, false},
+		{"successes, observers", outlier.OK, true},
+		{"timeouts, observers", outlier.Timeout, true},
+	} {
+		for seed := range uint64(5) {
+			f := newFleet(t, mesh{callers: 6, endpoints: 4, zones: twoZones, rate: 60, observes: tt.observes, seed: 100 + seed})
+			f.run(15 * time.Second)
+			k := f.targets[1].Key
+			if tt.class == outlier.Timeout {
+				for _, c := range f.callers { // else what went well outweighs it
+					c.report(true)
+				}
+			}
+			began := f.now
+			f.retried(1)
+			ends := f.now + 3*time.Second
+			for _, c := range f.callers {
+				c.cells[k].hanging = []time.Duration{began, began, began}
+				c.urgent()
+				f.at(ends, func() {
+					c.cells[k].hanging = nil
+					for range 3 {
+						c.end(c.cells[k], tt.class, began, 0)
+					}
+				})
+			}
+			f.until(ends+12*time.Second, func() bool { // in which all is told
+				for _, c := range f.callers {
+					c.cells[k].shareTill = 0 // it makes no test request
+				}
+				return f.state(1) != outlier.Probation
+			})
+			x, _ := f.table.Explain(k, f.now)
+			if f.state(1) != outlier.Probation || x.Trial == nil || x.Trial.Counts.N > 0 {
+				t.Errorf("%s, seed %d: nobody has tested it, and it is %s: %s", tt.name, seed, f.state(1), x.Reason)
+			}
+		}
+	}
+}
+
+// Who tells no results is judged by what it counts.
+func TestObserversTestWhatComesBack(t *testing.T) {
+	for seed := range uint64(5) {
+		f := newFleet(t, mesh{callers: 6, endpoints: 4, zones: twoZones, rate: 60, observes: true, seed: 200 + seed})
+		f.run(15 * time.Second)
+		f.targets[1].fault = always(errs)
+		if _, ok := f.ejected(1, 10*time.Second); !ok {
+			t.Fatalf("seed %d: errors were not found", seed)
+		}
+		if !f.until(f.now+30*time.Second, func() bool { return f.state(1) == outlier.Probation }) {
+			t.Fatalf("seed %d: no probation, but %s", seed, f.state(1))
+		}
+		if took, ok := f.ejected(1, 10*time.Second); !ok {
+			t.Errorf("seed %d: test requests have failed for %v, and it is %s, want it sent back", seed, took, f.state(1))
+		}
+		f.targets[1].fault = always(works)
+		if !f.until(f.now+time.Minute, func() bool { return f.state(1) == outlier.In }) {
+			t.Errorf("seed %d: well for a minute, and %s, want it in", seed, f.state(1))
+		}
+	}
+}

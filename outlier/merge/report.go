@@ -32,6 +32,10 @@ type Reporter struct {
 	Region      string            `json:"region"`
 	LHM         int               `json:"lhm"` // self-doubt, 0 to 7
 	Labels      map[string]string `json:"labels,omitempty"`
+
+	// Observes says that it only tells what it counts, as an Envoy does. To take part in a
+	// test it is told a weight with the endpoints, and of results it tells none.
+	Observes bool `json:"-"`
 }
 
 // Domain is the fault domain of the reporter: its node if that is known, else its

@@ -30,6 +30,7 @@ type EndpointStatus struct {
 	Change   outlier.Change
 	Refused  outlier.Change
 	Counts   outlier.Counts
+	Fresh    outlier.Counts // of attempts that began since the belief last changed
 	Inflight int
 	// Open and Idle connections.
 	Open, Idle int
@@ -84,7 +85,7 @@ func (c *Cluster) Snapshot() *Snapshot {
 		if e.refused != nil {
 			o.Refused = *e.refused
 		}
-		o.Counts, o.Inflight = e.live.Stats.Counts(), e.live.Stats.Inflight()
+		o.Counts, o.Fresh, o.Inflight = e.live.Stats.Counts(), e.live.Stats.Fresh(), e.live.Stats.Inflight()
 		o.Open, o.Idle = e.live.Open(), e.live.Idle()
 	}
 	return out

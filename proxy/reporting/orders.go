@@ -148,34 +148,41 @@ func (r *Reporter) shareLocked(s merge.Share, now time.Duration) {
 		return
 	}
 	m.Share(s.Key.Instance, s.Epoch, cadence.Weight(s), now+s.For)
-	t := cadence.Lend(r.trials[s.Key], s, now, func() outlier.Counts { return counts(m, s.Key.Instance) })
+	t := cadence.Lend(r.trials[s.Key], s, now, func() outlier.Counts {
+		stands, _ := standing(m, s.Key.Instance)
+		return stands.Counts
+	})
 	if t != nil {
 		r.trials[s.Key] = t
 	}
 	r.movedLocked(r.schedule.WakeShare(now))
 }
 
-// counts are those of an endpoint, now.
-func counts(m *member, id string) outlier.Counts {
+// standing is how an endpoint stands now; false: there is none.
+func standing(m *member, id string) (cadence.Standing, bool) {
 	if s := m.Snapshot(); s != nil {
 		for _, e := range s.Endpoints {
 			if e.ID == id {
-				return e.Counts
+				return cadence.Standing{Epoch: e.Verdict.Epoch, Counts: e.Fresh, Inflight: e.Inflight}, true
 			}
 		}
 	}
-	return outlier.Counts{}
+	return cadence.Standing{}, false
 }
 
 // countTrialsLocked tells what the trials have shown since they began.
 func (r *Reporter) countTrialsLocked(p *plan) {
 	for k, t := range r.trials {
-		m := r.findLocked(k.Service)
-		if m == nil {
+		var stands cadence.Standing
+		m, known := r.findLocked(k.Service), false
+		if m != nil {
+			stands, known = standing(m, k.Instance)
+		}
+		if !known {
 			delete(r.trials, k)
 			continue
 		}
-		since, news, over := t.Count(&p.Turn, counts(m, k.Instance))
+		since, news, over := t.Count(&p.Turn, stands)
 		if news {
 			p.message.Probations = append(p.message.Probations, report.Probation{Key: k, Epoch: t.Epoch, Counts: since})
 		}

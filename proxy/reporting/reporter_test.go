@@ -680,6 +680,50 @@ func TestAShareTellsWhatItHasCounted(t *testing.T) {
 	})
 }
 
+func TestAShareCountsWhatBeginsUnderItHoweverLateItEnds(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, 3)
+		settle()
+		stats := w.stats("api-0")
+		var old [2]outlier.Attempt
+		for i := range old {
+			old[i] = stats.Start(w.clock.Now(), true)
+		}
+		time.Sleep(time.Millisecond)
+		out := spec(0)
+		out.Verdict = outlier.Verdict{State: outlier.Probation, Epoch: 4, Rule: outlier.RuleFast}
+		w.cluster.Update([]cluster.Spec{out, spec(1), spec(2)})
+		time.Sleep(time.Second)
+		w.sink.stream.Share(merge.Share{Key: key(0), Epoch: 4, Weight: 0.5, For: 5 * time.Second})
+		time.Sleep(time.Second)
+		test := stats.Start(w.clock.Now(), true)
+		end := func(a *outlier.Attempt, class outlier.Class) {
+			stats.End(a, outlier.Outcome{Class: class, Now: w.clock.Now()})
+			w.cluster.Wake()
+			time.Sleep(500 * time.Millisecond)
+			synctest.Wait()
+		}
+		told := func() (newest outlier.Counts) {
+			for _, p := range w.sink.probations {
+				if p.Key == key(0) && p.Epoch == 4 {
+					newest = p.Counts
+				}
+			}
+			return newest
+		}
+		end(&old[0], outlier.OK)
+		end(&old[1], outlier.Timeout)
+		if got := told(); got.N > 0 {
+			t.Errorf("of attempts of before it told %+v, want nothing", got)
+		}
+		time.Sleep(10 * time.Second) // the share lapses
+		end(&test, outlier.Timeout)
+		if got := told(); got.N != 1 || got.Timeout != 1 {
+			t.Errorf("of what timed out after its share had lapsed it told %+v, want one timeout", got)
+		}
+	})
+}
+
 func (w *world) count(id string) outlier.Counts {
 	for _, e := range w.cluster.Snapshot().Endpoints {
 		if e.ID == id {

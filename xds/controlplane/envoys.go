@@ -65,16 +65,7 @@ func (r *reporter) envoy() bool {
 
 // foreign says whether a reporter takes no shares over a stream of its own: an Envoy, or a
 // gRPC client that only tells.
-func (r *reporter) foreign() bool {
-	if r.envoy() {
-		return true
-	}
-	if r == nil {
-		return false
-	}
-	stream, ok := r.voice.(*report.Stream)
-	return ok && stream.Observes()
-}
+func (r *reporter) foreign() bool { return r != nil && r.voice.Reporter().Observes }
 
 // addresses is the mesh as those speak of it who know endpoints by their addresses. The
 // loop replaces it when the mesh changes; their streams read it.

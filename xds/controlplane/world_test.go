@@ -33,6 +33,7 @@ import (
 	"github.com/overhear-mesh/overhear/xds/controlplane"
 	"github.com/overhear-mesh/overhear/xds/registry"
 	"github.com/overhear-mesh/overhear/xds/report"
+	"github.com/overhear-mesh/overhear/xds/report/cadence"
 	"github.com/overhear-mesh/overhear/xds/resource"
 )
 
@@ -192,6 +193,7 @@ type sidecar struct {
 	mu        sync.Mutex
 	told      map[string]resource.Endpoints
 	cells     map[string]*merge.Cell // by instance
+	trials    map[merge.Key]*cadence.Trial
 	down      map[string]outlier.ProbeResult
 	probes    []report.Probed
 	polls     []merge.PollAnswer
@@ -210,7 +212,7 @@ func (w *world) sidecar(i int, zone string) *sidecar {
 	w.t.Helper()
 	s := &sidecar{
 		w: w, id: fmt.Sprintf("caller-%d", i), began: time.Now(), told: map[string]resource.Endpoints{},
-		cells: map[string]*merge.Cell{}, down: map[string]outlier.ProbeResult{}, ready: make(chan struct{}, 1), unhealthy: map[string]time.Time{},
+		cells: map[string]*merge.Cell{}, trials: map[merge.Key]*cadence.Trial{}, down: map[string]outlier.ProbeResult{}, ready: make(chan struct{}, 1), unhealthy: map[string]time.Time{},
 	}
 	from := w.net.Host(fmt.Sprintf("10.2.0.%d", i))
 	cc, err := client.Dial([]string{xdsAddr}, client.DialOptions{Dialer: from.Dial})
@@ -451,6 +453,13 @@ func (o source) Build() report.Message {
 	}
 	m.Probes, s.probes = s.probes, nil
 	m.Polls, s.polls = s.polls, nil
+	turn := cadence.Turn{Now: s.now()}
+	for k, trial := range s.trials {
+		stands := cadence.Standing{Epoch: trial.Epoch, Counts: s.countsLocked(k.Instance)}
+		if since, news, _ := trial.Count(&turn, stands); news {
+			m.Probations = append(m.Probations, report.Probation{Key: k, Epoch: trial.Epoch, Counts: since})
+		}
+	}
 	if s.dirty {
 		s.dirty = false
 		m.Report = &merge.Report{}
@@ -488,6 +497,12 @@ func (o source) Handle(orders report.Orders) {
 		}
 		s.polls = append(s.polls, merge.PollAnswer{ID: p.ID, At: now, Cell: cell})
 	}
+	for _, sh := range orders.Shares {
+		trial := cadence.Lend(s.trials[sh.Key], sh, now, func() outlier.Counts { return s.countsLocked(sh.Key.Instance) })
+		if trial != nil {
+			s.trials[sh.Key] = trial
+		}
+	}
 	s.leases = append(s.leases, orders.Leases...)
 	s.weights = append(s.weights, orders.Weights...)
 	s.settings = append(s.settings, orders.Settings...)
@@ -500,6 +515,13 @@ func (o source) Handle(orders report.Orders) {
 }
 
 func (o source) Link(bool) {}
+
+func (s *sidecar) countsLocked(instance string) outlier.Counts {
+	if c := s.cells[instance]; c != nil {
+		return c.Counts
+	}
+	return outlier.Counts{}
+}
 
 // callers are n sidecars, in zones a and b by turns, that were told the endpoints
 // and have joined.

@@ -201,6 +201,6 @@ func reporterOf(node *corev3.Node, principal string, now time.Duration) merge.Re
 	}
 	return merge.Reporter{
 		ID: node.GetId(), Incarnation: uint64(now), Principal: principal, Node: labels["node"],
-		Zone: node.GetLocality().GetZone(), Region: node.GetLocality().GetRegion(), Labels: labels,
+		Zone: node.GetLocality().GetZone(), Region: node.GetLocality().GetRegion(), Labels: labels, Observes: true,
 	}
 }

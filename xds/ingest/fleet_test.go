@@ -26,7 +26,7 @@ func newTable(d directory, envoys int) *merge.Table {
 	}
 	for i := range envoys {
 		id := fmt.Sprintf("envoy-%d", i)
-		if err := table.Join(merge.Reporter{ID: id, Incarnation: 1, Node: id}, []string{"api", "calls"}, 0); err != nil {
+		if err := table.Join(merge.Reporter{ID: id, Incarnation: 1, Node: id, Observes: true}, []string{"api", "calls"}, 0); err != nil {
 			panic(err) // they have nothing in common
 		}
 	}

@@ -185,9 +185,6 @@ func (s *Stream) Reporter() merge.Reporter { return s.reporter }
 // Held are the verdicts that the sidecar knew when the stream began.
 func (s *Stream) Held() []merge.Verdict { return s.hello.Held }
 
-// Observes says that the reporter only tells: [Hello.Observes].
-func (s *Stream) Observes() bool { return s.hello.Observes }
-
 // Own are the instances beside which the sidecar says it stands and that the registry
 // binds to it.
 func (s *Stream) Own() []Own { return s.hello.Own }
@@ -275,6 +272,7 @@ func (s *Stream) greet(up *reportpb.Up) (*decoder, error) {
 	s.reporter = merge.Reporter{
 		ID: hello.Node, Incarnation: incarnation, Principal: s.principal,
 		Node: hello.Labels["node"], Zone: hello.Zone, Region: hello.Region, Labels: hello.Labels,
+		Observes: hello.Observes,
 	}
 	return d, nil
 }

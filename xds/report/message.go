@@ -59,11 +59,12 @@ type Probed struct {
 	Epoch      uint64 // as in the order
 }
 
-// Probation is what a sidecar counted on an endpoint while it held a share.
+// Probation is what the attempts on an endpoint came to that a sidecar began while it
+// held a share, in one probation.
 type Probation struct {
 	Key    merge.Key
 	Epoch  uint64         // of the share
-	Counts outlier.Counts // since the share began
+	Counts outlier.Counts // since its first share began
 }
 
 // Orders are what the control plane had to say at one moment. Instants are of the

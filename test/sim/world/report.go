@@ -207,7 +207,7 @@ func (r *reporter) countTrials(turn *cadence.Turn, m *message) {
 		if r.s.ids[t.endpoint] != t.id {
 			continue
 		}
-		since, news, over := t.Count(turn, r.s.stats[t.endpoint].Counts())
+		since, news, over := t.Count(turn, r.standing(t.endpoint))
 		if news {
 			m.probations = append(m.probations, probation{merge.Key{Service: service, Instance: t.id}, t.Epoch, since})
 		}
@@ -216,6 +216,11 @@ func (r *reporter) countTrials(turn *cadence.Turn, m *message) {
 		}
 	}
 	r.trials = keep
+}
+
+// standing is how an endpoint stands.
+func (r *reporter) standing(i int) cadence.Standing {
+	return cadence.Standing{Epoch: r.s.verdicts[i].Epoch, Counts: r.s.stats[i].Fresh(), Inflight: r.s.stats[i].Inflight()}
 }
 
 // lend takes a share over.
@@ -232,7 +237,7 @@ func (r *reporter) lend(s merge.Share) {
 	if at >= 0 {
 		held = r.trials[at].Trial
 	}
-	switch t := cadence.Lend(held, s, now, r.s.stats[i].Counts); {
+	switch t := cadence.Lend(held, s, now, r.s.stats[i].Fresh); {
 	case t == held:
 	case held != nil:
 		r.trials[at].Trial = t

@@ -193,7 +193,7 @@ func TestWhatIsCalmWaitsForTheSummary(t *testing.T) {
 	}
 }
 
-func TestATrialCountsFromItsBeginningUntilItLapses(t *testing.T) {
+func TestATrialCountsWhatIsBegunUnderItsShares(t *testing.T) {
 	counts := outlier.Counts{N: 100, Server: 50}
 	read := func() outlier.Counts { return counts }
 	order := func(epoch uint64, weight float64, trickle time.Duration) merge.Share {
@@ -205,30 +205,61 @@ func TestATrialCountsFromItsBeginningUntilItLapses(t *testing.T) {
 	if got := cadence.Weight(order(7, 0, 4*time.Second)); got != 0.25 {
 		t.Errorf("one attempt each 4 s: weight %v, want 0.25/s", got)
 	}
+	stands := func(epoch uint64, inflight int) cadence.Standing {
+		return cadence.Standing{Epoch: epoch, Counts: counts, Inflight: inflight}
+	}
 	trial := cadence.Lend(nil, order(7, 0.1, 0), 0, read)
-	counts.N += 2
 	s := cadence.NewSchedule(cadence.DefaultConfig())
-	turn := s.Turn(time.Second)
-	if since, news, over := trial.Count(&turn, counts); since != (outlier.Counts{N: 2}) || !news || over {
+	turn := s.Turn(500 * time.Millisecond)
+	counts.N++
+	if since, _, _ := trial.Count(&turn, stands(6, 0)); since != (outlier.Counts{}) {
+		t.Errorf("before its verdict was held: %+v, want nothing", since)
+	}
+	counts.N += 2
+	turn = s.Turn(time.Second)
+	if since, news, over := trial.Count(&turn, stands(7, 0)); since != (outlier.Counts{N: 2}) || !news || over {
 		t.Errorf("after two successes: %+v, news %v, over %v", since, news, over)
 	}
-	if _, news, _ := trial.Count(&turn, counts); news {
+	if _, news, _ := trial.Count(&turn, stands(7, 0)); news {
 		t.Error("the same was news twice")
 	}
+	counts.N--
+	if since, news, _ := trial.Count(&turn, stands(7, 0)); since.N != 2 || news {
+		t.Errorf("while an attempt of before ends: %+v, news %v", since, news)
+	}
+	counts.N++
 	if renewed := cadence.Lend(trial, order(7, 0.1, 0), 3*time.Second, read); renewed != trial {
 		t.Error("a renewal began anew")
 	}
-	turn = s.Turn(6 * time.Second)
-	if _, _, over := trial.Count(&turn, counts); over {
-		t.Error("it lapsed although it was renewed")
+	counts.N++
+	turn = s.Turn(9 * time.Second)
+	if since, news, over := trial.Count(&turn, stands(7, 1)); since.N != 3 || !news || over {
+		t.Errorf("it has lapsed, and an attempt is outstanding: %+v, news %v, over %v", since, news, over)
 	}
-	if next := cadence.Lend(trial, order(8, 0.1, 0), 6*time.Second, read); next == trial || next.Epoch != 8 {
+	counts.N, counts.Server = counts.N+1, counts.Server+1
+	turn = s.Turn(10 * time.Second)
+	if since, news, _ := trial.Count(&turn, stands(7, 0)); since.N != 4 || since.Server != 1 || !news {
+		t.Errorf("that has failed: %+v, news %v", since, news)
+	}
+	counts.N++
+	turn = s.Turn(11 * time.Second)
+	if since, news, _ := trial.Count(&turn, stands(7, 0)); since.N != 4 || news {
+		t.Errorf("without a share, and with nothing outstanding: %+v, news %v", since, news)
+	}
+	if again := cadence.Lend(trial, order(7, 0.1, 0), 12*time.Second, read); again != trial {
+		t.Error("a later share of the same probation began anew")
+	}
+	counts.N++
+	turn = s.Turn(13 * time.Second)
+	if since, news, _ := trial.Count(&turn, stands(7, 0)); since.N != 5 || !news {
+		t.Errorf("by a later share: %+v, news %v, want one more", since, news)
+	}
+	if next := cadence.Lend(trial, order(8, 0.1, 0), 13*time.Second, read); next == trial || next.Epoch != 8 {
 		t.Error("a trial of a later epoch did not begin anew")
 	}
-	turn = s.Turn(9 * time.Second)
-	counts.Server++
-	if since, _, over := trial.Count(&turn, counts); !over || since.Server != 1 {
-		t.Errorf("at its end: %+v, over %v; want the last news", since, over)
+	counts.N++
+	if _, news, over := trial.Count(&turn, stands(8, 1)); news || !over {
+		t.Errorf("once another verdict is held: news %v, over %v", news, over)
 	}
 }
 
