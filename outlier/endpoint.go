@@ -486,13 +486,20 @@ func (e *Endpoint) Fresh() Counts {
 }
 
 // Cost is what one more attempt on the endpoint may be expected to cost, in
-// seconds: peak EWMA of the time to headers, times one more than are in
-// flight (Finagle's P2C load metric). It drifts to the group's median while
-// there is no news; but an answer that has been waited for already takes no less
-// than that. Failures are booked so that they do not look fast, and so
-// that a half-broken endpoint keeps the traffic that shows it up: only a hard
-// failure is booked as a long latency.
+// seconds: Latency times one more than are in flight (Finagle's P2C load metric).
 func (e *Endpoint) Cost(now time.Duration) float64 {
+	n := e.Inflight()
+	latency, _ := e.Latency(now, n)
+	return latency * float64(1+n)
+}
+
+// Latency is how long headers may be expected to take, in seconds, where so many
+// attempts are in flight: peak EWMA. It drifts to the group's median while
+// there is no news. Failures are booked so that they do not look fast, and so
+// that a half-broken endpoint keeps the traffic that shows it up: only a hard
+// failure is booked as a long latency. If nothing has been answered for longer
+// than that, it is what an attempt has waited already, and awaited.
+func (e *Endpoint) Latency(now time.Duration, inflight int) (seconds float64, awaited bool) {
 	c := e.conf.Load()
 	rest := float32(c.p50.Seconds())
 	value := rest
@@ -500,16 +507,15 @@ func (e *Endpoint) Cost(now time.Duration) float64 {
 		known, stamp := unpackCost(word)
 		value += (abs32(known) - rest) * decay(costAge(millis(now), stamp))
 	}
-	n := e.Inflight()
-	if n == 0 {
-		return float64(value)
+	if inflight > 0 {
+		_, answered := unspan(e.answer.Load())
+		if answered = max(0, answered); now-answered > time.Duration(value*1e9) {
+			if waited := float32(e.ring.waited(answered, now).Seconds()); waited > value {
+				return float64(waited), true
+			}
+		}
 	}
-	// Where answers come, those that wait are no news: look only where they do not.
-	_, answered := unspan(e.answer.Load())
-	if answered = max(0, answered); now-answered > time.Duration(value*1e9) {
-		value = max(value, float32(e.ring.waited(answered, now).Seconds()))
-	}
-	return float64(value) * float64(1+n)
+	return float64(value), false
 }
 
 // observe adds a latency to the peak EWMA: a peak at once, anything less at

@@ -327,12 +327,6 @@ func TestTheCostOfAnEndpoint(t *testing.T) {
 			e.Start(1100*ms, true)
 			e.Start(1190*ms, true)
 		}), 1200 * ms, 3 * 0.1},
-		{"which is told until it is overdue by far", at(func(e *Endpoint, end func(Class, time.Duration, time.Duration)) {
-			end(OK, time.Second, ms)
-			e.Start(1100*ms, true)
-			e.ring.slot(epoch(1100 * ms)).Store(0)
-			e.ring.old.Store(1)
-		}), 4 * time.Second, 2 * 1.8},
 		{"but says nothing where answers came since", at(func(e *Endpoint, end func(Class, time.Duration, time.Duration)) {
 			e.Start(900*ms, true)
 			end(OK, time.Second, ms)

@@ -83,13 +83,10 @@ func (s *slot) waiting() (n int, part uint32) {
 }
 
 // waited is for how long, at least, an attempt has waited that began after since; 0
-// if none did.
+// if none did, or longer ago than attempts are told apart.
 func (r *ring) waited(since, now time.Duration) time.Duration {
 	cur := epoch(now)
 	first := cur - min(cur, ringOld-1)
-	if r.old.Load() > 0 && since < time.Duration(first)*ringWidth {
-		return now - time.Duration(first)*ringWidth
-	}
 	for at := max(first, epoch(since)); at <= cur; at++ {
 		n, part := r.slot(at).waiting()
 		if latest := time.Duration(at)*ringWidth + time.Duration(part)*ringPart; n > 0 && latest >= since {

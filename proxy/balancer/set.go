@@ -56,9 +56,9 @@ const (
 	// differs by this machine's own doing.
 	noise = 100e-6
 	// least is the chance that the dearer of two has at least, lest nothing be overheard
-	// of it any more: a tenth of a fair part, or one in proportion to its cost if that is
-	// less. While something of it is under way, that will tell.
-	least = 0.05
+	// of it any more: a sixth of a fair part, or one in proportion to its cost if that is
+	// less. One whose answers are awaited will tell by these.
+	least = 0.08
 )
 
 // NewSet builds a set over the entries, which it copies. Indices returned by
@@ -274,6 +274,7 @@ func (s *Set) compare(i, j int32, d *dice, now time.Duration) int32 {
 // load is what an endpoint in full service carries.
 type load struct {
 	latency  float64 // seconds
+	awaited  bool    // see [outlier.Endpoint.Latency]
 	inflight float64 // requests, for its weight
 }
 
@@ -290,7 +291,7 @@ func (l load) chance(other load) float64 {
 // dearer is the chance of what costs r times as much as the other, r >= 1.
 func (l load) dearer(r float64) float64 {
 	p := 1 / (1 + r*r)
-	if l.inflight == 0 {
+	if !l.awaited {
 		p = max(p, min(least, 1/(1+r)))
 	}
 	return p
@@ -298,8 +299,9 @@ func (l load) dearer(r float64) float64 {
 
 func (s *Set) load(i int32, now time.Duration) load {
 	e := s.entries[i].Stats
-	n := float64(e.Inflight())
-	l := load{latency: e.Cost(now)/(n+1) + noise, inflight: n}
+	n := e.Inflight()
+	latency, awaited := e.Latency(now, n)
+	l := load{latency: latency + noise, awaited: awaited, inflight: float64(n)}
 	if s.uneven != nil {
 		l.inflight *= s.uneven[i]
 	}

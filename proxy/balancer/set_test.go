@@ -134,7 +134,7 @@ func TestASlowEndpointGetsLessButIsNotStarved(t *testing.T) {
 		{time.Millisecond, 2 * time.Millisecond, 0.5},
 		{10 * time.Microsecond, 90 * time.Microsecond, 0.5},
 		{900 * time.Microsecond, 2900 * time.Microsecond, 1. / 10},
-		{900 * time.Microsecond, 9900 * time.Microsecond, 1. / 20},
+		{900 * time.Microsecond, 9900 * time.Microsecond, 0.08},
 	} {
 		es := entries(t, 1, 1)
 		now := time.Minute
@@ -167,6 +167,19 @@ func TestAnEndpointThatHangsIsLeft(t *testing.T) {
 	if got := shares(set, now+200*time.Millisecond)[0]; got > 0.005 {
 		t.Errorf("after 200 ms it gets %.3f of the picks, want next to none", got)
 	}
+}
+
+// TestStreamsStarveNobody: they are under way and tell nothing.
+func TestStreamsStarveNobody(t *testing.T) {
+	es := entries(t, 1, 1)
+	now := time.Minute
+	for i, latency := range []time.Duration{900 * time.Microsecond, 9900 * time.Microsecond} {
+		es[i].Stats.Start(now-time.Second, false)
+		a := es[i].Stats.Start(now-latency, true)
+		es[i].Stats.Headers(&a, now)
+		es[i].Stats.End(&a, outlier.Outcome{Class: outlier.OK, Now: now})
+	}
+	wantShares(t, shares(balancer.NewSet(es, balancer.DefaultConfig()), now), []float64{0.92, 0.08})
 }
 
 // TestUnequalWeightsHoldUnderLoad runs a closed loop in which every request takes
