@@ -270,6 +270,27 @@ func TestWithoutAControlPlaneWhatItLeftOutComesBackByItself(t *testing.T) {
 	}
 }
 
+// What is suspended is pinged each second, and all of these hang: that is known, and no
+// evidence for an ejection. One that is refused is news.
+func TestPingsOfWhatIsSuspendedCountForNothing(t *testing.T) {
+	w := newWorld(t, 4, 1)
+	w.run(second)
+	count := func(result ProbeResult) uint32 {
+		before := w.d.Endpoint("e01").Counts().N
+		w.d.Probed("e01", LevelApp, result, w.now, w.now)
+		return w.d.Endpoint("e01").Counts().N - before
+	}
+	for i, tt := range []struct {
+		state State
+		want  [3]uint32
+	}{{In, [3]uint32{1, 1, 1}}, {Suspended, [3]uint32{0, 0, 1}}} {
+		w.d.Fleet("e01", Verdict{State: tt.state, Epoch: uint64(i + 1), Rule: RuleStalled}, w.now)
+		if got := [3]uint32{count(TimedOut), count(Unhealthy), count(Refused)}; got != tt.want {
+			t.Errorf("%v: a time-out, a bad and a refused ping count as %v attempts, want %v", tt.state, got, tt.want)
+		}
+	}
+}
+
 func TestAnUpdateKeepsIdentityAndRemovalForgetsAll(t *testing.T) {
 	w := newWorld(t, 4, 1)
 	w.load(100, 100*second)

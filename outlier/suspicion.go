@@ -147,7 +147,9 @@ func (d *Detector) Probed(id string, level Level, res ProbeResult, start, end ti
 		d.recoveryProbed(m, res, end)
 		return
 	}
-	d.countProbe(m, res, start, end)
+	if m.fleet.state() != Suspended || res.Hard() { // else it is known, and no evidence for more
+		d.countProbe(m, res, start, end)
+	}
 	m.suspect.probed(level, res, start, end)
 	if res == ProbeOK && level == LevelApp && m.record.state == Suspended {
 		m.ep.answered(start, end)

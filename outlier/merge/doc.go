@@ -57,10 +57,10 @@
 // moment, the endpoint is suspended. Three reporters go on trying it in turn, one
 // attempt per second in all; each that hangs renews the suspend, and the first that is
 // answered ends it. Where the ping of the application is known to work, one a second goes
-// first, and no attempt is made until one is answered. The table remembers the longest
-// pause that ended by itself in the last ten minutes and suspends for none that is not
-// half as long again, up to 1.75 s: a process that stands still to collect garbage is
-// suspended once, and its like not
+// first, and until one is answered there is an attempt in eight seconds. The table
+// remembers the longest pause that ended by itself in the last ten minutes and suspends
+// for none that is not half as long again, up to 1.75 s: a process that stands still to
+// collect garbage is suspended once, and its like not
 // again. The first such pause looks like a hang in every respect, within the time in
 // which a hang is to be found. To be wrong about it is cheap: nobody has an answer
 // meanwhile, nothing goes on the record, and traffic is back with the first answer.

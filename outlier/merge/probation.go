@@ -17,6 +17,7 @@ type trial struct {
 	chosen  []*reporter
 	turn    int                          // of the trickle: whose is the next
 	pings   int                          // of a suspend, in which they go before requests
+	tried   int                          // how many there were when requests last tried
 	pinged  bool                         // the newest was answered, or could not be made
 	shut    []*domain                    // replaced: alone against all others
 	results map[*reporter]outlier.Counts // what the reporters tell of the test
@@ -158,6 +159,7 @@ func (t *Table) shares(e *endpoint, r *record, now time.Duration) {
 type base struct {
 	counts       outlier.Counts
 	given, until time.Duration
+	told         bool // since it was given
 }
 
 const (
@@ -179,15 +181,18 @@ func (t *Table) countsOf(e *endpoint, r *reporter) outlier.Counts {
 // just told for the first time what it has counted in all its life, as after a restart of
 // the table's owner.
 func (e *endpoint) rebase(rep *reporter, s *staged, first bool) {
-	for _, r := range e.records() {
-		if r.trial == nil {
-			continue
-		}
-		b := r.trial.bases[rep]
-		if b == nil || s.at >= b.until && !first {
-			continue
-		}
-		b.counts = s.counts
+	e.fleet.rebase(e, rep, s, first)
+	for _, z := range e.zones {
+		z.rec.rebase(e, rep, s, first)
+	}
+}
+
+func (r *record) rebase(e *endpoint, rep *reporter, s *staged, first bool) {
+	if r.trial == nil {
+		return
+	}
+	if b := r.trial.bases[rep]; b != nil && (first || !b.told || s.at < b.until) {
+		b.counts, b.told = s.counts, b.told || s.at >= b.given
 		if s.overdue > 0 && s.at < b.given+rep.overdue(e) { // no test request could be
 			b.until = b.given + hungFor
 		}

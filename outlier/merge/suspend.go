@@ -54,7 +54,7 @@ func (t *Table) suspend(e *endpoint, s Scope, now time.Duration) {
 	rec.explain = t.explainCandidate(c, now)
 	t.set(e, rec, outlier.Suspended, outlier.RuleStalled, c.reason, now)
 	t.tryAgain(e, rec, now)
-	rec.ends = now + t.stands(e, rec.trial)
+	rec.ends = now + t.stands(e, rec, now)
 }
 
 // keepSuspended renews or ends a suspend. The first answer ends it; so does the
@@ -69,7 +69,7 @@ func (t *Table) keepSuspended(e *endpoint, rec *record, now time.Duration) {
 		return
 	}
 	t.tryAgain(e, rec, now)
-	stands := t.stands(e, rec.trial)
+	stands := t.stands(e, rec, now)
 	for _, i := range e.hot {
 		x := e.cells[i].x
 		stalled := x.overdueAt
@@ -102,40 +102,60 @@ func (t *Table) answered(e *endpoint, s Scope, now time.Duration) time.Duration 
 	return at
 }
 
-// tryAgain finds out whether a suspended endpoint answers: by pings where the application
-// is known to answer these, and by users' requests where it does, or nobody can ask.
+// tryAgain finds out whether a suspended endpoint answers: by requests, and where the
+// application is known to answer pings by these first.
 func (t *Table) tryAgain(e *endpoint, rec *record, now time.Duration) {
 	if rec.trial == nil {
 		rec.trial = &trial{renewed: never}
 	}
-	if t.answersPings(e, rec, now) {
+	tr := rec.trial
+	switch {
+	case t.answersPings(e, rec, now):
+		t.trickle(e, rec, now)
+		return
+	case tr.pings >= tr.tried+pingsPerTry:
+		tr.tried = tr.pings
 		t.trickle(e, rec, now)
 	}
+	tr.renewed = never
 }
+
+// pingsPerTry is after how many pings requests try an endpoint although none was answered:
+// who pings may be broken, and so may be what answers pings.
+const pingsPerTry = 8
 
 // answersPings says whether a request may have an answer for all that pings tell, one
 // each trickleGap, of the sidecars in turn. A request that hangs is a user's, a ping is
 // nobody's. But an answer to a ping ends no suspend: a process may answer these and
 // nothing else.
 func (t *Table) answersPings(e *endpoint, rec *record, now time.Duration) bool {
-	if t.pingLevel(e) != outlier.LevelApp {
-		return true
-	}
-	tr := rec.trial
-	if len(rec.orders) > 0 {
-		o := rec.orders[0]
-		if !o.done && now < o.deadline {
-			return tr.pinged
-		}
-		t.news(e, rec.orders, now)
-		tr.pinged = !o.done || o.result == outlier.NotRun || o.result == outlier.ProbeOK
-		if next := o.sent + trickleGap; now < next {
-			t.due(next)
-			return tr.pinged
-		}
+	policy := &e.group.service.policy
+	if kind := e.group.service.ping.kind(policy.Ping); kind != PingHTTP && kind != PingGRPC {
 		t.cancel(rec.orders)
 		rec.orders = nil
+		return true
 	}
+	tr, next := rec.trial, rec.since+trickleGap
+	if len(rec.orders) > 0 {
+		o := rec.orders[0]
+		next = o.sent + trickleGap
+		switch {
+		case o.done:
+			t.news(e, rec.orders, now)
+			// What answers that it is ill does answer.
+			tr.pinged = o.result != outlier.TimedOut && !o.result.Hard()
+		case now < o.deadline:
+			return tr.pinged
+		default:
+			tr.pinged = true // whoever was asked is gone
+		}
+	}
+	if now < next {
+		t.due(next)
+		return tr.pinged
+	}
+	t.cancel(rec.orders)
+	rec.orders = nil
 	tr.pings++
 	chosen := t.choose(t.probers(e, string(rec.scope), now), 1, func(r *reporter) uint64 {
 		return hash64(t.seed, "stalled", e.Key.Service, e.Key.Instance, fmt.Sprint(tr.pings), r.ID)
@@ -199,9 +219,13 @@ func (tr *trial) cycle() time.Duration { return time.Duration(max(len(tr.chosen)
 // stands is how long a sign of a stall holds: until the trickle, if the stall goes
 // on, must have shown the next. An attempt is made by chance, and is overdue after
 // the reporter's own D_over.
-func (t *Table) stands(e *endpoint, tr *trial) time.Duration {
+func (t *Table) stands(e *endpoint, rec *record, now time.Duration) time.Duration {
 	rate, overdue := 0.0, time.Duration(0)
-	for _, r := range tr.chosen {
+	list := rec.trial.chosen
+	if rec.trial.renewed == never { // pings are not answered
+		list = t.tricklers(e, rec.scope, now)
+	}
+	for _, r := range list {
 		rate += t.fairRate(e, r)
 		overdue = max(overdue, r.overdue(e))
 	}

@@ -134,8 +134,8 @@ func TestTheTrickleIsOneAttemptASecondWhoeverMakesIt(t *testing.T) {
 	}
 }
 
-// Where the ping of the application works, none of a user's requests is spent on a
-// process that answers neither; one that answers its pings alone is tried by requests.
+// Where the ping of the application works, one in eight seconds of users' requests is spent
+// on a process that answers neither; one that answers its pings alone is tried by requests.
 func TestPingsFindOutBeforeRequestsDo(t *testing.T) {
 	p := DefaultPolicy()
 	p.Ping = PingHTTP
@@ -144,8 +144,9 @@ func TestPingsFindOutBeforeRequestsDo(t *testing.T) {
 		fault       effect
 		least, most int // requests in a minute
 	}{
-		{"it answers nothing", hangs, 0, 0},
+		{"it answers nothing", hangs, 5, 8},
 		{"it answers pings", effect{class: outlier.Timeout, probe: outlier.ProbeOK}, 40, 61},
+		{"it says that it is ill", effect{class: outlier.Timeout, probe: outlier.Unhealthy}, 40, 61},
 	} {
 		f := newFleet(t, mesh{callers: 10, endpoints: 6, zones: twoZones, rate: 50, base: 0.001, policy: &p, seed: 5})
 		f.run(30 * time.Second)
@@ -154,9 +155,8 @@ func TestPingsFindOutBeforeRequestsDo(t *testing.T) {
 		if !f.until(f.now+5*time.Second, func() bool { return f.state(2) == outlier.Suspended }) {
 			t.Fatalf("%s: not suspended", tt.name)
 		}
-		f.run(time.Second) // until all have heard of it
-		tries := 0
-		asked := len(f.orders)
+		f.run(500 * ms) // until all have heard of it
+		tries, asked := 0, len(f.orders)
 		f.tried = func(to *target) {
 			if to == f.targets[2] {
 				tries++
@@ -180,6 +180,31 @@ func TestPingsFindOutBeforeRequestsDo(t *testing.T) {
 	}
 }
 
+// Whoever can ping may be cut off from an endpoint, and so may what answers pings within
+// it: requests that are answered end the suspend all the same.
+func TestPingsAloneKeepNobodyOut(t *testing.T) {
+	p := DefaultPolicy()
+	p.Ping = PingHTTP
+	for name, after := range map[string]effect{
+		"pings hang":    {class: outlier.OK, probe: outlier.TimedOut},
+		"pings say ill": {class: outlier.OK, probe: outlier.Unhealthy},
+	} {
+		f := newFleet(t, mesh{callers: 10, endpoints: 6, zones: twoZones, rate: 50, base: 0.001, policy: &p, seed: 5})
+		f.run(30 * time.Second)
+		f.patience = 400 * ms
+		f.targets[2].fault = always(hangs)
+		if !f.until(f.now+5*time.Second, func() bool { return f.state(2) == outlier.Suspended }) {
+			t.Fatalf("%s: not suspended", name)
+		}
+		f.run(3 * time.Second)
+		f.targets[2].fault = always(after)
+		begin := f.now
+		if !f.until(begin+20*time.Second, func() bool { return f.state(2) == outlier.In }) {
+			t.Errorf("%s: %v after %v in which requests would have been answered", name, f.state(2), f.now-begin)
+		}
+	}
+}
+
 // The fleet's probes are used up: nobody can ping, so requests try.
 func TestRequestsTryWhereNobodyCanPing(t *testing.T) {
 	p := DefaultPolicy()
@@ -188,7 +213,7 @@ func TestRequestsTryWhereNobodyCanPing(t *testing.T) {
 	f.run(30 * time.Second)
 	e := f.table.endpoints[f.targets[2].Key]
 	rec := &e.fleet
-	f.table.set(e, rec, outlier.Suspended, outlier.RuleStalled, "a test", f.now)
+	f.table.set(e, rec, outlier.Suspended, outlier.RuleStalled, "a test", f.now-trickleGap)
 	if f.table.tryAgain(e, rec, f.now); len(rec.orders) != 1 || len(f.table.out.Shares) != 0 {
 		t.Errorf("%d pings and %d shares, want a ping first", len(rec.orders), len(f.table.out.Shares))
 	}
