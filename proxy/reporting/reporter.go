@@ -301,7 +301,9 @@ func (s source) Hello() report.Hello {
 	r.results = nil
 	r.asked.Forget()
 	clear(r.leases)
-	clear(r.trials)
+	for _, t := range r.trials {
+		t.Retell()
+	}
 	for _, o := range r.own {
 		h.Own = append(h.Own, report.Own{Key: o.Key, Age: now})
 	}

@@ -75,7 +75,10 @@ func (r *reporter) hello() {
 	clear(r.told)
 	clear(r.watches)
 	r.totals = cadence.Totals{}
-	r.results, r.polls, r.trials, r.watching = nil, nil, nil, 0
+	r.results, r.polls, r.watching = nil, nil, 0
+	for _, t := range r.trials {
+		t.Retell()
+	}
 	clear(r.s.orderOf)
 	r.topic.Rename()
 	r.schedule.Begin(r.id(), r.w.now)

@@ -254,12 +254,29 @@ func TestATrialCountsWhatIsBegunUnderItsShares(t *testing.T) {
 	if since, news, _ := trial.Count(&turn, stands(7, 0)); since.N != 5 || !news {
 		t.Errorf("by a later share: %+v, news %v, want one more", since, news)
 	}
+	trial.Retell()
+	if since, news, _ := trial.Count(&turn, stands(7, 0)); since.N != 5 || !news {
+		t.Errorf("on another stream: %+v, news %v, want all again", since, news)
+	}
+	counts.N, counts.Timeout = counts.N+1, counts.Timeout-1
+	if since, news, _ := trial.Count(&turn, stands(7, 0)); since.N != 5 || since.Timeout != 0 || news {
+		t.Errorf("while a time-out of before ends: %+v, news %v", since, news)
+	}
+	counts.N, counts.Timeout = counts.N-1, counts.Timeout+1
 	if next := cadence.Lend(trial, order(8, 0.1, 0), 13*time.Second, read); next == trial || next.Epoch != 8 {
 		t.Error("a trial of a later epoch did not begin anew")
 	}
 	counts.N++
 	if _, news, over := trial.Count(&turn, stands(8, 1)); news || !over {
 		t.Errorf("once another verdict is held: news %v, over %v", news, over)
+	}
+	lapsed := cadence.Lend(nil, order(8, 0.1, 0), 0, read)
+	lapsed.Count(&turn, stands(8, 0))
+	if _, _, over := lapsed.Count(&turn, stands(8, 0)); over {
+		t.Error("a trial whose share has lapsed was over, while its probation lasts")
+	}
+	if _, _, over := lapsed.Count(&turn, stands(0, 0)); !over {
+		t.Error("a trial whose share has lapsed was not over when the endpoint was in")
 	}
 }
 

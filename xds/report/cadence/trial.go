@@ -17,6 +17,7 @@ type Trial struct {
 	base  outlier.Counts // when it began
 	told  outlier.Counts // since then
 	rests bool           // the share has lapsed, and nothing is outstanding
+	anew  bool           // whoever was told has gone
 }
 
 // Standing is how the endpoint of a trial stands.
@@ -52,21 +53,26 @@ func Lend(held *Trial, s merge.Share, now time.Duration, counts func() outlier.C
 	return held
 }
 
+// Retell has Count tell all again: it is another stream.
+func (t *Trial) Retell() { t.anew = true }
+
 // Count compares how the endpoint stands with the last turn. News are to be told at
 // once; over: the probation has ended.
 func (t *Trial) Count(turn *Turn, s Standing) (since outlier.Counts, news, over bool) {
+	news, t.anew = t.anew && t.told != (outlier.Counts{}), false
 	switch {
 	case s.Epoch > t.Epoch:
 		return t.told, false, true
 	case t.rests:
-		return t.told, false, false
+		return t.told, news, s.Epoch < t.Epoch
 	case s.Epoch < t.Epoch: // a share counts for nothing before its verdict is held
 		t.base = s.Counts.Sub(t.told)
 	}
-	if since = s.Counts.Sub(t.base); int32(since.N-t.told.N) < 0 {
+	since = s.Counts.Sub(t.base)
+	if c := since.Sub(t.told); int32(c.N) < 0 || int32(c.Conn) < 0 || int32(c.Timeout) < 0 || int32(c.Server) < 0 {
 		since = t.told // see Endpoint.Fresh
 	}
-	news, t.told = since != t.told, since
+	news, t.told = news || since != t.told, since
 	if t.until <= turn.Now && (s.Inflight == 0 || s.Epoch < t.Epoch) {
 		t.rests = true
 	} else {
