@@ -319,7 +319,7 @@ func (t *Table) next(e *endpoint, r *record, now time.Duration) (string, Span) {
 		return "it has its full share", until(r.since + e.group.service.policy.Outlier.Ramp)
 	case outlier.Suspended:
 		if len(r.orders) > 0 && !r.trial.pinged {
-			return "requests try it again as soon as it answers a ping, and each eight seconds", 0
+			return "requests try it again as soon as it answers a ping, and now and then until it does", 0
 		}
 		return "it is in again with its first answer, or when nothing hangs any more", until(r.ends)
 	}

@@ -113,16 +113,20 @@ func (t *Table) tryAgain(e *endpoint, rec *record, now time.Duration) {
 	case t.answersPings(e, rec, now):
 		t.trickle(e, rec, now)
 		return
-	case tr.pings >= tr.tried+pingsPerTry:
+	case tr.pings >= tr.tried+min(tr.tried+pingsPerTry, pingsMost):
 		tr.tried = tr.pings
 		t.trickle(e, rec, now)
 	}
 	tr.renewed = never
 }
 
-// pingsPerTry is after how many pings requests try an endpoint although none was answered:
-// who pings may be broken, and so may be what answers pings.
-const pingsPerTry = 8
+// pingsPerTry is after how many pings requests try an endpoint although none was answered,
+// first, and then twice as many, up to pingsMost: who pings may be broken, and so may be
+// what answers pings.
+const (
+	pingsPerTry = 8
+	pingsMost   = 64
+)
 
 // answersPings says whether a request may have an answer for all that pings tell, one
 // each trickleGap, of the sidecars in turn. A request that hangs is a user's, a ping is

@@ -134,8 +134,8 @@ func TestTheTrickleIsOneAttemptASecondWhoeverMakesIt(t *testing.T) {
 	}
 }
 
-// Where the ping of the application works, one in eight seconds of users' requests is spent
-// on a process that answers neither; one that answers its pings alone is tried by requests.
+// Where the ping of the application works, three requests of users in a minute are spent on
+// a process that answers neither; one that answers its pings alone is tried by requests.
 func TestPingsFindOutBeforeRequestsDo(t *testing.T) {
 	p := DefaultPolicy()
 	p.Ping = PingHTTP
@@ -144,7 +144,7 @@ func TestPingsFindOutBeforeRequestsDo(t *testing.T) {
 		fault       effect
 		least, most int // requests in a minute
 	}{
-		{"it answers nothing", hangs, 5, 8},
+		{"it answers nothing", hangs, 2, 3},
 		{"it answers pings", effect{class: outlier.Timeout, probe: outlier.ProbeOK}, 40, 61},
 		{"it says that it is ill", effect{class: outlier.Timeout, probe: outlier.Unhealthy}, 40, 61},
 	} {
