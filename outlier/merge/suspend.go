@@ -54,7 +54,7 @@ func (t *Table) suspend(e *endpoint, s Scope, now time.Duration) {
 	rec.explain = t.explainCandidate(c, now)
 	t.set(e, rec, outlier.Suspended, outlier.RuleStalled, c.reason, now)
 	t.tryAgain(e, rec, now)
-	rec.ends = now + t.stands(e, rec, now)
+	rec.ends = now + t.stands(e, rec.trial)
 }
 
 // keepSuspended renews or ends a suspend. The first answer ends it; so does the
@@ -69,7 +69,7 @@ func (t *Table) keepSuspended(e *endpoint, rec *record, now time.Duration) {
 		return
 	}
 	t.tryAgain(e, rec, now)
-	stands := t.stands(e, rec, now)
+	stands := t.stands(e, rec.trial)
 	for _, i := range e.hot {
 		x := e.cells[i].x
 		stalled := x.overdueAt
@@ -106,7 +106,7 @@ func (t *Table) answered(e *endpoint, s Scope, now time.Duration) time.Duration 
 // application is known to answer pings by these first.
 func (t *Table) tryAgain(e *endpoint, rec *record, now time.Duration) {
 	if rec.trial == nil {
-		rec.trial = &trial{renewed: never}
+		rec.trial = &trial{renewed: never, chosen: t.tricklers(e, rec.scope, now)}
 	}
 	tr := rec.trial
 	switch {
@@ -168,6 +168,9 @@ func (t *Table) answersPings(e *endpoint, rec *record, now time.Duration) bool {
 		return true
 	}
 	rec.orders = []*order{t.order(e, chosen[0], outlier.LevelApp, reasonRecovery, rec.scope, now)}
+	if tr.renewed == never {
+		tr.chosen = t.tricklers(e, rec.scope, now) // of whose requests [Table.stands] goes by
+	}
 	return tr.pinged
 }
 
@@ -223,13 +226,9 @@ func (tr *trial) cycle() time.Duration { return time.Duration(max(len(tr.chosen)
 // stands is how long a sign of a stall holds: until the trickle, if the stall goes
 // on, must have shown the next. An attempt is made by chance, and is overdue after
 // the reporter's own D_over.
-func (t *Table) stands(e *endpoint, rec *record, now time.Duration) time.Duration {
+func (t *Table) stands(e *endpoint, tr *trial) time.Duration {
 	rate, overdue := 0.0, time.Duration(0)
-	list := rec.trial.chosen
-	if rec.trial.renewed == never { // pings are not answered
-		list = t.tricklers(e, rec.scope, now)
-	}
-	for _, r := range list {
+	for _, r := range tr.chosen {
 		rate += t.fairRate(e, r)
 		overdue = max(overdue, r.overdue(e))
 	}
