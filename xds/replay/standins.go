@@ -336,6 +336,7 @@ func (p *player) share(s merge.Share) {
 		have = &testShare{epoch: s.Epoch, until: p.now + s.For, base: p.counts[v]}
 		p.shares[v] = have
 		p.quiet(v, have)
+		have.quiet -= testQuiet // it has told nothing yet
 	}
 }
 
