@@ -106,7 +106,7 @@ func (t *Table) answered(e *endpoint, s Scope, now time.Duration) time.Duration 
 // application is known to answer pings by these first.
 func (t *Table) tryAgain(e *endpoint, rec *record, now time.Duration) {
 	if rec.trial == nil {
-		rec.trial = &trial{renewed: never, chosen: t.tricklers(e, rec.scope, now)}
+		rec.trial = &trial{renewed: never}
 	}
 	tr := rec.trial
 	switch {
@@ -116,6 +116,8 @@ func (t *Table) tryAgain(e *endpoint, rec *record, now time.Duration) {
 	case tr.pings >= tr.tried+min(tr.tried+pingsPerTry, pingsMost):
 		tr.tried = tr.pings
 		t.trickle(e, rec, now)
+	case tr.chosen == nil:
+		tr.chosen = t.tricklers(e, rec.scope, now) // of whose requests [Table.stands] goes by
 	}
 	tr.renewed = never
 }
@@ -169,7 +171,7 @@ func (t *Table) answersPings(e *endpoint, rec *record, now time.Duration) bool {
 	}
 	rec.orders = []*order{t.order(e, chosen[0], outlier.LevelApp, reasonRecovery, rec.scope, now)}
 	if tr.renewed == never {
-		tr.chosen = t.tricklers(e, rec.scope, now) // of whose requests [Table.stands] goes by
+		tr.chosen = nil // they may have changed
 	}
 	return tr.pinged
 }

@@ -16,8 +16,8 @@
 //     two count as equal, and the requests in flight decide, strictly; beyond,
 //     the dearer of two is taken with a probability that falls with the square of
 //     its cost: one that costs r times as much gets about 2/(1+r²) of a fair part;
-//     and unless its answers are overdue by its own measure no less than a sixth of
-//     that, or than 2/(1+r) if it costs twelve times as much or more.
+//     and unless its answers are overdue by its own measure no less than a sixth of a
+//     fair part, or than 2/(1+r) of it if it costs twelve times as much or more.
 //   - A share is a promise. An endpoint that is kept below its base weight (a
 //     ramp after recovery, a probation, a latency weight) is not compared at
 //     all: it gets Weight / (sum of weights) of the picks, no more because its
