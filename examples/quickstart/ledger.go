@@ -133,8 +133,8 @@ func (l *ledger) noticed(endpoint string, local bool, until time.Duration) (time
 }
 
 // calm is how long an endpoint must go without an attempt before the fleet counts
-// as off it. A suspended endpoint still gets one attempt a second, which is how
-// its recovery is noticed.
+// as off it. A suspended endpoint still gets an attempt now and then, a second apart
+// at least, which is how its recovery is noticed.
 const calm = 500 * time.Millisecond
 
 // lastBefore is the last attempt at one of the endpoints before the fleet went off

@@ -55,9 +55,10 @@
 //
 // If attempts only hang, at as many fault domains, and nobody has had an answer for a
 // moment, the endpoint is suspended. Three reporters go on trying it in turn, one
-// attempt per second in all; each that hangs renews the suspend, and the first that is
-// answered ends it. Where the ping of the application is known to work, one a second goes
-// first, and until one is answered there is an attempt after 8, 24, 56 … s. The table
+// attempt after 1, 3, 7, 11 … s in all (one a second, by more of them, where each has
+// few requests for it); each that hangs renews the suspend, and the first that is answered
+// ends it. Where the ping of the application is known to work, one a second goes first,
+// and until one is answered there is an attempt after 8, 24, 56 … s. The table
 // remembers the longest pause that ended by itself in the last ten minutes and suspends
 // for none that is not half as long again, up to 1.75 s: a process that stands still to
 // collect garbage is suspended once, and its like not

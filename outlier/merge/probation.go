@@ -16,6 +16,9 @@ type trial struct {
 	renewed time.Duration
 	chosen  []*reporter
 	turn    int                          // of the trickle: whose is the next
+	next    time.Duration                // when that begins; never: at once
+	tries   int                          // how many there were
+	rate    float64                      // requests per second that the chosen have for it
 	pings   int                          // of a suspend, in which they go before requests
 	tried   int                          // how many there were when requests last tried
 	pinged  bool                         // the newest was answered, or could not be made

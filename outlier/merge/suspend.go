@@ -2,7 +2,6 @@ package merge
 
 import (
 	"fmt"
-	"slices"
 	"time"
 
 	"github.com/overhear-mesh/overhear/outlier"
@@ -19,7 +18,10 @@ const (
 	// requests to make an attempt per trickleGap between them.
 	trickleSidecars = 3
 	trickleMost     = 30
-	trickleGap      = time.Second
+	// trickleGap lies before the first turn; what goes on hanging is tried less and less
+	// often, up to each trickleGapMost.
+	trickleGap     = time.Second
+	trickleGapMost = 4 * time.Second
 	// trickleChance is the number of requests, as many as are the endpoint's fair
 	// share, that the turn of a sidecar must let it expect: one of them is spent.
 	trickleChance = 3
@@ -106,7 +108,8 @@ func (t *Table) answered(e *endpoint, s Scope, now time.Duration) time.Duration 
 // application is known to answer pings by these first.
 func (t *Table) tryAgain(e *endpoint, rec *record, now time.Duration) {
 	if rec.trial == nil {
-		rec.trial = &trial{renewed: never}
+		rec.trial = &trial{next: rec.since + trickleGap}
+		t.chooseTricklers(e, rec, now) // of whose requests [Table.stands] goes by
 	}
 	tr := rec.trial
 	switch {
@@ -114,12 +117,12 @@ func (t *Table) tryAgain(e *endpoint, rec *record, now time.Duration) {
 		t.trickle(e, rec, now)
 		return
 	case tr.pings >= tr.tried+min(tr.tried+pingsPerTry, pingsMost):
-		tr.tried = tr.pings
+		tr.tried, tr.next = tr.pings, never
 		t.trickle(e, rec, now)
 	case tr.chosen == nil:
-		tr.chosen = t.tricklers(e, rec.scope, now) // of whose requests [Table.stands] goes by
+		t.chooseTricklers(e, rec, now)
 	}
-	tr.renewed = never
+	tr.next, tr.tries = never, 0
 }
 
 // pingsPerTry is after how many pings requests try an endpoint although none was answered,
@@ -170,71 +173,84 @@ func (t *Table) answersPings(e *endpoint, rec *record, now time.Duration) bool {
 		return true
 	}
 	rec.orders = []*order{t.order(e, chosen[0], outlier.LevelApp, reasonRecovery, rec.scope, now)}
-	if tr.renewed == never {
+	if tr.next == never {
 		tr.chosen = nil // they may have changed
 	}
 	return tr.pinged
 }
 
-// trickle lets a few sidecars go on trying, in turn, so that the endpoint gets one
-// attempt per second from all of them together: each that hangs renews the suspend,
-// and the first that is answered ends it. A turn lasts one second where requests are
-// many. Where they are few it lasts longer, up to a whole cycle, in which the sidecar
-// may make one attempt: turns overlap then, and there are still no more attempts than
-// sidecars in a cycle.
+// trickle lets a few sidecars go on trying, in turn: each attempt that hangs renews the
+// suspend, and the first that is answered ends it. Turns begin gap apart, so that the
+// endpoint gets one attempt in this time from all of them together. A turn lasts that
+// long where requests are many. Where they are few it lasts longer, up to a whole cycle,
+// in which the sidecar may make one attempt: turns overlap then, and there are still no
+// more attempts than turns.
 func (t *Table) trickle(e *endpoint, rec *record, now time.Duration) {
 	tr := rec.trial
-	if tr.renewed == never || now >= tr.renewed+tr.cycle() {
-		tr.renewed, tr.turn = now, 0
-		tr.chosen = t.tricklers(e, rec.scope, now)
+	if now < tr.next {
+		t.due(tr.next)
+		return
 	}
-	for ; tr.turn < len(tr.chosen); tr.turn++ {
-		if at := tr.renewed + time.Duration(tr.turn)*trickleGap; now < at {
-			t.due(at)
-			return
-		}
-		r := tr.chosen[tr.turn]
-		turn := tr.cycle()
-		if fair := t.fairRate(e, r); fair > 0 {
-			turn = min(turn, max(trickleGap, time.Duration(trickleChance/fair*float64(time.Second))))
-		}
-		t.out.Shares = append(t.out.Shares, Share{
-			Reporter: r.ID, Key: e.Key, Epoch: rec.epoch, For: turn, Trickle: turn,
-			Weight: e.group.service.policy.Outlier.Trickle,
-		})
+	for tr.turn < len(tr.chosen) && !tr.chosen[tr.turn].askable(t, now) {
+		tr.turn++
 	}
-	t.due(tr.renewed + tr.cycle())
+	if tr.turn == len(tr.chosen) {
+		t.chooseTricklers(e, rec, now)
+	}
+	if len(tr.chosen) == 0 {
+		tr.next = now + trickleGap
+		t.due(tr.next)
+		return
+	}
+	tr.tries++
+	tr.next = now + tr.gap()
+	t.due(tr.next)
+	r := tr.chosen[tr.turn]
+	tr.turn++
+	turn := time.Duration(len(tr.chosen)) * tr.gap()
+	if fair := t.fairRate(e, r); fair > 0 {
+		turn = min(turn, max(tr.gap(), time.Duration(trickleChance/fair*float64(time.Second))))
+	}
+	t.out.Shares = append(t.out.Shares, Share{
+		Reporter: r.ID, Key: e.Key, Epoch: rec.epoch, For: turn, Trickle: turn,
+		Weight: e.group.service.policy.Outlier.Trickle,
+	})
 }
 
-// tricklers chooses whose requests may try a suspended endpoint.
-func (t *Table) tricklers(e *endpoint, s Scope, now time.Duration) []*reporter {
-	users := slices.DeleteFunc(t.users(e, s, now), func(r *reporter) bool { return r.domain.muted(now) })
-	list := t.choose(users, trickleMost, func(r *reporter) uint64 {
+// gap is the time from one turn to the next: twice the last, as far as each of the chosen
+// makes use of its turn within a second.
+func (tr *trial) gap() time.Duration {
+	each := min(tr.rate/float64(max(len(tr.chosen), 1)), 1)
+	most := time.Duration(each * float64(trickleGapMost))
+	return max(min(trickleGap<<min(tr.tries, 16), most), trickleGap)
+}
+
+// chooseTricklers chooses whose requests may try a suspended endpoint.
+func (t *Table) chooseTricklers(e *endpoint, rec *record, now time.Duration) {
+	list := t.choose(t.users(e, rec.scope, now), trickleMost, func(r *reporter) uint64 {
 		return hash64(t.seed, "trickle", e.Key.Service, e.Key.Instance, r.ID)
 	})
-	rate := 0.0
+	tr := rec.trial
+	tr.chosen, tr.turn, tr.rate = nil, 0, 0
 	for i, r := range list {
-		if i >= trickleSidecars && rate >= float64(time.Second/trickleGap) {
-			return list[:i]
+		if i >= trickleSidecars && tr.rate >= float64(time.Second/trickleGap) {
+			break
 		}
-		rate += t.fairRate(e, r)
+		tr.chosen = append(tr.chosen, r)
+		tr.rate += t.fairRate(e, r)
 	}
-	return list
 }
-
-// cycle is the time in which each sidecar has one turn.
-func (tr *trial) cycle() time.Duration { return time.Duration(max(len(tr.chosen), 1)) * trickleGap }
 
 // stands is how long a sign of a stall holds: until the trickle, if the stall goes
 // on, must have shown the next. An attempt is made by chance, and is overdue after
 // the reporter's own D_over.
 func (t *Table) stands(e *endpoint, tr *trial) time.Duration {
-	rate, overdue := 0.0, time.Duration(0)
+	overdue := time.Duration(0)
 	for _, r := range tr.chosen {
-		rate += t.fairRate(e, r)
 		overdue = max(overdue, r.overdue(e))
 	}
-	if rate = min(rate, 1) / 2; rate == 0 {
+	rate := min(tr.rate, 1/tr.gap().Seconds()) / 2
+	if rate == 0 {
 		return standMost
 	}
 	return min(suspendFor+overdue+time.Duration(trickleChance/rate*float64(time.Second)), standMost)

@@ -1,6 +1,7 @@
 package merge
 
 import (
+	"slices"
 	"testing"
 	"time"
 
@@ -95,42 +96,89 @@ func TestASuspendStandsWhileTheTrickleHangs(t *testing.T) {
 			}
 			f.targets[2].fault = always(works)
 			begin := f.now
-			if !f.until(begin+10*time.Second, func() bool { return f.state(2) == outlier.In }) || f.now-begin > 3*time.Second {
+			if !f.until(begin+10*time.Second, func() bool { return f.state(2) == outlier.In }) || f.now-begin > trickleGapMost+500*ms {
 				t.Errorf("rate %v, %d callers: in %v after the end of the hang", rate, callers, f.now-begin)
 			}
 		}
 	}
 }
 
-func TestTheTrickleIsOneAttemptASecondWhoeverMakesIt(t *testing.T) {
-	for _, rate := range []float64{0.5, 5, 50} {
-		for _, callers := range []int{3, 10, 100} {
-			f := newFleet(t, mesh{callers: callers, endpoints: 6, zones: twoZones, rate: rate, base: 0, seed: 5})
-			f.run(time.Minute)
-			e := f.table.endpoints[f.targets[2].Key]
-			rec := &e.fleet
-			f.table.set(e, rec, outlier.Suspended, outlier.RuleStalled, "a test", f.now)
-			rec.trial = &trial{renewed: never}
-			rec.hung = never
-			// A share allows one attempt per Trickle for as long as it stands. After 15 s
-			// nobody is asked any more, because nobody reports.
-			allowed, sidecars := 0.0, map[string]bool{}
-			for range 120 {
-				f.now += tick
-				f.table.trickle(e, rec, f.now)
-				for _, s := range f.table.out.Shares {
-					allowed += float64(s.For) / float64(s.Trickle)
-					sidecars[s.Reporter] = true
+// What goes on hanging is tried less and less often, where those who try have the requests
+// for it; where each has few, turns must overlap to show anything.
+func TestTheTrickleThins(t *testing.T) {
+	thin := []int{1, 3, 7, 11}
+	half := []int{1, 3, 5, 7, 9, 11}
+	each := []int{1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12}
+	for _, tt := range []struct {
+		rate    float64 // requests/s to the endpoint, of all callers
+		callers int
+		want    []int // turns, seconds after the suspend
+	}{
+		{0.5, 3, each}, {0.5, 100, each},
+		{5, 3, thin}, {5, 10, half}, {5, 100, each},
+		{50, 3, thin}, {50, 10, thin}, {50, 100, half},
+	} {
+		f := newFleet(t, mesh{callers: tt.callers, endpoints: 6, zones: twoZones, rate: tt.rate, base: 0, seed: 5})
+		f.run(time.Minute)
+		e := f.table.endpoints[f.targets[2].Key]
+		rec := &e.fleet
+		f.table.set(e, rec, outlier.Suspended, outlier.RuleStalled, "a test", f.now)
+		rec.trial = &trial{next: f.now + trickleGap}
+		begun, sidecars := f.now, map[string]bool{}
+		var turns []int
+		for range 125 { // after 15 s nobody is asked any more, because nobody reports
+			f.now += tick
+			f.table.trickle(e, rec, f.now)
+			for _, s := range f.table.out.Shares {
+				if s.For != s.Trickle {
+					t.Errorf("rate %v, %d callers: a share for %v with a gap of %v, want one attempt", tt.rate, tt.callers, s.For, s.Trickle)
 				}
-				f.table.out.Shares = nil
+				turns = append(turns, int((f.now - begun).Round(time.Second).Seconds()))
+				sidecars[s.Reporter] = true
 			}
-			if allowed < 11 || allowed > 13 {
-				t.Errorf("rate %v, %d callers: %.0f attempts allowed in 12 s, want 12", rate, callers, allowed)
-			}
-			if rate == 50 && len(sidecars) != trickleSidecars {
-				t.Errorf("rate %v, %d callers: %d sidecars trickle, want %d", rate, callers, len(sidecars), trickleSidecars)
-			}
+			f.table.out.Shares = nil
 		}
+		if !slices.Equal(turns, tt.want) {
+			t.Errorf("rate %v, %d callers: turns at %v s, want %v", tt.rate, tt.callers, turns, tt.want)
+		}
+		if tt.rate == 50 && len(sidecars) != trickleSidecars {
+			t.Errorf("rate %v, %d callers: %d sidecars trickle, want %d", tt.rate, tt.callers, len(sidecars), trickleSidecars)
+		}
+	}
+}
+
+// A turn is nobody's who has gone, or is not believed.
+func TestWhoCannotTryHasNoTurn(t *testing.T) {
+	f := newFleet(t, mesh{callers: 9, endpoints: 6, zones: twoZones, rate: 50, base: 0, seed: 5})
+	f.run(time.Minute)
+	e := f.table.endpoints[f.targets[2].Key]
+	rec := &e.fleet
+	f.table.set(e, rec, outlier.Suspended, outlier.RuleStalled, "a test", f.now)
+	f.table.tryAgain(e, rec, f.now)
+	if len(rec.trial.chosen) != trickleSidecars {
+		t.Fatalf("%d chosen, want %d", len(rec.trial.chosen), trickleSidecars)
+	}
+	gone := slices.Clone(rec.trial.chosen)
+	for _, r := range gone[:2] {
+		r.domain.mutedUntil = f.now + time.Minute
+	}
+	try := func() string {
+		t.Helper()
+		f.now = rec.trial.next
+		f.table.tryAgain(e, rec, f.now)
+		shares := f.table.out.Shares
+		f.table.out.Shares = nil
+		if len(shares) != 1 {
+			t.Fatalf("%d turns at %v, want one", len(shares), f.now)
+		}
+		return shares[0].Reporter
+	}
+	if got := try(); got != gone[2].ID {
+		t.Errorf("%s has the first turn, want %s: the others are muted", got, gone[2].ID)
+	}
+	gone[2].live = false
+	if got := try(); slices.ContainsFunc(gone, func(r *reporter) bool { return r.ID == got }) {
+		t.Errorf("%s has the next turn, want somebody else: it cannot try", got)
 	}
 }
 
@@ -145,8 +193,8 @@ func TestPingsFindOutBeforeRequestsDo(t *testing.T) {
 		least, most int // requests in a minute
 	}{
 		{"it answers nothing", hangs, 2, 3},
-		{"it answers pings", effect{class: outlier.Timeout, probe: outlier.ProbeOK}, 40, 61},
-		{"it says that it is ill", effect{class: outlier.Timeout, probe: outlier.Unhealthy}, 40, 61},
+		{"it answers pings", effect{class: outlier.Timeout, probe: outlier.ProbeOK}, 14, 18},
+		{"it says that it is ill", effect{class: outlier.Timeout, probe: outlier.Unhealthy}, 14, 18},
 	} {
 		f := newFleet(t, mesh{callers: 10, endpoints: 6, zones: twoZones, rate: 50, base: 0.001, policy: &p, seed: 5})
 		f.run(30 * time.Second)
@@ -174,7 +222,7 @@ func TestPingsFindOutBeforeRequestsDo(t *testing.T) {
 		}
 		f.targets[2].fault = always(works)
 		begin := f.now
-		if !f.until(begin+10*time.Second, func() bool { return f.state(2) == outlier.In }) || f.now-begin > 3*time.Second {
+		if !f.until(begin+10*time.Second, func() bool { return f.state(2) == outlier.In }) || f.now-begin > trickleGapMost+500*ms {
 			t.Errorf("%s: in %v after the end of the hang", tt.name, f.now-begin)
 		}
 	}
