@@ -76,8 +76,13 @@ func (have *lent) weight(clients int) float64 {
 	for _, one := range have.by {
 		sum += one.weight
 	}
-	// A weight that wavers is not worth a publication.
-	return math.Round(1000*min(sum/float64(max(clients, 1)), 1)) / 1000
+	// A weight that wavers is not worth a publication; but of one that is rounded to nothing
+	// nobody would hear again.
+	each := math.Round(1000*min(sum/float64(max(clients, 1)), 1)) / 1000
+	if sum > 0 {
+		each = max(each, 0.001)
+	}
+	return each
 }
 
 // lend has foreign clients told what the table lends them of an endpoint, if that has changed.

@@ -37,6 +37,7 @@ func TestWhatTheTableLendsSomeEnvoysIsSpreadOverAll(t *testing.T) {
 	check("more than there is", 2, 1)
 	lend("envoy-1", 5, 0.02, time.Second, 0)
 	check("another epoch takes its place", 1, 0.02)
+	check("spread thin", 1000, 0.001)
 	if got := all.next(); got != time.Second+trickleGrace {
 		t.Errorf("a turn of a trickle ends at %v, want a moment after the next began", got)
 	}
