@@ -194,7 +194,7 @@ func (t *Table) trickle(e *endpoint, rec *record, now time.Duration) {
 	for tr.turn < len(tr.chosen) && !tr.chosen[tr.turn].askable(t, now) {
 		tr.turn++
 	}
-	if tr.turn == len(tr.chosen) {
+	if tr.turn >= len(tr.chosen) {
 		t.chooseTricklers(e, rec, now)
 	}
 	if len(tr.chosen) == 0 {

@@ -182,6 +182,30 @@ func TestWhoCannotTryHasNoTurn(t *testing.T) {
 	}
 }
 
+// The tricklers are forgotten with each ping; one that is answered when the next is due
+// still has somebody try.
+func TestAnAnsweredPingHasSomebodyTry(t *testing.T) {
+	p := DefaultPolicy()
+	p.Ping = PingHTTP
+	f := newFleet(t, mesh{callers: 10, endpoints: 6, zones: twoZones, rate: 50, base: 0, policy: &p, seed: 5})
+	f.run(30 * time.Second)
+	e := f.table.endpoints[f.targets[2].Key]
+	rec := &e.fleet
+	f.table.set(e, rec, outlier.Suspended, outlier.RuleStalled, "a test", f.now)
+	for i, result := range []outlier.ProbeResult{outlier.ProbeOK, outlier.TimedOut, outlier.ProbeOK} {
+		f.now += trickleGap
+		f.table.tryAgain(e, rec, f.now) // sends the ping
+		o := rec.orders[0]
+		o.done, o.result = true, result
+		f.table.out.Shares = nil
+		f.now += trickleGap
+		f.table.tryAgain(e, rec, f.now)
+		if tried := len(f.table.out.Shares) > 0; tried != (result == outlier.ProbeOK) {
+			t.Errorf("ping %d ended %v: requests try it: %t", i, result, tried)
+		}
+	}
+}
+
 // Where the ping of the application works, three requests of users in a minute are spent on
 // a process that answers neither; one that answers its pings alone is tried by requests.
 func TestPingsFindOutBeforeRequestsDo(t *testing.T) {
