@@ -6,7 +6,7 @@ import (
 	"time"
 )
 
-// costDecay is the time constant of the peak EWMA.
+// costDecay is the time constant of the peak EWMA while there is no news.
 const costDecay = 10 * time.Second
 
 // retryAfterMax bounds what a Retry-After may cost an endpoint.
@@ -518,8 +518,10 @@ func (e *Endpoint) Latency(now time.Duration, inflight int) (seconds float64, aw
 	return float64(value), false
 }
 
-// observe adds a latency to the peak EWMA: a peak at once, anything less at
-// most every 8 ms, which the 10 s average does not notice. Of two that write
+// observe adds a latency to the peak EWMA: a peak at once, anything less at most
+// every 100 ms. A peak fades with time and with each answer that is faster: one slow
+// answer among fast ones must not be held against an endpoint for ten seconds, while
+// of what is slow each is slow, and tells so again. Of two that write
 // at the same time one may be lost. Only an answer ends the penalty of a hard
 // failure.
 func (e *Endpoint) observe(ms uint64, latency time.Duration, answer bool) {
@@ -537,7 +539,7 @@ func (e *Endpoint) observe(ms uint64, latency time.Duration, answer bool) {
 	case age < costEvery:
 		return
 	default:
-		value = sample + (value-sample)*decay(age)
+		value = sample + (value-sample)*min(decay(age), costKeep)
 	}
 	e.cost.Store(packCost(value, ms))
 }
@@ -580,8 +582,12 @@ func (e *Endpoint) settle(now time.Duration) {
 	e.cost.Store(0)
 }
 
-// costEvery is how often, in ms, a latency below the peak is averaged in.
-const costEvery = 8
+const (
+	// costEvery is how often, in ms, a latency below the peak is averaged in.
+	costEvery = 100
+	// costKeep is what that leaves of the distance at most.
+	costKeep = 7. / 8
+)
 
 // packCost packs a latency in seconds and the millisecond of its instant.
 func packCost(value float32, ms uint64) uint64 {

@@ -274,6 +274,22 @@ func TestTheCostOfAnEndpoint(t *testing.T) {
 			end(OK, time.Second, 4*ms)
 			end(OK, time.Second+ms, 40*ms)
 		}), time.Second + ms, 0.04},
+		{"and fades with faster answers", at(func(_ *Endpoint, end func(Class, time.Duration, time.Duration)) {
+			end(OK, time.Second, 100*ms)
+			for i := range 8 {
+				end(OK, 1100*ms+time.Duration(i)*100*ms, 4*ms)
+			}
+		}), 1800 * ms, 0.004 + 0.096*math.Pow(7./8, 8)},
+		{"of which one in 100 ms counts", at(func(_ *Endpoint, end func(Class, time.Duration, time.Duration)) {
+			end(OK, time.Second, 100*ms)
+			for i := range 100 {
+				end(OK, 1001*ms+time.Duration(i)*ms, 4*ms)
+			}
+		}), 1100 * ms, 0.004 + 0.096*7/8},
+		{"or with time, where they are rare", at(func(_ *Endpoint, end func(Class, time.Duration, time.Duration)) {
+			end(OK, time.Second, 104*ms)
+			end(OK, 11*time.Second, 4*ms)
+		}), 11 * time.Second, 0.004 + 0.1*math.Exp(-1)},
 		{"without news it drifts to the median", at(func(_ *Endpoint, end func(Class, time.Duration, time.Duration)) {
 			end(OK, time.Second, 101*ms)
 		}), 11 * time.Second, 0.001 + 0.1*math.Exp(-1)},

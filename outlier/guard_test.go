@@ -97,7 +97,7 @@ func TestACapacityCollapseEjectsFew(t *testing.T) {
 		ejected, runs := 0, 20
 		for seed := range uint64(runs) {
 			w := newWorld(t, 10, seed)
-			w.load(500, 80*second)
+			w.load(500, 120*second)
 			w.run(30 * second)
 			for _, h := range w.hosts {
 				h.capacity = capacity
@@ -111,7 +111,7 @@ func TestACapacityCollapseEjectsFew(t *testing.T) {
 				h.capacity = 0
 			}
 			w.hosts["e04"].errors = 0.9
-			w.run(80 * second)
+			w.run(120 * second)
 			w.want("e04", Ejected, 60*second)
 		}
 		if ejected > tt.most {
@@ -120,17 +120,21 @@ func TestACapacityCollapseEjectsFew(t *testing.T) {
 	}
 }
 
+// While all are slow, chance has the weight of some fall for a moment, until their
+// percentiles are known.
 func TestASlowGroupKeepsItsBalance(t *testing.T) {
-	w := newWorld(t, 10, 1)
-	w.load(500, 60*second)
-	w.run(30 * second)
-	for _, h := range w.hosts {
-		h.latency *= 10
-	}
-	w.run(60 * second)
-	for _, c := range w.changes {
-		if c.Rule == RuleLatency && c.Explain.Weight < slowAlike {
-			t.Errorf("%v %s: weight %.2f, want nobody's to fall much while all are slow", c.At, c.ID, c.Explain.Weight)
+	for seed := range uint64(20) {
+		w := newWorld(t, 10, seed)
+		w.load(500, 60*second)
+		w.run(30 * second)
+		for _, h := range w.hosts {
+			h.latency *= 10
+		}
+		w.run(60 * second)
+		for _, c := range w.changes {
+			if c.Rule == RuleLatency && c.Explain.Weight < 0.3 {
+				t.Errorf("seed %d at %v, %s: weight %.2f, want nobody's below 0.3 while all are slow", seed, c.At, c.ID, c.Explain.Weight)
+			}
 		}
 	}
 }

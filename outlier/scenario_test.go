@@ -200,14 +200,18 @@ func TestOfTwoTheBadOneGoesOnlyIfTheOtherIsWell(t *testing.T) {
 	w.run(20 * second)
 	w.want("e00", Ejected, 10*second)
 
-	w = newWorld(t, 2, 1)
-	w.load(40, 60*second)
-	w.run(10 * second)
-	w.hosts["e00"].errors = 0.5
-	w.hosts["e01"].errors = 0.5
-	w.run(30 * second)
-	if n := w.count(Ejected); n != 0 {
-		t.Errorf("both at 50 %%: %d ejections, want 0\n%s", n, w.story())
+	ejected := 0 // by chance, where one shows its errors before the other does
+	for seed := range uint64(20) {
+		w = newWorld(t, 2, seed)
+		w.load(40, 60*second)
+		w.run(10 * second)
+		w.hosts["e00"].errors = 0.5
+		w.hosts["e01"].errors = 0.5
+		w.run(30 * second)
+		ejected += w.count(Ejected)
+	}
+	if ejected > 3 {
+		t.Errorf("both at 50 %%: %d ejections in 20 runs, want 3 at most", ejected)
 	}
 }
 

@@ -50,7 +50,7 @@ type Set struct {
 
 const (
 	// alike is the ratio up to which two latencies count as equal. A peak EWMA
-	// remembers one slow answer, a new connection say, for ten seconds.
+	// remembers one slow answer, a new connection say, for a while.
 	alike = 2
 	// noise is added to each latency, in seconds: what is faster than that
 	// differs by this machine's own doing.
