@@ -3,9 +3,9 @@
 // The default is the power of two choices (Mitzenmacher, "The Power of Two
 // Choices in Randomized Load Balancing", 2001): draw two endpoints by weight,
 // take the better one. What is better is told by peak-EWMA of latency and by the
-// requests in flight, as in Finagle and Linkerd; both live in
-// [outlier.Endpoint], so that the simulator runs this very code without a
-// network.
+// requests in flight, as in Finagle and Linkerd (but that a peak fades with each faster
+// answer, too, not with time alone); both live in [outlier.Endpoint], so that the
+// simulator runs this very code without a network.
 //
 // Three things set this picker apart from the textbook, because a detector
 // listens to what the picker sends:
