@@ -6,7 +6,7 @@ import (
 	"time"
 )
 
-// costDecay is the time constant of the peak EWMA while there is no news.
+// costDecay is the time constant of the peak EWMA where answers are rare.
 const costDecay = 10 * time.Second
 
 // retryAfterMax bounds what a Retry-After may cost an endpoint.

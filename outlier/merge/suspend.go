@@ -112,15 +112,13 @@ func (t *Table) tryAgain(e *endpoint, rec *record, now time.Duration) {
 		t.chooseTricklers(e, rec, now) // of whose requests [Table.stands] goes by
 	}
 	tr := rec.trial
-	switch {
-	case t.answersPings(e, rec, now):
+	if t.answersPings(e, rec, now) {
 		t.trickle(e, rec, now)
 		return
-	case tr.pings >= tr.tried+min(tr.tried+pingsPerTry, pingsMost):
+	}
+	if tr.pings >= tr.tried+min(tr.tried+pingsPerTry, pingsMost) {
 		tr.tried, tr.next = tr.pings, never
 		t.trickle(e, rec, now)
-	case tr.chosen == nil:
-		t.chooseTricklers(e, rec, now)
 	}
 	tr.next, tr.tries = never, 0
 }
@@ -174,7 +172,7 @@ func (t *Table) answersPings(e *endpoint, rec *record, now time.Duration) bool {
 	}
 	rec.orders = []*order{t.order(e, chosen[0], outlier.LevelApp, reasonRecovery, rec.scope, now)}
 	if tr.next == never {
-		tr.chosen = nil // they may have changed
+		t.chooseTricklers(e, rec, now) // they may have changed
 	}
 	return tr.pinged
 }
@@ -202,14 +200,15 @@ func (t *Table) trickle(e *endpoint, rec *record, now time.Duration) {
 		t.due(tr.next)
 		return
 	}
-	tr.tries++
-	tr.next = now + tr.gap()
-	t.due(tr.next)
 	r := tr.chosen[tr.turn]
 	tr.turn++
-	turn := time.Duration(len(tr.chosen)) * tr.gap()
+	tr.tries++
+	gap := tr.gap()
+	tr.next = now + gap
+	t.due(tr.next)
+	turn := time.Duration(len(tr.chosen)) * gap
 	if fair := t.fairRate(e, r); fair > 0 {
-		turn = min(turn, max(tr.gap(), time.Duration(trickleChance/fair*float64(time.Second))))
+		turn = min(turn, max(gap, time.Duration(trickleChance/fair*float64(time.Second))))
 	}
 	t.out.Shares = append(t.out.Shares, Share{
 		Reporter: r.ID, Key: e.Key, Epoch: rec.epoch, For: turn, Trickle: turn,

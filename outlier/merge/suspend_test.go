@@ -18,6 +18,13 @@ func (f *fleet) suspends(i int) (n int) {
 	return n
 }
 
+// suspend has the table suspend an endpoint, without evidence.
+func (f *fleet) suspend(i int, at time.Duration) (*endpoint, *record) {
+	e := f.table.endpoints[f.targets[i].Key]
+	f.table.set(e, &e.fleet, outlier.Suspended, outlier.RuleStalled, "a test", at)
+	return e, &e.fleet
+}
+
 // pause lets an endpoint stand still.
 func (f *fleet) pause(i int, length time.Duration) {
 	end := f.now + length
@@ -120,9 +127,7 @@ func TestTheTrickleThins(t *testing.T) {
 	} {
 		f := newFleet(t, mesh{callers: tt.callers, endpoints: 6, zones: twoZones, rate: tt.rate, base: 0, seed: 5})
 		f.run(time.Minute)
-		e := f.table.endpoints[f.targets[2].Key]
-		rec := &e.fleet
-		f.table.set(e, rec, outlier.Suspended, outlier.RuleStalled, "a test", f.now)
+		e, rec := f.suspend(2, f.now)
 		rec.trial = &trial{next: f.now + trickleGap}
 		begun, sidecars := f.now, map[string]bool{}
 		var turns []int
@@ -151,9 +156,7 @@ func TestTheTrickleThins(t *testing.T) {
 func TestWhoCannotTryHasNoTurn(t *testing.T) {
 	f := newFleet(t, mesh{callers: 9, endpoints: 6, zones: twoZones, rate: 50, base: 0, seed: 5})
 	f.run(time.Minute)
-	e := f.table.endpoints[f.targets[2].Key]
-	rec := &e.fleet
-	f.table.set(e, rec, outlier.Suspended, outlier.RuleStalled, "a test", f.now)
+	e, rec := f.suspend(2, f.now)
 	f.table.tryAgain(e, rec, f.now)
 	if len(rec.trial.chosen) != trickleSidecars {
 		t.Fatalf("%d chosen, want %d", len(rec.trial.chosen), trickleSidecars)
@@ -189,9 +192,7 @@ func TestAnAnsweredPingHasSomebodyTry(t *testing.T) {
 	p.Ping = PingHTTP
 	f := newFleet(t, mesh{callers: 10, endpoints: 6, zones: twoZones, rate: 50, base: 0, policy: &p, seed: 5})
 	f.run(30 * time.Second)
-	e := f.table.endpoints[f.targets[2].Key]
-	rec := &e.fleet
-	f.table.set(e, rec, outlier.Suspended, outlier.RuleStalled, "a test", f.now)
+	e, rec := f.suspend(2, f.now)
 	for i, result := range []outlier.ProbeResult{outlier.ProbeOK, outlier.TimedOut, outlier.ProbeOK} {
 		f.now += trickleGap
 		f.table.tryAgain(e, rec, f.now) // sends the ping
@@ -283,9 +284,7 @@ func TestRequestsTryWhereNobodyCanPing(t *testing.T) {
 	p.Ping = PingHTTP
 	f := newFleet(t, mesh{callers: 10, endpoints: 6, zones: twoZones, rate: 50, base: 0.001, policy: &p, seed: 5})
 	f.run(30 * time.Second)
-	e := f.table.endpoints[f.targets[2].Key]
-	rec := &e.fleet
-	f.table.set(e, rec, outlier.Suspended, outlier.RuleStalled, "a test", f.now-trickleGap)
+	e, rec := f.suspend(2, f.now-trickleGap)
 	if f.table.tryAgain(e, rec, f.now); len(rec.orders) != 1 || len(f.table.out.Shares) != 0 {
 		t.Errorf("%d pings and %d shares, want a ping first", len(rec.orders), len(f.table.out.Shares))
 	}
