@@ -1,6 +1,9 @@
 package outlier
 
-import "time"
+import (
+	"math"
+	"time"
+)
 
 // tick is what each whole second brings: snapshots, the baseline, self-doubt,
 // and the thresholds that follow from them.
@@ -108,10 +111,21 @@ func (g *group) healthyPeak(now time.Duration) float64 {
 // an excursion share one window.
 func (d *Detector) conclude(g *group, now time.Duration) {
 	n := g.size()
+	g.turn = turnOf(g.fairRate())
 	for _, m := range g.members {
 		from := d.window(m, now)
 		d.reconfigure(m, d.others(m, d.since(m, from), from), n)
 	}
+}
+
+// turnOf is the time between two attempts of so many per second, to a fifth: a conf
+// is not made anew for less.
+func turnOf(rate float64) time.Duration {
+	if rate <= 0 {
+		return 0
+	}
+	half := math.Round(2 * math.Log2(rate))
+	return max(time.Duration(math.Exp2(-half/2)*float64(time.Second)), time.Millisecond)
 }
 
 // others is w: how the rest of the group fares since a snapshot.
@@ -186,7 +200,7 @@ func (d *Detector) confFor(m *member, w float64, n int) conf {
 	c := conf{
 		steps: d.steps, h: h, ceiling: 2 * h,
 		p50: p.P50, p90: p.P90, p99: p.P99,
-		stall: d.cfg.OverdueMin, penalty: d.cfg.ConnPenalty,
+		stall: d.cfg.OverdueMin, penalty: d.cfg.ConnPenalty, turn: m.group.turn,
 		sampleMask: d.latency.mask, shared: d.shared, runs: d.cfg.runs(), hashed: d.hashed,
 		overdue: d.overdue, overdueLate: d.overdueLate, slowRoutes: d.routes.slow, poison: d.routes.poison,
 	}

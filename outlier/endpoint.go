@@ -50,6 +50,7 @@ type conf struct {
 	p90, p99 time.Duration
 	stall    time.Duration // an answer later than this ends a stall
 	penalty  time.Duration // what a hard failure is booked as
+	turn     time.Duration // how often an endpoint of the group is asked, about; 0: unknown
 	runs     runs          // how long a run of failures must be to be told; all 0: nobody asks
 	hashed   bool          // keep Endpoint.served
 	overdue  time.Duration // D_over
@@ -506,6 +507,9 @@ func (e *Endpoint) Latency(now time.Duration, inflight int) (seconds float64, aw
 	if word := e.cost.Load(); word != 0 {
 		known, stamp := unpackCost(word)
 		value += (abs32(known) - rest) * decay(costAge(millis(now), stamp))
+		if inflight == 0 && known > 0 && c.turn > 0 && e.unasked(now) > c.turn*time.Duration(max(costTurns, value/rest)) {
+			return float64(rest), false
+		}
 	}
 	if inflight > 0 {
 		_, answered := unspan(e.answer.Load())
@@ -516,6 +520,12 @@ func (e *Endpoint) Latency(now time.Duration, inflight int) (seconds float64, aw
 		}
 	}
 	return float64(value), false
+}
+
+// unasked is for how long there was no attempt, if none is in flight.
+func (e *Endpoint) unasked(now time.Duration) time.Duration {
+	_, answered := unspan(e.answer.Load())
+	return now - max(answered, time.Duration(e.lastFail.Load()))
 }
 
 // observe adds a latency to the peak EWMA: a peak at once, anything less at most
@@ -587,6 +597,9 @@ const (
 	costEvery = 100
 	// costKeep is what that leaves of the distance at most.
 	costKeep = 7. / 8
+	// costTurns is for how many turns a latency counts without an attempt: twice as
+	// many as lie between two, where p2c has its least part of them.
+	costTurns = 12
 )
 
 // packCost packs a latency in seconds and the millisecond of its instant.

@@ -256,6 +256,11 @@ func TestTheCostOfAnEndpoint(t *testing.T) {
 		return e
 	}
 	const ms = time.Millisecond
+	every := func(e *Endpoint, turn time.Duration) {
+		c := testConf()
+		c.turn = turn
+		e.conf.Store(c)
+	}
 	for _, tt := range []struct {
 		name string
 		e    *Endpoint
@@ -293,6 +298,36 @@ func TestTheCostOfAnEndpoint(t *testing.T) {
 		{"without news it drifts to the median", at(func(_ *Endpoint, end func(Class, time.Duration, time.Duration)) {
 			end(OK, time.Second, 101*ms)
 		}), 11 * time.Second, 0.001 + 0.1*math.Exp(-1)},
+		{"one in twelve turns is asked whatever it cost", at(func(e *Endpoint, end func(Class, time.Duration, time.Duration)) {
+			every(e, 100*ms)
+			end(OK, time.Second, 10*ms)
+		}), 2210 * ms, 0.001},
+		{"but not before", at(func(e *Endpoint, end func(Class, time.Duration, time.Duration)) {
+			every(e, 100*ms)
+			end(OK, time.Second, 10*ms)
+		}), 2150 * ms, 0.001 + 0.009*math.Exp(-0.115)},
+		{"and what is slower by more than that one in as many", at(func(e *Endpoint, end func(Class, time.Duration, time.Duration)) {
+			every(e, 100*ms)
+			end(OK, time.Second, 101*ms)
+		}), 6 * time.Second, 0.001 + 0.1*math.Exp(-0.5)},
+		{"as it is by then", at(func(e *Endpoint, end func(Class, time.Duration, time.Duration)) {
+			every(e, 100*ms)
+			end(OK, time.Second, 101*ms)
+		}), 7 * time.Second, 0.001},
+		{"one that failed was asked", at(func(e *Endpoint, end func(Class, time.Duration, time.Duration)) {
+			every(e, 100*ms)
+			end(OK, time.Second, 10*ms)
+			end(Server, 2*time.Second, ms)
+		}), 2210 * ms, 0.001 + 0.009*math.Exp(-0.121)},
+		{"one that is being asked, too", at(func(e *Endpoint, end func(Class, time.Duration, time.Duration)) {
+			every(e, 100*ms)
+			end(OK, time.Second, 10*ms)
+			e.Start(2*time.Second, false)
+		}), 2210 * ms, 2 * (0.001 + 0.009*math.Exp(-0.121))},
+		{"and a hard failure has its probes", at(func(e *Endpoint, end func(Class, time.Duration, time.Duration)) {
+			every(e, 1*ms)
+			end(Conn, time.Second, ms)
+		}), 7 * time.Second, 0.001 + 4.999*math.Exp(-0.6)},
 		{"a fast failure is no bargain", at(func(_ *Endpoint, end func(Class, time.Duration, time.Duration)) {
 			end(OK, time.Second, ms)
 			end(Server, time.Second, ms/10)

@@ -196,6 +196,7 @@ type group struct {
 	gather time.Duration // when the last gathering of suspects began
 	peaks  [10]peak      // healthy load per endpoint, by minute
 	rate   float64       // attempts/s of the last 10 s
+	turn   time.Duration // between two attempts on a member; 0: unknown
 }
 
 type peak struct {

@@ -148,7 +148,7 @@ func (d *Detector) beginProbation(m *member, now time.Duration) {
 	l.trial, l.trialAt, l.doubled, l.failed = m.ep.Counts(), now, now, false
 	l.earlier = int64(m.ep.Inflight())
 	l.share = fairShare
-	if fair := d.fairRate(m); fair > 0 {
+	if fair := m.group.fairRate(); fair > 0 {
 		l.share = min(fairShare, d.cfg.ProbationRate/fair)
 	}
 	if l.cause == RuleHard || l.cause == RuleIdle {

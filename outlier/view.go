@@ -90,7 +90,7 @@ func (d *Detector) trickle(m *member) time.Duration {
 	if d.cfg.Trickle <= 0 {
 		return time.Second
 	}
-	perSecond := d.cfg.Trickle * d.fairRate(m)
+	perSecond := d.cfg.Trickle * m.group.fairRate()
 	if perSecond <= 1 {
 		return time.Second
 	}
@@ -99,12 +99,12 @@ func (d *Detector) trickle(m *member) time.Duration {
 
 // fairRate is the attempts per second that each counted member would get if
 // all were well.
-func (d *Detector) fairRate(m *member) float64 {
+func (g *group) fairRate() float64 {
 	n, rate := 0, 0.0
-	for _, o := range m.group.members {
-		if o.counted() {
+	for _, m := range g.members {
+		if m.counted() {
 			n++
-			rate += o.rate.mean()
+			rate += m.rate.mean()
 		}
 	}
 	if n == 0 {
