@@ -118,14 +118,14 @@ func (d *Detector) conclude(g *group, now time.Duration) {
 	}
 }
 
-// turnOf is the time between two attempts of so many per second, to a fifth: a conf
+// turnOf is the time between two attempts of so many per second, to a tenth: a conf
 // is not made anew for less.
 func turnOf(rate float64) time.Duration {
 	if rate <= 0 {
 		return 0
 	}
-	half := math.Round(2 * math.Log2(rate))
-	return max(time.Duration(math.Exp2(-half/2)*float64(time.Second)), time.Millisecond)
+	turn := math.Exp2(-math.Round(4*math.Log2(rate)) / 4)
+	return max(time.Duration(turn*float64(time.Second)), time.Millisecond)
 }
 
 // others is w: how the rest of the group fares since a snapshot.

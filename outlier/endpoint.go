@@ -507,7 +507,7 @@ func (e *Endpoint) Latency(now time.Duration, inflight int) (seconds float64, aw
 	if word := e.cost.Load(); word != 0 {
 		known, stamp := unpackCost(word)
 		value += (abs32(known) - rest) * decay(costAge(millis(now), stamp))
-		if inflight == 0 && known > 0 && c.turn > 0 && e.unasked(now) > c.turn*time.Duration(max(costTurns, value/rest)) {
+		if known > 0 && c.turn > 0 && e.unasked(c.turn*time.Duration(max(costTurns, value/rest/2)), now) {
 			return float64(rest), false
 		}
 	}
@@ -522,10 +522,11 @@ func (e *Endpoint) Latency(now time.Duration, inflight int) (seconds float64, aw
 	return float64(value), false
 }
 
-// unasked is for how long there was no attempt, if none is in flight.
-func (e *Endpoint) unasked(now time.Duration) time.Duration {
-	_, answered := unspan(e.answer.Load())
-	return now - max(answered, time.Duration(e.lastFail.Load()))
+// unasked reports whether no attempt that awaits headers was made for so long.
+func (e *Endpoint) unasked(long, now time.Duration) bool {
+	_, last := unspan(e.answer.Load())
+	last = max(last, time.Duration(e.lastFail.Load()))
+	return now-last > long && e.ring.waited(last, now) == 0
 }
 
 // observe adds a latency to the peak EWMA: a peak at once, anything less at most
@@ -597,9 +598,9 @@ const (
 	costEvery = 100
 	// costKeep is what that leaves of the distance at most.
 	costKeep = 7. / 8
-	// costTurns is for how many turns a latency counts without an attempt: twice as
-	// many as lie between two, where p2c has its least part of them.
-	costTurns = 12
+	// costTurns is for how many turns a latency counts without an attempt: as many as
+	// lie between two, in the mean, of what gets the least that p2c leaves.
+	costTurns = 10
 )
 
 // packCost packs a latency in seconds and the millisecond of its instant.

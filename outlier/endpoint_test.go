@@ -298,22 +298,22 @@ func TestTheCostOfAnEndpoint(t *testing.T) {
 		{"without news it drifts to the median", at(func(_ *Endpoint, end func(Class, time.Duration, time.Duration)) {
 			end(OK, time.Second, 101*ms)
 		}), 11 * time.Second, 0.001 + 0.1*math.Exp(-1)},
-		{"one in twelve turns is asked whatever it cost", at(func(e *Endpoint, end func(Class, time.Duration, time.Duration)) {
+		{"one in ten turns is asked whatever it cost", at(func(e *Endpoint, end func(Class, time.Duration, time.Duration)) {
 			every(e, 100*ms)
 			end(OK, time.Second, 10*ms)
-		}), 2210 * ms, 0.001},
+		}), 2010 * ms, 0.001},
 		{"but not before", at(func(e *Endpoint, end func(Class, time.Duration, time.Duration)) {
 			every(e, 100*ms)
 			end(OK, time.Second, 10*ms)
-		}), 2150 * ms, 0.001 + 0.009*math.Exp(-0.115)},
-		{"and what is slower by more than that one in as many", at(func(e *Endpoint, end func(Class, time.Duration, time.Duration)) {
+		}), 1950 * ms, 0.001 + 0.009*math.Exp(-0.095)},
+		{"and what is slower by more than twice that, one in half as many", at(func(e *Endpoint, end func(Class, time.Duration, time.Duration)) {
 			every(e, 100*ms)
 			end(OK, time.Second, 101*ms)
-		}), 6 * time.Second, 0.001 + 0.1*math.Exp(-0.5)},
+		}), 3500 * ms, 0.001 + 0.1*math.Exp(-0.25)},
 		{"as it is by then", at(func(e *Endpoint, end func(Class, time.Duration, time.Duration)) {
 			every(e, 100*ms)
 			end(OK, time.Second, 101*ms)
-		}), 7 * time.Second, 0.001},
+		}), 4600 * ms, 0.001},
 		{"one that failed was asked", at(func(e *Endpoint, end func(Class, time.Duration, time.Duration)) {
 			every(e, 100*ms)
 			end(OK, time.Second, 10*ms)
@@ -322,8 +322,13 @@ func TestTheCostOfAnEndpoint(t *testing.T) {
 		{"one that is being asked, too", at(func(e *Endpoint, end func(Class, time.Duration, time.Duration)) {
 			every(e, 100*ms)
 			end(OK, time.Second, 10*ms)
-			e.Start(2*time.Second, false)
+			e.Start(2206*ms, true)
 		}), 2210 * ms, 2 * (0.001 + 0.009*math.Exp(-0.121))},
+		{"which a stream does not", at(func(e *Endpoint, end func(Class, time.Duration, time.Duration)) {
+			every(e, 100*ms)
+			end(OK, time.Second, 10*ms)
+			e.Start(2*time.Second, false)
+		}), 2210 * ms, 2 * 0.001},
 		{"and a hard failure has its probes", at(func(e *Endpoint, end func(Class, time.Duration, time.Duration)) {
 			every(e, 1*ms)
 			end(Conn, time.Second, ms)

@@ -56,9 +56,10 @@ const (
 	// differs by this machine's own doing.
 	noise = 100e-6
 	// least is the chance that the dearer of two has at least, lest nothing be overheard
-	// of it any more: a sixth of a fair part, or one in proportion to its cost if that is
-	// less. One whose answers are awaited will tell by these.
-	least = 0.08
+	// of it any more: a tenth of a fair part, or one in proportion to its cost if that is
+	// less. One whose answers are awaited will tell by these. It is no chance's prey
+	// either: see [outlier.Endpoint.Latency].
+	least = 0.05
 )
 
 // NewSet builds a set over the entries, which it copies. Indices returned by

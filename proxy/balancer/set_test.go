@@ -134,7 +134,7 @@ func TestASlowEndpointGetsLessButIsNotStarved(t *testing.T) {
 		{time.Millisecond, 2 * time.Millisecond, 0.5},
 		{10 * time.Microsecond, 90 * time.Microsecond, 0.5},
 		{900 * time.Microsecond, 2900 * time.Microsecond, 1. / 10},
-		{900 * time.Microsecond, 9900 * time.Microsecond, 0.08},
+		{900 * time.Microsecond, 9900 * time.Microsecond, 0.05},
 	} {
 		es := entries(t, 1, 1)
 		now := time.Minute
@@ -179,7 +179,7 @@ func TestStreamsStarveNobody(t *testing.T) {
 		es[i].Stats.Headers(&a, now)
 		es[i].Stats.End(&a, outlier.Outcome{Class: outlier.OK, Now: now})
 	}
-	wantShares(t, shares(balancer.NewSet(es, balancer.DefaultConfig()), now), []float64{0.92, 0.08})
+	wantShares(t, shares(balancer.NewSet(es, balancer.DefaultConfig()), now), []float64{0.95, 0.05})
 }
 
 // TestUnequalWeightsHoldUnderLoad runs a closed loop in which every request takes

@@ -20,8 +20,8 @@ func TestSlowAnswersStarveNobody(t *testing.T) {
 		always      bool
 		least, most float64 // of a fair share
 	}{
-		{"one answer of a hundred", 5 * usual, false, .6, 1},
-		{"each answer", 10 * usual, true, .08, .2},
+		{"one answer of a hundred", 5 * usual, false, .5, 1},
+		{"each answer", 10 * usual, true, .05, .2},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			d := outlier.New(outlier.DefaultConfig(), rand.New(rand.NewPCG(1, 1)))
