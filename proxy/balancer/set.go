@@ -21,6 +21,10 @@ type Entry struct {
 	// Held marks an endpoint kept below its base weight: it gets exactly its
 	// part, whatever its cost.
 	Held bool
+	// Slow, unless 0, is the part of its base weight that an endpoint was left for its
+	// latency. Such an endpoint is held, too, but P2C leaves it what its cost would
+	// leave it in full service, if that is less.
+	Slow float64
 	// Gate, if set, must let each pick pass; such an endpoint is held, and the
 	// last choice of a retry.
 	Gate *Gate
@@ -87,8 +91,8 @@ func build(entries []Entry, cfg Config, turn *atomic.Uint64, before *Set) *Set {
 			continue
 		}
 		all = append(all, i)
+		e.Held = e.Held || e.Gate != nil || e.Slow > 0
 		if e.Gate != nil {
-			e.Held = true
 			s.gated = append(s.gated, i)
 		} else if cfg.Policy.Hashes() {
 			s.sites = append(s.sites, site{entry: i, hash: e.Hash, weight: e.Weight})
@@ -147,6 +151,8 @@ func (s *Set) Pick(rng uint64, now time.Duration, tried *Tried) int {
 	switch {
 	case e.Gate != nil && !e.Gate.enter(now, e.Stats):
 		return s.scan(&d, now, nil)
+	case e.Slow > 0 && e.Gate == nil && s.cfg.Policy == P2C && s.full.len() > 0:
+		return int(s.ease(i, &d, now))
 	case e.Held || s.cfg.Policy != P2C && s.cfg.Policy != LeastRequest:
 		return int(i)
 	}
@@ -251,6 +257,18 @@ func (s *Set) better(i int32, d *dice, now time.Duration) int32 {
 		j = s.full.other(i, d)
 	}
 	return s.compare(i, j, d, now)
+}
+
+// ease returns i, whose part is a slow one's, or another in its place.
+func (s *Set) ease(i int32, d *dice, now time.Duration) int32 {
+	j := s.full.at(d.next())
+	a, b := s.load(i, now), s.load(j, now)
+	// In full service it would be the first draw as often as the second: its chance
+	// twice, of a fair part.
+	if a.latency <= alike*b.latency || d.unit()*s.entries[i].Slow < 2*a.chance(b) {
+		return i
+	}
+	return s.better(j, d, now)
 }
 
 // compare returns the better of two in full service; i if they are equal, so

@@ -117,6 +117,43 @@ func TestAHeldEndpointGetsItsPartWhateverItsCost(t *testing.T) {
 	}
 }
 
+// TestASlowPartIsTheLesserOfTwo: of what is left to an endpoint for its latency, and
+// of what P2C would leave it, the tenth of TestASlowEndpointGetsLessButIsNotStarved.
+func TestASlowPartIsTheLesserOfTwo(t *testing.T) {
+	const ms = time.Millisecond
+	for _, tt := range []struct {
+		name   string
+		policy balancer.Policy
+		slow   time.Duration
+		share  float64
+		want   float64
+	}{
+		{"little left, but slower still", balancer.P2C, 60 * ms, 0.25, 0.1},
+		{"next to nothing left", balancer.P2C, 60 * ms, 0.04, 0.04},
+		{"a tail: as fast as the others at the moment", balancer.P2C, 6 * ms, 0.25, 0.25},
+		{"a policy that does not ask", balancer.RoundRobin, 60 * ms, 0.25, 0.25},
+		{"nor does the least busy", balancer.LeastRequest, 60 * ms, 0.25, 0.25},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			const now = time.Minute
+			es := entries(t, tt.share*2, 2, 2, 2, 2)
+			es[0].Slow = tt.share
+			for i := range es {
+				latency := 5 * ms
+				if i == 0 {
+					latency = tt.slow
+				}
+				a := es[i].Stats.Start(now-latency, false)
+				es[i].Stats.Headers(&a, now)
+				es[i].Stats.End(&a, outlier.Outcome{Class: outlier.OK, Now: now})
+			}
+			sum := 4 + tt.share
+			rest := (1 - tt.want/sum) / 4
+			wantShares(t, shares(balancer.NewSet(es, balancer.Config{Policy: tt.policy}), now), []float64{tt.want / sum, rest, rest, rest, rest})
+		})
+	}
+}
+
 func TestOfTwoChoicesTheLessBusyIsTaken(t *testing.T) {
 	es := entries(t, 1, 1, 1, 1)
 	load(es[3], 10)

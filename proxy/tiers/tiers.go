@@ -354,6 +354,9 @@ func (c Choice) entry() balancer.Entry {
 	if a.Panic {
 		return e
 	}
+	if a.State == outlier.In && a.Weight < 1 {
+		e.Slow = a.Weight // nothing else lowers it in this state
+	}
 	// A trickle is an attempt now and then; a probation one at a time, so that
 	// an endpoint that still fails costs one request before it is known.
 	if on := a.State == outlier.Probation; on || a.Trickle > 0 {
