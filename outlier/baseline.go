@@ -118,14 +118,14 @@ func (d *Detector) conclude(g *group, now time.Duration) {
 	}
 }
 
-// turnOf is the time between two attempts of so many per second, to a tenth: a conf
-// is not made anew for less.
+// turnOf is the time between two attempts of so many per second, to a tenth, as a conf
+// is not made anew for less; from 1 ms to a minute, in which a latency is forgotten.
 func turnOf(rate float64) time.Duration {
 	if rate <= 0 {
 		return 0
 	}
-	turn := math.Exp2(-math.Round(4*math.Log2(rate)) / 4)
-	return max(time.Duration(turn*float64(time.Second)), time.Millisecond)
+	seconds := math.Exp2(-math.Round(4*math.Log2(rate)) / 4)
+	return time.Duration(Clamp(seconds, 0.001, 60) * float64(time.Second))
 }
 
 // others is w: how the rest of the group fares since a snapshot.

@@ -246,6 +246,24 @@ func TestFailureWordsSurviveTheirPacking(t *testing.T) {
 	}
 }
 
+func TestTheTurnOfARate(t *testing.T) {
+	for _, tt := range []struct {
+		rate float64
+		want time.Duration
+	}{
+		{0, 0},
+		{10, 100 * time.Millisecond},
+		{0.3, 3333 * time.Millisecond},
+		{1e9, time.Millisecond},
+		{1e-60, time.Minute}, // of old, long ago
+		{math.SmallestNonzeroFloat64, time.Minute},
+	} {
+		if got := turnOf(tt.rate); math.Abs(float64(got-tt.want)) > 0.1*float64(tt.want) {
+			t.Errorf("turn of %v/s: %v, want %v to a tenth", tt.rate, got, tt.want)
+		}
+	}
+}
+
 func TestTheCostOfAnEndpoint(t *testing.T) {
 	at := func(edit func(e *Endpoint, end func(c Class, now, latency time.Duration))) *Endpoint {
 		e := newEndpoint(1, testConf())
