@@ -146,7 +146,9 @@
 // attempt in forty, so that no verdict is ever reached and every client pays for
 // itself. So [Endpoint.Cost] books SERVER and TIMEOUT failures as no more than the
 // group's p99, and as no less than its p90, because fast errors look fast. Only a hard
-// failure is booked as a long latency: its probes say the rest.
+// failure is booked as a long latency: its probes say the rest. And a latency that kept
+// everybody away for ten turns is not held against its endpoint until the next request:
+// it may have been one slow answer ([Endpoint.Latency]).
 //
 // # Never make it worse
 //
