@@ -111,12 +111,29 @@ func (g *group) healthyPeak(now time.Duration) float64 {
 // an excursion share one window.
 func (d *Detector) conclude(g *group, now time.Duration) {
 	n := g.size()
-	g.turn = turnOf(g.fairRate())
+	g.weigh(n)
 	for _, m := range g.members {
 		from := d.window(m, now)
 		d.reconfigure(m, d.others(m, d.since(m, from), from), n)
 	}
 }
+
+// weigh notes what a member gets for its weight: of late, if that is less than for the
+// last half a minute. It has n that count.
+func (g *group) weigh(n int) {
+	rate, weights := g.fairRate()*float64(n), 0.0
+	if g.rate > 0 {
+		rate = min(rate, g.rate)
+	}
+	for _, m := range g.members {
+		if m.counted() {
+			weights += m.baseWeight()
+		}
+	}
+	g.perWeight = rate / max(1, weights)
+}
+
+func (m *member) baseWeight() float64 { return float64(max(1, m.Weight)) }
 
 // turnOf is the time between two attempts of so many per second, to a tenth, as a conf
 // is not made anew for less; from 1 ms to a minute, in which a latency is forgotten.
@@ -200,7 +217,7 @@ func (d *Detector) confFor(m *member, w float64, n int) conf {
 	c := conf{
 		steps: d.steps, h: h, ceiling: 2 * h,
 		p50: p.P50, p90: p.P90, p99: p.P99,
-		stall: d.cfg.OverdueMin, penalty: d.cfg.ConnPenalty, turn: m.group.turn,
+		stall: d.cfg.OverdueMin, penalty: d.cfg.ConnPenalty, turn: turnOf(m.group.perWeight * m.baseWeight()),
 		sampleMask: d.latency.mask, shared: d.shared, runs: d.cfg.runs(), hashed: d.hashed,
 		overdue: d.overdue, overdueLate: d.overdueLate, slowRoutes: d.routes.slow, poison: d.routes.poison,
 	}

@@ -50,7 +50,7 @@ type conf struct {
 	p90, p99 time.Duration
 	stall    time.Duration // an answer later than this ends a stall
 	penalty  time.Duration // what a hard failure is booked as
-	turn     time.Duration // how often an endpoint of the group is asked, about; 0: unknown
+	turn     time.Duration // from one attempt to the next, about, while all are well; 0: unknown
 	runs     runs          // how long a run of failures must be to be told; all 0: nobody asks
 	hashed   bool          // keep Endpoint.served
 	overdue  time.Duration // D_over
@@ -500,16 +500,19 @@ func (e *Endpoint) Cost(now time.Duration) float64 {
 // that a half-broken endpoint keeps the traffic that shows it up: only a hard
 // failure is booked as a long latency. If nothing has been answered for longer
 // than that, it is what an attempt has waited already, and awaited.
+//
+// A latency is not held for good against who is not asked for it: one answer that
+// was slow by chance would leave a healthy endpoint with nothing for a while. After
+// ten turns without an attempt it counts as the median, or after half as many as it
+// is times slower than that, if these are more.
 func (e *Endpoint) Latency(now time.Duration, inflight int) (seconds float64, awaited bool) {
 	c := e.conf.Load()
 	rest := float32(c.p50.Seconds())
-	value := rest
+	value, dear := rest, false
 	if word := e.cost.Load(); word != 0 {
 		known, stamp := unpackCost(word)
 		value += (abs32(known) - rest) * decay(costAge(millis(now), stamp))
-		if known > 0 && c.turn > 0 && e.unasked(c.turn*time.Duration(max(costTurns, value/rest/2)), now) {
-			return float64(rest), false
-		}
+		dear = known > 0 && value > costDear*rest
 	}
 	if inflight > 0 {
 		_, answered := unspan(e.answer.Load())
@@ -519,14 +522,18 @@ func (e *Endpoint) Latency(now time.Duration, inflight int) (seconds float64, aw
 			}
 		}
 	}
+	if dear && c.turn > 0 && e.unasked(c.turn*time.Duration(max(costTurns, value/rest/2)), now) {
+		value = rest
+	}
 	return float64(value), false
 }
 
-// unasked reports whether no attempt that awaits headers was made for so long.
+// unasked reports whether nothing was answered for so long and no attempt in the ring
+// began since. Of attempts outside of it, streams say, the ends alone are known.
 func (e *Endpoint) unasked(long, now time.Duration) bool {
 	_, last := unspan(e.answer.Load())
 	last = max(last, time.Duration(e.lastFail.Load()))
-	return now-last > long && e.ring.waited(last, now) == 0
+	return now-last > long && !e.ring.began(last, now)
 }
 
 // observe adds a latency to the peak EWMA: a peak at once, anything less at most
@@ -601,6 +608,8 @@ const (
 	// costTurns is for how many turns a latency counts without an attempt: as many as
 	// lie between two, in the mean, of what gets the least that p2c leaves.
 	costTurns = 10
+	// costDear is how many times the median must be for that: p2c takes less for equal.
+	costDear = 2
 )
 
 // packCost packs a latency in seconds and the millisecond of its instant.

@@ -264,6 +264,33 @@ func TestTheTurnOfARate(t *testing.T) {
 	}
 }
 
+func TestATurnIsByWeightAndOfLate(t *testing.T) {
+	d := New(DefaultConfig(), rand.New(rand.NewPCG(1, 1)))
+	d.SetMembers([]Member{{ID: "light", Weight: 1}, {ID: "heavy", Weight: 3}, {ID: "gone", Weight: 9, Draining: true}}, 0)
+	light, heavy := d.Endpoint("light"), d.Endpoint("heavy")
+	now := time.Duration(0)
+	run := func(until, each time.Duration) {
+		for ; now < until; now += each {
+			for _, e := range []*Endpoint{light, heavy, heavy, heavy} {
+				a := e.Start(now, true)
+				e.End(&a, Outcome{Class: OK, Now: now})
+			}
+			d.Step(now)
+		}
+	}
+	for _, tt := range []struct{ until, each time.Duration }{
+		{20 * time.Second, 100 * time.Millisecond},
+		{32 * time.Second, time.Second}, // the mean of half a minute does not know yet
+	} {
+		run(tt.until, tt.each)
+		for e, want := range map[*Endpoint]time.Duration{light: tt.each, heavy: tt.each / 3} {
+			if got := e.conf.Load().turn; math.Abs(float64(got-want)) > 0.12*float64(want) {
+				t.Errorf("a turn of endpoint %d, with one each %v for weight 1, is %v, want %v", e.slot, tt.each, got, want)
+			}
+		}
+	}
+}
+
 func TestTheCostOfAnEndpoint(t *testing.T) {
 	at := func(edit func(e *Endpoint, end func(c Class, now, latency time.Duration))) *Endpoint {
 		e := newEndpoint(1, testConf())
@@ -340,7 +367,7 @@ func TestTheCostOfAnEndpoint(t *testing.T) {
 		{"one that is being asked, too", at(func(e *Endpoint, end func(Class, time.Duration, time.Duration)) {
 			every(e, 100*ms)
 			end(OK, time.Second, 10*ms)
-			e.Start(2206*ms, true)
+			e.Start(2210*ms, true)
 		}), 2210 * ms, 2 * (0.001 + 0.009*math.Exp(-0.121))},
 		{"which a stream does not", at(func(e *Endpoint, end func(Class, time.Duration, time.Duration)) {
 			every(e, 100*ms)

@@ -193,10 +193,10 @@ type group struct {
 	usual    Usual // of pg
 	attempts int64 // ever
 
-	gather time.Duration // when the last gathering of suspects began
-	peaks  [10]peak      // healthy load per endpoint, by minute
-	rate   float64       // attempts/s of the last 10 s
-	turn   time.Duration // between two attempts on a member; 0: unknown
+	gather    time.Duration // when the last gathering of suspects began
+	peaks     [10]peak      // healthy load per endpoint, by minute
+	rate      float64       // attempts/s of the last 10 s
+	perWeight float64       // attempts/s for each unit of base weight, while all are well
 }
 
 type peak struct {

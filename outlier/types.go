@@ -11,7 +11,8 @@ type Member struct {
 	// Priority is its failover level; 0 is used first. Baselines and caps are
 	// kept for each priority.
 	Priority uint32
-	// Weight is its base weight. The Detector does not use it: see [Admission].
+	// Weight is its base weight; 0 is taken as 1. Verdicts do not depend on it, how often
+	// an attempt is to be expected does: see [Endpoint.Latency] and [Admission].
 	Weight uint32
 	// Draining takes it out on purpose, without a record.
 	Draining bool

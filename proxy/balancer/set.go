@@ -19,11 +19,11 @@ type Entry struct {
 	// 0 (or less, or no number): never picked.
 	Weight float64
 	// Held marks an endpoint kept below its base weight: it gets exactly its
-	// part, whatever its cost.
+	// part, whatever its cost, unless it is Slow.
 	Held bool
 	// Slow, unless 0, is the part of its base weight that an endpoint was left for its
-	// latency. Such an endpoint is held, too, but P2C leaves it what its cost would
-	// leave it in full service, if that is less.
+	// latency. Such an endpoint is held, too, but first attempts by P2C leave it no more
+	// than its cost would if it were compared with those in full service.
 	Slow float64
 	// Gate, if set, must let each pick pass; such an endpoint is held, and the
 	// last choice of a retry.
@@ -43,7 +43,7 @@ type Set struct {
 	entries []Entry
 	all     sampler   // every entry with a weight
 	full    sampler   // those of them in full service: the second draw of P2C
-	uneven  []float64 // mean weight / own weight, of those; nil: all the same
+	uneven  []float64 // mean base weight / own, of those and of the slow; nil: all the same
 	gated   []int32   // every entry with a gate
 	trickle []int32   // those of them that trickle
 	turn    *atomic.Uint64
@@ -61,8 +61,8 @@ const (
 	noise = 100e-6
 	// least is the chance that the dearer of two has at least, lest nothing be overheard
 	// of it any more: a tenth of a fair part, or one in proportion to its cost if that is
-	// less. One whose answers are awaited will tell by these. It is no chance's prey
-	// either: see [outlier.Endpoint.Latency].
+	// less. One whose answers are awaited will tell by these. For how long chance may
+	// leave it with nothing, [outlier.Endpoint.Latency] bounds.
 	least = 0.05
 )
 
@@ -78,8 +78,8 @@ func (s *Set) With(entries []Entry) *Set { return build(entries, s.cfg, s.turn, 
 
 func build(entries []Entry, cfg Config, turn *atomic.Uint64, before *Set) *Set {
 	s := &Set{cfg: cfg, entries: append([]Entry(nil), entries...), turn: turn}
-	var all, full []int32
-	even, sum := true, 0.0
+	var all, full, slow []int32
+	sum := 0.0
 	for i := range s.entries {
 		e, i := &s.entries[i], int32(i)
 		if e.trickles() {
@@ -98,12 +98,13 @@ func build(entries []Entry, cfg Config, turn *atomic.Uint64, before *Set) *Set {
 			s.sites = append(s.sites, site{entry: i, hash: e.Hash, weight: e.Weight})
 			s.weight += e.Weight
 		}
-		if e.Held {
-			continue
+		switch {
+		case !e.Held:
+			full = append(full, i)
+			sum += e.Weight
+		case e.Slow > 0 && e.Gate == nil:
+			slow = append(slow, i)
 		}
-		full = append(full, i)
-		sum += e.Weight
-		even = even && e.Weight == s.entries[full[0]].Weight
 	}
 	s.all = newSampler(s.entries, all)
 	s.full = newSampler(s.entries, full)
@@ -112,13 +113,17 @@ func build(entries []Entry, cfg Config, turn *atomic.Uint64, before *Set) *Set {
 	} else {
 		s.table = newTable(cfg.Policy, s.sites)
 	}
-	if !even {
-		// Base weights differ: an endpoint of twice the weight should carry
-		// twice the requests in flight at the same cost.
-		s.uneven = make([]float64, len(s.entries))
-		for _, i := range full {
-			s.uneven[i] = sum / float64(len(full)) / s.entries[i].Weight
-		}
+	// Where base weights differ, an endpoint of twice the weight should carry twice the
+	// requests in flight at the same cost.
+	uneven := make([]float64, len(s.entries))
+	for _, i := range full {
+		uneven[i] = sum / float64(len(full)) / s.entries[i].Weight
+	}
+	for _, i := range slow {
+		uneven[i] = sum / float64(len(full)) / s.entries[i].Weight * s.entries[i].Slow
+	}
+	if slices.ContainsFunc(uneven, func(u float64) bool { return u != 0 && math.Abs(u-1) > 1e-9 }) {
+		s.uneven = uneven
 	}
 	return s
 }
@@ -263,8 +268,8 @@ func (s *Set) better(i int32, d *dice, now time.Duration) int32 {
 func (s *Set) ease(i int32, d *dice, now time.Duration) int32 {
 	j := s.full.at(d.next())
 	a, b := s.load(i, now), s.load(j, now)
-	// In full service it would be the first draw as often as the second: its chance
-	// twice, of a fair part.
+	// In full service it would be drawn first as often as second: of a fair part it would
+	// get twice its chance.
 	if a.latency <= alike*b.latency || d.unit()*s.entries[i].Slow < 2*a.chance(b) {
 		return i
 	}

@@ -118,25 +118,29 @@ func TestAHeldEndpointGetsItsPartWhateverItsCost(t *testing.T) {
 }
 
 // TestASlowPartIsTheLesserOfTwo: of what is left to an endpoint for its latency, and
-// of what P2C would leave it, the tenth of TestASlowEndpointGetsLessButIsNotStarved.
+// of what its cost would leave it. The others take 5 ms; 100 µs are added to each.
 func TestASlowPartIsTheLesserOfTwo(t *testing.T) {
 	const ms = time.Millisecond
 	for _, tt := range []struct {
-		name   string
-		policy balancer.Policy
-		slow   time.Duration
-		share  float64
-		want   float64
+		name     string
+		policy   balancer.Policy
+		slow     time.Duration
+		base     float64 // weight; the others': 2
+		inFlight int
+		share    float64
+		want     float64 // of its base weight
 	}{
-		{"little left, but slower still", balancer.P2C, 60 * ms, 0.25, 0.1},
-		{"next to nothing left", balancer.P2C, 60 * ms, 0.04, 0.04},
-		{"a tail: as fast as the others at the moment", balancer.P2C, 6 * ms, 0.25, 0.25},
-		{"a policy that does not ask", balancer.RoundRobin, 60 * ms, 0.25, 0.25},
-		{"nor does the least busy", balancer.LeastRequest, 60 * ms, 0.25, 0.25},
+		{"little left, but slower still", balancer.P2C, 60 * ms, 2, 0, 0.25, 0.1},
+		{"in flight counts", balancer.P2C, 60 * ms, 2, 1, 0.25, 2 / (1 + 2*60.1/5.1)},
+		{"for its base weight", balancer.P2C, 60 * ms, 1, 1, 0.25, 2 / (1 + 3*60.1/5.1)},
+		{"next to nothing left", balancer.P2C, 60 * ms, 2, 0, 0.04, 0.04},
+		{"a tail: as fast as the others at the moment", balancer.P2C, 6 * ms, 2, 0, 0.25, 0.25},
+		{"a policy that does not ask", balancer.RoundRobin, 60 * ms, 2, 0, 0.25, 0.25},
+		{"nor does the least busy", balancer.LeastRequest, 60 * ms, 2, 0, 0.25, 0.25},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			const now = time.Minute
-			es := entries(t, tt.share*2, 2, 2, 2, 2)
+			es := entries(t, tt.share*tt.base, 2, 2, 2, 2)
 			es[0].Slow = tt.share
 			for i := range es {
 				latency := 5 * ms
@@ -147,9 +151,10 @@ func TestASlowPartIsTheLesserOfTwo(t *testing.T) {
 				es[i].Stats.Headers(&a, now)
 				es[i].Stats.End(&a, outlier.Outcome{Class: outlier.OK, Now: now})
 			}
-			sum := 4 + tt.share
-			rest := (1 - tt.want/sum) / 4
-			wantShares(t, shares(balancer.NewSet(es, balancer.Config{Policy: tt.policy}), now), []float64{tt.want / sum, rest, rest, rest, rest})
+			load(es[0], tt.inFlight)
+			part := tt.want * tt.base / (8 + tt.share*tt.base)
+			rest := (1 - part) / 4
+			wantShares(t, shares(balancer.NewSet(es, balancer.Config{Policy: tt.policy}), now), []float64{part, rest, rest, rest, rest})
 		})
 	}
 }

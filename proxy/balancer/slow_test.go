@@ -10,18 +10,19 @@ import (
 	"github.com/overhear-mesh/overhear/proxy/balancer"
 )
 
-// TestSlowAnswersStarveNobody has an endpoint of twenty answer slowly, once, or each
-// time, and wants no silence of the twenty turns that pass for an ejection.
+// TestSlowAnswersStarveNobody has an endpoint of twenty answer slowly, now and then or
+// each time, and wants no long silence: one of twenty turns passes for an ejection. Of
+// those of ten, one in three million should last for 25.
 func TestSlowAnswersStarveNobody(t *testing.T) {
-	const usual, turn, turns = 5 * time.Millisecond, 100 * time.Millisecond, 20
+	const usual, turn, turns = 5 * time.Millisecond, 100 * time.Millisecond, 25
 	for _, tt := range []struct {
 		name        string
 		slow        time.Duration
 		always      bool
 		least, most float64 // of a fair share
 	}{
-		{"one answer of a hundred", 5 * usual, false, .5, 1},
-		{"each answer", 10 * usual, true, .05, .2},
+		{"one answer of a hundred", 5 * usual, false, .5, .8},
+		{"each answer", 10 * usual, true, .12, .18},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			d := outlier.New(outlier.DefaultConfig(), rand.New(rand.NewPCG(1, 1)))

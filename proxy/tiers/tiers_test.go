@@ -93,6 +93,25 @@ func TestFirstThingsFirst(t *testing.T) {
 	}
 }
 
+func TestTheBalancerIsToldWhoIsSlow(t *testing.T) {
+	for _, tt := range []struct {
+		name string
+		a    outlier.Admission
+		want balancer.Entry
+	}{
+		{"in full service", outlier.Admission{Weight: 1}, balancer.Entry{Weight: 3}},
+		{"slow", outlier.Admission{Weight: 0.25}, balancer.Entry{Weight: 0.75, Held: true, Slow: 0.25}},
+		{"a ramp is a promise", outlier.Admission{State: outlier.Ramp, Weight: 0.25}, balancer.Entry{Weight: 0.75, Held: true}},
+		{"a probation, too", outlier.Admission{State: outlier.Probation, Weight: 0.25}, balancer.Entry{Weight: 0.75, Held: true}},
+		{"a panic knows no slow ones", outlier.Admission{Weight: 0.25, Panic: true}, balancer.Entry{Weight: 0.75, Held: true}},
+	} {
+		c := Choice{Weight: 3, Admission: tt.a, Gate: balancer.NewGate(0, false)}
+		if got := c.entry(); got.Weight != tt.want.Weight || got.Held != tt.want.Held || got.Slow != tt.want.Slow {
+			t.Errorf("%s: weight %v, held %v, slow %v; want %v, %v, %v", tt.name, got.Weight, got.Held, got.Slow, tt.want.Weight, tt.want.Held, tt.want.Slow)
+		}
+	}
+}
+
 func TestARetryGoesWhereSomethingIsNew(t *testing.T) {
 	all := set(t, "i0", "i1")
 	p := New(all, balancer.DefaultConfig(), nil)
