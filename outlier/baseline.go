@@ -111,7 +111,7 @@ func (g *group) healthyPeak(now time.Duration) float64 {
 // an excursion share one window.
 func (d *Detector) conclude(g *group, now time.Duration) {
 	n := g.size()
-	g.weigh(n)
+	g.weigh()
 	for _, m := range g.members {
 		from := d.window(m, now)
 		d.reconfigure(m, d.others(m, d.since(m, from), from), n)
@@ -119,16 +119,17 @@ func (d *Detector) conclude(g *group, now time.Duration) {
 }
 
 // weigh notes what a member gets for its weight: of late, if that is less than for the
-// last half a minute. It has n that count.
-func (g *group) weigh(n int) {
-	rate, weights := g.fairRate()*float64(n), 0.0
-	if g.rate > 0 {
-		rate = min(rate, g.rate)
-	}
+// last half a minute.
+func (g *group) weigh() {
+	rate, weights := 0.0, 0.0
 	for _, m := range g.members {
 		if m.counted() {
+			rate += m.rate.mean()
 			weights += m.baseWeight()
 		}
+	}
+	if g.rate > 0 {
+		rate = min(rate, g.rate)
 	}
 	g.perWeight = rate / max(1, weights)
 }

@@ -533,7 +533,11 @@ func (e *Endpoint) Latency(now time.Duration, inflight int) (seconds float64, aw
 func (e *Endpoint) unasked(long, now time.Duration) bool {
 	_, last := unspan(e.answer.Load())
 	last = max(last, time.Duration(e.lastFail.Load()))
-	return now-last > long && !e.ring.began(last, now)
+	if now-last <= long {
+		return false
+	}
+	_, asked := e.ring.oldest(last, now)
+	return !asked
 }
 
 // observe adds a latency to the peak EWMA: a peak at once, anything less at most

@@ -306,6 +306,15 @@ func TestTheCostOfAnEndpoint(t *testing.T) {
 		c.turn = turn
 		e.conf.Store(c)
 	}
+	// slow has answered so slowly at 1 s, and is asked each 100 ms where all are well.
+	slow := func(latency time.Duration, then func(e *Endpoint)) *Endpoint {
+		return at(func(e *Endpoint, end func(Class, time.Duration, time.Duration)) {
+			every(e, 100*ms)
+			if end(OK, time.Second, latency); then != nil {
+				then(e)
+			}
+		})
+	}
 	for _, tt := range []struct {
 		name string
 		e    *Endpoint
@@ -343,37 +352,16 @@ func TestTheCostOfAnEndpoint(t *testing.T) {
 		{"without news it drifts to the median", at(func(_ *Endpoint, end func(Class, time.Duration, time.Duration)) {
 			end(OK, time.Second, 101*ms)
 		}), 11 * time.Second, 0.001 + 0.1*math.Exp(-1)},
-		{"one in ten turns is asked whatever it cost", at(func(e *Endpoint, end func(Class, time.Duration, time.Duration)) {
-			every(e, 100*ms)
-			end(OK, time.Second, 10*ms)
-		}), 2010 * ms, 0.001},
-		{"but not before", at(func(e *Endpoint, end func(Class, time.Duration, time.Duration)) {
-			every(e, 100*ms)
-			end(OK, time.Second, 10*ms)
-		}), 1950 * ms, 0.001 + 0.009*math.Exp(-0.095)},
-		{"and what is slower by more than twice that, one in half as many", at(func(e *Endpoint, end func(Class, time.Duration, time.Duration)) {
-			every(e, 100*ms)
-			end(OK, time.Second, 101*ms)
-		}), 3500 * ms, 0.001 + 0.1*math.Exp(-0.25)},
-		{"as it is by then", at(func(e *Endpoint, end func(Class, time.Duration, time.Duration)) {
-			every(e, 100*ms)
-			end(OK, time.Second, 101*ms)
-		}), 4600 * ms, 0.001},
-		{"one that failed was asked", at(func(e *Endpoint, end func(Class, time.Duration, time.Duration)) {
-			every(e, 100*ms)
-			end(OK, time.Second, 10*ms)
-			end(Server, 2*time.Second, ms)
+		{"one in ten turns is asked whatever it cost", slow(10*ms, nil), 2010 * ms, 0.001},
+		{"but not before", slow(10*ms, nil), 1950 * ms, 0.001 + 0.009*math.Exp(-0.095)},
+		{"and what is slower by more than twice that, one in half as many", slow(101*ms, nil), 3500 * ms, 0.001 + 0.1*math.Exp(-0.25)},
+		{"as it is by then", slow(101*ms, nil), 4600 * ms, 0.001},
+		{"one that failed was asked", slow(10*ms, func(e *Endpoint) {
+			a := e.Start(2*time.Second-ms, true)
+			e.End(&a, Outcome{Class: Server, Now: 2 * time.Second})
 		}), 2210 * ms, 0.001 + 0.009*math.Exp(-0.121)},
-		{"one that is being asked, too", at(func(e *Endpoint, end func(Class, time.Duration, time.Duration)) {
-			every(e, 100*ms)
-			end(OK, time.Second, 10*ms)
-			e.Start(2210*ms, true)
-		}), 2210 * ms, 2 * (0.001 + 0.009*math.Exp(-0.121))},
-		{"which a stream does not", at(func(e *Endpoint, end func(Class, time.Duration, time.Duration)) {
-			every(e, 100*ms)
-			end(OK, time.Second, 10*ms)
-			e.Start(2*time.Second, false)
-		}), 2210 * ms, 2 * 0.001},
+		{"one that is being asked, too", slow(10*ms, func(e *Endpoint) { e.Start(2210*ms, true) }), 2210 * ms, 2 * (0.001 + 0.009*math.Exp(-0.121))},
+		{"which a stream does not", slow(10*ms, func(e *Endpoint) { e.Start(2*time.Second, false) }), 2210 * ms, 2 * 0.001},
 		{"and a hard failure has its probes", at(func(e *Endpoint, end func(Class, time.Duration, time.Duration)) {
 			every(e, 1*ms)
 			end(Conn, time.Second, ms)

@@ -85,22 +85,15 @@ func (s *slot) waiting() (n int, part uint32) {
 // waited is for how long, at least, an attempt has waited that began after since; 0
 // if none did, or longer ago than attempts are told apart.
 func (r *ring) waited(since, now time.Duration) time.Duration {
-	begun, ok := r.first(since, now)
-	if !ok {
-		return 0
+	if begun, ok := r.oldest(since, now); ok {
+		return max(0, now-begun-ringPart)
 	}
-	return max(0, now-begun-ringPart)
+	return 0
 }
 
-// began reports whether an attempt waits that began after since.
-func (r *ring) began(since, now time.Duration) bool {
-	_, ok := r.first(since, now)
-	return ok
-}
-
-// first is when, at the latest, an attempt began after since that waits: not the last
-// such instant, but one of the oldest that are told apart.
-func (r *ring) first(since, now time.Duration) (begun time.Duration, ok bool) {
+// oldest is the part in which the last attempt began of the first epoch after since
+// that has attempts which wait; not ok: no epoch has.
+func (r *ring) oldest(since, now time.Duration) (begun time.Duration, ok bool) {
 	cur := epoch(now)
 	first := cur - min(cur, ringOld-1)
 	for at := max(first, epoch(since)); at <= cur; at++ {

@@ -23,7 +23,8 @@ type Entry struct {
 	Held bool
 	// Slow, unless 0, is the part of its base weight that an endpoint was left for its
 	// latency. Such an endpoint is held, too, but first attempts by P2C leave it no more
-	// than its cost would if it were compared with those in full service.
+	// than its cost would if it were compared with those in full service. One with a
+	// gate has its part by that.
 	Slow float64
 	// Gate, if set, must let each pick pass; such an endpoint is held, and the
 	// last choice of a retry.
@@ -78,7 +79,7 @@ func (s *Set) With(entries []Entry) *Set { return build(entries, s.cfg, s.turn, 
 
 func build(entries []Entry, cfg Config, turn *atomic.Uint64, before *Set) *Set {
 	s := &Set{cfg: cfg, entries: append([]Entry(nil), entries...), turn: turn}
-	var all, full, slow []int32
+	var all, full, compared []int32
 	sum := 0.0
 	for i := range s.entries {
 		e, i := &s.entries[i], int32(i)
@@ -91,19 +92,20 @@ func build(entries []Entry, cfg Config, turn *atomic.Uint64, before *Set) *Set {
 			continue
 		}
 		all = append(all, i)
-		e.Held = e.Held || e.Gate != nil || e.Slow > 0
 		if e.Gate != nil {
+			e.Held, e.Slow = true, 0
 			s.gated = append(s.gated, i)
 		} else if cfg.Policy.Hashes() {
 			s.sites = append(s.sites, site{entry: i, hash: e.Hash, weight: e.Weight})
 			s.weight += e.Weight
 		}
-		switch {
-		case !e.Held:
+		e.Held = e.Held || e.Slow > 0
+		if !e.Held {
 			full = append(full, i)
 			sum += e.Weight
-		case e.Slow > 0 && e.Gate == nil:
-			slow = append(slow, i)
+		}
+		if !e.Held || e.Slow > 0 {
+			compared = append(compared, i)
 		}
 	}
 	s.all = newSampler(s.entries, all)
@@ -113,17 +115,21 @@ func build(entries []Entry, cfg Config, turn *atomic.Uint64, before *Set) *Set {
 	} else {
 		s.table = newTable(cfg.Policy, s.sites)
 	}
-	// Where base weights differ, an endpoint of twice the weight should carry twice the
-	// requests in flight at the same cost.
-	uneven := make([]float64, len(s.entries))
-	for _, i := range full {
-		uneven[i] = sum / float64(len(full)) / s.entries[i].Weight
+	// uneven is what an attempt in flight on i counts: where base weights differ, an
+	// endpoint of twice the weight should carry twice as many at the same cost.
+	mean := sum / float64(len(full))
+	uneven := func(i int32) float64 {
+		e := &s.entries[i]
+		if e.Slow > 0 {
+			return mean / e.Weight * e.Slow
+		}
+		return mean / e.Weight
 	}
-	for _, i := range slow {
-		uneven[i] = sum / float64(len(full)) / s.entries[i].Weight * s.entries[i].Slow
-	}
-	if slices.ContainsFunc(uneven, func(u float64) bool { return u != 0 && math.Abs(u-1) > 1e-9 }) {
-		s.uneven = uneven
+	if slices.ContainsFunc(compared, func(i int32) bool { return math.Abs(uneven(i)-1) > 1e-9 }) {
+		s.uneven = make([]float64, len(s.entries))
+		for _, i := range compared {
+			s.uneven[i] = uneven(i)
+		}
 	}
 	return s
 }
@@ -156,7 +162,7 @@ func (s *Set) Pick(rng uint64, now time.Duration, tried *Tried) int {
 	switch {
 	case e.Gate != nil && !e.Gate.enter(now, e.Stats):
 		return s.scan(&d, now, nil)
-	case e.Slow > 0 && e.Gate == nil && s.cfg.Policy == P2C && s.full.len() > 0:
+	case e.Slow > 0 && s.cfg.Policy == P2C && s.full.len() > 0:
 		return int(s.ease(i, &d, now))
 	case e.Held || s.cfg.Policy != P2C && s.cfg.Policy != LeastRequest:
 		return int(i)

@@ -15,6 +15,12 @@ import (
 // endpoints makes the counters of n endpoints, as a detector hands them out.
 func endpoints(tb testing.TB, n int) []*outlier.Endpoint {
 	tb.Helper()
+	_, all := detector(tb, n)
+	return all
+}
+
+func detector(tb testing.TB, n int) (*outlier.Detector, []*outlier.Endpoint) {
+	tb.Helper()
 	d := outlier.New(outlier.DefaultConfig(), rand.New(rand.NewPCG(1, 1)))
 	members := make([]outlier.Member, n)
 	for i := range members {
@@ -27,7 +33,7 @@ func endpoints(tb testing.TB, n int) []*outlier.Endpoint {
 			tb.Fatalf("no counters for %s", m.ID)
 		}
 	}
-	return all
+	return d, all
 }
 
 // entries gives each endpoint a weight.

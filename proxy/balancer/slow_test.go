@@ -1,7 +1,6 @@
 package balancer_test
 
 import (
-	"fmt"
 	"math/rand/v2"
 	"testing"
 	"time"
@@ -25,15 +24,10 @@ func TestSlowAnswersStarveNobody(t *testing.T) {
 		{"each answer", 10 * usual, true, .12, .18},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			d := outlier.New(outlier.DefaultConfig(), rand.New(rand.NewPCG(1, 1)))
-			members := make([]outlier.Member, 20)
-			for i := range members {
-				members[i] = outlier.Member{ID: fmt.Sprintf("e%02d", i), Weight: 1}
-			}
-			d.SetMembers(members, 0)
-			es := make([]balancer.Entry, len(members))
-			for i, m := range members {
-				es[i] = balancer.Entry{Stats: d.Endpoint(m.ID), Weight: 1}
+			d, all := detector(t, 20)
+			es := make([]balancer.Entry, len(all))
+			for i, e := range all {
+				es[i] = balancer.Entry{Stats: e, Weight: 1}
 			}
 			set, rng := balancer.NewSet(es, balancer.DefaultConfig()), rand.New(rand.NewPCG(2, 2))
 			var (
